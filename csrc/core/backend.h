@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace datasentinel {
+
+/// Why a backend can or cannot run on this machine.
+enum class Availability {
+  available,
+  not_built,          ///< This build of the extension leaves it out.
+  library_not_found,  ///< The vendor's library is not installed or does not load.
+  no_device,          ///< The library is there, the device is not.
+};
+
+[[nodiscard]] constexpr std::string_view to_string(Availability availability) noexcept {
+  switch (availability) {
+    case Availability::available: return "available";
+    case Availability::not_built: return "not built";
+    case Availability::library_not_found: return "library not found";
+    case Availability::no_device: return "no device";
+  }
+  return "unknown";
+}
+
+/// What a backend says about itself.
+struct BackendStatus {
+  Availability availability = Availability::not_built;
+  std::string detail;   ///< The reason and what to do about it; empty when available.
+  std::string version;  ///< The vendor library's version; empty when not available.
+  std::string library;  ///< The path of the vendor library in use; empty when none.
+};
+
+/// A serialised ONNX model, borrowed for the duration of a load.
+struct Model {
+  std::string_view name;  ///< For messages: usually the file's path.
+  std::span<const std::byte> onnx;
+};
+
+struct SessionOptions {
+  int num_threads = 1;              ///< Threads that one call may use.
+  std::string precision = "float32";  ///< Arithmetic asked for; a backend refuses what it cannot do.
+};
+
+/// Named facts about a session, in the order they should be shown.
+using Facts = std::vector<std::pair<std::string, std::string>>;
+
+/// A loaded model, ready to score.
+///
+/// Thread-safe: `run` may be called from several threads at once. A session owns its scratch memory and
+/// allocates nothing in `run` after warm-up.
+class Session {
+ public:
+  Session() = default;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  virtual ~Session() = default;
+
+  [[nodiscard]] virtual std::size_t input_dim() const noexcept = 0;
+
+  /// Scores `rows` (finite values, `rows.columns == input_dim()`) into the outputs that are asked for.
+  /// Higher scores are more anomalous. Throws Error.
+  virtual void run(ConstRows rows, Outputs outputs) = 0;
+
+  /// The backend's name, e.g. "onnxruntime".
+  [[nodiscard]] virtual std::string_view backend() const noexcept = 0;
+
+  /// What an operator wants to know: version, execution provider, instruction set, memory in bytes.
+  [[nodiscard]] virtual Facts facts() const = 0;
+};
+
+/// A way to run models. One object per backend, for the life of the process. Thread-safe.
+class Backend {
+ public:
+  Backend() = default;
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+  virtual ~Backend() = default;
+
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+
+  /// Can this backend run here, and if not, why. Opens the vendor library on the first call.
+  [[nodiscard]] virtual BackendStatus status() = 0;
+
+  /// Throws Error: unavailable, invalid_model, unsupported_model, backend_failure.
+  [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model,
+                                                      const SessionOptions& options) = 0;
+};
+
+}  // namespace datasentinel

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace datasentinel {
+
+/// What kind of thing went wrong. The bindings map each code to one Python exception class.
+enum class ErrorCode {
+  invalid_argument,    ///< The caller's value is wrong (shape, non-finite number, unknown name).
+  invalid_model,       ///< The model file is broken or contradicts itself.
+  unsupported_model,   ///< The model is sound, but this backend cannot run it.
+  not_found,           ///< A file or a model does not exist.
+  unavailable,         ///< The backend cannot run on this machine.
+  out_of_memory,       ///< Host or device memory ran out.
+  resource_exhausted,  ///< A limit of ours (queue, size) was hit.
+  backend_failure,     ///< The backend's library reported a failure.
+};
+
+/// The only exception type the core throws. `what()` says what happened, where, and what to do.
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message, std::string vendor_text = {})
+      : std::runtime_error(message), code_(code), vendor_text_(std::move(vendor_text)) {}
+
+  [[nodiscard]] ErrorCode code() const noexcept { return code_; }
+
+  /// The vendor library's own words, or empty.
+  [[nodiscard]] const std::string& vendor_text() const noexcept { return vendor_text_; }
+
+ private:
+  ErrorCode code_;
+  std::string vendor_text_;
+};
+
+}  // namespace datasentinel

@@ -1,0 +1,50 @@
+#include "core/scorer.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace datasentinel {
+
+Scorer::Scorer(std::shared_ptr<Session> session, double threshold)
+    : session_(std::move(session)), threshold_(threshold) {
+  if (!std::isfinite(threshold)) {
+    throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
+  }
+}
+
+Scorer::Counts Scorer::counts() const noexcept {
+  return {.rows = rows_.load(std::memory_order_relaxed),
+          .anomalies = anomalies_.load(std::memory_order_relaxed),
+          .batches = batches_.load(std::memory_order_relaxed)};
+}
+
+void Scorer::run(ConstRows rows, Outputs outputs) {
+  if (rows.columns != input_dim()) {
+    throw Error(ErrorCode::invalid_argument, "expected " + std::to_string(input_dim()) +
+                                                 " values per row, got " + std::to_string(rows.columns));
+  }
+  if (rows.rows == 0) return;
+  if (const auto cell = find_non_finite(rows)) {
+    throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) +
+                                                 ", column " + std::to_string(cell->column));
+  }
+  session_->run(rows, outputs);
+  if (outputs.scores == nullptr) return;
+
+  std::uint64_t anomalies = 0;
+  for (std::size_t i = 0; i < rows.rows; ++i) {
+    float& score = outputs.scores[i];
+    // The input is finite, so only overflow leads here: further from normal than float32 can say.
+    if (!std::isfinite(score)) score = std::numeric_limits<float>::max();
+    anomalies += static_cast<std::uint64_t>(is_anomaly(score));
+  }
+  rows_.fetch_add(rows.rows, std::memory_order_relaxed);
+  batches_.fetch_add(1, std::memory_order_relaxed);
+  if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
+}
+
+}  // namespace datasentinel

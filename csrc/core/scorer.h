@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "core/backend.h"
+#include "core/tensor.h"
+
+namespace datasentinel {
+
+/// The one door through which the API and every protocol see a model: rows in, scores and decisions out.
+/// It validates, scores and counts, so that every caller is treated alike.
+///
+/// Thread-safe.
+class Scorer {
+ public:
+  struct Counts {
+    std::uint64_t rows = 0;       ///< Rows scored.
+    std::uint64_t anomalies = 0;  ///< Of those, rows above the threshold.
+    std::uint64_t batches = 0;    ///< Calls that scored at least one row.
+  };
+
+  /// `threshold` must be finite. Throws Error{invalid_argument}.
+  Scorer(std::shared_ptr<Session> session, double threshold);
+
+  [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
+  [[nodiscard]] double threshold() const noexcept { return threshold_; }
+  [[nodiscard]] const Session& session() const noexcept { return *session_; }
+  [[nodiscard]] Counts counts() const noexcept;
+
+  /// The decision: strictly above the threshold.
+  [[nodiscard]] bool is_anomaly(float score) const noexcept { return score > threshold_; }
+
+  /// Scores `rows`. Throws Error{invalid_argument} for a wrong width or a non-finite value (naming row and
+  /// column). Scores are always finite: a row so extreme that it overflows the model's float32 arithmetic
+  /// gets the largest float32, so it stays above every threshold.
+  void run(ConstRows rows, Outputs outputs);
+
+ private:
+  std::shared_ptr<Session> session_;
+  double threshold_;
+  std::atomic<std::uint64_t> rows_{0};
+  std::atomic<std::uint64_t> anomalies_{0};
+  std::atomic<std::uint64_t> batches_{0};
+};
+
+}  // namespace datasentinel

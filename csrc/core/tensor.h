@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+
+namespace datasentinel {
+
+/// A borrowed float32 matrix: `rows` x `columns`, row-major, no gaps between rows.
+struct ConstRows {
+  const float* data = nullptr;
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+
+  [[nodiscard]] const float* row(std::size_t index) const noexcept { return data + index * columns; }
+  [[nodiscard]] std::size_t size() const noexcept { return rows * columns; }
+};
+
+/// Where a session writes its answers. A null pointer means "not asked for".
+struct Outputs {
+  float* scores = nullptr;           ///< One per row.
+  float* reconstructions = nullptr;  ///< rows x columns, raw units.
+};
+
+/// A position in a matrix, counted from 0.
+struct Cell {
+  std::size_t row = 0;
+  std::size_t column = 0;
+};
+
+/// The first NaN or infinity in `rows`, or nothing when every value is finite.
+[[nodiscard]] std::optional<Cell> find_non_finite(ConstRows rows) noexcept;
+
+/// scores[i] = mean over j of (input[i][j] - reconstruction[i][j])^2, accumulated in float64.
+void mean_squared_error(ConstRows input, const float* reconstructions, float* scores) noexcept;
+
+}  // namespace datasentinel

@@ -1,0 +1,1 @@
+"""DataSentinel: anomaly detection on live numeric data."""

@@ -1,0 +1,5 @@
+"""`python -m datasentinel`."""
+
+from datasentinel.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""The `datasentinel` command. Each sub-command is one module, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from datasentinel.errors import DataSentinelError
+
+# Exit codes: 0 success, 1 the command failed, 2 wrong usage (click), 130 interrupted.
+EXIT_FAILURE = 1
+
+_COMMANDS: dict[str, str] = {
+    "train": "Train a detector on a CSV, Parquet or NumPy file.",
+    "score": "Score the rows of a file and write scores and decisions.",
+    "serve": "Serve a model over TCP, gRPC and HTTP.",
+    "produce": "Send samples to a server and summarise its replies.",
+    "info": "Show versions, backends and, given a model, what it is.",
+    "demo": "Train, serve and produce on real data, in one go.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a sub-command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Name the sub-commands in the order of the work."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import `datasentinel.cli.<name>` and return its `command`."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"datasentinel.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the sub-commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="datasentinel")
+def cli() -> None:
+    """Anomaly detection on live numeric data: train, export, serve and score."""
+
+
+def main() -> None:
+    """Run the command line; turn errors raised on purpose into one line and exit code 1."""
+    try:
+        cli.main(prog_name="datasentinel", standalone_mode=True)
+    except DataSentinelError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILURE)

@@ -1,0 +1,15 @@
+"""Plain types shared by all modules."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused"]
+BACKEND_NAMES: tuple[BackendName, ...] = ("auto", "onnxruntime", "tensorrt", "fused")
