@@ -7,18 +7,18 @@
 namespace datasentinel {
 namespace {
 
-std::string path_of(const LibraryPaths& paths, const char* backend) {
-  const auto found = paths.find(backend);
-  return found == paths.end() ? std::string() : found->second;
+LibraryHint hint_for(const LibraryHints& libraries, const char* backend) {
+  const auto found = libraries.find(backend);
+  return found == libraries.end() ? LibraryHint{} : found->second;
 }
 
 }  // namespace
 
-Registry make_registry(const LibraryPaths& library_paths) {
+Registry make_registry(const LibraryHints& libraries) {
   Registry registry;
   registry.add(make_tensorrt_backend());
   registry.add(make_fused_backend());
-  registry.add(make_onnxruntime_backend(path_of(library_paths, "onnxruntime")));
+  registry.add(make_onnxruntime_backend(hint_for(libraries, "onnxruntime")));
   return registry;
 }
 

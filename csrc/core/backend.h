@@ -45,7 +45,7 @@ struct Model {
 };
 
 struct SessionOptions {
-  int num_threads = 1;              ///< Threads that one call may use.
+  int num_threads = 1;                ///< Threads that one call may use.
   std::string precision = "float32";  ///< Arithmetic asked for; a backend refuses what it cannot do.
 };
 
@@ -90,8 +90,7 @@ class Backend {
   [[nodiscard]] virtual BackendStatus status() = 0;
 
   /// Throws Error: unavailable, invalid_model, unsupported_model, backend_failure.
-  [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model,
-                                                      const SessionOptions& options) = 0;
+  [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) = 0;
 };
 
 }  // namespace datasentinel

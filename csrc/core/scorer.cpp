@@ -9,11 +9,22 @@
 
 namespace datasentinel {
 
-Scorer::Scorer(std::shared_ptr<Session> session, double threshold)
-    : session_(std::move(session)), threshold_(threshold) {
+Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names)
+    : session_(std::move(session)), threshold_(threshold), feature_names_(std::move(feature_names)) {
   if (!std::isfinite(threshold)) {
     throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
   }
+  if (!feature_names_.empty() && feature_names_.size() != input_dim()) {
+    throw Error(ErrorCode::invalid_argument, "got " + std::to_string(feature_names_.size()) +
+                                                 " feature names for a model of " +
+                                                 std::to_string(input_dim()) + " inputs");
+  }
+}
+
+std::string Scorer::describe_column(std::size_t column) const {
+  std::string text = "column " + std::to_string(column);
+  if (!feature_names_.empty()) text += " ('" + feature_names_[column] + "')";
+  return text;
 }
 
 Scorer::Counts Scorer::counts() const noexcept {
@@ -29,8 +40,8 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   }
   if (rows.rows == 0) return;
   if (const auto cell = find_non_finite(rows)) {
-    throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) +
-                                                 ", column " + std::to_string(cell->column));
+    throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
+                                                 describe_column(cell->column));
   }
   session_->run(rows, outputs);
   if (outputs.scores == nullptr) return;

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/backend.h"
 #include "core/tensor.h"
@@ -22,11 +24,14 @@ class Scorer {
     std::uint64_t batches = 0;    ///< Calls that scored at least one row.
   };
 
-  /// `threshold` must be finite. Throws Error{invalid_argument}.
-  Scorer(std::shared_ptr<Session> session, double threshold);
+  /// `threshold` must be finite; `feature_names` are for messages: none, or one per column. Throws
+  /// Error{invalid_argument}.
+  Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names = {});
 
   [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
   [[nodiscard]] double threshold() const noexcept { return threshold_; }
+  /// How a message names a column: "column 3", with the feature's name where there is one.
+  [[nodiscard]] std::string describe_column(std::size_t column) const;
   [[nodiscard]] const Session& session() const noexcept { return *session_; }
   [[nodiscard]] Counts counts() const noexcept;
 
@@ -41,6 +46,7 @@ class Scorer {
  private:
   std::shared_ptr<Session> session_;
   double threshold_;
+  std::vector<std::string> feature_names_;
   std::atomic<std::uint64_t> rows_{0};
   std::atomic<std::uint64_t> anomalies_{0};
   std::atomic<std::uint64_t> batches_{0};

@@ -1,14 +1,13 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "core/backend.h"
+#include "core/library_hint.h"
 
 namespace datasentinel {
 
-/// ONNX Runtime through its C API. `library_path` is the shared library to open on first use; empty means
-/// that none was found.
-[[nodiscard]] std::unique_ptr<Backend> make_onnxruntime_backend(std::string library_path);
+/// ONNX Runtime through its C API, out of the shared library named by `library`, opened on first use.
+[[nodiscard]] std::unique_ptr<Backend> make_onnxruntime_backend(LibraryHint library);
 
 }  // namespace datasentinel

@@ -1,0 +1,47 @@
+#include "backends/onnxruntime/api.h"
+
+#include "core/error.h"
+
+namespace datasentinel::onnxruntime {
+namespace {
+
+struct ApiBase {
+  const void* const* (*GetApi)(std::uint32_t version);
+  const char* (*GetVersionString)();
+};
+
+ErrorCode code_of(int ort_code) {
+  switch (ort_code) {
+    case kErrorCodeNoSuchFile: return ErrorCode::not_found;
+    case kErrorCodeInvalidProtobuf:
+    case kErrorCodeInvalidGraph: return ErrorCode::invalid_model;
+    case kErrorCodeNotImplemented: return ErrorCode::unsupported_model;
+    default: return ErrorCode::backend_failure;
+  }
+}
+
+}  // namespace
+
+Api::Api(const std::string& library_path) : library_(library_path) {
+  const auto* base = library_.symbol<const ApiBase* (*)()>("OrtGetApiBase")();
+  version_ = base->GetVersionString();
+  const void* const* table = base->GetApi(kApiVersion);
+  if (table == nullptr) {
+    throw Error(ErrorCode::unavailable, "'" + library_path + "' is ONNX Runtime " + version_ + "; 1." +
+                                            std::to_string(kApiVersion) + " or later is needed");
+  }
+#define DATASENTINEL_ORT_LOAD(index, name, result, ...) \
+  name = reinterpret_cast<result (*)(__VA_ARGS__)>(const_cast<void*>(table[index]));
+  DATASENTINEL_ORT_FUNCTIONS(DATASENTINEL_ORT_LOAD)
+#undef DATASENTINEL_ORT_LOAD
+}
+
+void Api::check(OrtStatus* status, const std::string& what) const {
+  if (status == nullptr) return;
+  const std::string text = GetErrorMessage(status);
+  const ErrorCode code = code_of(GetErrorCode(status));
+  ReleaseStatus(status);
+  throw Error(code, what + ": ONNX Runtime " + version_ + " says: " + text, text);
+}
+
+}  // namespace datasentinel::onnxruntime

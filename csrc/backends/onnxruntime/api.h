@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/dynamic_library.h"
+
+namespace datasentinel::onnxruntime {
+
+// The part of ONNX Runtime's C ABI that is used here. The wheels ship the library without its header, and
+// the ABI is documented to be append-only: `OrtGetApiBase()->GetApi(version)` returns a table of function
+// pointers whose order never changes. `DATASENTINEL_ORT_FUNCTIONS` lists position, name and signature; a
+// test compares every line and every enum value with the official onnxruntime_c_api.h.
+
+struct OrtEnv;
+struct OrtStatus;
+struct OrtMemoryInfo;
+struct OrtSession;
+struct OrtValue;
+struct OrtRunOptions;
+struct OrtTypeInfo;
+struct OrtTensorTypeAndShapeInfo;
+struct OrtSessionOptions;
+struct OrtAllocator;
+
+/// The table version asked for. Any ONNX Runtime from 1.20 on provides it.
+inline constexpr std::uint32_t kApiVersion = 20;
+
+inline constexpr int kErrorCodeNoSuchFile = 3;       // ORT_NO_SUCHFILE
+inline constexpr int kErrorCodeInvalidProtobuf = 7;  // ORT_INVALID_PROTOBUF
+inline constexpr int kErrorCodeNotImplemented = 9;   // ORT_NOT_IMPLEMENTED
+inline constexpr int kErrorCodeInvalidGraph = 10;    // ORT_INVALID_GRAPH
+inline constexpr int kLoggingLevelFatal = 4;         // ORT_LOGGING_LEVEL_FATAL
+inline constexpr int kElementTypeFloat = 1;          // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+inline constexpr int kGraphOptimizationAll = 99;     // ORT_ENABLE_ALL
+inline constexpr int kAllocatorDevice = 0;           // OrtDeviceAllocator
+inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
+
+// clang-format off
+#define DATASENTINEL_ORT_FUNCTIONS(X)                                                                         \
+  X(1, GetErrorCode, int, const OrtStatus*)                                                                   \
+  X(2, GetErrorMessage, const char*, const OrtStatus*)                                                        \
+  X(3, CreateEnv, OrtStatus*, int, const char*, OrtEnv**)                                                     \
+  X(8, CreateSessionFromArray, OrtStatus*, const OrtEnv*, const void*, std::size_t, const OrtSessionOptions*, \
+    OrtSession**)                                                                                             \
+  X(9, Run, OrtStatus*, OrtSession*, const OrtRunOptions*, const char* const*, const OrtValue* const*,        \
+    std::size_t, const char* const*, std::size_t, OrtValue**)                                                 \
+  X(10, CreateSessionOptions, OrtStatus*, OrtSessionOptions**)                                                \
+  X(23, SetSessionGraphOptimizationLevel, OrtStatus*, OrtSessionOptions*, int)                                \
+  X(24, SetIntraOpNumThreads, OrtStatus*, OrtSessionOptions*, int)                                            \
+  X(25, SetInterOpNumThreads, OrtStatus*, OrtSessionOptions*, int)                                            \
+  X(30, SessionGetInputCount, OrtStatus*, const OrtSession*, std::size_t*)                                    \
+  X(31, SessionGetOutputCount, OrtStatus*, const OrtSession*, std::size_t*)                                   \
+  X(33, SessionGetInputTypeInfo, OrtStatus*, const OrtSession*, std::size_t, OrtTypeInfo**)                   \
+  X(34, SessionGetOutputTypeInfo, OrtStatus*, const OrtSession*, std::size_t, OrtTypeInfo**)                  \
+  X(36, SessionGetInputName, OrtStatus*, const OrtSession*, std::size_t, OrtAllocator*, char**)               \
+  X(37, SessionGetOutputName, OrtStatus*, const OrtSession*, std::size_t, OrtAllocator*, char**)              \
+  X(49, CreateTensorWithDataAsOrtValue, OrtStatus*, const OrtMemoryInfo*, void*, std::size_t,                 \
+    const std::int64_t*, std::size_t, int, OrtValue**)                                                        \
+  X(55, CastTypeInfoToTensorInfo, OrtStatus*, const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**)          \
+  X(60, GetTensorElementType, OrtStatus*, const OrtTensorTypeAndShapeInfo*, int*)                             \
+  X(61, GetDimensionsCount, OrtStatus*, const OrtTensorTypeAndShapeInfo*, std::size_t*)                       \
+  X(62, GetDimensions, OrtStatus*, const OrtTensorTypeAndShapeInfo*, std::int64_t*, std::size_t)              \
+  X(69, CreateCpuMemoryInfo, OrtStatus*, int, int, OrtMemoryInfo**)                                           \
+  X(76, AllocatorFree, OrtStatus*, OrtAllocator*, void*)                                                      \
+  X(78, GetAllocatorWithDefaultOptions, OrtStatus*, OrtAllocator**)                                           \
+  X(92, ReleaseEnv, void, OrtEnv*)                                                                            \
+  X(93, ReleaseStatus, void, OrtStatus*)                                                                      \
+  X(94, ReleaseMemoryInfo, void, OrtMemoryInfo*)                                                              \
+  X(95, ReleaseSession, void, OrtSession*)                                                                    \
+  X(96, ReleaseValue, void, OrtValue*)                                                                        \
+  X(98, ReleaseTypeInfo, void, OrtTypeInfo*)                                                                  \
+  X(100, ReleaseSessionOptions, void, OrtSessionOptions*)                                                     \
+  X(130, AddSessionConfigEntry, OrtStatus*, OrtSessionOptions*, const char*, const char*)
+// clang-format on
+
+/// The entry points, typed, out of one opened library. Immutable after construction, so thread-safe.
+class Api {
+ public:
+  /// Throws Error{unavailable}: the library does not load, is too old, or is not ONNX Runtime.
+  explicit Api(const std::string& library_path);
+
+  /// Turns a failed status into an Error carrying ONNX Runtime's own words. `what` says what was tried.
+  void check(OrtStatus* status, const std::string& what) const;
+
+  [[nodiscard]] const std::string& version() const noexcept { return version_; }
+  [[nodiscard]] const std::string& library_path() const noexcept { return library_.path(); }
+
+#define DATASENTINEL_ORT_MEMBER(index, name, result, ...) result (*name)(__VA_ARGS__) = nullptr;
+  DATASENTINEL_ORT_FUNCTIONS(DATASENTINEL_ORT_MEMBER)
+#undef DATASENTINEL_ORT_MEMBER
+
+ private:
+  DynamicLibrary library_;
+  std::string version_;
+};
+
+/// Owns one handle of ONNX Runtime and releases it through the API that made it.
+template <typename T, void (*Api::*Release)(T*)>
+class Handle {
+ public:
+  Handle() = default;
+  explicit Handle(const Api& api) noexcept : api_(&api) {}
+  Handle(Handle&& other) noexcept : api_(other.api_), handle_(std::exchange(other.handle_, nullptr)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(api_, other.api_);
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  ~Handle() { reset(); }
+
+  void reset() noexcept {
+    if (handle_ != nullptr) (api_->*Release)(std::exchange(handle_, nullptr));
+  }
+
+  /// For the C functions that hand out a handle through a pointer; drops what was held before.
+  [[nodiscard]] T** out() noexcept {
+    reset();
+    return &handle_;
+  }
+  [[nodiscard]] T* get() const noexcept { return handle_; }
+
+ private:
+  const Api* api_ = nullptr;
+  T* handle_ = nullptr;
+};
+
+using Env = Handle<OrtEnv, &Api::ReleaseEnv>;
+using MemoryInfo = Handle<OrtMemoryInfo, &Api::ReleaseMemoryInfo>;
+using OrtSessionHandle = Handle<OrtSession, &Api::ReleaseSession>;
+using Value = Handle<OrtValue, &Api::ReleaseValue>;
+using TypeInfo = Handle<OrtTypeInfo, &Api::ReleaseTypeInfo>;
+using SessionOptionsHandle = Handle<OrtSessionOptions, &Api::ReleaseSessionOptions>;
+
+}  // namespace datasentinel::onnxruntime
