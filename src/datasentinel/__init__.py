@@ -1,1 +1,15 @@
-"""DataSentinel: anomaly detection on live numeric data."""
+"""DataSentinel: anomaly detection on live numeric data.
+
+>>> from datasentinel import Detector
+>>> detector = Detector.load("models/")        # doctest: +SKIP
+>>> detector.predict([[0.1, 0.2, 0.3]])        # doctest: +SKIP
+array([False])
+"""
+
+from datasentinel.backend import backends
+from datasentinel.backend import build_info as _build_info
+from datasentinel.detector import Detector
+
+__version__: str = _build_info()["version"]
+
+__all__ = ["Detector", "__version__", "backends"]

@@ -1,0 +1,200 @@
+"""The way into the C++ extension: backends, their state on this machine, and loaded models.
+
+This is the only module that imports `datasentinel._native`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasentinel.errors import ArtifactError, InvalidInputError
+from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from datasentinel.artifact import Artifact
+
+try:
+    from datasentinel import _native  # noqa: TID251
+except ImportError as error:
+    import platform
+    import sys
+
+    _found = sorted(str(path) for path in Path(__file__).parent.glob("_native*"))
+    raise ImportError(
+        f"datasentinel's compiled extension does not load in Python {platform.python_version()} "
+        f"({sys.executable}, {platform.machine()}): {error}. Files found beside this module: "
+        f"{', '.join(_found) or 'none'}. Install it again with `pip install .` in the source folder."
+    ) from error
+
+BackendStatus = _native.BackendStatus
+LineSession = _native.LineSession
+Scorer = _native.Scorer
+
+ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def find_onnxruntime_library() -> tuple[str, str]:
+    """Find ONNX Runtime's shared library.
+
+    The environment variable `DATASENTINEL_ONNXRUNTIME_LIBRARY` wins; otherwise the library of the installed
+    `onnxruntime` or `onnxruntime-gpu` wheel is taken. The wheel's Python code is not imported.
+
+    Returns
+    -------
+    path : str
+        The library's path, or an empty string.
+    problem : str
+        Why there is no path and what to do about it; empty when there is one.
+    """
+    override = os.environ.get(ONNXRUNTIME_LIBRARY_VARIABLE)
+    if override:
+        if Path(override).is_file():
+            return override, ""
+        return "", f"{ONNXRUNTIME_LIBRARY_VARIABLE} names '{override}', which is not a file"
+    if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
+        return "", (
+            "both onnxruntime and onnxruntime-gpu are installed, and each overwrites the other's files; run "
+            "`pip uninstall onnxruntime onnxruntime-gpu`, then install one of datasentinel[cpu] and "
+            "datasentinel[gpu]"
+        )
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.submodule_search_locations:
+        return "", "no onnxruntime is installed; run `pip install 'datasentinel[cpu]'` (or [gpu])"
+    for location in spec.submodule_search_locations:
+        folder = Path(location) / "capi"
+        found = sorted([*folder.glob("libonnxruntime.so*"), *folder.glob("libonnxruntime.*dylib")])
+        if found:
+            return str(found[0]), ""
+    return "", f"the onnxruntime package at {list(spec.submodule_search_locations)} carries no libonnxruntime"
+
+
+@functools.cache
+def _registry() -> _native.Registry:
+    return _native.Registry({"onnxruntime": find_onnxruntime_library()})
+
+
+def backends() -> list[BackendStatus]:
+    """Tell for every backend whether it can run here, and if not, why.
+
+    Returns
+    -------
+    list of BackendStatus
+        In order of preference; each has `name`, `availability` ("available", "not built", "library not
+        found", "no device"), `detail`, `version` and `library`.
+    """
+    return _registry().status()
+
+
+def build_info() -> dict[str, str]:
+    """Tell how the extension was built: version, compiler, build type."""
+    return _native.build_info()
+
+
+def cpu_features() -> list[str]:
+    """Name the vector extensions of this CPU that matter to the kernels, e.g. ``["avx2", "fma"]``."""
+    return _native.cpu_features()
+
+
+def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:
+    """Read an ONNX graph's signature without running it.
+
+    Parameters
+    ----------
+    onnx : bytes
+        The serialised model.
+    name : str
+        What messages call it, usually the file's path.
+
+    Returns
+    -------
+    ModelInfo
+        With `opset`, `operators`, `inputs` and `outputs` (each `name`, `dtype`, `shape`; -1 is dynamic).
+
+    Raises
+    ------
+    ArtifactError
+        The bytes are not a sound ONNX model.
+    """
+    return _native.inspect_model(onnx, name=name)
+
+
+def _check_signature(artifact: Artifact) -> None:
+    """Compare the graph with what config.json promises, so that a mix-up fails at load, not at scoring."""
+    model_path = artifact.directory / "model.onnx"
+    graph = _native.inspect_model(artifact.onnx, name=str(model_path))
+    config = artifact.config
+    config_path = artifact.directory / "config.json"
+    if len(graph.inputs) != 1:
+        raise ArtifactError(f"{model_path}: expected 1 input, the graph has {len(graph.inputs)}")
+    (graph_input,) = graph.inputs
+    if len(graph_input.shape) == 2 and graph_input.shape[1] not in (-1, config.input_dim):
+        raise ArtifactError(
+            f"{config_path}: input_dim is {config.input_dim}, but input '{graph_input.name}' of {model_path} "
+            f"has {graph_input.shape[1]} columns"
+        )
+    for output in graph.outputs:
+        if output.name == "output" and len(output.shape) == 2:
+            if output.shape[1] not in (-1, config.output_dim):
+                raise ArtifactError(
+                    f"{config_path}: output_dim is {config.output_dim}, but output 'output' of {model_path} "
+                    f"has {output.shape[1]} columns"
+                )
+
+
+def load_scorer(
+    artifact: Artifact, *, backend: str = "auto", num_threads: int = 1, precision: str = "float32"
+) -> Scorer:
+    """Load an artifact's model into a backend.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        A loaded artifact.
+    backend : str
+        "auto" or the name of a backend. A named backend that cannot run is an error, never replaced.
+    num_threads : int
+        Threads that one call may use.
+    precision : str
+        Arithmetic asked for; "float32" unless a backend offers more.
+
+    Returns
+    -------
+    Scorer
+        Validates, scores and counts rows; safe to use from several threads.
+
+    Raises
+    ------
+    InvalidInputError
+        Unknown backend or a bad option.
+    ArtifactError
+        The graph is broken or contradicts config.json.
+    UnsupportedModelError, BackendUnavailableError, BackendError
+        The backend cannot run the model, or cannot run here.
+    """
+    if backend not in BACKEND_NAMES:
+        raise InvalidInputError(f"unknown backend '{backend}'; known: {', '.join(BACKEND_NAMES)}")
+    if num_threads < 1:
+        raise InvalidInputError(f"num_threads must be at least 1, got {num_threads}")
+    _check_signature(artifact)
+    return _registry().load(
+        artifact.onnx,
+        name=str(artifact.directory / "model.onnx"),
+        backend=backend,
+        threshold=artifact.config.threshold,
+        feature_names=list(artifact.config.feature_names or ()),
+        num_threads=num_threads,
+        precision=precision,
+    )

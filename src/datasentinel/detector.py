@@ -1,0 +1,223 @@
+"""The detector: a loaded model that scores rows and decides which are abnormal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.artifact import Artifact, load_artifact
+from datasentinel.backend import Scorer, load_scorer
+from datasentinel.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import os
+
+    from datasentinel.types import BoolArray, Float32Array
+
+
+def as_float32_rows(x: object) -> Float32Array:
+    """Convert numeric input to a C-contiguous float32 array, once and loudly.
+
+    Parameters
+    ----------
+    x : array_like of real numbers, shape [N, D] or [D]
+        Booleans, integers and floats of any width. Values are rounded to the nearest float32.
+
+    Returns
+    -------
+    ndarray of float32, C-contiguous, of the same shape
+
+    Raises
+    ------
+    InvalidInputError
+        Not numeric, complex, not of rank 1 or 2, or a finite value too large for float32 (its row and
+        column are named). NaN and infinities pass through: scoring refuses them, with their position.
+    """
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InvalidInputError(f"x is not a rectangular array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"x must hold real numbers, got dtype {array.dtype}")
+    if array.ndim not in (1, 2):
+        raise InvalidInputError(f"x must have shape [N, D] or [D], got {array.shape}")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        overflowed = np.isinf(rows) & np.isfinite(array)
+        if overflowed.any():
+            row, column = np.argwhere(np.atleast_2d(overflowed))[0]
+            value = np.atleast_2d(array)[row, column]
+            raise InvalidInputError(f"value {value!r} at row {row}, column {column} is outside float32's range")
+    return rows
+
+
+class Detector:
+    """A trained detector, loaded and ready to score.
+
+    Safe to use from several threads. Make one with `Detector.load`.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        The model and its configuration.
+    backend : {"auto", "onnxruntime", "tensorrt", "fused"}
+        What runs the model. "auto" picks one that can; a named backend that cannot run is an error.
+    num_threads : int
+        Threads that one call may use.
+
+    Examples
+    --------
+    >>> detector = Detector.load("models/")             # doctest: +SKIP
+    >>> detector.score([[0.1, 0.2, 0.3]])               # doctest: +SKIP
+    array([0.0123], dtype=float32)
+    """
+
+    __slots__ = ("_score", "artifact", "scorer")
+
+    def __init__(self, artifact: Artifact, *, backend: str = "auto", num_threads: int = 1) -> None:
+        self.artifact = artifact
+        self.scorer: Scorer = load_scorer(artifact, backend=backend, num_threads=num_threads)
+        self._score = self.scorer.score
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, backend: str = "auto", num_threads: int = 1
+    ) -> Detector:
+        """Load a detector from an artifact folder.
+
+        Parameters
+        ----------
+        path : path-like
+            A folder with `model.onnx` and `config.json`, or a folder of `<name>/<version>/` ones that holds
+            one model (its newest version is taken).
+        backend, num_threads
+            As for the class.
+
+        Raises
+        ------
+        ModelNotFoundError
+            There is no artifact at `path`.
+        ArtifactError
+            The artifact is broken; file and key are named.
+        BackendUnavailableError, UnsupportedModelError, BackendError
+            The backend cannot run here, or cannot run this model.
+        """
+        return cls(load_artifact(path), backend=backend, num_threads=num_threads)
+
+    @property
+    def input_dim(self) -> int:
+        """Number of values in a row, D."""
+        return self.scorer.input_dim
+
+    @property
+    def threshold(self) -> float:
+        """A row is an anomaly when its score is strictly above this."""
+        return self.scorer.threshold
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The columns' names, in order, or None when the artifact has none."""
+        return self.artifact.config.feature_names
+
+    @property
+    def backend(self) -> str:
+        """The backend in use."""
+        return self.scorer.backend
+
+    def score(self, x: object, out: Float32Array | None = None) -> Float32Array:
+        """Score rows; higher is more anomalous.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+            A C-contiguous float32 array is used in place; anything else is converted once.
+        out : ndarray of float32, shape [N] ([1] for a single row), optional
+            Where to write the scores; nothing is allocated then.
+
+        Returns
+        -------
+        ndarray of float32, shape [N] ([1] for a single row)
+            Always finite: a row so extreme that it overflows float32 inside the model gets the largest
+            float32. This is `out` when that was given.
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong shape or dtype, or a non-finite value (row, column and feature are named).
+        BackendError
+            The backend's library failed.
+        """
+        scores = self._score(x, out)  # type: ignore[arg-type]
+        if scores is NotImplemented:
+            scores = self._score(as_float32_rows(x), out)
+        return scores
+
+    def predict(self, x: object) -> BoolArray:
+        """Decide which rows are anomalies: score strictly above the threshold.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+
+        Returns
+        -------
+        ndarray of bool, shape [N] ([1] for a single row)
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        """
+        decisions = self.scorer.predict(x)  # type: ignore[arg-type]
+        if decisions is NotImplemented:
+            decisions = self.scorer.predict(as_float32_rows(x))
+        return decisions
+
+    def reconstruct(self, x: object, out: Float32Array | None = None) -> Float32Array:
+        """Give the model's idea of each row had it been normal, in raw units.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+        out : ndarray of float32, same shape as x, optional
+            Where to write the result.
+
+        Returns
+        -------
+        ndarray of float32, same shape as x
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        UnsupportedModelError
+            The model scores without reconstructing.
+        """
+        reconstruction = self.scorer.reconstruct(x, out)  # type: ignore[arg-type]
+        if reconstruction is NotImplemented:
+            reconstruction = self.scorer.reconstruct(as_float32_rows(x), out)
+        return reconstruction
+
+    def info(self) -> dict[str, Any]:
+        """Tell what is loaded and how it runs.
+
+        Returns
+        -------
+        dict
+            `name`, `version`, `directory`, `input_dim`, `threshold`, `score`, `backend`, the backend's
+            `facts`, and `refusals`: every backend passed over, with the reason.
+        """
+        config = self.artifact.config
+        return {
+            "name": config.name,
+            "version": config.version,
+            "directory": str(self.artifact.directory),
+            "input_dim": self.input_dim,
+            "threshold": self.threshold,
+            "score": config.score,
+            "backend": self.backend,
+            "facts": self.scorer.facts,
+            "refusals": dict(self.scorer.refusals),
+        }
