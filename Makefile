@@ -1,0 +1,55 @@
+# `make demo` does the main job on this machine, `make test` tests it; both set up what they need.
+# Paths stay relative, so that a checkout in a folder with spaces works.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp -name '*.cpp' -o -name '*.h' 2>/dev/null)
+SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-cpp test-cpp-asan test-python lint format clean
+
+help:  ## Show this text
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+setup: $(INSTALLED)  ## Make .venv and install datasentinel from source, with everything the tests need
+
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt ".[cpu,train,dev]"
+	touch $(INSTALLED)
+
+demo: setup  ## Train, export, serve and produce on real data, end to end
+	$(BIN)/datasentinel demo
+
+test: test-cpp test-python  ## Run the whole test suite
+
+test-cpp: setup  ## Build and run the C++ tests
+	$(BIN)/cmake --preset dev -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+	$(BIN)/cmake --build --preset dev
+	$(BIN)/ctest --preset dev
+
+test-cpp-asan: setup  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake --preset asan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+	$(BIN)/cmake --build --preset asan
+	$(BIN)/ctest --preset asan
+
+test-python: setup  ## Run the Python tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: setup  ## Rewrite the sources in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

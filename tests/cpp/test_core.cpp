@@ -1,0 +1,168 @@
+// The core without Python: arrays, scorer, registry, pool, plan.
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "core/dynamic_library.h"
+#include "core/plan.h"
+#include "core/pool.h"
+#include "core/registry.h"
+#include "core/scorer.h"
+#include "core/tensor.h"
+#include "sum_session.h"
+
+namespace datasentinel {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+void finds_the_first_non_finite_value() {
+  std::vector<float> values(100, 1.0F);
+  CHECK(!find_non_finite({.data = values.data(), .rows = 10, .columns = 10}));
+  values[99] = std::numeric_limits<float>::max();
+  values[98] = std::numeric_limits<float>::denorm_min();
+  CHECK(!find_non_finite({.data = values.data(), .rows = 10, .columns = 10}));
+  for (const float bad : {kNan, -kNan, kInfinity, -kInfinity}) {
+    for (const std::size_t position : {std::size_t{0}, std::size_t{37}, std::size_t{99}}) {
+      std::vector<float> copy = values;
+      copy[position] = bad;
+      const auto cell = find_non_finite({.data = copy.data(), .rows = 10, .columns = 10});
+      CHECK(cell.has_value());
+      CHECK(cell && cell->row == position / 10 && cell->column == position % 10);
+    }
+  }
+  CHECK(!find_non_finite({.data = nullptr, .rows = 0, .columns = 10}));
+}
+
+void computes_the_mean_squared_error() {
+  const std::vector<float> x{1, 2, 3, 4};
+  const std::vector<float> y{1, 0, 3, 1};
+  std::vector<float> scores(2);
+  mean_squared_error({.data = x.data(), .rows = 2, .columns = 2}, y.data(), scores.data());
+  CHECK(scores[0] == 2.0F);
+  CHECK(scores[1] == 4.5F);
+}
+
+void scores_decides_and_counts() {
+  Scorer scorer(std::make_shared<SumSession>(2), 3.0, {"a", "b"});
+  const std::vector<float> rows{1, 2, 2, 2, 1, 1};
+  std::vector<float> scores(3);
+  scorer.run({.data = rows.data(), .rows = 3, .columns = 2}, {.scores = scores.data()});
+  CHECK((scores == std::vector<float>{3, 4, 2}));
+  CHECK(!scorer.is_anomaly(3.0F));  // Strictly above.
+  CHECK(scorer.is_anomaly(std::nextafter(3.0F, 4.0F)));
+  CHECK(scorer.counts().rows == 3);
+  CHECK(scorer.counts().anomalies == 1);
+  CHECK(scorer.counts().batches == 1);
+
+  scorer.run({.data = nullptr, .rows = 0, .columns = 2}, {.scores = nullptr});
+  CHECK(scorer.counts().batches == 1);
+}
+
+void refuses_bad_rows_by_position_and_name() {
+  Scorer scorer(std::make_shared<SumSession>(2), 0.0, {"temperature", "pressure"});
+  const std::vector<float> rows{1, 2, 3, kNan};
+  std::vector<float> scores(2);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "row 1, column 1 ('pressure')",
+                    scorer.run({.data = rows.data(), .rows = 2, .columns = 2}, {.scores = scores.data()}));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "expected 2 values per row, got 4",
+                    scorer.run({.data = rows.data(), .rows = 1, .columns = 4}, {.scores = scores.data()}));
+  CHECK(scorer.counts().rows == 0);
+  CHECK_THROWS(ErrorCode::invalid_argument, Scorer(std::make_shared<SumSession>(2), std::nan("")));
+  CHECK_THROWS(ErrorCode::invalid_argument, Scorer(std::make_shared<SumSession>(2), 0.0, {"one"}));
+}
+
+void saturates_a_score_that_overflows() {
+  Scorer scorer(std::make_shared<SumSession>(2), 3.0);
+  const float huge = std::numeric_limits<float>::max();
+  const std::vector<float> rows{huge, huge};
+  float score = 0;
+  scorer.run({.data = rows.data(), .rows = 1, .columns = 2}, {.scores = &score});
+  CHECK(score == huge);
+  CHECK(scorer.counts().anomalies == 1);
+}
+
+class SumBackend final : public Backend {
+ public:
+  SumBackend(std::string name, Availability availability, ErrorCode load_error)
+      : name_(std::move(name)), availability_(availability), load_error_(load_error) {}
+  [[nodiscard]] std::string_view name() const noexcept override { return name_; }
+  [[nodiscard]] BackendStatus status() override {
+    return {.availability = availability_, .detail = "a reason", .version = {}, .library = {}};
+  }
+  [[nodiscard]] std::unique_ptr<Session> load(const Model&, const SessionOptions&) override {
+    if (load_error_ != ErrorCode::invalid_argument) throw Error(load_error_, "cannot lower 'Loop'");
+    return std::make_unique<SumSession>(2);
+  }
+
+ private:
+  std::string name_;
+  Availability availability_;
+  ErrorCode load_error_;  // invalid_argument stands for "loads".
+};
+
+void auto_takes_the_first_that_can_and_tells_why_not() {
+  Registry registry;
+  registry.add(std::make_unique<SumBackend>("first", Availability::no_device, ErrorCode::invalid_argument));
+  registry.add(
+      std::make_unique<SumBackend>("second", Availability::available, ErrorCode::unsupported_model));
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "first: no device: a reason; second: cannot lower 'Loop'",
+                    load_auto(registry, {}, {}));
+  registry.add(std::make_unique<SumBackend>("third", Availability::available, ErrorCode::invalid_argument));
+  const LoadedModel loaded = load_auto(registry, {}, {});
+  CHECK(loaded.session != nullptr);
+  CHECK(loaded.refusals.size() == 2);
+
+  Registry broken;
+  broken.add(std::make_unique<SumBackend>("any", Availability::available, ErrorCode::invalid_model));
+  CHECK_THROWS(ErrorCode::invalid_model, load_auto(broken, {}, {}));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "unknown backend 'nope'; known: auto, any",
+                    broken.find("nope"));
+}
+
+void a_pool_never_lends_one_object_twice() {
+  struct Guarded {
+    std::atomic<int> users{0};
+  };
+  Pool<Guarded> pool([] { return std::make_unique<Guarded>(); });
+  std::atomic<int> clashes{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int turn = 0; turn < 20000; ++turn) {
+        const auto loan = pool.borrow();
+        if (loan->users.fetch_add(1) != 0) clashes.fetch_add(1);
+        loan->users.fetch_sub(1);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(clashes == 0);
+}
+
+void a_missing_library_says_which() {
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so", DynamicLibrary("/nowhere/libnothing.so"));
+}
+
+}  // namespace
+}  // namespace datasentinel
+
+int main() {
+  using namespace datasentinel;
+  finds_the_first_non_finite_value();
+  computes_the_mean_squared_error();
+  scores_decides_and_counts();
+  refuses_bad_rows_by_position_and_name();
+  saturates_a_score_that_overflows();
+  auto_takes_the_first_that_can_and_tells_why_not();
+  a_pool_never_lends_one_object_twice();
+  a_missing_library_says_which();
+  return check::result();
+}
