@@ -1,0 +1,110 @@
+"""Backends: what is said about each, and how ONNX Runtime is found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datasentinel
+from datasentinel import backend
+from datasentinel.errors import ArtifactError
+from tests.networks import Network, write_artifact
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+    )
+
+
+def test_every_backend_is_listed_with_its_state():
+    statuses = {status.name: status for status in datasentinel.backends()}
+    assert list(statuses) == ["tensorrt", "fused", "onnxruntime"]
+    for status in statuses.values():
+        assert status.availability in {"available", "not built", "library not found", "no device"}
+        assert (status.availability == "available") == (status.detail == "")
+    assert statuses["onnxruntime"].availability == "available"
+    assert statuses["onnxruntime"].version.startswith("1.")
+    assert Path(statuses["onnxruntime"].library).is_file()
+
+
+def test_the_extension_has_the_package_s_version():
+    import importlib.metadata
+
+    assert datasentinel.__version__ == importlib.metadata.version("datasentinel")
+
+
+def test_the_signature_of_a_graph_is_read_without_running_it():
+    info = backend.inspect_model(Network.random([5, 2, 5]).to_onnx(), name="here")
+    assert info.opset == 18
+    assert [(value.name, value.dtype, value.shape) for value in info.inputs] == [("input", "float32", (-1, 5))]
+    assert [value.name for value in info.outputs] == ["score", "output"]
+    assert "Gemm" in info.operators
+
+
+def test_a_truncated_graph_is_an_error():
+    onnx = Network.random([5, 2, 5]).to_onnx()
+    with pytest.raises(ArtifactError, match="here"):
+        backend.inspect_model(onnx[: len(onnx) // 2], name="here")
+
+
+def test_the_library_variable_wins_and_must_be_a_file():
+    real, problem = backend.find_onnxruntime_library()
+    assert problem == ""
+    code = "from datasentinel import backend; print(backend.find_onnxruntime_library())"
+    assert real in run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY=real).stdout
+    assert "which is not a file" in run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY="/nowhere").stdout
+
+
+def test_a_library_that_is_not_onnxruntime_is_refused(tmp_path):
+    code = "import datasentinel; print([s.detail for s in datasentinel.backends() if s.name == 'onnxruntime'])"
+    (tmp_path / "fake.so").write_text("not a library")
+    output = run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY=str(tmp_path / "fake.so")).stdout
+    assert "cannot open" in output
+    other = next(Path(sys.prefix).rglob("_native*.so"), None) or next(
+        Path(datasentinel.__file__).parent.glob("_native*.so")
+    )
+    output = run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY=str(other)).stdout
+    assert "has no symbol 'OrtGetApiBase'" in output
+
+
+@pytest.fixture
+def without_onnxruntime(monkeypatch):
+    monkeypatch.delenv(backend.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda _name: None)
+
+
+@pytest.mark.usefixtures("without_onnxruntime")
+def test_neither_wheel_says_what_to_install():
+    path, problem = backend.find_onnxruntime_library()
+    assert path == ""
+    assert "datasentinel[cpu]" in problem
+
+
+def test_both_wheels_are_refused(monkeypatch):
+    monkeypatch.delenv(backend.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(backend, "_is_installed", lambda _distribution: True)
+    path, problem = backend.find_onnxruntime_library()
+    assert path == ""
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in problem
+
+
+def test_onnxruntime_s_own_words_reach_the_user(tmp_path):
+    import onnx
+
+    model = onnx.load_from_string(Network.random([5, 2, 5]).to_onnx())
+    model.graph.node[2].op_type = "NoSuchOperator"
+    folder = write_artifact(tmp_path, model.SerializeToString(), input_dim=5, threshold=1.0)
+    with pytest.raises(datasentinel.errors.DataSentinelError, match="NoSuchOperator") as caught:
+        datasentinel.Detector.load(folder, backend="onnxruntime")
+    assert "NoSuchOperator" in caught.value.vendor_text
+
+
+@pytest.mark.parametrize("module", ["datasentinel", "datasentinel.detector", "datasentinel.cli"])
+def test_importing_brings_no_heavy_package(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'onnx', 'onnxruntime', 'pandas', 'pyarrow') if m in sys.modules])"
+    assert run_python(code).stdout.strip() == "[]"
