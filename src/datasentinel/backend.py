@@ -194,7 +194,7 @@ def load_scorer(
         name=str(artifact.directory / "model.onnx"),
         backend=backend,
         threshold=artifact.config.threshold,
-        feature_names=list(artifact.config.feature_names or ()),
+        feature_names=list(artifact.config.feature_names),
         num_threads=num_threads,
         precision=precision,
     )

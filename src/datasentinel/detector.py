@@ -117,8 +117,8 @@ class Detector:
         return self.scorer.threshold
 
     @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        """The columns' names, in order, or None when the artifact has none."""
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns' names, in order; empty when the artifact has none."""
         return self.artifact.config.feature_names
 
     @property

@@ -231,7 +231,7 @@ def test_a_prototype_artifact_scores_the_mean_squared_error(network, rows, tmp_p
     expected = ((x.astype(np.float64) - reconstruction) ** 2).mean(axis=1)
     np.testing.assert_allclose(detector.score(x), expected, rtol=1e-5)
     np.testing.assert_allclose(detector.reconstruct(x), reconstruction, rtol=1e-4, atol=1e-5)
-    assert detector.feature_names is None
+    assert detector.feature_names == ()
 
 
 def test_a_model_that_only_scores_says_so_when_asked_to_reconstruct(network, rows, tmp_path):
