@@ -111,8 +111,7 @@ class SumBackend final : public Backend {
 void auto_takes_the_first_that_can_and_tells_why_not() {
   Registry registry;
   registry.add(std::make_unique<SumBackend>("first", Availability::no_device, ErrorCode::invalid_argument));
-  registry.add(
-      std::make_unique<SumBackend>("second", Availability::available, ErrorCode::unsupported_model));
+  registry.add(std::make_unique<SumBackend>("second", Availability::available, ErrorCode::unsupported_model));
   CHECK_THROWS_WITH(ErrorCode::unavailable, "first: no device: a reason; second: cannot lower 'Loop'",
                     load_auto(registry, {}, {}));
   registry.add(std::make_unique<SumBackend>("third", Availability::available, ErrorCode::invalid_argument));
@@ -148,7 +147,8 @@ void a_pool_never_lends_one_object_twice() {
 }
 
 void a_missing_library_says_which() {
-  CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so", DynamicLibrary("/nowhere/libnothing.so"));
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so",
+                    DynamicLibrary("/nowhere/libnothing.so"));
 }
 
 }  // namespace

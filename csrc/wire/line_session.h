@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/scorer.h"
+
+namespace datasentinel {
+
+struct LineLimits {
+  std::size_t max_line_bytes = std::size_t{1} << 20;  ///< Without the newline.
+  std::size_t max_batch_rows = 4096;                  ///< More lines at once are scored in slices.
+};
+
+/// One connection of the line protocol: bytes in, reply bytes out, no sockets.
+///
+/// A line holds one row: D decimal numbers separated by blanks or by one comma (with blanks around it), ended
+/// by `\n` or `\r\n`. Each line that is not blank is answered in order by `OK`, `ANOMALY` or
+/// `ERROR: <reason>`. All complete lines of a chunk are scored as one batch. An error answers its own line
+/// only; an over-long line is answered and ends the session, because its end is unknown.
+///
+/// One thread at a time.
+class LineSession {
+ public:
+  LineSession(std::shared_ptr<Scorer> scorer, LineLimits limits);
+
+  /// Takes the next bytes of the stream and appends the replies to every line they complete.
+  void feed(std::string_view bytes, std::string& replies);
+
+  /// The stream ended: a last line without a newline is answered too.
+  void finish(std::string& replies);
+
+  /// Nothing more will be read; the caller closes the connection once the replies are written.
+  [[nodiscard]] bool closed() const noexcept { return closed_; }
+
+  [[nodiscard]] std::uint64_t lines() const noexcept { return lines_; }
+  [[nodiscard]] std::uint64_t errors() const noexcept { return errors_; }
+
+ private:
+  void take_line(std::string_view line, std::string& replies);
+  void refuse_over_long_line(std::string& replies);
+  void refuse(std::string reason);
+  void score_pending(std::string& replies);
+
+  std::shared_ptr<Scorer> scorer_;
+  LineLimits limits_;
+  std::string partial_;  ///< The start of a line whose end has not arrived.
+  bool closed_ = false;
+  std::uint64_t lines_ = 0;
+  std::uint64_t errors_ = 0;
+
+  // The lines taken but not answered yet. An entry of `outcomes_` is true for a row of `rows_`, in order, and
+  // false for a reason of `reasons_`, in order.
+  std::vector<bool> outcomes_;
+  std::vector<float> rows_;
+  std::vector<std::string> reasons_;
+  std::vector<float> scores_;
+};
+
+}  // namespace datasentinel

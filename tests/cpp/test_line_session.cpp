@@ -1,0 +1,153 @@
+// The line protocol over a real scorer: what is answered, in which order, however the bytes are cut.
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "sum_session.h"
+#include "wire/line_session.h"
+
+namespace datasentinel {
+namespace {
+
+/// Three values a line; an anomaly when their sum is above 10.
+LineSession make_session(LineLimits limits = {}) {
+  return {std::make_shared<Scorer>(std::make_shared<SumSession>(3), 10.0), limits};
+}
+
+std::string answer(const std::string& bytes, LineLimits limits = {}) {
+  LineSession session = make_session(limits);
+  std::string replies;
+  session.feed(bytes, replies);
+  session.finish(replies);
+  return replies;
+}
+
+void answers_each_line_in_order() {
+  CHECK(answer("1 2 3\n4 5 6\n1,2,3\n") == "OK\nANOMALY\nOK\n");
+  CHECK(answer("1 2 3\r\n9 9 9\r\n") == "OK\nANOMALY\n");
+  CHECK(answer("  1 ,\t2 , 3  \n") == "OK\n");
+  CHECK(answer("+1 -2e0 3E-1\n") == "OK\n");
+  CHECK(answer("1 2 3\nx 2 3\n9 9 9\n") == "OK\nERROR: value 1 is not a number: 'x'\nANOMALY\n");
+}
+
+void ignores_blank_lines_and_answers_an_unended_last_one() {
+  CHECK(answer("\n\r\n  \t \n").empty());
+  CHECK(answer("9 9 9") == "ANOMALY\n");
+  CHECK(answer("").empty());
+}
+
+void names_what_is_wrong_with_a_line() {
+  CHECK(answer("1 2\n") == "ERROR: expected 3 values, got 2\n");
+  CHECK(answer("1 2 3 4 5\n") == "ERROR: expected 3 values, got 5\n");
+  CHECK(answer("1,,3\n") == "ERROR: value 2 is empty\n");
+  CHECK(answer(",1,3\n") == "ERROR: value 1 is empty\n");
+  CHECK(answer("1,3,\n") == "ERROR: value 3 is empty\n");
+  CHECK(answer("1 nan 3\n") == "ERROR: value 2 is not finite: 'nan'\n");
+  CHECK(answer("1 2 -inf\n") == "ERROR: value 3 is not finite: '-inf'\n");
+  CHECK(answer("1 2 1e39\n") == "ERROR: value 3 is outside float32's range: '1e39'\n");
+  CHECK(answer("1 2 1e999\n") == "ERROR: value 3 is outside float32's range: '1e999'\n");
+  CHECK(answer("1 2 1e-50\n") == "OK\n");  // Its nearest float32 is zero.
+  CHECK(answer("1 2 0x10\n") == "ERROR: value 3 is not a number: '0x10'\n");
+  CHECK(answer("1 2 3;\n") == "ERROR: value 3 is not a number: '3;'\n");
+  CHECK(answer("1 2 +-3\n") == "ERROR: value 3 is not a number: '+-3'\n");
+  CHECK(answer(std::string("1 2 \0\n", 6)) == "ERROR: value 3 is not a number: '?'\n");
+  CHECK(answer("1 2 \xff\xfe\x01\n") == "ERROR: value 3 is not a number: '???'\n");
+  CHECK(answer("1 2 " + std::string(100, 'y') + "\n") ==
+        "ERROR: value 3 is not a number: '" + std::string(32, 'y') + "...'\n");
+}
+
+void an_over_long_line_is_answered_and_ends_the_session() {
+  const LineLimits limits{.max_line_bytes = 8, .max_batch_rows = 100};
+  const std::string expected = "OK\nERROR: line longer than 8 bytes\n";
+  for (const char* rest : {"1234567 9 9\n1 1 1\n", "123456789"}) {
+    LineSession session = make_session(limits);
+    std::string replies;
+    session.feed("1 2 3\n" + std::string(rest), replies);
+    CHECK(replies == expected);
+    CHECK(session.closed());
+    session.feed("1 2 3\n", replies);
+    session.finish(replies);
+    CHECK(replies == expected);
+  }
+  CHECK(answer("1 2 3  \n", {.max_line_bytes = 7, .max_batch_rows = 100}) == "OK\n");
+}
+
+void slices_large_batches() {
+  std::string bytes;
+  std::string expected;
+  for (int i = 0; i < 1000; ++i) {
+    bytes += i % 3 == 0 ? "9 9 9\n" : (i % 3 == 1 ? "1 1 1\n" : "1 1\n");
+    expected += i % 3 == 0 ? "ANOMALY\n" : (i % 3 == 1 ? "OK\n" : "ERROR: expected 3 values, got 2\n");
+  }
+  CHECK(answer(bytes, {.max_line_bytes = 100, .max_batch_rows = 7}) == expected);
+}
+
+void answers_alike_however_the_bytes_are_cut() {
+  const std::string bytes = "1 2 3\r\n9,9,9\n\n 1 2\nnan 1 2\n4 5 6\n7 7";
+  const std::string expected = answer(bytes);
+  std::mt19937 random(0);
+  for (int trial = 0; trial < 200; ++trial) {
+    LineSession session = make_session();
+    std::string replies;
+    for (std::size_t at = 0; at < bytes.size();) {
+      const std::size_t size = 1 + random() % 9;
+      session.feed(std::string_view(bytes).substr(at, size), replies);
+      at += size;
+    }
+    session.finish(replies);
+    CHECK(replies == expected);
+    CHECK(session.lines() == 6);
+    CHECK(session.errors() == 3);
+  }
+}
+
+void answers_any_bytes_with_one_reply_a_line() {
+  std::mt19937 random(1);
+  const std::string alphabet = "0123456789+-.eE, \t\r\nnaif\xff";
+  for (int trial = 0; trial < 2000; ++trial) {
+    std::string bytes;
+    for (int i = 0; i < 200; ++i) bytes += alphabet[random() % alphabet.size()];
+    LineSession session = make_session();
+    std::string replies;
+    session.feed(bytes, replies);
+    session.finish(replies);
+    std::size_t count = 0;
+    for (const char c : replies) count += c == '\n' ? 1 : 0;
+    CHECK(count == session.lines());
+  }
+}
+
+class FailingSession final : public Session {
+ public:
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 3; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "failing"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows, Outputs) override { throw Error(ErrorCode::backend_failure, "device\nlost"); }
+};
+
+void a_failing_backend_answers_every_line() {
+  LineSession session(std::make_shared<Scorer>(std::make_shared<FailingSession>(), 1.0), {});
+  std::string replies;
+  session.feed("1 2 3\nx\n4 5 6\n", replies);
+  CHECK(replies == "ERROR: device lost\nERROR: value 1 is not a number: 'x'\nERROR: device lost\n");
+  CHECK(!session.closed());
+}
+
+}  // namespace
+}  // namespace datasentinel
+
+int main() {
+  using namespace datasentinel;
+  answers_each_line_in_order();
+  ignores_blank_lines_and_answers_an_unended_last_one();
+  names_what_is_wrong_with_a_line();
+  an_over_long_line_is_answered_and_ends_the_session();
+  slices_large_batches();
+  answers_alike_however_the_bytes_are_cut();
+  answers_any_bytes_with_one_reply_a_line();
+  a_failing_backend_answers_every_line();
+  return check::result();
+}
