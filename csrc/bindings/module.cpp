@@ -5,12 +5,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -94,27 +96,44 @@ Model as_model(const std::string& name, std::string_view onnx) {
 
 // ------------------------------------------------------------------------------------------------ scoring
 
-/// A scorer as Python sees it, with the plan's refusals beside it.
+/// A scorer as Python sees it, with the plan it follows beside it (empty for a named backend).
 struct LoadedScorer {
   std::shared_ptr<Scorer> scorer;
-  std::vector<Refusal> refusals;
+  Plan plan;
 };
+
+/// Loads on every backend that can, then follows `known`, or measures a plan where that is null.
+std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
+                                   const SessionOptions& options, const Plan* known, double budget_s,
+                                   Plan& plan) {
+  std::vector<Refusal> refusals;
+  std::vector<Candidate> candidates = load_candidates(registry, model, options, refusals);
+  if (known == nullptr) {
+    plan = measure_plan(candidates, budget_s);
+    plan.refusals.insert(plan.refusals.begin(), refusals.begin(), refusals.end());
+  } else {
+    plan = *known;
+    std::erase_if(candidates, [&](const Candidate& candidate) {
+      return std::any_of(plan.refusals.begin(), plan.refusals.end(),
+                         [&](const Refusal& refusal) { return refusal.backend == candidate.backend; });
+    });
+  }
+  return make_planned_session(std::move(candidates), plan);
+}
 
 std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, const std::string& name,
                                    const std::string& backend, double threshold,
                                    std::vector<std::string> feature_names, int num_threads,
-                                   const std::string& precision) {
+                                   const std::string& precision, const Plan* plan, double plan_budget_s) {
   const py::gil_scoped_release release;
   const SessionOptions options{.num_threads = num_threads, .precision = precision};
-  LoadedModel loaded;
-  if (backend == "auto") {
-    loaded = load_auto(registry, as_model(name, onnx), options);
-  } else {
-    loaded.session = registry.find(backend).load(as_model(name, onnx), options);
-  }
-  return std::make_unique<LoadedScorer>(LoadedScorer{
-      .scorer = std::make_shared<Scorer>(std::move(loaded.session), threshold, std::move(feature_names)),
-      .refusals = std::move(loaded.refusals)});
+  const Model model = as_model(name, onnx);
+  auto loaded = std::make_unique<LoadedScorer>();
+  std::shared_ptr<Session> session =
+      backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
+                        : registry.find(backend).load(model, options);
+  loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names));
+  return loaded;
 }
 
 /// NotImplemented asks the caller to convert `x` to contiguous float32 and to call again.
@@ -171,6 +190,41 @@ py::dict facts(const LoadedScorer& self) {
   py::dict result;
   for (const auto& [key, value] : self.scorer->session().facts()) result[py::str(key)] = value;
   return result;
+}
+
+// --------------------------------------------------------------------------------------------------- plan
+
+using StepTuple = std::tuple<std::size_t, std::string>;
+using TimingTuple = std::tuple<std::size_t, std::string, double>;
+using RefusalTuple = std::tuple<std::string, std::string>;
+
+Plan plan_of(const std::vector<StepTuple>& steps, const std::vector<TimingTuple>& timings,
+             const std::vector<RefusalTuple>& refusals) {
+  Plan plan;
+  for (const auto& [min_rows, backend] : steps) plan.steps.push_back({min_rows, backend});
+  for (const auto& [rows, backend, latency_us] : timings) plan.timings.push_back({rows, backend, latency_us});
+  for (const auto& [backend, reason] : refusals) plan.refusals.push_back({backend, reason});
+  return plan;
+}
+
+std::vector<StepTuple> steps_of(const Plan& plan) {
+  std::vector<StepTuple> steps;
+  for (const auto& step : plan.steps) steps.emplace_back(step.min_rows, step.backend);
+  return steps;
+}
+
+std::vector<TimingTuple> timings_of(const Plan& plan) {
+  std::vector<TimingTuple> timings;
+  for (const auto& timing : plan.timings) {
+    timings.emplace_back(timing.rows, timing.backend, timing.latency_us);
+  }
+  return timings;
+}
+
+std::vector<RefusalTuple> refusals_of(const Plan& plan) {
+  std::vector<RefusalTuple> refusals;
+  for (const auto& refusal : plan.refusals) refusals.emplace_back(refusal.backend, refusal.reason);
+  return refusals;
 }
 
 // ----------------------------------------------------------------------------------------------- backends
@@ -277,11 +331,18 @@ PYBIND11_MODULE(_native, module) {
       .def_readonly("outputs", &onnx::Graph::outputs);
   module.def("inspect_model", &inspect_model, py::arg("onnx"), py::kw_only(), py::arg("name"));
 
+  py::class_<Plan>(module, "Plan")
+      .def(py::init(&plan_of), py::kw_only(), py::arg("steps"), py::arg("timings"), py::arg("refusals"))
+      .def_property_readonly("steps", &steps_of)
+      .def_property_readonly("timings", &timings_of)
+      .def_property_readonly("refusals", &refusals_of);
+
   py::class_<Registry>(module, "Registry")
       .def(py::init(&registry_with), py::arg("libraries"))
       .def("status", &statuses)
       .def("load", &load, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
-           py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"));
+           py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
+           py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
 
   py::class_<LoadedScorer>(module, "Scorer")
       .def_property_readonly("input_dim", [](const LoadedScorer& self) { return self.scorer->input_dim(); })
@@ -289,14 +350,7 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("backend",
                              [](const LoadedScorer& self) { return self.scorer->session().backend(); })
       .def_property_readonly("facts", &facts)
-      .def_property_readonly("refusals",
-                             [](const LoadedScorer& self) {
-                               std::vector<std::pair<std::string, std::string>> refusals;
-                               for (const auto& refusal : self.refusals) {
-                                 refusals.emplace_back(refusal.backend, refusal.reason);
-                               }
-                               return refusals;
-                             })
+      .def_readonly("plan", &LoadedScorer::plan)
       .def_property_readonly("counts", &counts)
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))

@@ -47,6 +47,22 @@ class ModelInfo:
 
 def inspect_model(onnx: bytes, *, name: str) -> ModelInfo: ...
 @final
+class Plan:
+    def __init__(
+        self,
+        *,
+        steps: Sequence[tuple[int, str]],
+        timings: Sequence[tuple[int, str, float]],
+        refusals: Sequence[tuple[str, str]],
+    ) -> None: ...
+    @property
+    def steps(self) -> list[tuple[int, str]]: ...
+    @property
+    def timings(self) -> list[tuple[int, str, float]]: ...
+    @property
+    def refusals(self) -> list[tuple[str, str]]: ...
+
+@final
 class Registry:
     def __init__(self, libraries: dict[str, tuple[str, str]]) -> None: ...
     def status(self) -> list[BackendStatus]: ...
@@ -60,6 +76,8 @@ class Registry:
         feature_names: Sequence[str],
         num_threads: int,
         precision: str,
+        plan: Plan | None = None,
+        plan_budget_s: float = 1.0,
     ) -> Scorer: ...
 
 @final
@@ -73,7 +91,7 @@ class Scorer:
     @property
     def facts(self) -> dict[str, str]: ...
     @property
-    def refusals(self) -> Sequence[tuple[str, str]]: ...
+    def plan(self) -> Plan: ...
     @property
     def counts(self) -> dict[str, int]: ...
     # Each answers NotImplemented when x is not a C-contiguous float32 array of rank 1 or 2.

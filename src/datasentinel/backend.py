@@ -6,16 +6,23 @@ This is the only module that imports `datasentinel._native`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
+import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasentinel import plan_cache
 from datasentinel.errors import ArtifactError, InvalidInputError
+from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasentinel.artifact import Artifact
 
 try:
@@ -35,6 +42,9 @@ BackendStatus = _native.BackendStatus
 LineSession = _native.LineSession
 Scorer = _native.Scorer
 
+_log = logging.getLogger(__name__)
+
+DEFAULT_PLAN_BUDGET_S = 1.0
 ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
@@ -154,8 +164,48 @@ def _check_signature(artifact: Artifact) -> None:
                 )
 
 
+def _plan_key(artifact: Artifact, num_threads: int, precision: str) -> PlanKey:
+    extension = Path(_native.__file__).stat()
+    versions = [f"{status.name} {status.version}" for status in backends()]
+    versions += [f"{extension.st_size}-{extension.st_mtime_ns}", os.environ.get("DATASENTINEL_ISA", "")]
+    return PlanKey(
+        model_sha256=hashlib.sha256(artifact.onnx).hexdigest(),
+        cpu=f"{plan_cache.cpu_identity()} {' '.join(cpu_features())}",
+        num_threads=num_threads,
+        precision=precision,
+        versions=tuple(versions),
+    )
+
+
+def _load_planned(load: Callable[..., Scorer], key: PlanKey, plan_budget_s: float) -> Scorer:
+    """Follow the remembered plan, or measure one and remember it."""
+    record = plan_cache.load(key)
+    if record is not None:
+        plan = _native.Plan(steps=record.steps, timings=record.timings, refusals=record.refusals)
+        try:
+            return load(plan=plan)
+        except InvalidInputError:
+            _log.info("the remembered plan does not fit this machine any more; measuring a new one")
+    scorer = load(plan_budget_s=plan_budget_s)
+    if scorer.plan.timings:
+        plan_cache.store(
+            key,
+            PlanRecord(
+                steps=tuple(scorer.plan.steps),
+                timings=tuple(scorer.plan.timings),
+                refusals=tuple(scorer.plan.refusals),
+            ),
+        )
+    return scorer
+
+
 def load_scorer(
-    artifact: Artifact, *, backend: str = "auto", num_threads: int = 1, precision: str = "float32"
+    artifact: Artifact,
+    *,
+    backend: str = "auto",
+    num_threads: int = 1,
+    precision: str = "float32",
+    plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
 ) -> Scorer:
     """Load an artifact's model into a backend.
 
@@ -169,6 +219,9 @@ def load_scorer(
         Threads that one call may use.
     precision : str
         Arithmetic asked for; "float32" unless a backend offers more.
+    plan_budget_s : float
+        For "auto": about how long measuring the backends may take when no plan for this model, machine and
+        set of libraries is remembered. 0 takes the first backend that can run the model.
 
     Returns
     -------
@@ -188,8 +241,11 @@ def load_scorer(
         raise InvalidInputError(f"unknown backend '{backend}'; known: {', '.join(BACKEND_NAMES)}")
     if num_threads < 1:
         raise InvalidInputError(f"num_threads must be at least 1, got {num_threads}")
+    if not 0 <= plan_budget_s < math.inf:
+        raise InvalidInputError(f"plan_budget_s must be finite and not negative, got {plan_budget_s}")
     _check_signature(artifact)
-    return _registry().load(
+    load = functools.partial(
+        _registry().load,
         artifact.onnx,
         name=str(artifact.directory / "model.onnx"),
         backend=backend,
@@ -198,3 +254,6 @@ def load_scorer(
         num_threads=num_threads,
         precision=precision,
     )
+    if backend != "auto" or plan_budget_s == 0:
+        return load(plan_budget_s=plan_budget_s)
+    return _load_planned(load, _plan_key(artifact, num_threads, precision), plan_budget_s)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact
-from datasentinel.backend import Scorer, load_scorer
+from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_scorer
 from datasentinel.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ class Detector:
     artifact : Artifact
         The model and its configuration.
     backend : {"auto", "onnxruntime", "tensorrt", "fused"}
-        What runs the model. "auto" picks one that can; a named backend that cannot run is an error.
+        What runs the model. "auto" measures those that can and takes the fastest for each batch size; a named
+        backend that cannot run is an error.
     num_threads : int
         Threads that one call may use.
+    plan_budget_s : float
+        For "auto": about how long measuring the backends may take when no plan is remembered for this model
+        and machine; 0 takes the first backend that can run the model.
 
     Examples
     --------
@@ -76,14 +80,28 @@ class Detector:
 
     __slots__ = ("_score", "artifact", "scorer")
 
-    def __init__(self, artifact: Artifact, *, backend: str = "auto", num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        backend: str = "auto",
+        num_threads: int = 1,
+        plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
+    ) -> None:
         self.artifact = artifact
-        self.scorer: Scorer = load_scorer(artifact, backend=backend, num_threads=num_threads)
+        self.scorer: Scorer = load_scorer(
+            artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s
+        )
         self._score = self.scorer.score
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, backend: str = "auto", num_threads: int = 1
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        num_threads: int = 1,
+        plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
     ) -> Detector:
         """Load a detector from an artifact folder.
 
@@ -92,7 +110,7 @@ class Detector:
         path : path-like
             A folder with `model.onnx` and `config.json`, or a folder of `<name>/<version>/` ones that holds
             one model (its newest version is taken).
-        backend, num_threads
+        backend, num_threads, plan_budget_s
             As for the class.
 
         Raises
@@ -104,7 +122,9 @@ class Detector:
         BackendUnavailableError, UnsupportedModelError, BackendError
             The backend cannot run here, or cannot run this model.
         """
-        return cls(load_artifact(path), backend=backend, num_threads=num_threads)
+        return cls(
+            load_artifact(path), backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s
+        )
 
     @property
     def input_dim(self) -> int:
@@ -207,9 +227,11 @@ class Detector:
         -------
         dict
             `name`, `version`, `directory`, `input_dim`, `threshold`, `score`, `backend`, the backend's
-            `facts`, and `refusals`: every backend passed over, with the reason.
+            `facts`, the `plan` of "auto" (smallest number of rows → backend), the `timings` it rests on, and
+            `refusals`: every backend passed over, with the reason.
         """
         config = self.artifact.config
+        plan = self.scorer.plan
         return {
             "name": config.name,
             "version": config.version,
@@ -219,5 +241,7 @@ class Detector:
             "score": config.score,
             "backend": self.backend,
             "facts": self.scorer.facts,
-            "refusals": dict(self.scorer.refusals),
+            "plan": dict(plan.steps),
+            "timings": plan.timings,
+            "refusals": dict(plan.refusals),
         }

@@ -1,6 +1,7 @@
 // The core without Python: arrays, scorer, registry, pool, plan.
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -108,22 +109,122 @@ class SumBackend final : public Backend {
   ErrorCode load_error_;  // invalid_argument stands for "loads".
 };
 
-void auto_takes_the_first_that_can_and_tells_why_not() {
+void only_backends_that_can_run_the_model_are_candidates() {
   Registry registry;
   registry.add(std::make_unique<SumBackend>("first", Availability::no_device, ErrorCode::invalid_argument));
   registry.add(std::make_unique<SumBackend>("second", Availability::available, ErrorCode::unsupported_model));
+  std::vector<Refusal> refusals;
   CHECK_THROWS_WITH(ErrorCode::unavailable, "first: no device: a reason; second: cannot lower 'Loop'",
-                    load_auto(registry, {}, {}));
+                    load_candidates(registry, {}, {}, refusals));
   registry.add(std::make_unique<SumBackend>("third", Availability::available, ErrorCode::invalid_argument));
-  const LoadedModel loaded = load_auto(registry, {}, {});
-  CHECK(loaded.session != nullptr);
-  CHECK(loaded.refusals.size() == 2);
+  refusals.clear();
+  const auto candidates = load_candidates(registry, {}, {}, refusals);
+  CHECK(candidates.size() == 1 && candidates[0].backend == "third");
+  CHECK(refusals.size() == 2);
 
   Registry broken;
   broken.add(std::make_unique<SumBackend>("any", Availability::available, ErrorCode::invalid_model));
-  CHECK_THROWS(ErrorCode::invalid_model, load_auto(broken, {}, {}));
+  CHECK_THROWS(ErrorCode::invalid_model, load_candidates(broken, {}, {}, refusals));
   CHECK_THROWS_WITH(ErrorCode::invalid_argument, "unknown backend 'nope'; known: auto, any",
                     broken.find("nope"));
+}
+
+/// The sum of the row plus `offset`, at a cost of `call_us` and `row_us`; fails once `fail` is set.
+class CostlySession final : public Session {
+ public:
+  CostlySession(double call_us, double row_us, float offset = 0)
+      : call_us_(call_us), row_us_(row_us), offset_(offset) {}
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 2; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "costly"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows rows, Outputs outputs) override {
+    if (fail) throw Error(ErrorCode::backend_failure, "device lost");
+    ++calls;
+    const auto start = std::chrono::steady_clock::now();
+    const std::chrono::duration<double, std::micro> cost(call_us_ + row_us_ * static_cast<double>(rows.rows));
+    while (std::chrono::steady_clock::now() - start < cost) {
+    }
+    for (std::size_t i = 0; i < rows.rows; ++i) outputs.scores[i] = rows.row(i)[0] + rows.row(i)[1] + offset_;
+  }
+
+  bool fail = false;
+  int calls = 0;
+
+ private:
+  double call_us_;
+  double row_us_;
+  float offset_;
+};
+
+void the_plan_takes_the_fastest_for_each_size() {
+  std::vector<Candidate> candidates{{"per row", std::make_shared<CostlySession>(1, 20)},
+                                    {"per call", std::make_shared<CostlySession>(500, 0)}};
+  const Plan plan = measure_plan(candidates, 0.3);
+  CHECK(plan.steps.size() == 2);
+  CHECK(plan.steps[0].min_rows == 1 && plan.steps[0].backend == "per row");
+  CHECK(plan.steps[1].min_rows == 32 && plan.steps[1].backend == "per call");
+  CHECK(plan.timings.size() >= 12);
+  CHECK(plan.refusals.empty());
+
+  const Plan unmeasured = measure_plan(candidates, 0);
+  CHECK(unmeasured.steps.size() == 1 && unmeasured.steps[0].backend == "per row");
+  CHECK(unmeasured.timings.empty());
+}
+
+void the_plan_keeps_to_its_budget() {
+  std::vector<Candidate> candidates{{"a", std::make_shared<CostlySession>(0, 100)},
+                                    {"b", std::make_shared<CostlySession>(0, 200)}};
+  const auto start = std::chrono::steady_clock::now();
+  const Plan plan = measure_plan(candidates, 0.2);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  CHECK(took.count() < 0.5);
+  CHECK(plan.steps.size() == 1 && plan.steps[0].backend == "a");
+}
+
+void speed_never_buys_a_wrong_answer() {
+  std::vector<Candidate> candidates{{"fast and wrong", std::make_shared<CostlySession>(0, 0, 0.01F)},
+                                    {"fast and close", std::make_shared<CostlySession>(0, 0, 1e-7F)},
+                                    {"baseline", std::make_shared<CostlySession>(50, 0)}};
+  const Plan plan = measure_plan(candidates, 0.1);
+  CHECK(candidates.size() == 2);
+  CHECK(plan.refusals.size() == 1 && plan.refusals[0].backend == "fast and wrong");
+  CHECK(plan.refusals[0].reason.find("disagree with baseline's") != std::string::npos);
+  CHECK(plan.steps[0].backend == "fast and close");
+}
+
+void a_planned_session_follows_its_plan_and_survives_a_failure() {
+  const auto small = std::make_shared<CostlySession>(0, 0);
+  const auto large = std::make_shared<CostlySession>(0, 0);
+  const Plan plan{.steps = {{1, "small"}, {8, "large"}}, .timings = {}, .refusals = {}};
+  const auto session = make_planned_session({{"small", small}, {"large", large}}, plan);
+  const std::vector<float> values(20, 1.0F);
+  std::vector<float> scores(10);
+  const auto run = [&](std::size_t rows) {
+    session->run({.data = values.data(), .rows = rows, .columns = 2}, {.scores = scores.data()});
+  };
+  run(7);
+  run(8);
+  run(10);
+  CHECK(small->calls == 1 && large->calls == 2);
+  CHECK(scores[9] == 2.0F);
+
+  large->fail = true;
+  scores.assign(10, 0.0F);
+  run(10);
+  CHECK(small->calls == 2);
+  CHECK(scores[9] == 2.0F);
+  large->fail = false;  // A failed backend is not trusted again.
+  run(10);
+  CHECK(small->calls == 3 && large->calls == 2);
+  bool told = false;
+  for (const auto& [key, value] : session->facts()) told |= key == "large" && value.starts_with("failed");
+  CHECK(told);
+  small->fail = true;
+  CHECK_THROWS_WITH(ErrorCode::backend_failure, "device lost", run(10));
+
+  CHECK_THROWS_WITH(
+      ErrorCode::invalid_argument, "'gone'",
+      make_planned_session({{"small", small}}, {.steps = {{1, "gone"}}, .timings = {}, .refusals = {}}));
 }
 
 void a_pool_never_lends_one_object_twice() {
@@ -161,7 +262,11 @@ int main() {
   scores_decides_and_counts();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();
-  auto_takes_the_first_that_can_and_tells_why_not();
+  only_backends_that_can_run_the_model_are_candidates();
+  the_plan_takes_the_fastest_for_each_size();
+  the_plan_keeps_to_its_budget();
+  speed_never_buys_a_wrong_answer();
+  a_planned_session_follows_its_plan_and_survives_a_failure();
   a_pool_never_lends_one_object_twice();
   a_missing_library_says_which();
   return check::result();

@@ -1,0 +1,122 @@
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/plan.h"
+
+namespace datasentinel {
+namespace {
+
+/// Thread-safe: the plan never changes, and a member's failure is an atomic flag.
+class PlannedSession final : public Session {
+ public:
+  PlannedSession(std::vector<Candidate> candidates, Plan plan) : plan_(std::move(plan)) {
+    for (auto& candidate : candidates) {
+      members_.push_back(std::make_unique<Member>(std::move(candidate)));
+    }
+    for (const auto& step : plan_.steps) steps_.push_back({step.min_rows, index_of(step.backend)});
+    if (steps_.empty() || steps_.front().min_rows != 1) {
+      throw Error(ErrorCode::invalid_argument, "a plan's first step must start at 1 row");
+    }
+  }
+
+  [[nodiscard]] std::size_t input_dim() const noexcept override {
+    return members_.front()->candidate.session->input_dim();
+  }
+
+  void run(ConstRows rows, Outputs outputs) override {
+    const std::size_t chosen = choose(rows.rows);
+    Member& member = *members_[chosen];
+    if (!member.failed.load(std::memory_order_relaxed)) {
+      try {
+        member.candidate.session->run(rows, outputs);
+        return;
+      } catch (const Error& error) {
+        if (!is_failure_of_backend(error) || members_.size() == 1) throw;
+        member.failed.store(true, std::memory_order_relaxed);
+      }
+    }
+    run_elsewhere(rows, outputs);
+  }
+
+  [[nodiscard]] std::string_view backend() const noexcept override {
+    return members_[steps_.front().member]->candidate.backend;
+  }
+
+  [[nodiscard]] Facts facts() const override {
+    Facts facts;
+    for (const auto& step : plan_.steps) {
+      facts.emplace_back("plan from " + std::to_string(step.min_rows) + " rows", step.backend);
+    }
+    for (const auto& member : members_) {
+      if (member->failed.load(std::memory_order_relaxed)) {
+        facts.emplace_back(member->candidate.backend, "failed while serving; not used any more");
+      }
+      for (auto& [key, value] : member->candidate.session->facts()) {
+        facts.emplace_back(member->candidate.backend + ": " + key, std::move(value));
+      }
+    }
+    return facts;
+  }
+
+ private:
+  struct Member {
+    explicit Member(Candidate from) : candidate(std::move(from)) {}
+    Candidate candidate;
+    std::atomic<bool> failed{false};
+  };
+  struct Step {
+    std::size_t min_rows;
+    std::size_t member;
+  };
+
+  static bool is_failure_of_backend(const Error& error) noexcept {
+    return error.code() == ErrorCode::backend_failure || error.code() == ErrorCode::out_of_memory ||
+           error.code() == ErrorCode::unavailable;
+  }
+
+  [[nodiscard]] std::size_t index_of(const std::string& backend) const {
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      if (members_[i]->candidate.backend == backend) return i;
+    }
+    throw Error(ErrorCode::invalid_argument, "the plan names backend '" + backend + "', which is not loaded");
+  }
+
+  [[nodiscard]] std::size_t choose(std::size_t rows) const noexcept {
+    std::size_t member = steps_.front().member;
+    for (std::size_t i = 1; i < steps_.size() && rows >= steps_[i].min_rows; ++i) member = steps_[i].member;
+    return member;
+  }
+
+  void run_elsewhere(ConstRows rows, Outputs outputs) {
+    std::string reasons;
+    for (const auto& member : members_) {
+      if (member->failed.load(std::memory_order_relaxed)) continue;
+      try {
+        member->candidate.session->run(rows, outputs);
+        return;
+      } catch (const Error& error) {
+        if (!is_failure_of_backend(error)) throw;
+        member->failed.store(true, std::memory_order_relaxed);
+        reasons += std::string("; ") + error.what();
+      }
+    }
+    throw Error(ErrorCode::backend_failure, "every backend of the plan has failed" + reasons);
+  }
+
+  const Plan plan_;
+  std::vector<std::unique_ptr<Member>> members_;  // In order of preference.
+  std::vector<Step> steps_;
+};
+
+}  // namespace
+
+std::unique_ptr<Session> make_planned_session(std::vector<Candidate> candidates, Plan plan) {
+  return std::make_unique<PlannedSession>(std::move(candidates), std::move(plan));
+}
+
+}  // namespace datasentinel
