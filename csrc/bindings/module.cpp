@@ -6,6 +6,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,39 +58,42 @@ void raise_in_python(const Error& error) {
 
 // ------------------------------------------------------------------------------------------------ arrays
 
+/// Is this a float32 array? NumPy's built-in types are singletons, so comparing pointers settles the common
+/// case; only others (a dtype that was unpickled, say) are compared by value.
+bool is_float32_array(py::handle object) {
+  static const py::handle float32 = py::dtype::of<float>().release();  // Lives as long as the process.
+  if (!py::isinstance<py::array>(object)) return false;
+  return py::reinterpret_borrow<py::array>(object).dtype().is(float32) ||
+         py::isinstance<py::array_t<float>>(object);
+}
+
+bool is_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+
 /// A float32, C-contiguous array of rank 1 (one row) or 2 as rows, or nothing for any other object. Borrowed.
 std::optional<ConstRows> as_rows(py::handle object) {
-  if (!py::isinstance<py::array_t<float>>(object)) return std::nullopt;
+  if (!is_float32_array(object)) return std::nullopt;
   const auto array = py::reinterpret_borrow<py::array>(object);
-  if ((array.flags() & py::array::c_style) == 0) return std::nullopt;
-  const float* data = static_cast<const float*>(array.data());
-  if (array.ndim() == 2) {
-    return ConstRows{.data = data,
-                     .rows = static_cast<std::size_t>(array.shape(0)),
-                     .columns = static_cast<std::size_t>(array.shape(1))};
-  }
-  if (array.ndim() == 1) {
-    return ConstRows{.data = data, .rows = 1, .columns = static_cast<std::size_t>(array.shape(0))};
-  }
-  return std::nullopt;
+  const auto rank = array.ndim();
+  if (!is_contiguous(array) || rank < 1 || rank > 2) return std::nullopt;
+  return ConstRows{.data = static_cast<const float*>(array.data()),
+                   .rows = rank == 2 ? static_cast<std::size_t>(array.shape(0)) : 1,
+                   .columns = static_cast<std::size_t>(array.shape(rank - 1))};
 }
 
 /// The caller's `out`, checked, or a new array of `shape`.
-py::array_t<float> output_array(const py::object& out, const std::vector<py::ssize_t>& shape) {
-  if (out.is_none()) return py::array_t<float>(shape);
-  bool fits = py::isinstance<py::array_t<float>>(out);
-  if (fits) {
+py::array_t<float> output_array(const py::object& out, std::span<const py::ssize_t> shape) {
+  if (out.is_none()) return py::array_t<float>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+  if (is_float32_array(out)) {
     const auto array = py::reinterpret_borrow<py::array>(out);
-    fits = array.writeable() && (array.flags() & py::array::c_style) != 0 &&
-           std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()) == shape;
+    if (array.writeable() && is_contiguous(array) &&
+        std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) {
+      return py::reinterpret_borrow<py::array_t<float>>(out);
+    }
   }
-  if (!fits) {
-    std::string wanted;
-    for (const auto size : shape) wanted += std::to_string(size) + ", ";
-    throw Error(ErrorCode::invalid_argument,
-                "out must be a writeable, C-contiguous float32 array of shape (" + wanted + ")");
-  }
-  return py::reinterpret_borrow<py::array_t<float>>(out);
+  std::string wanted;
+  for (const auto size : shape) wanted += std::to_string(size) + ", ";
+  throw Error(ErrorCode::invalid_argument,
+              "out must be a writeable, C-contiguous float32 array of shape (" + wanted + ")");
 }
 
 Model as_model(const std::string& name, std::string_view onnx) {
@@ -96,11 +102,41 @@ Model as_model(const std::string& name, std::string_view onnx) {
 
 // ------------------------------------------------------------------------------------------------ scoring
 
+/// Releases the GIL for a call worth it. Handing the GIL over and taking it back costs about as much as
+/// scoring a row with a small model, and other threads wait no longer for such a call than for any bytecode.
+class GilReleaseForLongWork {
+ public:
+  explicit GilReleaseForLongWork(double expected_us) {
+    if (expected_us > kWorthReleasing) release_.emplace();
+  }
+
+ private:
+  static constexpr double kWorthReleasing = 5.0;
+  std::optional<py::gil_scoped_release> release_;
+};
+
 /// A scorer as Python sees it, with the plan it follows beside it (empty for a named backend).
 struct LoadedScorer {
   std::shared_ptr<Scorer> scorer;
   Plan plan;
+  double row_us = 0;  ///< Time of a call with one row, measured at load: an upper bound per row.
+
+  [[nodiscard]] double expected_us(ConstRows rows) const { return row_us * static_cast<double>(rows.rows); }
 };
+
+/// The fastest of a few calls with a row of zeros, which also warms the session up.
+double time_of_one_row_us(Session& session) {
+  const std::vector<float> row(session.input_dim());
+  float score = 0;
+  double fastest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    session.run({.data = row.data(), .rows = 1, .columns = row.size()}, {.scores = &score});
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+    fastest = std::min(fastest, took.count());
+  }
+  return fastest;
+}
 
 /// Loads on every backend that can, then follows `known`, or measures a plan where that is null.
 std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
@@ -132,6 +168,7 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   std::shared_ptr<Session> session =
       backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
                         : registry.find(backend).load(model, options);
+  loaded->row_us = time_of_one_row_us(*session);
   loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names));
   return loaded;
 }
@@ -140,11 +177,12 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
 py::object score(const LoadedScorer& self, const py::object& x, const py::object& out) {
   const auto rows = as_rows(x);
   if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-  auto scores = output_array(out, {static_cast<py::ssize_t>(rows->rows)});
+  const std::array<py::ssize_t, 1> shape{static_cast<py::ssize_t>(rows->rows)};
+  auto scores = output_array(out, shape);
   const Outputs outputs{.scores = scores.mutable_data(), .reconstructions = nullptr};
   {
     // Safe: `x` and `scores` are kept alive by references held here, and nothing below touches Python.
-    const py::gil_scoped_release release;
+    const GilReleaseForLongWork release(self.expected_us(*rows));
     self.scorer->run(*rows, outputs);
   }
   return std::move(scores);
@@ -156,7 +194,7 @@ py::object predict(const LoadedScorer& self, const py::object& x) {
   py::array_t<bool> decisions(static_cast<py::ssize_t>(rows->rows));
   bool* decision = decisions.mutable_data();
   {
-    const py::gil_scoped_release release;  // Safe for the same reason as in score().
+    const GilReleaseForLongWork release(self.expected_us(*rows));  // Safe for the same reason as in score().
     std::vector<float> scores(rows->rows);
     self.scorer->run(*rows, {.scores = scores.data(), .reconstructions = nullptr});
     for (std::size_t i = 0; i < rows->rows; ++i) decision[i] = self.scorer->is_anomaly(scores[i]);
@@ -168,10 +206,10 @@ py::object reconstruct(const LoadedScorer& self, const py::object& x, const py::
   const auto rows = as_rows(x);
   if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
   const auto array = py::reinterpret_borrow<py::array>(x);
-  auto result = output_array(out, {array.shape(), array.shape() + array.ndim()});
+  auto result = output_array(out, {array.shape(), static_cast<std::size_t>(array.ndim())});
   const Outputs outputs{.scores = nullptr, .reconstructions = result.mutable_data()};
   {
-    const py::gil_scoped_release release;  // Safe for the same reason as in score().
+    const GilReleaseForLongWork release(self.expected_us(*rows));  // Safe for the same reason as in score().
     self.scorer->run(*rows, outputs);
   }
   return std::move(result);
