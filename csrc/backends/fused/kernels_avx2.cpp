@@ -4,10 +4,7 @@
 namespace datasentinel::fused {
 namespace {
 
-#include "backends/fused/dense.inl"
-#include "backends/fused/executor.inl"
-#include "backends/fused/layout.inl"
-#include "backends/fused/math.inl"
+#include "backends/fused/kernels.inl"
 
 }  // namespace
 
