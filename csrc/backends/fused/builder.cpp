@@ -1,0 +1,312 @@
+#include "backends/fused/builder.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace datasentinel::fused {
+namespace {
+
+using Form = Symbol::Form;
+using Constants = std::vector<double>;
+
+double at(const Constants& constants, std::size_t index, double otherwise) {
+  return constants.empty() ? otherwise : constants[index];
+}
+
+/// constants (empty: all `otherwise`) combined with `other`, element by element.
+template <typename Operation>
+void combine(Constants& constants, double otherwise, const Constants& other, Operation operation) {
+  if (constants.empty()) constants.assign(other.size(), otherwise);
+  for (std::size_t i = 0; i < other.size(); ++i) constants[i] = operation(constants[i], other[i]);
+}
+
+void multiply_by(Constants& constants, const Constants& other) {
+  combine(constants, 1.0, other, [](double x, double y) { return x * y; });
+}
+
+bool all_equal(const Constants& constants) {
+  return std::all_of(constants.begin(), constants.end(), [&](double x) { return x == constants.front(); });
+}
+
+}  // namespace
+
+int ProgramBuilder::new_value(std::size_t width) {
+  program_.widths.push_back(width);
+  producer_.push_back(-1);
+  shared_.push_back(0);
+  return static_cast<int>(program_.widths.size()) - 1;
+}
+
+Symbol ProgramBuilder::emit(Instruction instruction, std::size_t width) {
+  const int value = new_value(width);
+  instruction.out = value;
+  producer_[static_cast<std::size_t>(value)] = static_cast<int>(program_.instructions.size());
+  program_.instructions.push_back(std::move(instruction));
+  Symbol symbol;
+  symbol.a = value;
+  symbol.width = width;
+  return symbol;
+}
+
+void ProgramBuilder::share(const Symbol& symbol) {
+  shared_[static_cast<std::size_t>(symbol.a)] = 1;
+  if (symbol.b >= 0) shared_[static_cast<std::size_t>(symbol.b)] = 1;
+}
+
+int ProgramBuilder::read(Symbol& symbol) {
+  const int value = materialize(symbol);
+  share(symbol);
+  return value;
+}
+
+Dense* ProgramBuilder::open_layer(int value) {
+  const int producer = producer_[static_cast<std::size_t>(value)];
+  if (producer < 0 || shared_[static_cast<std::size_t>(value)] != 0) return nullptr;
+  Instruction& instruction = program_.instructions[static_cast<std::size_t>(producer)];
+  const bool open = instruction.op == Op::dense && instruction.function.function == Function::identity;
+  return open ? &instruction.dense : nullptr;
+}
+
+Symbol ProgramBuilder::input(std::size_t width) {
+  program_.input = new_value(width);
+  Symbol symbol;
+  symbol.a = program_.input;
+  symbol.width = width;
+  return symbol;
+}
+
+Symbol ProgramBuilder::add(Symbol symbol, const Constants& constant) {
+  if (symbol.form == Form::squares) materialize(symbol);
+  Dense* layer = symbol.is_plain() ? open_layer(symbol.a) : nullptr;
+  if (layer != nullptr && layer->bias.empty()) {
+    layer->bias = constant;
+  } else if (symbol.is_plain()) {
+    // x + c as x - center: exact in float32 where x and c are close.
+    symbol.center.resize(constant.size());
+    std::transform(constant.begin(), constant.end(), symbol.center.begin(), [](double c) { return -c; });
+  } else {
+    combine(symbol.offset, 0.0, constant, [](double x, double y) { return x + y; });
+  }
+  return symbol;
+}
+
+Symbol ProgramBuilder::multiply(Symbol symbol, const Constants& constant) {
+  if (symbol.form == Form::squares) {
+    multiply_by(symbol.weights, constant);
+    return symbol;
+  }
+  multiply_by(symbol.scale, constant);
+  if (!symbol.offset.empty()) multiply_by(symbol.offset, constant);
+  if (symbol.form == Form::difference) multiply_by(symbol.scale_b, constant);
+  return symbol;
+}
+
+Symbol ProgramBuilder::difference(Symbol& left, Symbol& right) {
+  if (left.form != Form::affine) materialize(left);
+  if (right.form != Form::affine) materialize(right);
+  share(left);
+  share(right);
+  const std::size_t width = left.width;
+  // The graph's input goes first: its center is subtracted before anything else happens.
+  const bool swap = right.a == program_.input && left.a != program_.input;
+  const double sign = swap ? -1.0 : 1.0;
+  const Symbol& first = swap ? right : left;
+  const Symbol& second = swap ? left : right;
+
+  Symbol result = first;
+  result.form = Form::difference;
+  result.b = second.a;
+  result.scale_b = second.scale;
+  // first - ((b - center) scale + offset) = first - b scale + shift
+  Constants shift(width);
+  bool shifted = false;
+  for (std::size_t i = 0; i < width; ++i) {
+    shift[i] = at(second.center, i, 0) * at(second.scale, i, 1) - at(second.offset, i, 0);
+    shifted = shifted || shift[i] != 0;
+  }
+  if (shifted && first.is_plain()) {
+    result.center.resize(width);
+    std::transform(shift.begin(), shift.end(), result.center.begin(), [](double s) { return -s; });
+  } else if (shifted) {
+    combine(result.offset, 0.0, shift, [](double x, double y) { return x + y; });
+  }
+  return sign > 0 ? result : multiply(result, Constants(width, sign));
+}
+
+Symbol ProgramBuilder::square(Symbol& symbol) {
+  if (symbol.form == Form::squares) materialize(symbol);
+  share(symbol);
+  Symbol result = symbol;
+  result.form = Form::squares;
+  return result;
+}
+
+int ProgramBuilder::materialize(Symbol& symbol) {
+  if (symbol.is_plain()) return symbol.a;
+  const int rank = symbol.rank;
+  const std::size_t width = symbol.width;
+  if (symbol.form == Form::squares) {
+    Symbol base = symbol;
+    base.form = symbol.b >= 0 ? Form::difference : Form::affine;
+    base.weights.clear();
+    Symbol squared = apply({.function = Function::square}, base, true);
+    if (!symbol.weights.empty()) squared = multiply(squared, symbol.weights);
+    materialize(squared);
+    symbol = squared;
+  } else if (Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr) {
+    layer->bias.resize(width, 0.0);
+    for (std::size_t n = 0; n < width; ++n) {
+      const double scale = at(symbol.scale, n, 1);
+      for (std::size_t k = 0; k < layer->inputs; ++k) layer->weights[k * width + n] *= scale;
+      layer->bias[n] = (layer->bias[n] - at(symbol.center, n, 0)) * scale + at(symbol.offset, n, 0);
+    }
+    const int value = symbol.a;
+    symbol = Symbol();
+    symbol.a = value;
+    symbol.width = width;
+  } else {
+    share(symbol);
+    Instruction instruction;
+    instruction.op = symbol.form == Form::affine ? Op::affine : Op::difference;
+    instruction.a = symbol.a;
+    instruction.b = symbol.b;
+    instruction.center = symbol.center;
+    instruction.scale = symbol.scale;
+    instruction.offset = symbol.offset;
+    instruction.scale_b = symbol.scale_b;
+    symbol = emit(std::move(instruction), width);
+  }
+  symbol.rank = rank;
+  return symbol.a;
+}
+
+Symbol ProgramBuilder::apply(FunctionCall function, Symbol& symbol, bool only_reader) {
+  const int rank = symbol.rank;
+  const int value = materialize(symbol);
+  if (only_reader && open_layer(value) != nullptr) {
+    program_.instructions[static_cast<std::size_t>(producer_[static_cast<std::size_t>(value)])].function =
+        function;
+    return symbol;
+  }
+  Instruction instruction;
+  instruction.op = Op::apply;
+  instruction.a = read(symbol);
+  instruction.function = function;
+  Symbol result = emit(std::move(instruction), symbol.width);
+  result.rank = rank;
+  return result;
+}
+
+Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
+  const bool shifts = !symbol.center.empty() || !symbol.offset.empty();
+  const bool folds = symbol.form == Form::affine && !symbol.is_plain() && open_layer(symbol.a) == nullptr &&
+                     (symbol.a != program_.input || !shifts);
+  Instruction instruction;
+  instruction.op = Op::dense;
+  if (folds) {
+    layer.bias.resize(layer.outputs, 0.0);
+    for (std::size_t k = 0; k < layer.inputs; ++k) {
+      const double scale = at(symbol.scale, k, 1);
+      const double shift = at(symbol.offset, k, 0) - at(symbol.center, k, 0) * scale;
+      for (std::size_t n = 0; n < layer.outputs; ++n) {
+        double& weight = layer.weights[k * layer.outputs + n];
+        layer.bias[n] += shift * weight;
+        weight *= scale;
+      }
+    }
+    share(symbol);
+    instruction.a = symbol.a;
+  } else {
+    instruction.a = read(symbol);
+  }
+  const std::size_t width = layer.outputs;
+  instruction.dense = std::move(layer);
+  return emit(std::move(instruction), width);
+}
+
+Symbol ProgramBuilder::binary(Op op, Symbol& left, Symbol& right) {
+  Instruction instruction;
+  instruction.op = op;
+  instruction.a = read(left);
+  instruction.b = read(right);
+  Symbol result = emit(std::move(instruction), std::max(left.width, right.width));
+  result.rank = left.rank;
+  return result;
+}
+
+Symbol ProgramBuilder::concat(std::vector<Symbol*> parts) {
+  std::vector<Instruction> copies;
+  std::size_t width = 0;
+  for (Symbol* part : parts) {
+    Instruction instruction;
+    instruction.op = Op::copy;
+    instruction.a = read(*part);
+    instruction.out_column = width;
+    copies.push_back(std::move(instruction));
+    width += part->width;
+  }
+  const int value = new_value(width);
+  for (Instruction& instruction : copies) {
+    instruction.out = value;
+    program_.instructions.push_back(std::move(instruction));
+  }
+  Symbol symbol;
+  symbol.a = value;
+  symbol.width = width;
+  return symbol;
+}
+
+Symbol ProgramBuilder::gather(Symbol& symbol, std::vector<int> columns) {
+  Instruction instruction;
+  instruction.op = Op::gather;
+  instruction.a = read(symbol);
+  instruction.indices = std::move(columns);
+  const std::size_t width = instruction.indices.size();
+  return emit(std::move(instruction), width);
+}
+
+Symbol ProgramBuilder::sum(Symbol& symbol, double factor) {
+  Instruction instruction;
+  instruction.factor = factor;
+  if (symbol.form == Form::squares) {
+    instruction.op = symbol.b >= 0 ? Op::sum_difference : Op::sum_squares;
+    instruction.a = symbol.a;
+    instruction.b = symbol.b;
+    instruction.center = symbol.center;
+    instruction.scale = symbol.scale;
+    instruction.offset = symbol.offset;
+    instruction.scale_b = symbol.scale_b;
+    instruction.weights = symbol.weights;
+    share(symbol);
+  } else {
+    instruction.op = Op::sum;
+    const bool scales = symbol.form == Form::affine && symbol.center.empty() && symbol.offset.empty();
+    instruction.weights = scales ? symbol.scale : Constants();
+    if (scales) share(symbol);
+    instruction.a = scales ? symbol.a : read(symbol);
+  }
+  if (!instruction.weights.empty() && all_equal(instruction.weights)) {
+    instruction.factor *= instruction.weights.front();
+    instruction.weights.clear();
+  }
+  return emit(std::move(instruction), 1);
+}
+
+Symbol ProgramBuilder::reduce(Op op, Symbol& symbol, std::size_t width) {
+  Instruction instruction;
+  instruction.op = op;
+  instruction.a = read(symbol);
+  return emit(std::move(instruction), width);
+}
+
+Symbol ProgramBuilder::expand(Symbol& symbol, std::size_t width) {
+  return dense({.inputs = 1, .outputs = width, .weights = Constants(width, 1.0), .bias = {}}, symbol);
+}
+
+Program ProgramBuilder::finish(int score, int output) {
+  program_.score = score;
+  program_.output = output;
+  return std::move(program_);
+}
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "backends/fused/program.h"
+
+namespace datasentinel::fused {
+
+/// A tensor of the graph, as a formula over values of the program that is written out only when needed.
+struct Symbol {
+  enum class Form {
+    affine,      ///< (a - center) scale + offset
+    difference,  ///< (a - center) scale + offset - b scale_b
+    squares,     ///< weights times the square of the above; without b when b < 0
+  };
+
+  Form form = Form::affine;
+  int a = -1;
+  int b = -1;
+  std::vector<double> center, scale, offset, scale_b, weights;  ///< Empty: 0, 1, 0, 1, 1.
+  std::size_t width = 0;
+  int rank = 2;  ///< 2: [batch, width]; 1: [batch], width 1.
+
+  [[nodiscard]] bool is_plain() const noexcept {
+    return form == Form::affine && center.empty() && scale.empty() && offset.empty();
+  }
+};
+
+/// Writes a Program. The symbolic operations emit nothing; the others emit instructions and may rewrite the
+/// symbols they read into plain ones.
+class ProgramBuilder {
+ public:
+  [[nodiscard]] Symbol input(std::size_t width);
+
+  // Symbolic. Constants have as many elements as the symbol has columns. `add` to the plain result of a layer
+  // without a bias makes it its bias.
+  [[nodiscard]] Symbol add(Symbol symbol, const std::vector<double>& constant);
+  [[nodiscard]] Symbol multiply(Symbol symbol, const std::vector<double>& constant);
+  [[nodiscard]] Symbol difference(Symbol& left, Symbol& right);  ///< Widths must be equal.
+  [[nodiscard]] Symbol square(Symbol& symbol);
+
+  /// Says that more than one reader will see the value behind `symbol`, so that it must stay as it is.
+  void share(const Symbol& symbol);
+
+  /// `only_reader`: nothing else reads `symbol`, so the function may move into the layer that computes it.
+  [[nodiscard]] Symbol apply(FunctionCall function, Symbol& symbol, bool only_reader);
+  [[nodiscard]] Symbol dense(Dense layer, Symbol& symbol);
+  [[nodiscard]] Symbol binary(Op op, Symbol& left, Symbol& right);
+  [[nodiscard]] Symbol concat(std::vector<Symbol*> parts);
+  [[nodiscard]] Symbol gather(Symbol& symbol, std::vector<int> columns);
+  /// factor times the sum of the columns.
+  [[nodiscard]] Symbol sum(Symbol& symbol, double factor);
+  /// min_columns, max_columns, smallest and largest.
+  [[nodiscard]] Symbol reduce(Op op, Symbol& symbol, std::size_t width);
+  /// Repeats a symbol of width 1.
+  [[nodiscard]] Symbol expand(Symbol& symbol, std::size_t width);
+
+  /// Writes the symbol out and returns its value.
+  int materialize(Symbol& symbol);
+
+  /// Everything so far is what the score needs.
+  void end_of_score() { program_.score_instructions = program_.instructions.size(); }
+  [[nodiscard]] Program finish(int score, int output);
+
+ private:
+  int new_value(std::size_t width);
+  Symbol emit(Instruction instruction, std::size_t width);
+  int read(Symbol& symbol);
+  /// The layer that computes `value`, when its weights may still be changed.
+  Dense* open_layer(int value);
+
+  Program program_;
+  std::vector<int> producer_;  ///< Instruction that computes each value; -1 for the input.
+  std::vector<char> shared_;   ///< Values that have been read as they are.
+};
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <vector>
+
+#include "backends/fused/kernel_api.h"
+#include "backends/fused/program.h"
+
+namespace datasentinel::fused {
+
+/// Where every value of a program lies in the frame. Values that are never needed at the same time share
+/// columns, so that the frame stays small enough for the first cache levels.
+struct FrameLayout {
+  std::vector<int> offsets;  ///< Per value, a multiple of 16.
+  int columns = 0;           ///< A multiple of 16.
+};
+
+[[nodiscard]] FrameLayout lay_out(const Program& program);
+
+}  // namespace datasentinel::fused

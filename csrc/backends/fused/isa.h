@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backends/fused/kernel_api.h"
+
+namespace datasentinel::fused {
+
+/// Code for one instruction set that this build contains.
+struct InstructionSet {
+  std::string name;
+  bool supported;  ///< By this processor and its operating system.
+  const Kernels& (*kernels)();
+};
+
+/// In order of preference; the last one, "portable", is always supported. isa_x86.cpp or isa_generic.cpp.
+[[nodiscard]] std::vector<InstructionSet> instruction_sets();
+
+/// The kernels for this processor, or those that the environment variable DATASENTINEL_ISA names. Throws
+/// Error{invalid_argument} for an unknown name, Error{unavailable} for one the processor lacks.
+[[nodiscard]] const Kernels& choose_kernels();
+
+}  // namespace datasentinel::fused

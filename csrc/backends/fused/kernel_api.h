@@ -1,0 +1,118 @@
+#pragma once
+
+// What the kernels read. Plain data and no standard library code: this file is also compiled with
+// instruction-set flags, and an inline function compiled that way could be the copy the linker keeps.
+
+namespace datasentinel::fused {
+
+enum class Function : int {
+  identity,
+  relu,
+  leaky_relu,  ///< x < 0 ? a x : x
+  elu,         ///< x < 0 ? a (exp(x) - 1) : b x
+  gelu,        ///< x Phi(x)
+  gelu_tanh,   ///< its tanh approximation
+  silu,        ///< x sigmoid(x)
+  tanh,
+  sigmoid,
+  hard_sigmoid,  ///< clip(a x + b, 0, 1)
+  hard_swish,    ///< x clip(x / 6 + 1/2, 0, 1)
+  softplus,
+  softsign,
+  clip,  ///< min(max(x, a), b)
+  abs,
+  sign,
+  sqrt,
+  log,
+  exp,
+  square,
+  reciprocal,
+  erf,
+};
+
+struct FunctionCall {
+  Function function = Function::identity;
+  float a = 0;
+  float b = 0;
+};
+
+enum class Op : int {
+  dense,       ///< out = function(a W + bias)
+  apply,       ///< out = function(a)
+  affine,      ///< out = (a - center) scale + offset
+  difference,  ///< out = (a - center) scale + offset - b scale_b
+  add,         ///< out = a + b, and so on; an operand of width 1 is repeated
+  subtract,
+  multiply,
+  divide,
+  minimum,
+  maximum,
+  copy,            ///< out = a
+  gather,          ///< out[j] = a[indices[j]]
+  sum,             ///< out = factor * sum of weights[j] a[j]
+  sum_squares,     ///< out = factor * sum of weights[j] d[j]^2, d as in `affine`
+  sum_difference,  ///< out = factor * sum of weights[j] d[j]^2, d as in `difference`
+  min_columns,     ///< out = min of a[j]
+  max_columns,
+  smallest,  ///< out = the `out.width` smallest of a, ascending
+  largest,   ///< out = the `out.width` largest of a, descending
+};
+
+/// Where a value lies in the frame (see ProgramView).
+struct Columns {
+  int offset = 0;
+  int width = 0;
+};
+
+/// Per-column constants may be null: 0 for center and offset, 1 for scale, scale_b and weights. The others
+/// are padded with zeros to a multiple of 16 columns.
+struct Step {
+  Op op = Op::copy;
+  Columns a, b, out;
+  FunctionCall function;
+  const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column].
+  const float* column_weights = nullptr;  ///< Packed for columns in lanes: [column panel][k][column].
+  const float* bias = nullptr;
+  const float* center = nullptr;
+  const float* scale = nullptr;
+  const float* offset = nullptr;
+  const float* scale_b = nullptr;
+  const float* weights = nullptr;
+  const int* indices = nullptr;
+  float factor = 1;
+};
+
+/// A chain of steps over one block of rows. All values of a block live in one *frame*. It is laid out in one
+/// of two ways: *rows in lanes* stores column after column, each with the block's rows side by side, so that
+/// a vector holds one column of many rows; *columns in lanes* stores row after row, `frame_columns` apart.
+struct ProgramView {
+  const Step* steps = nullptr;
+  int score_steps = 0;  ///< The first steps compute the score,
+  int all_steps = 0;    ///< all of them the score and the output.
+  int frame_columns = 0;
+  Columns input, score, output;
+};
+
+/// How the packed weights must be cut for one instruction set.
+struct Geometry {
+  int lanes;          ///< float32 lanes of a vector
+  int panel_columns;  ///< rows in lanes: most columns of a register tile (which is two vectors of rows high)
+  int k_block;        ///< rows in lanes: most inputs of a layer before partial sums go to memory
+  int tile_rows;      ///< columns in lanes: most rows of a register tile,
+  int tile_vectors;   ///< and most vectors of columns
+};
+
+/// One instruction set's code. `rows` is at most `geometry.tile_rows` for run_few and two vectors of rows for
+/// run_block. `scores` and `output` may be null.
+struct Kernels {
+  const char* isa;
+  Geometry geometry;
+  void (*run_few)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
+                  float* output);
+  void (*run_block)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
+                    float* output);
+  /// out[i] = function(in[i]) for a whole number of vectors; for tests.
+  void (*apply)(FunctionCall function, const float* in, float* out, long count);
+};
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "backends/fused/kernel_api.h"
+
+namespace datasentinel::fused {
+
+// One translation unit each, compiled for its instruction set. Do not call the code behind one before
+// isa.h has found that the processor has it.
+const Kernels& kernels_portable();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,9 @@
+// The kernels of one instruction set, from its simd_<isa>.h. Included inside an anonymous namespace, so that
+// nothing compiled with these flags can be linked into other code. The order matters.
+
+// clang-format off
+#include "backends/fused/math.inl"
+#include "backends/fused/dense.inl"
+#include "backends/fused/layout.inl"
+#include "backends/fused/executor.inl"
+// clang-format on

@@ -1,0 +1,237 @@
+// The two ways a block of rows can lie in its frame, behind one interface: the element-wise and reducing
+// steps are written once. Included inside the anonymous namespace of each kernels_<isa>.cpp.
+//
+// A layout has
+//   at(columns)           where a value begins
+//   each(width, f)        f(place) for every vector of a value of that width
+//   reduce(width, ...)    combines the columns of each row
+// and a place has
+//   offset                of the vector from the value's beginning
+//   constant(p)           the per-column constants p for this vector
+//   narrow(base)          a value of width 1, repeated
+
+/// Transposes within each group of four lanes; its own inverse.
+FUSED_INLINE void transpose_groups(Vector (&v)[4]) {
+  const Vector low01 = interleave_low(v[0], v[1]);
+  const Vector low23 = interleave_low(v[2], v[3]);
+  const Vector high01 = interleave_high(v[0], v[1]);
+  const Vector high23 = interleave_high(v[2], v[3]);
+  v[0] = join_low(low01, low23);
+  v[1] = join_high(low01, low23);
+  v[2] = join_low(high01, high23);
+  v[3] = join_high(high01, high23);
+}
+
+template <int kVectors>
+struct RowsInLanes {
+  static constexpr int kStride = kVectors * kLanes;
+  float* frame;
+
+  struct Place {
+    long offset;
+    long column;
+    long vector;
+    FUSED_INLINE Vector constant(const float* p) const { return splat(p[column]); }
+    FUSED_INLINE Vector narrow(const float* base) const { return load(base + vector * kLanes); }
+  };
+
+  FUSED_INLINE float* at(Columns value) const { return frame + static_cast<long>(value.offset) * kStride; }
+
+  template <typename Body>
+  FUSED_INLINE void each(int width, Body body) const {
+    for (long c = 0; c < width; ++c) {
+#pragma GCC unroll 4
+      for (long v = 0; v < kVectors; ++v) body(Place{c * kStride + v * kLanes, c, v});
+    }
+  }
+
+  template <typename Term, typename Combine, typename Finish>
+  FUSED_INLINE void reduce(int width, Vector start, Term term, Combine combine, Finish finish,
+                           float* out) const {
+    Vector totals[kVectors];
+#pragma GCC unroll 4
+    for (long v = 0; v < kVectors; ++v) totals[v] = start;
+    for (long c = 0; c < width; ++c) {
+#pragma GCC unroll 4
+      for (long v = 0; v < kVectors; ++v) {
+        totals[v] = combine(totals[v], term(Place{c * kStride + v * kLanes, c, v}));
+      }
+    }
+#pragma GCC unroll 4
+    for (long v = 0; v < kVectors; ++v) store(out + v * kLanes, finish(totals[v]));
+  }
+
+  FUSED_INLINE void copy(const float* in, int width, float* out) const {
+    for (long i = 0; i < static_cast<long>(width) * kVectors; ++i)
+      store(out + i * kLanes, load(in + i * kLanes));
+  }
+
+  FUSED_INLINE void gather(const float* in, const int* indices, int width, float* out) const {
+    for (long c = 0; c < width; ++c) copy(in + static_cast<long>(indices[c]) * kStride, 1, out + c * kStride);
+  }
+
+  /// Insertion into a sorted list, all rows at once; `before` keeps what comes first, `after` the rest.
+  template <typename Before, typename After>
+  FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
+                             float* out) const {
+    for (long i = 0; i < static_cast<long>(wanted) * kVectors; ++i) store(out + i * kLanes, worst);
+    for (long c = 0; c < width; ++c) {
+      for (long v = 0; v < kVectors; ++v) {
+        Vector candidate = load(in + c * kStride + v * kLanes);
+        for (long i = 0; i < wanted; ++i) {
+          float* slot = out + i * kStride + v * kLanes;
+          const Vector held = load(slot);
+          store(slot, before(held, candidate));
+          candidate = after(held, candidate);
+        }
+      }
+    }
+  }
+
+  /// Turns row-major rows into columns; rows beyond the last repeat it, so that no lane holds garbage.
+  void read(const float* input, int rows, int width, float* out) const {
+    for (long v = 0; v < kVectors; ++v) {
+      const float* lane_rows[kLanes];
+      for (long lane = 0; lane < kLanes; ++lane) {
+        const long row = v * kLanes + lane;
+        lane_rows[lane] = input + (row < rows ? row : rows - 1) * width;
+      }
+      float* target = out + v * kLanes;
+      long c = 0;
+      for (; c + 4 <= width; c += 4, target += 4 * kStride) {
+        // Lane group g of part[i] is row 4 g + i, so after the transposition the rows are in order.
+        Vector part[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) part[i] = load_groups(lane_rows + i, c);
+        transpose_groups(part);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) store(target + i * kStride, part[i]);
+      }
+      for (; c < width; ++c, target += kStride) {
+        for (long lane = 0; lane < kLanes; ++lane) target[lane] = lane_rows[lane][c];
+      }
+    }
+  }
+
+  /// The inverse of `read`.
+  void write(const float* in, int rows, int width, float* output) const {
+    for (long v = 0; v < kVectors; ++v) {
+      float* lane_rows[kLanes];
+      for (long lane = 0; lane < kLanes; ++lane) {
+        const long row = v * kLanes + lane;
+        lane_rows[lane] = row < rows ? output + row * width : nullptr;
+      }
+      const float* source = in + v * kLanes;
+      long c = 0;
+      for (; c + 4 <= width; c += 4, source += 4 * kStride) {
+        Vector part[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) part[i] = load(source + i * kStride);
+        transpose_groups(part);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) store_groups(part[i], lane_rows + i, c);
+      }
+      for (; c < width; ++c, source += kStride) {
+        for (long lane = 0; lane < kLanes; ++lane) {
+          if (lane_rows[lane] != nullptr) lane_rows[lane][c] = source[lane];
+        }
+      }
+    }
+  }
+
+  FUSED_INLINE void apply(FunctionCall function, const float* in, int width, float* out) const {
+    apply_function(function, in, out, static_cast<long>(width) * kVectors);
+  }
+
+  FUSED_INLINE void dense(const Step& step) const { dense_lanes<kVectors>(step, at(step.a), at(step.out)); }
+};
+
+struct ColumnsInLanes {
+  float* frame;
+  long stride;
+  int rows;
+
+  struct Place {
+    long offset;
+    long column;
+    long row_start;
+    FUSED_INLINE Vector constant(const float* p) const { return load(p + column); }
+    FUSED_INLINE Vector narrow(const float* base) const { return splat(base[row_start]); }
+  };
+
+  FUSED_INLINE float* at(Columns value) const { return frame + value.offset; }
+
+  template <typename Body>
+  FUSED_INLINE void each(int width, Body body) const {
+    for (long r = 0; r < rows; ++r) {
+      for (long c = 0; c < width; c += kLanes) body(Place{r * stride + c, c, r * stride});
+    }
+  }
+
+  template <typename Term, typename Combine, typename Finish>
+  FUSED_INLINE void reduce(int width, Vector start, Term term, Combine combine, Finish finish,
+                           float* out) const {
+    for (long r = 0; r < rows; ++r) {
+      Vector total = start;
+      for (long c = 0; c < width; c += kLanes) {
+        const Vector value = term(Place{r * stride + c, c, r * stride});
+        // Lanes beyond the width hold whatever the padding led to.
+        total = combine(total, c + kLanes <= width ? value : select(first_lanes(width - c), value, start));
+      }
+      for (int half = kLanes / 2; half > 0; half /= 2) total = combine(total, rotate(total, half));
+      store(out + r * stride, finish(total));
+    }
+  }
+
+  FUSED_INLINE void copy(const float* in, int width, float* out) const {
+    each(width, [=](Place place) { store(out + place.offset, load(in + place.offset)); });
+  }
+
+  FUSED_INLINE void gather(const float* in, const int* indices, int width, float* out) const {
+    for (long r = 0; r < rows; ++r) {
+      for (long c = 0; c < width; ++c) out[r * stride + c] = in[r * stride + indices[c]];
+    }
+  }
+
+  /// Insertion into a sorted list; the vector operations work on one value at a time here.
+  template <typename Before, typename After>
+  FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
+                             float* out) const {
+    for (long r = 0; r < rows; ++r) {
+      float* sorted = out + r * stride;
+      for (long i = 0; i < wanted; ++i) sorted[i] = worst[0];
+      for (long c = 0; c < width; ++c) {
+        Vector candidate = splat(in[r * stride + c]);
+        for (long i = 0; i < wanted; ++i) {
+          const Vector held = splat(sorted[i]);
+          sorted[i] = before(held, candidate)[0];
+          candidate = after(held, candidate);
+        }
+      }
+    }
+  }
+
+  void read(const float* input, int, int width, float* out) const {
+    for (long r = 0; r < rows; ++r) {
+      long c = 0;
+      for (; c + kLanes <= width; c += kLanes) store(out + r * stride + c, load(input + r * width + c));
+      for (; c < width; ++c) out[r * stride + c] = input[r * width + c];
+    }
+  }
+
+  void write(const float* in, int, int width, float* output) const {
+    for (long r = 0; r < rows; ++r) {
+      for (long c = 0; c < width; ++c) output[r * width + c] = in[r * stride + c];
+    }
+  }
+
+  FUSED_INLINE void apply(FunctionCall function, const float* in, int width, float* out) const {
+    for (long r = 0; r < rows; ++r) {
+      apply_function(function, in + r * stride, out + r * stride, (width + kLanes - 1) / kLanes);
+    }
+  }
+
+  FUSED_INLINE void dense(const Step& step) const {
+    dense_columns<kTileRows>(rows, step, at(step.a), stride, at(step.out));
+  }
+};

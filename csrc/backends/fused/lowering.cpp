@@ -1,0 +1,123 @@
+#include "backends/fused/lowering.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "backends/fused/builder.h"
+#include "backends/fused/operators.h"
+#include "backends/fused/patterns.h"
+#include "core/error.h"
+
+namespace datasentinel::fused {
+namespace {
+
+using onnx::Graph;
+using NodeIndices = std::vector<std::size_t>;
+
+[[noreturn]] void refuse_graph(const std::string& problem) {
+  throw Error(ErrorCode::unsupported_model, "the fused backend cannot run this graph: " + problem);
+}
+
+const onnx::ValueInfo& checked_input(const Graph& graph) {
+  constexpr std::int64_t kMaxColumns = std::int64_t{1} << 20;
+  if (graph.inputs.size() != 1 || graph.inputs[0].name != "input") {
+    refuse_graph("it needs exactly one input, \"input\"");
+  }
+  const onnx::ValueInfo& input = graph.inputs[0];
+  if (input.type != onnx::ElementType::float32) {
+    refuse_graph("\"input\" has type " + to_string(input.type) + ", not float32");
+  }
+  if (input.dims.size() != 2 || input.dims[1] < 1 || input.dims[1] > kMaxColumns) {
+    refuse_graph("\"input\" must have the shape [batch, D] with a fixed number D of columns");
+  }
+  return input;
+}
+
+bool has_output(const Graph& graph, std::string_view name) {
+  return std::any_of(graph.outputs.begin(), graph.outputs.end(),
+                     [name](const onnx::ValueInfo& output) { return output.name == name; });
+}
+
+/// The nodes that `output` depends on, in file order, which ONNX requires to be an order of execution.
+NodeIndices needed_for(const Graph& graph, std::string_view output) {
+  std::set<std::string, std::less<>> wanted{std::string(output)};
+  NodeIndices nodes;
+  for (std::size_t index = graph.nodes.size(); index-- > 0;) {
+    const onnx::Node& node = graph.nodes[index];
+    const bool is_wanted = std::any_of(node.outputs.begin(), node.outputs.end(),
+                                       [&](const std::string& name) { return wanted.contains(name); });
+    if (!is_wanted) continue;
+    nodes.push_back(index);
+    wanted.insert(node.inputs.begin(), node.inputs.end());
+  }
+  std::reverse(nodes.begin(), nodes.end());
+  return nodes;
+}
+
+/// Readers of each tensor among `nodes`; the outputs that are wanted count as read.
+Uses count_uses(const Graph& graph, const std::set<std::size_t>& nodes) {
+  Uses uses;
+  for (const std::size_t index : nodes) {
+    for (const std::string& input : graph.nodes[index].inputs) ++uses[input];
+  }
+  for (const char* name : {"score", "output"}) {
+    if (has_output(graph, name)) ++uses[name];
+  }
+  if (!has_output(graph, "score")) ++uses["output"];  // by the mean squared error
+  return uses;
+}
+
+}  // namespace
+
+Program lower(const Graph& original) {
+  const Graph graph = with_activations_named(original);
+  const onnx::ValueInfo& input = checked_input(graph);
+  const bool has_score = has_output(graph, "score");
+  const bool has_reconstruction = has_output(graph, "output");
+  if (!has_score && !has_reconstruction) refuse_graph("it has neither an output \"score\" nor \"output\"");
+
+  const NodeIndices first = needed_for(graph, has_score ? "score" : "output");
+  const NodeIndices second = has_reconstruction ? needed_for(graph, "output") : NodeIndices();
+  std::set<std::size_t> needed(first.begin(), first.end());
+  needed.insert(second.begin(), second.end());
+  const Uses uses = count_uses(graph, needed);
+
+  ProgramBuilder builder;
+  Operators operators(graph, uses, builder);
+  operators.define(input.name, builder.input(static_cast<std::size_t>(input.dims[1])));
+  const auto lower_nodes = [&](const NodeIndices& nodes) {
+    for (const std::size_t index : nodes) {
+      if (needed.erase(index) != 0) operators.lower(graph.nodes[index]);
+    }
+  };
+
+  const auto reconstruction = [&]() -> Symbol& {
+    Symbol& symbol = operators.symbol("output");
+    if (symbol.rank != 2 || symbol.width != static_cast<std::size_t>(input.dims[1])) {
+      refuse_graph("\"output\" has not the shape of \"input\"");
+    }
+    return symbol;
+  };
+
+  lower_nodes(first);
+  if (!has_score) {
+    Symbol residual = builder.difference(operators.symbol(input.name), reconstruction());
+    Symbol squares = builder.square(residual);
+    operators.define("score", builder.sum(squares, 1.0 / static_cast<double>(residual.width)));
+  }
+  Symbol& score = operators.symbol("score");
+  if (score.width != 1) refuse_graph("\"score\" has more than one column");
+  const int score_value = builder.materialize(score);
+  builder.end_of_score();
+
+  int output_value = -1;
+  if (has_reconstruction) {
+    lower_nodes(second);
+    output_value = builder.materialize(reconstruction());
+  }
+  return builder.finish(score_value, output_value);
+}
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,194 @@
+#include "backends/fused/packed_program.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "backends/fused/frame_layout.h"
+#include "core/error.h"
+
+namespace datasentinel::fused {
+namespace {
+
+constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kAlignment = 16;  // columns: the widest vector
+
+std::size_t round_up(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+float to_float32(double value) {
+  const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
+  if (!std::isfinite(narrow)) {
+    throw Error(
+        ErrorCode::unsupported_model,
+        "the fused backend cannot run this graph: its constants, combined, leave the range of float32");
+  }
+  return narrow;
+}
+
+/// Sizes of `count` columns cut into the fewest panels of at most `widest`, as even as possible. The kernels
+/// cut in the same way.
+std::vector<std::size_t> panels_of(std::size_t count, std::size_t widest) {
+  const std::size_t panels = (count + widest - 1) / widest;
+  std::vector<std::size_t> sizes(panels, count / panels);
+  for (std::size_t i = 0; i < count % panels; ++i) ++sizes[i];
+  return sizes;
+}
+
+/// Collects constants; they get their addresses when all are known.
+class Arena {
+ public:
+  /// Index + 1 of the first float; 0 stands for null.
+  std::size_t add(const std::vector<double>& values) {
+    if (values.empty()) return 0;
+    const std::size_t start = begin(round_up(values.size(), kAlignment));
+    std::transform(values.begin(), values.end(), floats_.begin() + static_cast<std::ptrdiff_t>(start),
+                   to_float32);
+    return start + 1;
+  }
+
+  std::size_t add_bias(const Dense& layer) {
+    return add(layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias);
+  }
+
+  /// [k block][column panel][k][column]
+  std::size_t add_lane_weights(const Dense& layer, const Geometry& geometry) {
+    const std::size_t start = begin(layer.inputs * layer.outputs);
+    const auto panels = panels_of(layer.outputs, static_cast<std::size_t>(geometry.panel_columns));
+    const auto k_block = static_cast<std::size_t>(geometry.k_block);
+    float* target = floats_.data() + start;
+    for (std::size_t first = 0; first < layer.inputs; first += k_block) {
+      const std::size_t end = std::min(first + k_block, layer.inputs);
+      std::size_t column = 0;
+      for (const std::size_t panel : panels) {
+        for (std::size_t k = first; k < end; ++k) {
+          for (std::size_t c = 0; c < panel; ++c) {
+            *target++ = to_float32(layer.weights[k * layer.outputs + column + c]);
+          }
+        }
+        column += panel;
+      }
+    }
+    return start + 1;
+  }
+
+  /// [column panel][k][column], columns padded to whole vectors with zeros.
+  std::size_t add_column_weights(const Dense& layer, const Geometry& geometry) {
+    const auto lanes = static_cast<std::size_t>(geometry.lanes);
+    const std::size_t vectors = (layer.outputs + lanes - 1) / lanes;
+    const std::size_t start = begin(layer.inputs * vectors * lanes);
+    float* target = floats_.data() + start;
+    std::size_t column = 0;
+    for (const std::size_t panel : panels_of(vectors, static_cast<std::size_t>(geometry.tile_vectors))) {
+      for (std::size_t k = 0; k < layer.inputs; ++k) {
+        for (std::size_t c = column; c < column + panel * lanes; ++c) {
+          *target++ = c < layer.outputs ? to_float32(layer.weights[k * layer.outputs + c]) : 0.0F;
+        }
+      }
+      column += panel * lanes;
+    }
+    return start + 1;
+  }
+
+  [[nodiscard]] const std::vector<float>& floats() const { return floats_; }
+
+ private:
+  std::size_t begin(std::size_t size) {
+    const std::size_t start = round_up(floats_.size(), kCacheLine / sizeof(float));
+    floats_.resize(start + size, 0.0F);
+    return start;
+  }
+
+  std::vector<float> floats_;
+};
+
+/// The places in the arena of one step's constants, in the order of Step's pointers.
+struct Places {
+  std::size_t lane_weights = 0, column_weights = 0, bias = 0;
+  std::size_t center = 0, scale = 0, offset = 0, scale_b = 0, weights = 0;
+};
+
+Places place(Arena& arena, const Instruction& instruction, const Geometry& geometry) {
+  Places places;
+  if (instruction.op == Op::dense) {
+    places.lane_weights = arena.add_lane_weights(instruction.dense, geometry);
+    places.column_weights = arena.add_column_weights(instruction.dense, geometry);
+    places.bias = arena.add_bias(instruction.dense);
+  }
+  places.center = arena.add(instruction.center);
+  places.scale = arena.add(instruction.scale);
+  places.offset = arena.add(instruction.offset);
+  places.scale_b = arena.add(instruction.scale_b);
+  places.weights = arena.add(instruction.weights);
+  return places;
+}
+
+}  // namespace
+
+AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
+  if (size == 0) return;
+  data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLine))));
+  std::memset(data_.get(), 0, size * sizeof(float));
+}
+
+void AlignedFloats::Free::operator()(float* data) const noexcept {
+  ::operator delete(data, std::align_val_t(kCacheLine));
+}
+
+PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
+  const FrameLayout layout = lay_out(program);
+  const auto columns_of = [&](int value, std::size_t first = 0) {
+    if (value < 0) return Columns{};
+    const auto index = static_cast<std::size_t>(value);
+    return Columns{layout.offsets[index] + static_cast<int>(first), static_cast<int>(program.widths[index])};
+  };
+
+  Arena arena;
+  std::vector<Places> places;
+  for (const Instruction& instruction : program.instructions) {
+    places.push_back(place(arena, instruction, geometry));
+    indices_.push_back(instruction.indices);
+  }
+  constants_ = AlignedFloats(arena.floats().size());
+  std::copy(arena.floats().begin(), arena.floats().end(), constants_.data());
+  const auto address = [this](std::size_t place) {
+    return place == 0 ? nullptr : constants_.data() + place - 1;
+  };
+
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const Instruction& instruction = program.instructions[i];
+    Step step;
+    step.op = instruction.op;
+    step.a = columns_of(instruction.a);
+    step.b = columns_of(instruction.b);
+    step.out = columns_of(instruction.out, instruction.out_column);
+    if (instruction.op == Op::copy) step.out.width = step.a.width;
+    step.function = instruction.function;
+    step.lane_weights = address(places[i].lane_weights);
+    step.column_weights = address(places[i].column_weights);
+    step.bias = address(places[i].bias);
+    step.center = address(places[i].center);
+    step.scale = address(places[i].scale);
+    step.offset = address(places[i].offset);
+    step.scale_b = address(places[i].scale_b);
+    step.weights = address(places[i].weights);
+    step.indices = indices_[i].data();
+    step.factor = to_float32(instruction.factor);
+    steps_.push_back(step);
+    multiply_adds_ += instruction.dense.inputs * instruction.dense.outputs;
+  }
+
+  view_.steps = steps_.data();
+  view_.score_steps = static_cast<int>(program.score_instructions);
+  view_.all_steps = static_cast<int>(steps_.size());
+  view_.frame_columns = layout.columns;
+  view_.input = columns_of(program.input);
+  view_.score = columns_of(program.score);
+  view_.output = columns_of(program.output);
+  const int rows = std::max(2 * geometry.lanes, geometry.tile_rows);
+  frame_floats_ = static_cast<std::size_t>(layout.columns) * static_cast<std::size_t>(rows);
+}
+
+}  // namespace datasentinel::fused

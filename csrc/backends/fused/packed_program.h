@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "backends/fused/kernel_api.h"
+#include "backends/fused/program.h"
+
+namespace datasentinel::fused {
+
+/// Memory aligned to a cache line, so that packed weights and frames never straddle one.
+class AlignedFloats {
+ public:
+  AlignedFloats() = default;
+  explicit AlignedFloats(std::size_t size);  ///< Zeros.
+
+  [[nodiscard]] float* data() const noexcept { return data_.get(); }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+ private:
+  struct Free {
+    void operator()(float* data) const noexcept;
+  };
+  std::unique_ptr<float, Free> data_;
+  std::size_t size_ = 0;
+};
+
+/// A program in the form the kernels of one instruction set run: weights packed in float32, every value given
+/// its place in the frame. Immutable, so any number of threads may run it.
+class PackedProgram {
+ public:
+  /// Throws Error{unsupported_model} when a folded constant leaves the range of float32.
+  PackedProgram(const Program& program, const Geometry& geometry);
+
+  [[nodiscard]] const ProgramView& view() const noexcept { return view_; }
+  [[nodiscard]] std::size_t constant_bytes() const noexcept { return constants_.size() * sizeof(float); }
+  /// Floats of a frame for the largest block of rows.
+  [[nodiscard]] std::size_t frame_floats() const noexcept { return frame_floats_; }
+  /// Multiply-adds that one row costs in the dense layers.
+  [[nodiscard]] std::size_t multiply_adds() const noexcept { return multiply_adds_; }
+
+ private:
+  std::vector<Step> steps_;
+  std::vector<std::vector<int>> indices_;
+  AlignedFloats constants_;
+  ProgramView view_;
+  std::size_t frame_floats_ = 0;
+  std::size_t multiply_adds_ = 0;
+};
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "backends/fused/kernel_api.h"
+
+namespace datasentinel::fused {
+
+/// out[n] = sum over k of in[k] weights[k * outputs + n], plus bias[n].
+struct Dense {
+  std::size_t inputs = 0;
+  std::size_t outputs = 0;
+  std::vector<double> weights;
+  std::vector<double> bias;  ///< Empty: none.
+};
+
+/// One step over values, with its constants in float64. Empty vectors mean what null means in `Step`.
+struct Instruction {
+  Op op = Op::copy;
+  int a = -1;  ///< Values, as indices into Program::widths.
+  int b = -1;
+  int out = -1;
+  std::size_t out_column = 0;  ///< copy: where in `out` to write (Concat).
+  FunctionCall function;
+  Dense dense;
+  std::vector<double> center, scale, offset, scale_b, weights;
+  std::vector<int> indices;
+  double factor = 1;
+};
+
+/// What a graph was lowered to: steps in order over values, each of which is written once (a Concat piece by
+/// piece) and has a fixed number of columns.
+struct Program {
+  std::vector<std::size_t> widths;
+  std::vector<Instruction> instructions;
+  std::size_t score_instructions = 0;  ///< The first ones; the others are needed for the output only.
+  int input = -1;
+  int score = -1;
+  int output = -1;
+};
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,80 @@
+#include "backends/fused/session.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace datasentinel::fused {
+namespace {
+
+ConstRows part_of(ConstRows rows, std::size_t first, std::size_t count) {
+  return {.data = rows.row(first), .rows = count, .columns = rows.columns};
+}
+
+Outputs part_of(Outputs outputs, std::size_t first, std::size_t columns) {
+  return {.scores = outputs.scores == nullptr ? nullptr : outputs.scores + first,
+          .reconstructions =
+              outputs.reconstructions == nullptr ? nullptr : outputs.reconstructions + first * columns};
+}
+
+}  // namespace
+
+FusedSession::FusedSession(const Program& program, const Kernels& kernels, int num_threads)
+    : kernels_(kernels),
+      program_(program, kernels.geometry),
+      input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
+      has_output_(program.output >= 0),
+      frames_(program_.frame_floats()),
+      num_threads_(static_cast<std::size_t>(num_threads)) {
+  if (num_threads_ > 1) threads_ = std::make_unique<ThreadPool>(num_threads_ - 1);
+  const FramePool::Lease warm(frames_);
+}
+
+void FusedSession::run(ConstRows rows, Outputs outputs) {
+  if (outputs.reconstructions != nullptr && !has_output_) {
+    throw Error(ErrorCode::invalid_argument,
+                "the model has no output \"output\", so it has no reconstructions");
+  }
+  // Below this much work a thread costs more to wake than it saves.
+  constexpr std::size_t kMultiplyAddsPerThread = std::size_t{1} << 20;
+  const std::size_t useful =
+      threads_ == nullptr ? 1 : rows.rows * (program_.multiply_adds() + 1) / kMultiplyAddsPerThread;
+  if (useful <= 1) {
+    run_rows(rows, outputs);
+    return;
+  }
+  const auto block = static_cast<std::size_t>(2 * kernels_.geometry.lanes);
+  const std::size_t parts = std::min(useful, num_threads_ * 4);
+  const std::size_t rows_per_part = (rows.rows / parts + block) / block * block;
+  threads_->run((rows.rows + rows_per_part - 1) / rows_per_part, [&](std::size_t part) {
+    const std::size_t first = part * rows_per_part;
+    const std::size_t count = std::min(rows_per_part, rows.rows - first);
+    run_rows(part_of(rows, first, count), part_of(outputs, first, rows.columns));
+  });
+}
+
+void FusedSession::run_rows(ConstRows rows, Outputs outputs) {
+  const FramePool::Lease frame(frames_);
+  const auto block = static_cast<std::size_t>(2 * kernels_.geometry.lanes);
+  const auto few = static_cast<std::size_t>(kernels_.geometry.tile_rows);
+  std::size_t first = 0;
+  while (first < rows.rows) {
+    const std::size_t count = std::min(rows.rows - first, block);
+    const Outputs target = part_of(outputs, first, rows.columns);
+    const auto run = count <= few ? kernels_.run_few : kernels_.run_block;
+    run(program_.view(), rows.row(first), static_cast<int>(count), frame.data(), target.scores,
+        target.reconstructions);
+    first += count;
+  }
+}
+
+Facts FusedSession::facts() const {
+  return {{"instruction set", kernels_.isa},
+          {"precision", "float32"},
+          {"threads", std::to_string(num_threads_)},
+          {"packed weights bytes", std::to_string(program_.constant_bytes())},
+          {"scratch bytes per concurrent call", std::to_string(program_.frame_floats() * sizeof(float))},
+          {"multiply-adds per row", std::to_string(program_.multiply_adds())}};
+}
+
+}  // namespace datasentinel::fused

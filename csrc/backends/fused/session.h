@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+
+#include "backends/fused/frame_pool.h"
+#include "backends/fused/packed_program.h"
+#include "backends/fused/thread_pool.h"
+#include "core/backend.h"
+
+namespace datasentinel::fused {
+
+/// A lowered model on one instruction set. Thread-safe.
+class FusedSession final : public Session {
+ public:
+  FusedSession(const Program& program, const Kernels& kernels, int num_threads);
+
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
+  void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] std::string_view backend() const noexcept override { return "fused"; }
+  [[nodiscard]] Facts facts() const override;
+
+ private:
+  void run_rows(ConstRows rows, Outputs outputs);
+
+  const Kernels& kernels_;
+  PackedProgram program_;
+  std::size_t input_dim_;
+  bool has_output_;
+  FramePool frames_;
+  std::unique_ptr<ThreadPool> threads_;  ///< Null with one thread.
+  std::size_t num_threads_;
+};
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,34 @@
+// Vector operations that GCC and Clang offer alike on every target, for `kLanes` float32 lanes.
+// Included inside an anonymous namespace by each simd_<isa>.h, after `kLanes`.
+
+typedef float Vector __attribute__((vector_size(kLanes * 4)));
+typedef int IntVector __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+#define FUSED_INLINE inline __attribute__((always_inline))
+
+FUSED_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+FUSED_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+FUSED_INLINE Vector splat(float x) { return x - Vector{}; }
+FUSED_INLINE IntVector bits(Vector v) { return reinterpret_cast<IntVector>(v); }
+FUSED_INLINE Vector from_bits(IntVector v) { return reinterpret_cast<Vector>(v); }
+FUSED_INLINE Vector select(IntVector mask, Vector yes, Vector no) { return mask ? yes : no; }
+FUSED_INLINE Vector absolute(Vector v) { return from_bits(bits(v) & 0x7FFFFFFF); }
+FUSED_INLINE Vector copy_sign(Vector magnitude, Vector sign) {
+  return from_bits((bits(magnitude) & 0x7FFFFFFF) | (bits(sign) & static_cast<int>(0x80000000)));
+}
+FUSED_INLINE Vector to_float(IntVector v) { return __builtin_convertvector(v, Vector); }
+FUSED_INLINE IntVector to_int(Vector v) { return __builtin_convertvector(v, IntVector); }
+
+/// True in the first `count` lanes.
+FUSED_INLINE IntVector first_lanes(long count) {
+  IntVector index;
+  for (int i = 0; i < kLanes; ++i) index[i] = i;
+  return index < static_cast<int>(count);
+}
+/// Lane i of the result is lane (i + by) mod kLanes.
+FUSED_INLINE Vector rotate(Vector v, int by) {
+  Vector rotated;
+  for (int i = 0; i < kLanes; ++i) rotated[i] = v[(i + by) % kLanes];
+  return rotated;
+}

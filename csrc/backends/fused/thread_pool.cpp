@@ -1,0 +1,55 @@
+#include "backends/fused/thread_pool.h"
+
+namespace datasentinel::fused {
+
+ThreadPool::ThreadPool(std::size_t workers) {
+  threads_.reserve(workers);
+  for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  started_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::run(std::size_t parts, const std::function<void(std::size_t)>& part) {
+  const std::lock_guard caller(callers_);
+  {
+    const std::lock_guard lock(mutex_);
+    part_ = &part;
+    parts_ = parts;
+    busy_ = threads_.size();
+    next_.store(0, std::memory_order_relaxed);
+    ++round_;
+  }
+  started_.notify_all();
+  take_parts(part, parts);
+  std::unique_lock lock(mutex_);
+  finished_.wait(lock, [this] { return busy_ == 0; });
+}
+
+void ThreadPool::work() {
+  std::size_t seen = 0;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    started_.wait(lock, [&] { return stopping_ || round_ != seen; });
+    if (stopping_) return;
+    seen = round_;
+    const auto* part = part_;
+    const std::size_t parts = parts_;
+    lock.unlock();
+    take_parts(*part, parts);
+    lock.lock();
+    if (--busy_ == 0) finished_.notify_one();
+  }
+}
+
+void ThreadPool::take_parts(const std::function<void(std::size_t)>& part, std::size_t parts) {
+  for (std::size_t i = next_.fetch_add(1); i < parts; i = next_.fetch_add(1)) part(i);
+}
+
+}  // namespace datasentinel::fused
