@@ -12,6 +12,7 @@ __version__: str
 
 def build_info() -> dict[str, str]: ...
 def cpu_features() -> list[str]: ...
+
 @final
 class BackendStatus:
     @property
@@ -46,6 +47,7 @@ class ModelInfo:
     def outputs(self) -> list[TensorInfo]: ...
 
 def inspect_model(onnx: bytes, *, name: str) -> ModelInfo: ...
+
 @final
 class Plan:
     def __init__(

@@ -1,0 +1,373 @@
+"""The model artifact: `model.onnx` and `config.json` in one directory.
+
+The artifact is the only thing that training and serving share. This module reads, checks and writes it;
+it never opens the ONNX graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from datasentinel.errors import ArtifactError, ModelNotFoundError
+
+MODEL_FILE = "model.onnx"
+CONFIG_FILE = "config.json"
+FORMAT_VERSION = 1
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+# A reader that meets a writer half-way sees a pair that does not match; a writer needs microseconds for
+# its second rename, so a few short waits tell a replacement from a broken artifact.
+_READ_ATTEMPTS = 5
+_RETRY_DELAY_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What `config.json` says.
+
+    Attributes
+    ----------
+    input_dim, output_dim, latent_dim : int
+        Widths of the network. `output_dim` equals `input_dim`: the model reconstructs its input.
+    threshold : float
+        A row is an anomaly iff its score is greater than this.
+    format_version : int
+        Version of this file's layout; 0 for a file that does not say, as the prototype wrote.
+    name, version : str
+        The model's name and version; empty where the file does not say.
+    feature_names : tuple of str
+        One name a column, or empty.
+    score : str
+        The definition of the score in words.
+    calibration : mapping
+        How the threshold was found.
+    training : mapping
+        What the model was trained on and with.
+    model_sha256 : str
+        Digest of `model.onnx` in hexadecimal; empty where the file does not say.
+    extra : mapping
+        Keys that this version does not know; they are written back unchanged.
+    """
+
+    input_dim: int
+    output_dim: int
+    latent_dim: int
+    threshold: float
+    format_version: int = FORMAT_VERSION
+    name: str = ""
+    version: str = ""
+    feature_names: tuple[str, ...] = ()
+    score: str = ""
+    calibration: Mapping[str, Json] = field(default_factory=dict)
+    training: Mapping[str, Json] = field(default_factory=dict)
+    model_sha256: str = ""
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded and checked artifact.
+
+    Attributes
+    ----------
+    directory : Path
+        The directory that holds the two files.
+    config : Config
+        The checked configuration.
+    onnx : bytes
+        The content of `model.onnx`.
+    """
+
+    directory: Path
+    config: Config
+    onnx: bytes
+
+
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Load the artifact at `path`.
+
+    Parameters
+    ----------
+    path : path-like
+        A directory with `model.onnx` and `config.json`, one with numbered versions of a model (the newest
+        is taken), or one with a single `<name>/<version>/`.
+
+    Raises
+    ------
+    ModelNotFoundError
+        There is no artifact.
+    ArtifactError
+        The artifact is broken, or `path` holds several models.
+    """
+    directory = resolve_artifact(path)
+    for attempt in range(_READ_ATTEMPTS):
+        if attempt:
+            time.sleep(_RETRY_DELAY_S)
+        raw = _read(directory / CONFIG_FILE)
+        onnx = _read(directory / MODEL_FILE)
+        if _read(directory / CONFIG_FILE) != raw:
+            continue
+        config = parse_config(raw, where=directory / CONFIG_FILE)
+        digest = hashlib.sha256(onnx).hexdigest()
+        if config.model_sha256 in ("", digest):
+            return Artifact(directory, config, onnx)
+    raise ArtifactError(
+        f"{directory / CONFIG_FILE}: key 'model_sha256' does not match {MODEL_FILE} beside it: "
+        "the two files are not from the same training run; export the model again"
+    )
+
+
+def save_artifact(directory: str | os.PathLike[str], onnx: bytes, config: Config) -> Path:
+    """Write an artifact, replacing one that is already there.
+
+    Both files are written under temporary names, flushed to disk and renamed. `config.json`, which carries
+    the digest of the new `model.onnx`, is renamed first: whoever reads in between sees a digest that does
+    not match, never a mixed pair that looks sound.
+
+    Parameters
+    ----------
+    directory : path-like
+        Made if it does not exist.
+    onnx : bytes
+        The ONNX file.
+    config : Config
+        Its `model_sha256` is filled in here.
+
+    Returns
+    -------
+    Path
+        `directory`.
+    """
+    directory = Path(directory)
+    config = replace(config, model_sha256=hashlib.sha256(onnx).hexdigest())
+    raw = format_config(config)
+    parse_config(raw, where=directory / CONFIG_FILE)
+    temporary: dict[str, Path] = {}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in ((CONFIG_FILE, raw), (MODEL_FILE, onnx)):
+            temporary[name] = _write_temporary(directory, name, content)
+        for name, source in temporary.items():
+            source.replace(directory / name)
+        _sync_directory(directory)
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot write the artifact: {error.strerror or error}") from error
+    finally:
+        for source in temporary.values():
+            source.unlink(missing_ok=True)
+    return directory
+
+
+def resolve_artifact(path: str | os.PathLike[str]) -> Path:
+    """Find the directory that holds `model.onnx` and `config.json`; see `load_artifact`."""
+    path = Path(path)
+    if not path.exists():
+        raise ModelNotFoundError(f"{path}: no such directory; make one with `datasentinel train`")
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path}: a file, not a directory with {MODEL_FILE} and {CONFIG_FILE}")
+    if _is_artifact(path):
+        return path
+    newest = newest_version(path)
+    if newest:
+        return path / str(newest)
+    models = [child for child in _subdirectories(path) if _is_artifact(child) or newest_version(child)]
+    if not models:
+        raise ModelNotFoundError(f"{path}: no model here ({MODEL_FILE} and {CONFIG_FILE})")
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise ArtifactError(f"{path}: holds several models, name one of them: {names}")
+    return resolve_artifact(models[0])
+
+
+def newest_version(directory: Path) -> int:
+    """Return the greatest number N for which `directory/N` is an artifact, or 0."""
+    if not directory.is_dir():
+        return 0
+    names = [child.name for child in _subdirectories(directory) if _is_artifact(child)]
+    # "07" and "7" would be the same number, but only the plain spelling leads back to the directory.
+    return max((int(name) for name in names if name.isdecimal() and str(int(name)) == name), default=0)
+
+
+def parse_config(raw: bytes, *, where: Path) -> Config:
+    """Parse and check the bytes of a `config.json`.
+
+    Parameters
+    ----------
+    raw : bytes
+        The file's content.
+    where : Path
+        The file's name, for error messages.
+
+    Raises
+    ------
+    ArtifactError
+        The text is not JSON, a required key is missing or a value is wrong.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{where}: expected a JSON object, got {_kind(document)}")
+    for key in ("input_dim", "output_dim", "latent_dim", "threshold"):
+        if key not in document:
+            raise ArtifactError(f"{where}: required key '{key}' is missing")
+    known = {f.name for f in fields(Config)} - {"extra"}
+    values: dict[str, object] = {"format_version": 0}
+    for key in known & document.keys():
+        try:
+            values[key] = _CHECKS[key](document[key])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ArtifactError(f"{where}: key '{key}': {error}") from None
+    values["extra"] = {key: value for key, value in document.items() if key not in known}
+    config = Config(**values)  # type: ignore[arg-type]  # every value was checked by _CHECKS
+    if config.format_version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: key 'format_version': {config.format_version} is newer than {FORMAT_VERSION}, the "
+            "newest that this version of datasentinel reads"
+        )
+    if config.output_dim != config.input_dim:
+        raise ArtifactError(
+            f"{where}: key 'output_dim': {config.output_dim} differs from input_dim {config.input_dim}, but "
+            "the model must reconstruct its input"
+        )
+    names = config.feature_names
+    if names and len(names) != config.input_dim:
+        raise ArtifactError(
+            f"{where}: key 'feature_names': got {len(names)} names for input_dim {config.input_dim}"
+        )
+    return config
+
+
+def format_config(config: Config) -> bytes:
+    """Return the bytes of a `config.json`; `parse_config` gives an equal `Config` back."""
+    document: dict[str, object] = {f.name: getattr(config, f.name) for f in fields(Config)}
+    document.pop("extra")
+    document.update(config.extra)
+    try:
+        return (json.dumps(document, indent=2, allow_nan=False, default=_plain) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{CONFIG_FILE}: cannot be written as JSON: {error}") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), f"the number {value!r}")
+
+
+def _integer(value: object, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected an integer, got {_kind(value)}")
+    if value < minimum:
+        raise ValueError(f"expected an integer of at least {minimum}, got {value}")
+    return value
+
+
+def _dimension(value: object) -> int:
+    return _integer(value, 1)
+
+
+def _finite(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, got {_kind(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
+    return float(value)
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, got {_kind(value)}")
+    return value
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError("expected a list of strings")
+    return tuple(value)
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {_kind(value)}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[object], object]] = {
+    "input_dim": _dimension,
+    "output_dim": _dimension,
+    "latent_dim": _dimension,
+    "threshold": _finite,
+    "format_version": lambda value: _integer(value, 0),
+    "name": _string,
+    "version": _string,
+    "feature_names": _strings,
+    "score": _string,
+    "calibration": _mapping,
+    "training": _mapping,
+    "model_sha256": _string,
+}
+
+
+def _is_artifact(directory: Path) -> bool:
+    # One file of the two is enough: what is left of a broken artifact deserves its own error.
+    return (directory / MODEL_FILE).is_file() or (directory / CONFIG_FILE).is_file()
+
+
+def _subdirectories(directory: Path) -> list[Path]:
+    return sorted(child for child in directory.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing; an artifact is {MODEL_FILE} and {CONFIG_FILE}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _write_temporary(directory: Path, name: str, content: bytes) -> Path:
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+    path = Path(temporary)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            # mkstemp makes private files; a server often runs as another user than the trainer.
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

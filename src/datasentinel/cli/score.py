@@ -1,0 +1,121 @@
+"""`datasentinel score`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from datasentinel.datasets import PARQUET_SUFFIXES, open_data
+from datasentinel.datasets.score_writers import CsvScoreWriter, ParquetScoreWriter, ScoreWriter
+from datasentinel.errors import DataError
+from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasentinel.datasets import Chunk
+    from datasentinel.datasets.score_writers import Row
+    from datasentinel.types import Float32Array
+
+_BAD_ROWS_SHOWN = 5
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    help="Directory of the model artifact.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV or Parquet file for the scores.  [default: CSV on standard output]",
+)
+@click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+@click.option("--label", help="Column that is no feature: its name, or its number from 1 (-1 is the last).")
+@click.option(
+    "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
+)
+def command(  # noqa: PLR0917 - click passes them by name
+    file: Path, model: Path, out: Path | None, backend: str, label: str | None, header: bool | None
+) -> None:
+    """Score the rows of FILE and write row number (from 0), score and decision of each.
+
+    FILE is read and scored piece by piece, so it may be larger than memory. Where both the model and the file
+    name their columns, columns are taken by name. A row that cannot be scored gets an empty score and the
+    reason in the column `error`.
+    """
+    from datasentinel.detector import Detector
+
+    detector = Detector.load(model, backend=backend)
+    data = open_data(file, label=label, header=header, features=detector.feature_names)
+    if data.num_features != detector.input_dim:
+        raise DataError(
+            f"{file}: {data.num_features} feature columns, but the model takes {detector.input_dim}; "
+            "a label column that is not last and named 'label' is told with --label"
+        )
+    rows = anomalies = bad = 0
+    with _open_writer(out) as writer, _progress(file) as progress:
+        for chunk in data.chunks():
+            scores = detector.score(np.ascontiguousarray(chunk.values, dtype=np.float32))
+            decided = list(decide(chunk, scores, detector.threshold))
+            writer.write(decided)
+            for wrong in chunk.bad[: max(0, _BAD_ROWS_SHOWN - bad)]:
+                click.echo(f"bad row: {wrong}", err=True)
+            rows += len(decided)
+            anomalies += sum(1 for _, _, anomaly, _ in decided if anomaly)
+            bad += len(chunk.bad)
+            progress.update(progress.task_ids[0], completed=chunk.share_read)
+    click.echo(
+        f"{rows} rows, {anomalies} anomalies, {bad} bad rows (threshold {detector.threshold:.6g})", err=True
+    )
+    if rows == bad:
+        raise DataError(f"{file}: no usable rows")
+
+
+def decide(chunk: Chunk, scores: Float32Array, threshold: float) -> Iterator[Row]:
+    """Merge the good rows' scores and the bad rows of a chunk, in the file's order."""
+    bad = {wrong.row: wrong for wrong in chunk.bad}
+    # A score that is not a number is no proof of being normal.
+    anomalies = ~(scores <= threshold)
+    good = iter(zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), strict=True))
+    first = min([*bad, *chunk.rows[:1].tolist()], default=0)
+    for row in range(first, first + len(bad) + len(chunk.rows)):
+        if row in bad:
+            yield row, None, None, str(bad[row])
+        else:
+            yield *next(good), ""
+
+
+@contextlib.contextmanager
+def _open_writer(out: Path | None) -> Iterator[ScoreWriter]:
+    try:
+        if out is None:
+            yield CsvScoreWriter(click.get_text_stream("stdout"))
+        elif out.suffix.lower() in PARQUET_SUFFIXES:
+            with ParquetScoreWriter(out) as writer:
+                yield writer
+        else:
+            with out.open("w", encoding="utf-8", newline="") as file:
+                yield CsvScoreWriter(file)
+    except OSError as error:
+        raise DataError(
+            f"{out or 'standard output'}: cannot be written: {error.strerror or error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _progress(file: Path) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(f"scoring {file.name}", total=1.0)
+        yield progress

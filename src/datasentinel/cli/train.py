@@ -1,0 +1,243 @@
+"""`datasentinel train`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from datasentinel.datasets import open_data
+from datasentinel.errors import DataError
+from datasentinel.training.settings import ACTIVATIONS, DEVICES, THRESHOLD_METHODS, TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasentinel.datasets import BadRow, Dataset
+    from datasentinel.export import Exported
+    from datasentinel.training import Epoch, TrainingResult
+
+_BAD_ROWS_SHOWN = 5
+
+
+def _parse_hidden(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if value.strip() == "none":
+        return ()
+    try:
+        return tuple(int(width) for width in value.split(","))
+    except ValueError:
+        raise click.BadParameter("expected widths such as 64,16, or none") from None
+
+
+def _parse_name(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    # A number would be taken for a version.
+    if value is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", value):
+        raise click.BadParameter("expected a letter followed by letters, digits, '.', '_' and '-'")
+    return value
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("models"),
+    show_default=True,
+    help="Directory for model.onnx and config.json.",
+)
+@click.option(
+    "--name", callback=_parse_name, help="Write to OUT/NAME/VERSION instead, VERSION being the next one."
+)
+@click.option("--label", help="Label column, 0 for normal: its name, or its number from 1 (-1 is the last).")
+@click.option(
+    "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
+)
+@click.option(
+    "--test", "test_path", type=click.Path(path_type=Path), help="Labelled file to judge the model by."
+)
+@click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for plots.")
+@click.option(
+    "--hidden",
+    callback=_parse_hidden,
+    metavar="N,N,..|none",
+    help="Widths of the encoder's hidden layers; the decoder mirrors them.  [default: chosen by the data]",
+)
+@click.option(
+    "--latent", type=click.IntRange(1), help="Width of the bottleneck.  [default: chosen by the data]"
+)
+@click.option("--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Most passes over the data.  [default: chosen by the data]"
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Rows a step.  [default: chosen by the data]")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: chosen by the network]"
+)
+@click.option(
+    "--threshold-method",
+    type=click.Choice(THRESHOLD_METHODS),
+    default="quantile",
+    show_default=True,
+    help="How to choose the threshold from the scores of held-out normal rows.",
+)
+@click.option(
+    "--target-fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of normal rows that may be called anomalies.",
+)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def command(  # noqa: D417 - click documents the options
+    data: Path,
+    out: Path,
+    name: str | None,
+    label: str | None,
+    header: bool | None,
+    test_path: Path | None,
+    report: Path | None,
+    **settings: object,
+) -> None:
+    """Train a detector on the normal rows of DATA and write it as a model artifact.
+
+    DATA is a CSV file (with or without a header), a Parquet file, an .npy array or an .npz archive with X and,
+    optionally, y. A last column named "label" is taken as the label; 0 means normal, anything else an anomaly.
+    Anomalies are never trained on, only used to judge the detector.
+    """
+    from datasentinel.export import export_artifact
+    from datasentinel.training import train
+
+    chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types
+    dataset = _read(data, label=label, header=header)
+    test = None
+    if test_path is not None:
+        test_set = _read(test_path, label=label, header=header, features=dataset.feature_names)
+        if test_set.labels is None:
+            raise DataError(f"{test_path}: no label column; --test needs one")
+        if test_set.values.shape[1] != dataset.values.shape[1]:
+            raise DataError(
+                f"{test_path}: {test_set.values.shape[1]} feature columns, but {data} has {dataset.values.shape[1]}"
+            )
+        test = (test_set.values, test_set.labels)
+    with _TrainingProgress() as progress:
+        result = train(
+            dataset.values, labels=dataset.labels, test=test, settings=chosen, on_epoch=progress.show
+        )
+    exported = export_artifact(
+        result,
+        out,
+        rows=dataset.values.astype("float32"),
+        name=name,
+        feature_names=dataset.feature_names,
+        training_facts={"data": data.name, "data_sha256": _digest(data), "seed": chosen.seed},
+    )
+    _summarise(result, exported)
+    if report is not None:
+        from datasentinel.training.report import write_report
+
+        written = write_report(result, report)
+        click.echo(f"report      {report} ({', '.join(path.name for path in written)})")
+
+
+def _read(path: Path, *, label: str | None, header: bool | None, features: Sequence[str] = ()) -> Dataset:
+    dataset = open_data(path, label=label, header=header, features=features).read()
+    good, width = dataset.values.shape
+    anomalies = (
+        "" if dataset.labels is None else f", {int(dataset.labels.sum())} of them labelled as anomalies"
+    )
+    click.echo(f"data        {path}: {good} rows of {width} features{anomalies}")
+    if dataset.bad:
+        _report_bad(dataset.bad)
+    if not good:
+        raise DataError(f"{path}: no usable rows")
+    return dataset
+
+
+def _report_bad(bad: Sequence[BadRow]) -> None:
+    click.echo(f"bad rows    {len(bad)} left out", err=True)
+    for row in bad[:_BAD_ROWS_SHOWN]:
+        click.echo(f"            {row}", err=True)
+    if len(bad) > _BAD_ROWS_SHOWN:
+        click.echo(f"            and {len(bad) - _BAD_ROWS_SHOWN} more", err=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _summarise(result: TrainingResult, exported: Exported) -> None:
+    network, calibration, check = result.network, result.calibration, exported.verification
+    widths = [
+        network.input_dim,
+        *network.hidden,
+        network.latent,
+        *reversed(network.hidden),
+        network.input_dim,
+    ]
+    least = min(epoch.held_out_loss for epoch in result.history)
+    target = (
+        "" if calibration.target_fpr is None else f" for a false-positive rate of {calibration.target_fpr:g}"
+    )
+    click.echo(f"network     {'-'.join(map(str, widths))}, {len(result.history)} epochs on {result.device}")
+    click.echo(
+        f"rows        {result.rows_trained} trained on, {result.rows_held_out} held out, loss {least:.4g}"
+    )
+    click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.method}{target})")
+    if result.quality:
+        quality = result.quality
+        click.echo(
+            f"quality     AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f} "
+            f"on {quality.rows} test rows, {quality.anomalies} of them anomalies"
+        )
+        click.echo(
+            f"at threshold precision {quality.precision:.4f}, recall {quality.recall:.4f}, F1 {quality.f1:.4f}, "
+            f"false-positive rate {quality.false_positive_rate:.4f}"
+        )
+    elif result.test_labels is not None:
+        click.echo("quality     not measured: the test rows are all of one kind")
+    click.echo(
+        f"export      max abs difference of scores to torch {check.max_absolute:.3g} "
+        f"(relative {check.max_relative:.3g}, {check.rows} rows, {check.runtime})"
+    )
+    click.echo(f"model       {exported.directory}")
+
+
+class _TrainingProgress:
+    """A progress bar on stderr; invisible where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}  {task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=1)
+
+    def __enter__(self) -> _TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, epoch: Epoch) -> None:
+        """Move on to `epoch`."""
+        loss = f"loss {epoch.loss:.4g}, held out {epoch.held_out_loss:.4g}"
+        self._progress.update(self._task, completed=epoch.number, total=epoch.of, description=loss)

@@ -1,0 +1,62 @@
+"""Writers of scores and decisions, chunk by chunk."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from datasentinel.datasets.parquet_file import import_pyarrow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Row = tuple[int, float | None, bool | None, str]
+"""Row number from 0, score and decision (None for a bad row), and what is wrong with it or an empty string."""
+
+COLUMNS = ("row", "score", "anomaly", "error")
+
+
+class ScoreWriter(Protocol):
+    """Takes rows in order."""
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        ...
+
+
+class CsvScoreWriter:
+    """Columns row, score, anomaly (0 or 1) and error; a bad row has an empty score and anomaly."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow(COLUMNS)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows; nine digits tell all float32 values apart."""
+        self._writer.writerows(
+            (row, "", "", error) if score is None else (row, f"{score:.9g}", int(bool(anomaly)), error)
+            for row, score, anomaly, error in rows
+        )
+
+
+class ParquetScoreWriter(AbstractContextManager["ParquetScoreWriter"]):
+    """Columns row (int64), score (float32), anomaly (bool) and error (string); nulls for a bad row."""
+
+    def __init__(self, path: Path) -> None:
+        self._arrow, parquet = import_pyarrow()
+        types = (self._arrow.int64(), self._arrow.float32(), self._arrow.bool_(), self._arrow.string())
+        self._schema = self._arrow.schema(list(zip(COLUMNS, types, strict=True)))
+        self._writer: Any = parquet.ParquetWriter(path, self._schema)
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows as one row group."""
+        columns = list(zip(*rows, strict=True))
+        if columns:
+            self._writer.write_table(
+                self._arrow.table([list(column) for column in columns], schema=self._schema)
+            )

@@ -1,0 +1,14 @@
+"""Export of trained detectors to artifacts. Needs the `train` extra."""
+
+from datasentinel.errors import MissingDependencyError
+
+try:
+    import onnx as _onnx  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError('export needs onnx: pip install "datasentinel[train]"') from error
+
+from datasentinel.export.artifact import Exported, export_artifact
+from datasentinel.export.graph import build_graph
+from datasentinel.export.verify import Verification, verify_graph
+
+__all__ = ["Exported", "Verification", "build_graph", "export_artifact", "verify_graph"]
