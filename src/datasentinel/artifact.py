@@ -25,10 +25,11 @@ FORMAT_VERSION = 1
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-# A reader that meets a writer half-way sees a pair that does not match; a writer needs microseconds for
-# its second rename, so a few short waits tell a replacement from a broken artifact.
-_READ_ATTEMPTS = 5
-_RETRY_DELAY_S = 0.02
+# A reader that meets a writer half-way sees a pair that does not match, but not for long: a pair that stays the
+# same for several looks is broken. The number of all looks is limited, too.
+_LOOKS_AT_SAME_PAIR = 5
+_LOOKS = 500
+_LOOK_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,17 +111,21 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
         The artifact is broken, or `path` holds several models.
     """
     directory = resolve_artifact(path)
-    for attempt in range(_READ_ATTEMPTS):
-        if attempt:
-            time.sleep(_RETRY_DELAY_S)
+    seen: tuple[bytes, str] | None = None
+    unchanged = 0
+    for _ in range(_LOOKS):
         raw = _read(directory / CONFIG_FILE)
         onnx = _read(directory / MODEL_FILE)
-        if _read(directory / CONFIG_FILE) != raw:
-            continue
-        config = parse_config(raw, where=directory / CONFIG_FILE)
         digest = hashlib.sha256(onnx).hexdigest()
-        if config.model_sha256 in ("", digest):
-            return Artifact(directory, config, onnx)
+        if _read(directory / CONFIG_FILE) == raw:
+            config = parse_config(raw, where=directory / CONFIG_FILE)
+            if config.model_sha256 in ("", digest):
+                return Artifact(directory, config, onnx)
+        unchanged = unchanged + 1 if seen == (raw, digest) else 1
+        if unchanged == _LOOKS_AT_SAME_PAIR:
+            break
+        seen = raw, digest
+        time.sleep(_LOOK_AGAIN_S)
     raise ArtifactError(
         f"{directory / CONFIG_FILE}: key 'model_sha256' does not match {MODEL_FILE} beside it: "
         "the two files are not from the same training run; export the model again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,8 +86,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 def decide(chunk: Chunk, scores: Float32Array, threshold: float) -> Iterator[Row]:
     """Merge the good rows' scores and the bad rows of a chunk, in the file's order."""
     bad = {wrong.row: wrong for wrong in chunk.bad}
-    # A score that is not a number is no proof of being normal.
-    anomalies = ~(scores <= threshold)
+    anomalies = scores.astype(np.float64) > threshold
     good = iter(zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), strict=True))
     first = min([*bad, *chunk.rows[:1].tolist()], default=0)
     for row in range(first, first + len(bad) + len(chunk.rows)):
@@ -100,7 +100,7 @@ def decide(chunk: Chunk, scores: Float32Array, threshold: float) -> Iterator[Row
 def _open_writer(out: Path | None) -> Iterator[ScoreWriter]:
     try:
         if out is None:
-            yield CsvScoreWriter(click.get_text_stream("stdout"))
+            yield CsvScoreWriter(sys.stdout)
         elif out.suffix.lower() in PARQUET_SUFFIXES:
             with ParquetScoreWriter(out) as writer:
                 yield writer

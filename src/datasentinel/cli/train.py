@@ -96,7 +96,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def command(  # noqa: D417 - click documents the options
+def command(  # noqa: PLR0917 - click passes them by name
     data: Path,
     out: Path,
     name: str | None,
@@ -108,14 +108,15 @@ def command(  # noqa: D417 - click documents the options
 ) -> None:
     """Train a detector on the normal rows of DATA and write it as a model artifact.
 
-    DATA is a CSV file (with or without a header), a Parquet file, an .npy array or an .npz archive with X and,
-    optionally, y. A last column named "label" is taken as the label; 0 means normal, anything else an anomaly.
+    DATA is a CSV file (with or without a header), a Parquet file, an .npy array or an .npz archive with X
+    and, optionally, y. A last column named "label" is taken as the label; 0 means normal, anything else an
+    anomaly.
     Anomalies are never trained on, only used to judge the detector.
     """
+    chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types
     from datasentinel.export import export_artifact
     from datasentinel.training import train
 
-    chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types
     dataset = _read(data, label=label, header=header)
     test = None
     if test_path is not None:
@@ -123,9 +124,8 @@ def command(  # noqa: D417 - click documents the options
         if test_set.labels is None:
             raise DataError(f"{test_path}: no label column; --test needs one")
         if test_set.values.shape[1] != dataset.values.shape[1]:
-            raise DataError(
-                f"{test_path}: {test_set.values.shape[1]} feature columns, but {data} has {dataset.values.shape[1]}"
-            )
+            counts = f"{test_set.values.shape[1]} feature columns, but {data} has {dataset.values.shape[1]}"
+            raise DataError(f"{test_path}: {counts}")
         test = (test_set.values, test_set.labels)
     with _TrainingProgress() as progress:
         result = train(
@@ -176,18 +176,12 @@ def _digest(path: Path) -> str:
 
 def _summarise(result: TrainingResult, exported: Exported) -> None:
     network, calibration, check = result.network, result.calibration, exported.verification
-    widths = [
-        network.input_dim,
-        *network.hidden,
-        network.latent,
-        *reversed(network.hidden),
-        network.input_dim,
-    ]
+    widths = "-".join(map(str, network.widths))
     least = min(epoch.held_out_loss for epoch in result.history)
     target = (
         "" if calibration.target_fpr is None else f" for a false-positive rate of {calibration.target_fpr:g}"
     )
-    click.echo(f"network     {'-'.join(map(str, widths))}, {len(result.history)} epochs on {result.device}")
+    click.echo(f"network     {widths}, {len(result.history)} epochs on {result.device}")
     click.echo(
         f"rows        {result.rows_trained} trained on, {result.rows_held_out} held out, loss {least:.4g}"
     )
@@ -199,8 +193,8 @@ def _summarise(result: TrainingResult, exported: Exported) -> None:
             f"on {quality.rows} test rows, {quality.anomalies} of them anomalies"
         )
         click.echo(
-            f"at threshold precision {quality.precision:.4f}, recall {quality.recall:.4f}, F1 {quality.f1:.4f}, "
-            f"false-positive rate {quality.false_positive_rate:.4f}"
+            f"decisions   precision {quality.precision:.4f}, recall {quality.recall:.4f}, "
+            f"F1 {quality.f1:.4f}, false-positive rate {quality.false_positive_rate:.4f}"
         )
     elif result.test_labels is not None:
         click.echo("quality     not measured: the test rows are all of one kind")

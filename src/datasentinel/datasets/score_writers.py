@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from datasentinel.datasets.parquet_file import import_pyarrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 Row = tuple[int, float | None, bool | None, str]
-"""Row number from 0, score and decision (None for a bad row), and what is wrong with it or an empty string."""
+"""Row number from 0, score and decision (None for a bad row), and what is wrong with it or nothing."""
 
 COLUMNS = ("row", "score", "anomaly", "error")
 

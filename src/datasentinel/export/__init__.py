@@ -4,8 +4,9 @@ from datasentinel.errors import MissingDependencyError
 
 try:
     import onnx as _onnx  # noqa: F401
-except ImportError as error:
-    raise MissingDependencyError('export needs onnx: pip install "datasentinel[train]"') from error
+    import torch as _torch  # noqa: F401, TID251
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(f'export needs {error.name}: pip install "datasentinel[train]"') from error
 
 from datasentinel.export.artifact import Exported, export_artifact
 from datasentinel.export.graph import build_graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def export_artifact(
 def _training_facts(result: TrainingResult) -> dict[str, Json]:
     network = result.network
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "rows": result.rows_trained,
         "epochs": len(result.history),
         "hidden": list(network.hidden),

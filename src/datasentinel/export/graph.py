@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -58,16 +58,18 @@ def build_graph(scaling: Scaling, layers: Sequence[DenseLayer]) -> bytes:
     for i, layer in enumerate(layers, start=1):
         weight = graph.constant(f"weight_{i}", layer.weight)
         bias = graph.constant(f"bias_{i}", layer.bias)
-        x = graph.add("Gemm", [x, weight, bias], f"dense_{i}", transB=1)
+        x = graph.add("Gemm", [x, weight, bias], f"dense_{i}", {"transB": 1})
         if layer.activation == "leaky_relu":
-            x = graph.add("LeakyRelu", [x], f"activation_{i}", alpha=0.01)
+            x = graph.add("LeakyRelu", [x], f"activation_{i}", {"alpha": 0.01})
         elif layer.activation != "identity":
             x = graph.add(_OPERATORS[layer.activation], [x], f"activation_{i}")
     scaled = graph.add("Mul", [x, graph.constant("scale", scaling.scale)], "rescaled")
     graph.add("Add", [scaled, "shift"], "output")
     residual = graph.add("Sub", [standardised, x], "residual")
     squared = graph.add("Mul", [residual, residual], "squared_residual")
-    graph.add("ReduceMean", [squared, graph.constant("feature_axis", np.array([1]))], "score", keepdims=0)
+    graph.add(
+        "ReduceMean", [squared, graph.constant("feature_axis", np.array([1]))], "score", {"keepdims": 0}
+    )
 
     width = len(scaling.shift)
     model = helper.make_model(
@@ -100,6 +102,10 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: float) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+    def add(
+        self, operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, float] | None = None
+    ) -> str:
+        node = helper.make_node(operator, inputs, [output], name=output)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
+        self.nodes.append(node)
         return output

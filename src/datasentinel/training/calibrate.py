@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Dense where p-values of anomalies lie.
 _PROBABILITIES = (*(i / 100 for i in range(100)), 0.995, 0.999, 0.9995, 0.9999, 1.0)
-# Room for the rounding in which backends differ, where there is no gap to the next score to put the threshold in.
+# Room for the rounding in which backends differ, where there is no greater score to stay below.
 _ROUNDING_ROOM = 1e-5
 
 
@@ -65,8 +65,8 @@ def calibrate(scores: Float32Array, *, method: ThresholdMethod, target_fpr: floa
         Scores of normal rows that the model was not trained on.
     method : str
         "mean+3std", or "quantile": the conformal quantile, the k-th smallest score with
-        k = ceil((N + 1)(1 - target_fpr)). For exchangeable rows at most a share `target_fpr` of new normal rows
-        then scores higher (Vovk et al., "Algorithmic Learning in a Random World", 2005). With fewer than
+        k = ceil((N + 1)(1 - target_fpr)). For exchangeable rows at most a share `target_fpr` of new normal
+        rows then scores higher (Vovk et al., "Algorithmic Learning in a Random World", 2005). With fewer than
         1 / target_fpr - 1 rows there is no such score, and the greatest one has to do.
     target_fpr : float
         For "quantile".

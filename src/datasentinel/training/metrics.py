@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from datasentinel.types import BoolArray, Float32Array
 
@@ -37,8 +39,12 @@ class Quality:
 
 def judge(scores: Float32Array, labels: BoolArray, threshold: float) -> Quality | None:
     """Compare scores [N] and labels [N]; None unless there are both normal rows and anomalies."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
+    try:
+        from sklearn.metrics import average_precision_score, roc_auc_score
+    except ImportError as error:
+        raise MissingDependencyError(
+            'judging a detector needs scikit-learn: pip install "datasentinel[train]"'
+        ) from error
     anomalies = int(np.count_nonzero(labels))
     if anomalies in (0, len(labels)):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import torch  # noqa: TID251
@@ -51,20 +51,20 @@ class Autoencoder(nn.Module):
     def __init__(self, input_dim: int, hidden: tuple[int, ...], latent: int, activation: Activation) -> None:
         super().__init__()
         self.input_dim, self.hidden, self.latent = input_dim, hidden, latent
-        widths = [input_dim, *hidden, latent, *reversed(hidden), input_dim]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.widths = (input_dim, *hidden, latent, *reversed(hidden), input_dim)
+        self.linears = [nn.Linear(a, b) for a, b in pairwise(self.widths)]
         linear_layers = {len(hidden), len(self.linears) - 1}
         self.activations: list[Activation] = [
             "identity" if i in linear_layers else activation for i in range(len(self.linears))
         ]
-        self.functions = nn.ModuleList(_ACTIVATIONS[name]() for name in self.activations)
+        functions = [_ACTIVATIONS[name]() for name in self.activations]
+        # This registers the parameters; `linears` keeps the layers' own type.
+        self.stack = nn.Sequential(*chain.from_iterable(zip(self.linears, functions, strict=True)))
 
     def forward(self, standardised: Tensor) -> Tensor:
         """Reconstruct rows [N, D]."""
-        x = standardised
-        for linear, function in zip(self.linears, self.functions, strict=True):
-            x = function(linear(x))
-        return x
+        reconstruction: Tensor = self.stack(standardised)
+        return reconstruction
 
     def layers(self) -> list[DenseLayer]:
         """Copy the parameters out."""
@@ -132,7 +132,7 @@ class ScoringModule(nn.Module):
     @torch.no_grad()
     def score(self, rows: Float32Array, batch_rows: int = 8192) -> Float32Array:
         """Score raw rows, shape [N, D], in batches; float32 [N]."""
-        scores = [self(batch)[0] for batch in torch.from_numpy(rows).split(batch_rows)]
+        scores = [self(batch)[0] for batch in torch.split(torch.from_numpy(rows), batch_rows)]
         return _array(torch.cat(scores)) if scores else torch.empty(0).numpy()
 
 

@@ -227,4 +227,4 @@ def _labels(name: str, labels: npt.ArrayLike, count: int) -> BoolArray:
         raise InvalidInputError(f"{name} hold {flags.dtype}, expected 0 for normal and 1 for anomaly")
     if flags.dtype.kind == "f" and not np.isfinite(flags).all():
         raise InvalidInputError(f"{name} hold a value that is not finite")
-    return flags != 0
+    return np.asarray(flags != 0, dtype=bool)

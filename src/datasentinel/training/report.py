@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.errors import MissingDependencyError
+from datasentinel.errors import InvalidInputError, MissingDependencyError
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +32,13 @@ def write_report(result: TrainingResult, directory: str | os.PathLike[str]) -> l
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    InvalidInputError
+        The files cannot be written.
+    MissingDependencyError
+        matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -40,7 +47,6 @@ def write_report(result: TrainingResult, directory: str | os.PathLike[str]) -> l
             'the report needs matplotlib: pip install "datasentinel[train]"'
         ) from error
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     plots = ["loss"]
     if result.quality:
         plots += ["scores", "precision_recall"]
@@ -55,7 +61,11 @@ def write_report(result: TrainingResult, directory: str | os.PathLike[str]) -> l
             draw = _plot_scores if plot == "scores" else _plot_precision_recall
             draw(axes, result.test_scores, result.test_labels, result.calibration.threshold)
         written.append(directory / f"{plot}.png")
-        figure.savefig(written[-1], dpi=120)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            figure.savefig(written[-1], dpi=120)
+        except OSError as error:
+            raise InvalidInputError(f"{written[-1]}: cannot be written: {error.strerror or error}") from error
     return written
 
 
@@ -74,7 +84,7 @@ def _plot_scores(axes: Axes, scores: Float32Array, labels: BoolArray, threshold:
     shown = np.maximum(scores.astype(np.float64), 1e-12)
     bins = np.geomspace(shown.min(), max(shown.max(), shown.min() * 1.01), 80)
     for value, name in ((False, "normal"), (True, "anomaly")):
-        axes.hist(shown[labels == value], bins=bins.tolist(), alpha=0.6, density=False, label=name)
+        axes.hist(shown[labels == value], bins=bins.tolist(), alpha=0.6, label=name)
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
     axes.set(title="Scores of the test rows", xlabel="score", ylabel="rows", xscale="log", yscale="log")
     axes.legend()

@@ -109,13 +109,14 @@ def fit(
     with _threads(network, schedule.batch_size):
         for number in range(1, schedule.epochs + 1):
             total = torch.zeros((), device=device)
-            for index in torch.randperm(len(rows), generator=order).to(device).split(schedule.batch_size):
+            indices = torch.randperm(len(rows), generator=order).to(device)
+            for index in torch.split(indices, schedule.batch_size):
                 batch = x[index]
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, dtype=dtype, enabled=mixed):
                     reconstruction = network(batch)
                 loss = mse_loss(reconstruction.float(), batch)
-                scaler.scale(loss).backward()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
                 scheduler.step()
@@ -137,10 +138,10 @@ def fit(
 
 @torch.no_grad()
 def _loss(network: Autoencoder, rows: torch.Tensor) -> float:
-    return (
-        sum(mse_loss(network(batch), batch, reduction="sum").item() for batch in rows.split(8192))
-        / rows.numel()
-    )
+    total = 0.0
+    for batch in torch.split(rows, 8192):
+        total += mse_loss(network(batch), batch, reduction="sum").item()
+    return total / rows.numel()
 
 
 @contextlib.contextmanager
