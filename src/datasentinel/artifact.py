@@ -25,8 +25,8 @@ FORMAT_VERSION = 1
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-# A reader that meets a writer half-way sees a pair that does not match, but not for long: a pair that stays the
-# same for several looks is broken. The number of all looks is limited, too.
+# A reader that meets a writer half-way sees a pair that does not match, but not for long: a pair that stays
+# the same for several looks is broken. The number of all looks is limited, too.
 _LOOKS_AT_SAME_PAIR = 5
 _LOOKS = 500
 _LOOK_AGAIN_S = 0.02

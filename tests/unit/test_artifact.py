@@ -186,7 +186,7 @@ def test_readers_never_see_a_mixed_pair(tmp_path, first):
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for i in range(1, 60):
+    for i in range(1, 30):
         save_artifact(tmp_path, str(i).encode(), replace(CONFIG, threshold=i))
     done.set()
     for reader in readers:
