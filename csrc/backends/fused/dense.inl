@@ -41,16 +41,14 @@ void lane_tile(const float* in, const float* weights, long count, const float* b
     in += kStride;
     weights += kColumns;
   };
+  // Unrolled also because a loop of few rounds is one whose end the processor predicts.
+  constexpr int kUnroll = kSets;
   long k = 0;
-  if (kSets == 2) {
-    for (; k + 1 < count; k += 2) {
-      multiply_add(0);
-      multiply_add(1 % kSets);
-    }
-    if (k < count) multiply_add(0);
-  } else {
-    for (; k < count; ++k) multiply_add(0);
+  for (; k + kUnroll <= count; k += kUnroll) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kUnroll; ++i) multiply_add(i % kSets);
   }
+  for (; k < count; ++k) multiply_add(0);
 #pragma GCC unroll 16
   for (int c = 0; c < kColumns; ++c) {
 #pragma GCC unroll 4
@@ -149,41 +147,44 @@ void column_tile(const float* in, long stride, const float* weights, long count,
 }
 
 template <int kRows, int kVectors>
-FUSED_INLINE void column_tile_of(int vectors, const float* in, long stride, const float* weights, long count,
-                                 const float* bias, Vector floor, float* out) {
+FUSED_INLINE void column_tile_of(int rows, int vectors, const float* in, long stride, const float* weights,
+                                 long count, const float* bias, Vector floor, float* out) {
   if constexpr (kVectors > 1) {
     if (vectors < kVectors) {
-      return column_tile_of<kRows, kVectors - 1>(vectors, in, stride, weights, count, bias, floor, out);
+      return column_tile_of<kRows, kVectors - 1>(rows, vectors, in, stride, weights, count, bias, floor, out);
+    }
+  }
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return column_tile_of<kRows - 1, kVectors>(rows, vectors, in, stride, weights, count, bias, floor, out);
     }
   }
   column_tile<kRows, kVectors>(in, stride, weights, count, bias, floor, out);
 }
 
-template <int kRows>
-void dense_columns_of(const Step& step, const float* in, long stride, float* out) {
+/// All groups of rows pass over one panel of weights before the next one is touched.
+void dense_columns(int rows, const Step& step, const float* in, long stride, float* out) {
   const int vectors = (step.out.width + kLanes - 1) / kLanes;
   const int panels = (vectors + kTileVectors - 1) / kTileVectors;
   const int narrow = vectors / panels;
   const int wide_panels = vectors % panels;
+  const int groups = (rows + kTileRows - 1) / kTileRows;
   const bool in_registers = is_floor(step.function.function);
   const Vector floor = floor_of(step.function.function);
   const float* weights = step.column_weights;
   int column = 0;
   for (int panel = 0; panel < panels; ++panel) {
     const int width = narrow + (panel < wide_panels ? 1 : 0);
-    column_tile_of<kRows, kTileVectors>(width, in, stride, weights, step.a.width, step.bias + column, floor,
-                                        out + column);
+    int row = 0;
+    for (int group = 0; group < groups; ++group) {
+      const int height = rows / groups + (group < rows % groups ? 1 : 0);
+      column_tile_of<kTileRows, kTileVectors>(height, width, in + row * stride, stride, weights, step.a.width,
+                                              step.bias + column, floor, out + row * stride + column);
+      row += height;
+    }
     weights += static_cast<long>(step.a.width) * width * kLanes;
     column += width * kLanes;
   }
   if (in_registers) return;
-  for (int r = 0; r < kRows; ++r) apply_function(step.function, out + r * stride, out + r * stride, vectors);
-}
-
-template <int kRows>
-FUSED_INLINE void dense_columns(int rows, const Step& step, const float* in, long stride, float* out) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return dense_columns<kRows - 1>(rows, step, in, stride, out);
-  }
-  dense_columns_of<kRows>(step, in, stride, out);
+  for (int r = 0; r < rows; ++r) apply_function(step.function, out + r * stride, out + r * stride, vectors);
 }

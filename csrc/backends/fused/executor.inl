@@ -134,9 +134,13 @@ void run_step(const Layout& layout, const Step& step) {
   }
 }
 
-template <typename Layout>
-FUSED_INLINE void run_program(const Layout& layout, const ProgramView& program, const float* input, int rows,
-                              float* scores, float* output) {
+/// Rows of one panel: a register tile is two vectors high.
+constexpr int kPanelRows = 2 * kLanes;
+using Panel = RowsInLanes<2>;
+
+void run_few(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
+             float* output) {
+  const ColumnsInLanes layout{frame, program.frame_columns, rows};
   layout.read(input, rows, program.input.width, layout.at(program.input));
   const int steps = output == nullptr ? program.score_steps : program.all_steps;
   for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
@@ -144,17 +148,29 @@ FUSED_INLINE void run_program(const Layout& layout, const ProgramView& program, 
   if (output != nullptr) layout.write(layout.at(program.output), rows, program.output.width, output);
 }
 
-void run_few(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-             float* output) {
-  run_program(ColumnsInLanes{frame, program.frame_columns, rows}, program, input, rows, scores, output);
-}
-
 void run_block(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
                float* output) {
-  if (rows <= kLanes) {
-    run_program(RowsInLanes<1>{frame}, program, input, rows, scores, output);
-  } else {
-    run_program(RowsInLanes<2>{frame}, program, input, rows, scores, output);
+  const int panels = (rows + kPanelRows - 1) / kPanelRows;
+  const auto panel = [&](int index) {
+    return Panel{frame + static_cast<long>(index) * kPanelRows * program.frame_columns};
+  };
+  const auto rows_of = [&](int index) { return index + 1 < panels ? kPanelRows : rows - index * kPanelRows; };
+  for (int p = 0; p < panels; ++p) {
+    panel(p).read(input + static_cast<long>(p) * kPanelRows * program.input.width, rows_of(p),
+                  program.input.width, panel(p).at(program.input));
+  }
+  // Panels are independent, so one's multiply-adds fill the other's latencies.
+  const int steps = output == nullptr ? program.score_steps : program.all_steps;
+  for (int i = 0; i < steps; ++i) {
+    for (int p = 0; p < panels; ++p) run_step(panel(p), program.steps[i]);
+  }
+  for (int p = 0; p < panels; ++p) {
+    const long first = static_cast<long>(p) * kPanelRows;
+    if (scores != nullptr) panel(p).write(panel(p).at(program.score), rows_of(p), 1, scores + first);
+    if (output != nullptr) {
+      panel(p).write(panel(p).at(program.output), rows_of(p), program.output.width,
+                     output + first * program.output.width);
+    }
   }
 }
 

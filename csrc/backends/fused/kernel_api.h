@@ -102,8 +102,8 @@ struct Geometry {
   int tile_vectors;   ///< and most vectors of columns
 };
 
-/// One instruction set's code. `rows` is at most `geometry.tile_rows` for run_few and two vectors of rows for
-/// run_block. `scores` and `output` may be null.
+/// One instruction set's code. `scores` and `output` may be null. A frame must hold `frame_columns` for each
+/// row; run_block rounds the rows up to panels of two vectors.
 struct Kernels {
   const char* isa;
   Geometry geometry;

@@ -178,7 +178,10 @@ struct ColumnsInLanes {
         // Lanes beyond the width hold whatever the padding led to.
         total = combine(total, c + kLanes <= width ? value : select(first_lanes(width - c), value, start));
       }
-      for (int half = kLanes / 2; half > 0; half /= 2) total = combine(total, rotate(total, half));
+      if constexpr (kLanes > 8) total = combine(total, swap_lanes<8>(total));
+      if constexpr (kLanes > 4) total = combine(total, swap_lanes<4>(total));
+      total = combine(total, swap_lanes<2>(total));
+      total = combine(total, swap_lanes<1>(total));
       store(out + r * stride, finish(total));
     }
   }
@@ -232,6 +235,6 @@ struct ColumnsInLanes {
   }
 
   FUSED_INLINE void dense(const Step& step) const {
-    dense_columns<kTileRows>(rows, step, at(step.a), stride, at(step.out));
+    dense_columns(rows, step, at(step.a), stride, at(step.out));
   }
 };

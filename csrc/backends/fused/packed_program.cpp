@@ -157,6 +157,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
     return place == 0 ? nullptr : constants_.data() + place - 1;
   };
 
+  std::size_t padded_multiply_adds = 0;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     const Instruction& instruction = program.instructions[i];
     Step step;
@@ -178,6 +179,8 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
     step.factor = to_float32(instruction.factor);
     steps_.push_back(step);
     multiply_adds_ += instruction.dense.inputs * instruction.dense.outputs;
+    padded_multiply_adds += instruction.dense.inputs *
+                            round_up(instruction.dense.outputs, static_cast<std::size_t>(geometry.lanes));
   }
 
   view_.steps = steps_.data();
@@ -187,8 +190,17 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   view_.input = columns_of(program.input);
   view_.score = columns_of(program.score);
   view_.output = columns_of(program.output);
-  const int rows = std::max(2 * geometry.lanes, geometry.tile_rows);
-  frame_floats_ = static_cast<std::size_t>(layout.columns) * static_cast<std::size_t>(rows);
+
+  // Enough panels to fill each other's latencies, if they stay in the first-level cache together.
+  constexpr std::size_t kMaxPanels = 8;
+  constexpr std::size_t kFrameBytes = 16 << 10;
+  const auto panel_rows = static_cast<std::size_t>(2 * geometry.lanes);
+  const std::size_t panel_bytes = static_cast<std::size_t>(layout.columns) * panel_rows * sizeof(float);
+  block_rows_ = panel_rows * std::clamp<std::size_t>(kFrameBytes / panel_bytes, 1, kMaxPanels);
+  // A panel costs the same for few rows as for all. Layers narrower than a vector waste lanes in the other
+  // way.
+  const bool narrow = padded_multiply_adds > multiply_adds_ * 3 / 2;
+  few_rows_ = static_cast<std::size_t>(geometry.tile_rows) * (narrow ? 1 : 3);
 }
 
 }  // namespace datasentinel::fused

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -35,8 +36,13 @@ class PackedProgram {
 
   [[nodiscard]] const ProgramView& view() const noexcept { return view_; }
   [[nodiscard]] std::size_t constant_bytes() const noexcept { return constants_.size() * sizeof(float); }
-  /// Floats of a frame for the largest block of rows.
-  [[nodiscard]] std::size_t frame_floats() const noexcept { return frame_floats_; }
+  /// Rows that are cheapest one by one (run_few), and rows of the largest block (run_block).
+  [[nodiscard]] std::size_t few_rows() const noexcept { return few_rows_; }
+  [[nodiscard]] std::size_t block_rows() const noexcept { return block_rows_; }
+  /// Floats of a frame for either.
+  [[nodiscard]] std::size_t frame_floats() const noexcept {
+    return static_cast<std::size_t>(view_.frame_columns) * std::max(few_rows_, block_rows_);
+  }
   /// Multiply-adds that one row costs in the dense layers.
   [[nodiscard]] std::size_t multiply_adds() const noexcept { return multiply_adds_; }
 
@@ -45,7 +51,8 @@ class PackedProgram {
   std::vector<std::vector<int>> indices_;
   AlignedFloats constants_;
   ProgramView view_;
-  std::size_t frame_floats_ = 0;
+  std::size_t few_rows_ = 0;
+  std::size_t block_rows_ = 0;
   std::size_t multiply_adds_ = 0;
 };
 

@@ -43,7 +43,7 @@ void FusedSession::run(ConstRows rows, Outputs outputs) {
     run_rows(rows, outputs);
     return;
   }
-  const auto block = static_cast<std::size_t>(2 * kernels_.geometry.lanes);
+  const std::size_t block = program_.block_rows();
   const std::size_t parts = std::min(useful, num_threads_ * 4);
   const std::size_t rows_per_part = (rows.rows / parts + block) / block * block;
   threads_->run((rows.rows + rows_per_part - 1) / rows_per_part, [&](std::size_t part) {
@@ -55,13 +55,11 @@ void FusedSession::run(ConstRows rows, Outputs outputs) {
 
 void FusedSession::run_rows(ConstRows rows, Outputs outputs) {
   const FramePool::Lease frame(frames_);
-  const auto block = static_cast<std::size_t>(2 * kernels_.geometry.lanes);
-  const auto few = static_cast<std::size_t>(kernels_.geometry.tile_rows);
   std::size_t first = 0;
   while (first < rows.rows) {
-    const std::size_t count = std::min(rows.rows - first, block);
+    const std::size_t count = std::min(rows.rows - first, program_.block_rows());
     const Outputs target = part_of(outputs, first, rows.columns);
-    const auto run = count <= few ? kernels_.run_few : kernels_.run_block;
+    const auto run = count <= program_.few_rows() ? kernels_.run_few : kernels_.run_block;
     run(program_.view(), rows.row(first), static_cast<int>(count), frame.data(), target.scores,
         target.reconstructions);
     first += count;

@@ -26,9 +26,15 @@ FUSED_INLINE IntVector first_lanes(long count) {
   for (int i = 0; i < kLanes; ++i) index[i] = i;
   return index < static_cast<int>(count);
 }
-/// Lane i of the result is lane (i + by) mod kLanes.
-FUSED_INLINE Vector rotate(Vector v, int by) {
-  Vector rotated;
-  for (int i = 0; i < kLanes; ++i) rotated[i] = v[(i + by) % kLanes];
-  return rotated;
+/// Lane i of the result is lane i ^ by.
+template <int by>
+FUSED_INLINE Vector swap_lanes(Vector v) {
+  if constexpr (kLanes == 4) {
+    return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by);
+  } else if constexpr (kLanes == 8) {
+    return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by);
+  } else {
+    return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by,
+                                   8 ^ by, 9 ^ by, 10 ^ by, 11 ^ by, 12 ^ by, 13 ^ by, 14 ^ by, 15 ^ by);
+  }
 }
