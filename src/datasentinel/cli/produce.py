@@ -1,0 +1,265 @@
+"""`datasentinel produce`: send samples to a server and sum up its replies."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datasentinel.artifact import load_artifact
+from datasentinel.producer import (
+    PROTOCOLS,
+    FileRows,
+    Producer,
+    Summary,
+    Telemetry,
+    connector,
+    new_event_loop,
+    stream,
+)
+
+if TYPE_CHECKING:
+    from datasentinel.producer.clients import Reply
+    from datasentinel.producer.samples import Sample
+
+_DEFAULT_PORTS = {"tcp": 9000, "grpc": 9001}
+
+
+def _rows(
+    *,
+    count: int | None,
+    file: Path | None,
+    label: str | None,
+    model: Path | None,
+    dim: int | None,
+    anomaly_share: float | None,
+    seed: int,
+) -> FileRows | Telemetry:
+    config = load_artifact(model).config if model is not None else None
+    if file is None:
+        if label is not None:
+            raise click.UsageError("--label needs --file.")
+        if (dim is None) == (config is None):
+            raise click.UsageError(
+                "Synthetic telemetry needs one of --dim and --model; rows come from --file."
+            )
+        width = config.input_dim if config is not None else dim
+        assert width is not None  # noqa: S101
+        return Telemetry(width, anomaly_share=0.05 if anomaly_share is None else anomaly_share, seed=seed)
+    if dim is not None or anomaly_share is not None:
+        raise click.UsageError("--dim and --anomaly-share are for synthetic telemetry, not for --file.")
+    from datasentinel.datasets import open_data
+
+    return FileRows(
+        open_data(file, label=label, features=config.feature_names if config else ()),
+        repeat=count is not None,
+    )
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_reply(sample: Sample, reply: Reply) -> None:
+    score = "" if reply.score is None else f" {reply.score:.6g}"
+    reason = f": {reply.message}" if reply.message else ""
+    click.echo(f"{sample.index} {reply.status}{reason or score}")
+
+
+async def _run(producer: Producer) -> int | None:
+    """Run the producer; return the number of the signal that stopped it, if one did."""
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        producer.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    await producer.run()
+    return received[0] if received else None
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2%}"
+
+
+def _print(summary: Summary, rows: FileRows | Telemetry) -> None:
+    facts = summary.as_dict()
+    table = Table(show_header=False, title="Summary", title_justify="left")
+    resent = f", {facts['resent']:,} sent again" if facts["resent"] else ""
+    table.add_row("samples", f"{facts['sent']:,} sent, {facts['answered']:,} answered{resent}")
+    table.add_row("replies", ", ".join(f"{name} {count:,}" for name, count in facts["replies"].items()))
+    invalid = facts["invalid"]
+    table.add_row("invalid", f"{invalid['refused']:,} refused, {invalid['not_refused']:,} not refused")
+    for reason, count in facts["valid_refused"]["reasons"].items():
+        table.add_row("valid refused", escape(f"{count:,} times: {reason}"))
+    if facts["unanswered"]:
+        table.add_row("unanswered", f"{facts['unanswered']:,}")
+    if facts["reconnects"]:
+        table.add_row("reconnects", f"{facts['reconnects']:,}")
+    if isinstance(rows, FileRows) and rows.skipped:
+        table.add_row("bad rows skipped", escape(f"{rows.skipped:,}; the first: {rows.first_problem}"))
+    agreement = facts["agreement"]
+    if agreement:
+        ratios = ", ".join(
+            f"{name} {_percent(agreement[name])}" for name in ("accuracy", "precision", "recall")
+        )
+        table.add_row("agreement", f"{ratios} on {agreement['labelled']:,} labelled samples")
+    for row, key in (("latency", "latency_us"), ("before sending", "send_delay_us")):
+        if facts[key]:
+            table.add_row(row, ", ".join(f"{name} {value:,.0f} µs" for name, value in facts[key].items()))
+    table.add_row("throughput", f"{facts['throughput_per_s']:,.0f} replies/s over {facts['elapsed_s']:.2f} s")
+    Console().print(table)
+
+
+@click.command()
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    default="tcp",
+    show_default=True,
+    envvar="DATASENTINEL_PROTOCOL",
+    show_envvar=True,
+    help="How to talk to the server.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="ENGINE_HOST",
+    show_envvar=True,
+    help="Where the server listens.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    envvar="ENGINE_PORT",
+    show_envvar=True,
+    help="Its port.  [default: 9000 for tcp, 9001 for grpc]",
+)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Send the rows of this CSV, Parquet or NumPy file instead of synthetic telemetry.",
+)
+@click.option("--label", help="Label column of --file, by name or number.  [default: a last column 'label']")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Artifact folder: take the number of values, and the columns of --file, from it.",
+)
+@click.option("--dim", type=click.IntRange(1), help="Number of values in a synthetic sample.")
+@click.option(
+    "--anomaly-share",
+    type=click.FloatRange(0, 1),
+    help="Share of anomalies in synthetic telemetry.  [default: 0.05]",
+)
+@click.option(
+    "--invalid-every",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Every n-th sample is invalid (wrong count, not a number, nan), put between the others; 0 for none.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1),
+    help="Stop after so many samples, invalid ones included; --file is repeated for it.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random in samples.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Samples per second; 0 is as fast as possible. Latency then counts from the intended start.",
+)
+@click.option(
+    "--window", type=click.IntRange(1), default=32, show_default=True, help="Samples in flight at most."
+)
+@click.option(
+    "--give-up-s",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="End after so long without a server; until then, try again and again.",
+)
+@click.option(
+    "--reply-timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Reconnect when a reply is overdue for so long.",
+)
+@click.option("--replies", is_flag=True, help="Print every reply too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    *,
+    protocol: str,
+    host: str,
+    port: int | None,
+    file: Path | None,
+    label: str | None,
+    model: Path | None,
+    dim: int | None,
+    anomaly_share: float | None,
+    invalid_every: int,
+    count: int | None,
+    seed: int,
+    rate: float,
+    window: int,
+    give_up_s: float,
+    reply_timeout_s: float,
+    replies: bool,
+    as_json: bool,
+) -> None:
+    """Send samples to a server at a chosen rate and sum up its replies.
+
+    Samples are synthetic telemetry (say --dim or --model), without end unless --count is given, or the rows
+    of --file, once or over and over up to --count. Where labels are known, the decisions are compared with
+    them; those of synthetic telemetry mean something only to a model trained on such data.
+
+    When the server goes away, produce reconnects and sends again what was not answered: the server gets every
+    sample at least once. The exit code is 1 if replies were lost, an invalid sample was not refused or a
+    valid one was; 130 after Ctrl-C.
+    """
+    if replies and as_json:
+        raise click.UsageError("--replies and --json do not go together.")
+    rows = _rows(
+        count=count, file=file, label=label, model=model, dim=dim, anomaly_share=anomaly_share, seed=seed
+    )
+    samples = stream(rows, invalid_every=invalid_every, faults=PROTOCOLS[protocol], seed=seed)
+    producer = Producer(
+        itertools.islice(samples, count),
+        connector(protocol, host, port or _DEFAULT_PORTS[protocol]),
+        rate=rate,
+        window=window,
+        give_up_s=give_up_s,
+        reply_timeout_s=reply_timeout_s,
+        on_reply=_print_reply if replies else None,
+        on_note=_note,
+    )
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        stopped_by = runner.run(_run(producer))
+    summary = producer.summary
+    if as_json:
+        skipped = rows.skipped if isinstance(rows, FileRows) else 0
+        click.echo(json.dumps(summary.as_dict() | {"bad_rows_skipped": skipped}, indent=2))
+    else:
+        _print(summary, rows)
+    if summary.failure:
+        _note(f"error: {summary.failure}")
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    sys.exit(0 if summary.ok else 1)

@@ -1,0 +1,21 @@
+"""Sends samples to a running server and sums up its replies.
+
+`samples` makes them (synthetic telemetry, rows of a file, invalid ones in between), `clients` carry them over
+TCP or gRPC, `run` paces them and survives a server that goes away, `summary` counts.
+"""
+
+from datasentinel.producer.clients import PROTOCOLS, connector
+from datasentinel.producer.run import Producer, new_event_loop
+from datasentinel.producer.samples import FileRows, Telemetry, stream
+from datasentinel.producer.summary import Summary
+
+__all__ = [
+    "PROTOCOLS",
+    "FileRows",
+    "Producer",
+    "Summary",
+    "Telemetry",
+    "connector",
+    "new_event_loop",
+    "stream",
+]

@@ -1,0 +1,275 @@
+"""Connections to a server, over TCP or gRPC: samples go in, replies come back by callback."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from datasentinel.errors import InvalidInputError, ServerError
+from datasentinel.producer.samples import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    import grpc.aio
+
+    from datasentinel.producer.samples import Sample
+
+OK, ANOMALY, ERROR = "OK", "ANOMALY", "ERROR"
+
+# What an invalid sample can be: a gRPC request carries floats, so a word cannot be sent.
+PROTOCOLS: dict[str, tuple[Fault, ...]] = {
+    "tcp": (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN),
+    "grpc": (Fault.WRONG_COUNT, Fault.INFINITE, Fault.NAN),
+}
+_NOT_A_NUMBER_WORD = "abc"
+_TOO_MANY_CONNECTIONS = "too many connections"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer to one sample.
+
+    Attributes
+    ----------
+    status : str
+        `OK`, `ANOMALY` or `ERROR`.
+    message : str
+        The reason of an error, or empty.
+    score : float or None
+        The anomaly score, where the protocol tells it.
+    """
+
+    status: str
+    message: str = ""
+    score: float | None = None
+
+
+class Listener(Protocol):
+    """Who wants to know what a connection receives."""
+
+    def on_reply(self, sample: Sample, reply: Reply) -> None:
+        """Take the answer to `sample`."""
+
+    def on_lost(self, error: Exception) -> None:
+        """Learn that the connection is unusable. A `ServerError` means that trying again is no use."""
+
+
+class Connection(ABC):
+    """An open connection. After `close`, nothing is reported any more."""
+
+    @abstractmethod
+    def send(self, samples: Iterable[Sample]) -> None:
+        """Send samples; returns at once."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close it at once; replies still on their way are dropped."""
+
+
+Connect: TypeAlias = "Callable[[Listener], Awaitable[Connection]]"
+
+
+def connector(protocol: str, host: str, port: int) -> Connect:
+    """Make the function that opens connections to a server.
+
+    Parameters
+    ----------
+    protocol : {"tcp", "grpc"}
+        The line protocol or `datasentinel.v1.InferenceService/Evaluate`.
+    host, port : str, int
+        Where the server listens.
+
+    Raises
+    ------
+    InvalidInputError
+        An unknown protocol.
+    """
+    if protocol == "tcp":
+        return partial(_connect_tcp, host, port)
+    if protocol == "grpc":
+        return partial(_connect_grpc, host, port)
+    raise InvalidInputError(f"unknown protocol '{protocol}'; known: {', '.join(PROTOCOLS)}")
+
+
+def encode_line(sample: Sample) -> bytes:
+    """Write a sample as a line, each value as the shortest decimal that reads back as the same float32."""
+    # str of a NumPy float32, unlike that of a Python float, is the shortest for 32 bits.
+    line = " ".join(map(str, sample.values))
+    if sample.fault is Fault.NOT_A_NUMBER:
+        line = line.replace("nan", _NOT_A_NUMBER_WORD)
+    return line.encode() + b"\n"
+
+
+def parse_reply(line: bytes) -> Reply:
+    """Read a line of the server.
+
+    Raises
+    ------
+    ServerError
+        The line is none that the protocol knows.
+    """
+    if line == b"OK":
+        return Reply(OK)
+    if line == b"ANOMALY":
+        return Reply(ANOMALY)
+    if line.startswith(b"ERROR: "):
+        return Reply(ERROR, line[7:].decode("utf-8", "replace"))
+    raise ServerError(f"the server does not speak the line protocol: it answered {line[:80]!r}")
+
+
+class TcpConnection(asyncio.Protocol, Connection):
+    """The line protocol: replies come in the order of the samples."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener: Listener | None = listener
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[Sample] = deque()
+        self._partial = b""
+        self._lines = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+
+    def send(self, samples: Iterable[Sample]) -> None:
+        """Send the samples with one write."""
+        assert self._transport is not None  # noqa: S101
+        batch = list(samples)
+        self._waiting.extend(batch)
+        self._transport.write(b"".join(map(encode_line, batch)))
+
+    def data_received(self, data: bytes) -> None:
+        """Match each complete line with the oldest sample not answered."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            if self._listener is None:
+                return
+            try:
+                self._take(parse_reply(line.removesuffix(b"\r")))
+            except ServerError as error:
+                self._lose(error)
+
+    def _take(self, reply: Reply) -> None:
+        self._lines += 1
+        if self._lines == 1 and reply.message.startswith(_TOO_MANY_CONNECTIONS):
+            # This line stands for the whole connection, not for a sample.
+            self._lose(ConnectionError(f"the server refused: {reply.message}"))
+        elif not self._waiting:
+            raise ServerError("the server sent more replies than it was sent samples")
+        elif self._listener is not None:
+            self._listener.on_reply(self._waiting.popleft(), reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the listener, unless it closed the connection itself."""
+        self._lose(exc or ConnectionError("the server closed the connection"))
+
+    def _lose(self, error: Exception) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.on_lost(error)
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        self._listener = None
+        if self._transport is not None:
+            self._transport.abort()
+        # The transport frees its socket in the loop's next turn.
+        await asyncio.sleep(0)
+
+
+async def _connect_tcp(host: str, port: int, listener: Listener) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: TcpConnection(listener), host, port)
+    return connection
+
+
+class GrpcConnection(Connection):
+    """Unary calls, as many at a time as samples are in flight."""
+
+    def __init__(self, channel: grpc.aio.Channel, listener: Listener) -> None:
+        import grpc
+
+        from datasentinel.v1 import inference_pb2, inference_pb2_grpc
+
+        self._listener: Listener | None = listener
+        self._channel = channel
+        self._evaluate = inference_pb2_grpc.InferenceServiceStub(channel).Evaluate
+        self._request = inference_pb2.EvaluateRequest
+        self._status_name = inference_pb2.Status.Name
+        self._rpc_error = grpc.aio.AioRpcError
+        self._lost_codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        self._hopeless_codes = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def send(self, samples: Iterable[Sample]) -> None:
+        """Start one call a sample."""
+        for sample in samples:
+            call = asyncio.create_task(self._call(sample))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _call(self, sample: Sample) -> None:
+        try:
+            response = await self._evaluate(self._request(values=sample.values.tolist()))
+        except self._rpc_error as error:
+            self._failed(sample, error)
+            return
+        status = self._status_name(response.status)
+        if status not in (OK, ANOMALY, ERROR):
+            self._lose(ServerError(f"the server answered with status {status}"))
+        elif self._listener is not None:
+            self._listener.on_reply(sample, Reply(status, response.message, response.mse))
+
+    def _failed(self, sample: Sample, error: grpc.aio.AioRpcError) -> None:
+        text = f"{error.code().name}: {error.details()}"
+        if error.code() in self._lost_codes:
+            self._lose(ConnectionError(text))
+        elif error.code() in self._hopeless_codes:
+            self._lose(ServerError(f"the server does not offer datasentinel.v1.InferenceService: {text}"))
+        elif self._listener is not None:
+            self._listener.on_reply(sample, Reply(ERROR, text))
+
+    def _lose(self, error: Exception) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.on_lost(error)
+
+    async def close(self) -> None:
+        """Cancel the calls in flight and close the channel."""
+        self._listener = None
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._channel.close(None)
+
+
+async def _connect_grpc(host: str, port: int, listener: Listener) -> Connection:
+    import grpc
+
+    options: Sequence[tuple[str, Any]] = [
+        # Reconnecting and sending again is the run loop's work, and it counts them.
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        # Each connection has its own socket, so that a dead one is not handed out again.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    channel = grpc.aio.insecure_channel(target, options=options)
+    try:
+        state = channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                raise ConnectionError(f"cannot reach {target} over gRPC")
+    except BaseException:
+        await channel.close(None)
+        raise
+    return GrpcConnection(channel, listener)
