@@ -1,0 +1,240 @@
+"""The server's settings: each one defined once, read from flags, environment and file.
+
+A setting is a field of `Settings`. Its command-line flag, its environment variable (`DATASENTINEL_` and the
+name in capitals) and its key in the configuration file all follow from the field.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from datasentinel.errors import SettingsError
+from datasentinel.types import BACKEND_NAMES
+
+ENVIRONMENT_PREFIX = "DATASENTINEL_"
+CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
+
+# Variables with our prefix that are read elsewhere.
+_OTHER_VARIABLES = frozenset(
+    {CONFIG_VARIABLE, "DATASENTINEL_ONNXRUNTIME_LIBRARY", "DATASENTINEL_SHARED_DATA"}
+)
+# Kubernetes and Docker links set these in every container beside a service named "datasentinel".
+_INJECTED_VARIABLE = re.compile(
+    r"DATASENTINEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|NAME)"
+)
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def _setting(
+    default: Any,  # noqa: ANN401  # becomes the field's type, whichever that is
+    help_text: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:  # noqa: ANN401
+    return field(
+        default=default,
+        metadata={"help": help_text, "minimum": minimum, "maximum": maximum, "choices": choices},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything about a server that can be set; `load_settings` reads the sources.
+
+    Each field's `metadata` holds its `help`, and what limits its value: `minimum`, `maximum`, `choices`.
+
+    Raises
+    ------
+    SettingsError
+        A value is out of its limits, or two values contradict each other.
+    """
+
+    model: str = _setting("models", "Folder of the model artifact.")
+    backend: str = _setting("auto", "What runs the model.", choices=BACKEND_NAMES)
+    num_threads: int = _setting(1, "Threads that one scoring call may use.", minimum=1, maximum=1024)
+
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    tcp: bool = _setting(True, "Serve the TCP line protocol.")
+    tcp_port: int = _setting(9000, "Port of the line protocol; 0 picks a free one.", minimum=0, maximum=65535)
+    grpc: bool = _setting(True, "Serve gRPC.")
+    grpc_port: int = _setting(9001, "Port of gRPC; 0 picks a free one.", minimum=0, maximum=65535)
+    http: bool = _setting(True, "Serve health and metrics over HTTP.")
+    http_port: int = _setting(9002, "Port of HTTP; 0 picks a free one.", minimum=0, maximum=65535)
+
+    tcp_max_line_bytes: int = _setting(
+        1 << 20, "Longest line accepted, without its newline; a longer one ends the connection.", minimum=1
+    )
+    tcp_max_connections: int = _setting(1024, "Open TCP connections; more are refused.", minimum=1)
+    tcp_idle_timeout_s: float = _setting(
+        600.0, "Close a TCP connection on which nothing moved for so long; 0 never does.", minimum=0
+    )
+    grpc_max_message_bytes: int = _setting(
+        4 << 20, "Largest gRPC message accepted.", minimum=1, maximum=2**31 - 1
+    )
+    http_max_connections: int = _setting(256, "Open HTTP connections; more are refused.", minimum=1)
+    http_idle_timeout_s: float = _setting(
+        60.0, "Close an HTTP connection on which nothing moved for so long; 0 never does.", minimum=0
+    )
+    write_buffer_bytes: int = _setting(
+        256 << 10,
+        "Replies of one connection that may wait for a slow reader before its requests wait too.",
+        minimum=1,
+    )
+    drain_timeout_s: float = _setting(
+        10.0, "How long a stopping server may take to finish what it accepted.", minimum=0
+    )
+
+    log_level: str = _setting(
+        "info", "Least severe log line shown.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting("text", "Log lines as key=value text or as JSON.", choices=("text", "json"))
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            _check(setting, getattr(self, setting.name), setting.name)
+        if not (self.tcp or self.grpc or self.http):
+            raise SettingsError("tcp, grpc and http are all off: nothing would be served")
+        if not self.host:
+            raise SettingsError("host: must not be empty; 0.0.0.0 listens on every IPv4 address")
+        ports: dict[int, str] = {}
+        for name in ("tcp", "grpc", "http"):
+            port: int = getattr(self, f"{name}_port")
+            if not getattr(self, name) or port == 0:
+                continue
+            if port in ports:
+                raise SettingsError(f"{ports[port]}_port and {name}_port are both {port}")
+            ports[port] = name
+
+
+def flag_name(setting: Field[Any]) -> str:
+    """Give the command-line flag of a setting, e.g. ``--tcp-port``."""
+    return "--" + setting.name.replace("_", "-")
+
+
+def variable_name(setting: Field[Any]) -> str:
+    """Give the environment variable of a setting, e.g. ``DATASENTINEL_TCP_PORT``."""
+    return ENVIRONMENT_PREFIX + setting.name.upper()
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    *,
+    config_file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings: a flag wins over an environment variable, that over the file, that over the default.
+
+    Parameters
+    ----------
+    flags : mapping of str to object, optional
+        Values by field name; None stands for a flag that was not given.
+    config_file : path-like, optional
+        A TOML file of `name = value` lines; without it, the one that ``DATASENTINEL_CONFIG`` names.
+    environ : mapping of str to str, optional
+        The environment; the process's own if not given.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        A source holds an unknown key or a value of the wrong type or range (source and key are named), the
+        file cannot be read, or the settings contradict each other.
+    """
+    environ = os.environ if environ is None else environ
+    config_file = config_file or environ.get(CONFIG_VARIABLE) or None
+    settings = {setting.name: setting for setting in fields(Settings)}
+    values: dict[str, object] = {}
+
+    if config_file is not None:
+        for key, value in _read_file(Path(config_file)).items():
+            where = f"{Path(config_file)}: key '{key}'"
+            if key not in settings:
+                raise SettingsError(f"{where} is unknown; known: {', '.join(settings)}")
+            values[key] = _check(settings[key], value, where)
+
+    by_variable = {variable_name(setting): setting for setting in settings.values()}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        where = f"environment variable {variable}"
+        if variable in by_variable:
+            setting = by_variable[variable]
+            values[setting.name] = _check(setting, _parse(setting, text, where), where)
+        elif not _INJECTED_VARIABLE.fullmatch(variable):
+            raise SettingsError(f"{where} is unknown; known: {', '.join(by_variable)}")
+
+    for name, value in (flags or {}).items():
+        if value is None:
+            continue
+        if name not in settings:
+            raise SettingsError(f"command line: '{name}' is unknown; known: {', '.join(settings)}")
+        values[name] = _check(settings[name], value, f"command line: {flag_name(settings[name])}")
+
+    return Settings(**values)  # type: ignore[arg-type]  # _check made each value its field's type
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+
+
+def _parse(setting: Field[Any], text: str, where: str) -> object:
+    """Turn text into a value of the setting's type."""
+    kind = type(setting.default)
+    if kind is bool:
+        word = text.strip().lower()
+        if word not in _TRUE | _FALSE:
+            raise SettingsError(f"{where}: expected true or false, got '{text}'")
+        return word in _TRUE
+    if kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{where}: expected {_KINDS[kind]}, got '{text}'") from None
+
+
+def _check(setting: Field[Any], value: object, where: str) -> object:
+    """Return `value` as the setting's type, or say what is wrong with it."""
+    kind = type(setting.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise SettingsError(f"{where}: expected {_KINDS[kind]}, got {value!r}")
+    limits = setting.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise SettingsError(f"{where}: expected one of {', '.join(limits['choices'])}, got '{value}'")
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise SettingsError(f"{where}: expected a finite number, got {value}")
+        if limits["minimum"] is not None and value < limits["minimum"]:
+            raise SettingsError(f"{where}: must be at least {limits['minimum']}, got {value}")
+        if limits["maximum"] is not None and value > limits["maximum"]:
+            raise SettingsError(f"{where}: must be at most {limits['maximum']}, got {value}")
+    return value
+
+
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
