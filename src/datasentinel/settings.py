@@ -10,13 +10,15 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import SettingsError
 from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX = "DATASENTINEL_"
 CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
@@ -198,7 +200,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _parse(setting: Field[Any], text: str, where: str) -> object:
     """Turn text into a value of the setting's type."""
-    kind = type(setting.default)
+    kind: type = type(setting.default)
     if kind is bool:
         word = text.strip().lower()
         if word not in _TRUE | _FALSE:
@@ -214,7 +216,7 @@ def _parse(setting: Field[Any], text: str, where: str) -> object:
 
 def _check(setting: Field[Any], value: object, where: str) -> object:
     """Return `value` as the setting's type, or say what is wrong with it."""
-    kind = type(setting.default)
+    kind: type = type(setting.default)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:

@@ -1,0 +1,62 @@
+"""Structured log lines: an event and its fields, as key=value text or as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasentinel.settings import Settings
+
+_ROOT = "datasentinel"
+
+
+def log(logger: logging.Logger, level: int, event: str, **fields: object) -> None:
+    """Write one log line: what happened, and the facts about it."""
+    # The caller's frame is of no interest in a structured line, so none is looked up.
+    exception = fields.pop("exception", None)
+    logger.log(
+        level,
+        event,
+        extra={"fields": fields},
+        exc_info=exception if isinstance(exception, BaseException) else None,
+    )
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send our log lines to standard error, in the format asked for."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger(_ROOT).setLevel(settings.log_level.upper())
+
+
+def _facts(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": record.getMessage(),
+    }
+    facts |= getattr(record, "fields", {})
+    if record.exc_info:
+        facts["exception"] = formatter.formatException(record.exc_info)
+    return facts
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_facts(record, self), default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(f"{key}={_quoted(value)}" for key, value in _facts(record, self).items())
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    plain = text.isprintable() and text != "" and not any(character in text for character in ' "=\\')
+    return text if plain else json.dumps(text)

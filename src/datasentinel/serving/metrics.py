@@ -1,0 +1,130 @@
+"""Prometheus metrics, read from the data plane when they are asked for.
+
+Nothing here runs while requests are served: the counters live in the data plane and in the native scorer.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import datasentinel
+from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from datasentinel.serving.data_plane import DataPlane
+
+_BY_TRANSPORT = {
+    "requests": "Requests answered.",
+    "rows": "Rows scored.",
+    "anomalies": "Rows above the threshold.",
+    "errors": "Requests answered with an error.",
+}
+_BY_MODEL = {
+    "rows": "Rows scored by the model, over all transports.",
+    "anomalies": "Rows above the threshold, over all transports.",
+    "batches": "Batches run by the backend.",
+}
+
+
+class _DataPlaneCollector(Collector):
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "datasentinel_ready", "1 while requests are welcome.", value=float(self._plane.ready)
+        )
+        yield from self._about()
+        yield from self._by_model()
+        yield from self._by_transport()
+
+    def _about(self) -> Iterator[Metric]:
+        info = self._plane.detector.info()
+        yield InfoMetricFamily(
+            "datasentinel_model",
+            "The model being served.",
+            value={key: str(info[key]) for key in ("name", "version", "directory", "input_dim")},
+        )
+        yield GaugeMetricFamily(
+            "datasentinel_model_threshold", "Scores above this are anomalies.", value=info["threshold"]
+        )
+        yield InfoMetricFamily(
+            "datasentinel_backend",
+            "What runs the model.",
+            value={"backend": info["backend"]}
+            | {key.replace(" ", "_"): str(value) for key, value in info["facts"].items()},
+        )
+        yield InfoMetricFamily(
+            "datasentinel_build", "The version of the server.", value={"version": datasentinel.__version__}
+        )
+
+    def _by_model(self) -> Iterator[Metric]:
+        counts = self._plane.counts
+        for name, help_text in _BY_MODEL.items():
+            yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+
+    def _by_transport(self) -> Iterator[Metric]:
+        for name, help_text in _BY_TRANSPORT.items():
+            counter = CounterMetricFamily(f"datasentinel_{name}", help_text, labels=["transport"])
+            for transport, account in self._plane.accounts.items():
+                counter.add_metric([transport], getattr(account, name))
+            yield counter
+
+        connections = GaugeMetricFamily(
+            "datasentinel_open_connections", "Connections open now.", labels=["transport"]
+        )
+        latency = HistogramMetricFamily(
+            "datasentinel_request_duration_seconds",
+            "Time from a request's arrival in the data plane to its reply, without the network.",
+            labels=["transport"],
+        )
+        bounds = [*(str(bound) for bound in LATENCY_BOUNDS_S), "+Inf"]
+        for transport, account in self._plane.accounts.items():
+            if account.open_connections is not None:
+                connections.add_metric([transport], account.open_connections)
+            buckets = list(zip(bounds, accumulate(account.latency_counts), strict=True))
+            latency.add_metric([transport], buckets=buckets, sum_value=account.latency_sum_s)
+        yield connections
+        yield latency
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own.
+
+    Parameters
+    ----------
+    plane : DataPlane
+        Where the counters are.
+    """
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_DataPlaneCollector(plane))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Write all metrics in the text format that an `Accept` header asks for.
+
+        Returns
+        -------
+        body : bytes
+        content_type : str
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
