@@ -101,6 +101,10 @@ class Server:
         await self._stop_transports(self._settings.drain_timeout_s)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
 
+    async def hurry(self) -> None:
+        """Cut a stop in progress short: close now, whatever is unfinished."""
+        await self._stop_transports(0.0)
+
     async def _stop_transports(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
@@ -110,7 +114,6 @@ class Server:
         for group in (others, health):
             remaining_s = max(0.0, deadline_s - loop.time())
             await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
-        self._transports.clear()
 
 
 _MODEL_FACTS = ("name", "version", "directory", "input_dim", "threshold", "backend")
@@ -178,10 +181,8 @@ async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], No
     impatience.cancel()
     if not draining.done():
         log(_logger, logging.WARNING, "drain_cut_short")
-        draining.cancel()
-        await asyncio.wait({draining})
-    elif (error := draining.exception()) is not None:
-        raise error
+        await server.hurry()
+    await draining
 
 
 class _Signals:

@@ -6,17 +6,19 @@ import logging
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from datasentinel.errors import DataSentinelError, InvalidInputError, OutOfMemoryError, ResourceExhaustedError
 from datasentinel.serving.logs import log
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
+from datasentinel.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
     from datasentinel.settings import Settings
 
 NAME = "grpc"
+_SERVICE = "datasentinel.v1.InferenceService"
 
 _logger = logging.getLogger(__name__)
 
@@ -28,30 +30,46 @@ _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 )
 
 
-class _InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
+class _InferenceService:
+    """The methods of the service. They decode requests themselves, so that junk gets a proper status."""
+
     def __init__(self, plane: DataPlane, account: TransportAccount) -> None:
         self._plane = plane
         self._account = account
 
-    async def Evaluate(  # noqa: N802  # the name in the contract
-        self,
-        request: inference_pb2.EvaluateRequest,
-        context: grpc.aio.ServicerContext[inference_pb2.EvaluateRequest, inference_pb2.EvaluateResponse],
+    def handler(self) -> grpc.GenericRpcHandler[bytes, inference_pb2.EvaluateResponse]:
+        """Give grpcio the table of methods."""
+        evaluate = grpc.unary_unary_rpc_method_handler(
+            self.evaluate, response_serializer=inference_pb2.EvaluateResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"Evaluate": evaluate})
+
+    async def evaluate(
+        self, data: bytes, context: grpc.aio.ServicerContext[bytes, inference_pb2.EvaluateResponse]
     ) -> inference_pb2.EvaluateResponse:
+        try:
+            request = inference_pb2.EvaluateRequest.FromString(data)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
         try:
             evaluation = self._plane.evaluate(request.values, self._account)
         except InvalidInputError as error:
             return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
         except Exception as error:  # whatever it was, it stays in this call
-            log(
-                _logger, logging.ERROR, "request_failed", transport=NAME, peer=context.peer(), exception=error
-            )
-            status = next(status for kind, status in _STATUS if isinstance(error, kind))
-            reason = str(error) if isinstance(error, DataSentinelError) else "internal error"
-            await context.abort(status, reason)
+            await context.abort(*_report(error, context.peer()))
         return inference_pb2.EvaluateResponse(
             status=inference_pb2.ANOMALY if evaluation.is_anomaly else inference_pb2.OK, mse=evaluation.score
         )
+
+
+def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
+    """Log a fault of ours; give the status and the words that the client gets."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    if isinstance(error, DataSentinelError):
+        log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, reason=error)
+        return status, str(error)
+    log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, exception=error)
+    return status, "internal error"
 
 
 class GrpcTransport:
@@ -66,7 +84,7 @@ class GrpcTransport:
     name = NAME
 
     def __init__(self, plane: DataPlane, settings: Settings) -> None:
-        self._servicer = _InferenceServicer(plane, plane.account(NAME))
+        self._service = _InferenceService(plane, plane.account(NAME))
         self._settings = settings
         self._server: grpc.aio.Server | None = None
 
@@ -89,7 +107,7 @@ class GrpcTransport:
                 ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
             ]
         )
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._servicer, server)
+        server.add_generic_rpc_handlers((self._service.handler(),))
         try:
             port = server.add_insecure_port(str(address))
         except RuntimeError as error:
@@ -99,6 +117,9 @@ class GrpcTransport:
         return Address(address.host, port)
 
     async def stop(self, timeout_s: float) -> None:
-        """Stop accepting, finish what was accepted within `timeout_s`, and close."""
+        """Stop accepting, finish what was accepted within `timeout_s`, and close.
+
+        grpcio accepts a call when its handler starts; calls that it read but had not started are refused.
+        """
         if self._server is not None:
             await self._server.stop(timeout_s)

@@ -179,7 +179,7 @@ class HttpSession:
             sent += self._encode(h11.Data(data=response.body))
         sent += self._encode(h11.EndOfMessage())
         self._request = None
-        if (connection.our_state, connection.their_state) == (h11.DONE, h11.DONE):
+        if set(connection.states.values()) == {h11.DONE}:
             connection.start_next_cycle()
         else:
             self.closed = True

@@ -127,7 +127,8 @@ class Listener:
         """Stop accepting, answer what has arrived, and close.
 
         A connection is done when nothing that its peer sent is left to read, in the kernel either, and no
-        message is half read. Whatever is left after `timeout_s` is cut off.
+        message is half read. Whatever is left after `timeout_s` is cut off. A second call with a shorter
+        time shortens the first.
         """
         if self._server is None:
             return
@@ -148,8 +149,9 @@ class Listener:
                 transport=self.name,
                 connections=len(self._connections),
             )
-        for connection in list(self._connections):
-            connection.abort()
+            for connection in list(self._connections):
+                connection.abort()
+            await asyncio.sleep(_DRAIN_POLL_S)  # The event loop frees the sockets in its next rounds.
         if self._sweeper is not None:
             self._sweeper.cancel()
 

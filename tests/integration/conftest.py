@@ -1,0 +1,76 @@
+"""Fixtures around a real server process; the shared one serves every test that does not stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from datasentinel import Detector
+from tests.integration.server_process import ServerProcess, serving
+from tests.networks import Network, write_artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+D = 8
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+    return Network.random([D, 6, 3, 6, D])
+
+
+@pytest.fixture(scope="session")
+def rows() -> np.ndarray:
+    """Rows [2000, D], of which about half are anomalies to `artifact`."""
+    return np.random.default_rng(1).normal(0, 3, (2000, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def artifact(network, rows, tmp_path_factory) -> Path:
+    threshold = float(np.median(network.reference(rows)[0]))
+    folder = tmp_path_factory.mktemp("served") / "models"
+    return write_artifact(folder, network.to_onnx(), input_dim=D, threshold=threshold)
+
+
+@pytest.fixture(scope="session")
+def detector(artifact) -> Detector:
+    """What the server serves, in this process."""
+    return Detector.load(artifact)
+
+
+StartServer = Callable[..., AbstractContextManager[ServerProcess]]
+
+
+@pytest.fixture(scope="session")
+def start_server(artifact, tmp_path_factory) -> StartServer:
+    """Start a server of one's own: `with start_server("--no-grpc") as server`."""
+
+    def start(*flags: str, artifact: Path = artifact, environ: dict[str, str] | None = None):
+        return serving(artifact, tmp_path_factory.mktemp("log") / "server.log", *flags, environ=environ)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(start_server) -> Iterator[ServerProcess]:
+    """The shared server, with default settings on free ports."""
+    with start_server() as process:
+        yield process
+        assert process.stop() == 0, process.log()
+        assert "level=error" not in process.log(), process.log()
+
+
+@pytest.fixture(scope="session")
+def limited(start_server) -> Iterator[ServerProcess]:
+    """A shared server whose limits are low enough to reach."""
+    with start_server(
+        *("--tcp-max-connections", "3", "--tcp-max-line-bytes", "100", "--tcp-idle-timeout-s", "0.8"),
+        *("--http-max-connections", "2", "--http-idle-timeout-s", "0.8"),
+        *("--grpc-max-message-bytes", "50"),
+    ) as process:
+        yield process

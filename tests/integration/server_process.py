@@ -1,0 +1,141 @@
+"""A real `datasentinel serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+ANY_PORT = ("--tcp-port", "0", "--grpc-port", "0", "--http-port", "0")
+
+
+@dataclass
+class ServerProcess:
+    """A running server: where it listens, and what it logs."""
+
+    process: subprocess.Popen[str]
+    log_file: Path
+    ready_line: str
+    ports: dict[str, int] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+
+    @property
+    def tcp_port(self) -> int:
+        return self.ports["tcp"]
+
+    @property
+    def grpc_port(self) -> int:
+        return self.ports["grpc"]
+
+    @property
+    def http_port(self) -> int:
+        return self.ports["http"]
+
+    def connect(self, transport: str = "tcp", timeout_s: float = 30.0) -> socket.socket:
+        return socket.create_connection((self.host, self.ports[transport]), timeout=timeout_s)
+
+    def ask(self, data: bytes, transport: str = "tcp") -> bytes:
+        """Send everything, end the stream, and read everything."""
+        with self.connect(transport) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def wait_for_log(self, text: str, timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.log():
+            assert time.monotonic() < deadline, f"no {text!r} in the log:\n{self.log()}"
+            time.sleep(0.01)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, and give its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def rss_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def serving(
+    artifact: Path, log_file: Path, *flags: str, environ: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """Start a server on free ports, and stop it again if it still runs."""
+    with log_file.open("w") as log:
+        process = subprocess.Popen(
+            command(artifact, *ANY_PORT, *flags),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=clean_environment() | (environ or {}),
+        )
+    with process:
+        try:
+            readable, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+            line = process.stdout.readline() if readable else ""
+            assert line.startswith("ready "), f"the server did not start: {log_file.read_text()}"
+            ports = {name: int(port) for name, port in re.findall(r"(\w+)=\S+:(\d+)", line)}
+            yield ServerProcess(process, log_file, line.strip(), ports)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+    for trouble in ("Traceback", "Exception ignored", "event=unhandled_error"):
+        assert trouble not in log_file.read_text(), log_file.read_text()
+
+
+def command(artifact: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "datasentinel", "serve", str(artifact), *flags]
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without settings of ours."""
+    keep = {"DATASENTINEL_ONNXRUNTIME_LIBRARY"}
+    return {
+        key: text for key, text in os.environ.items() if not key.startswith("DATASENTINEL_") or key in keep
+    }
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the server ends the stream."""
+    chunks = []
+    while chunk := sock.recv(1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def to_line(row: np.ndarray) -> bytes:
+    """One row as a line; nine digits bring every float32 back unchanged."""
+    return " ".join(f"{value:.9g}" for value in row).encode() + b"\n"
+
+
+def to_lines(rows: np.ndarray) -> bytes:
+    return b"".join(map(to_line, rows))
+
+
+def to_replies(decisions: np.ndarray) -> list[bytes]:
+    return [b"ANOMALY" if decision else b"OK" for decision in decisions]

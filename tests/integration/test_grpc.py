@@ -1,0 +1,95 @@
+"""`datasentinel.v1` over a real channel."""
+
+from __future__ import annotations
+
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
+
+TIMEOUT_S = 20
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def evaluate(channel):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    return lambda values: stub.Evaluate(inference_pb2.EvaluateRequest(values=values), timeout=TIMEOUT_S)
+
+
+def test_scores_and_decisions_are_the_detector_s(evaluate, detector, rows):
+    for row in rows[:200]:
+        response = evaluate(row)
+        assert response.mse == detector.score(row)[0]
+        assert response.status == (inference_pb2.ANOMALY if detector.predict(row)[0] else inference_pb2.OK)
+        assert response.message == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "expected 8 values per row, got 0"),
+        ([1.0] * 7, "expected 8 values per row, got 7"),
+        ([1.0] * 1000, "expected 8 values per row, got 1000"),
+        ([1.0] * 7 + [float("nan")], "non-finite value at row 0, column 7 ('f7')"),
+        ([float("-inf")] * 8, "non-finite value at row 0, column 0 ('f0')"),
+    ],
+)
+def test_a_bad_vector_is_answered_not_an_rpc_error(evaluate, detector, rows, values, message):
+    response = evaluate(values)
+    assert (response.status, response.message, response.mse) == (inference_pb2.ERROR, message, 0.0)
+    assert evaluate(rows[0]).mse == detector.score(rows[0])[0]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_bytes_on_the_wire_are_the_contract_s(channel, detector, rows, packed):
+    row = rows[3]
+    if packed:
+        request = b"\x0a" + bytes([4 * len(row)]) + row.astype("<f4").tobytes()
+    else:
+        request = b"".join(b"\x0d" + struct.pack("<f", value) for value in row)
+    response = channel.unary_unary("/datasentinel.v1.InferenceService/Evaluate")(request, timeout=TIMEOUT_S)
+    status = 2 if detector.predict(row)[0] else 1
+    assert response == b"\x08" + bytes([status]) + b"\x11" + struct.pack("<d", detector.score(row)[0])
+
+
+def test_calls_at_once_are_not_mixed_up(evaluate, detector, rows):
+    with ThreadPoolExecutor(16) as pool:
+        scores = list(pool.map(lambda row: evaluate(row).mse, rows[:800]))
+    np.testing.assert_array_equal(np.array(scores, dtype=np.float32), detector.score(rows[:800]))
+
+
+@pytest.mark.parametrize(
+    ("method", "request_bytes", "code"),
+    [
+        ("Evaluate", b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
+        ("Evaluate", b"\x0a" + b"\x80\x80\x80\x02" + bytes(4 << 20), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ("Exterminate", b"", grpc.StatusCode.UNIMPLEMENTED),
+    ],
+    ids=["not protobuf", "too large", "unknown method"],
+)
+def test_a_broken_call_is_an_rpc_error_and_harms_nobody(
+    channel, evaluate, detector, rows, method, request_bytes, code
+):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/datasentinel.v1.InferenceService/{method}")(request_bytes, timeout=TIMEOUT_S)
+    assert caught.value.code() is code
+    assert evaluate(rows[0]).mse == detector.score(rows[0])[0]
+
+
+def test_the_message_limit_can_be_set(limited):
+    with grpc.insecure_channel(f"{limited.host}:{limited.grpc_port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        fits = stub.Evaluate(inference_pb2.EvaluateRequest(values=[0.0] * 8), timeout=TIMEOUT_S)
+        assert fits.status in (inference_pb2.OK, inference_pb2.ANOMALY)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Evaluate(inference_pb2.EvaluateRequest(values=[0.0] * 13), timeout=TIMEOUT_S)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,0 +1,177 @@
+"""Health and metrics over real HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+
+import grpc
+import numpy as np
+import pytest
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.server_process import read_all, to_lines
+
+
+@pytest.fixture
+def client(server):
+    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=10)
+    yield connection
+    connection.close()
+
+
+def request(client, method, path, body=None, headers=None):
+    client.request(method, path, body, headers or {})
+    response = client.getresponse()
+    return response, response.read()
+
+
+def scrape(client) -> dict[tuple, float]:
+    _, body = request(client, "GET", "/metrics")
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/healthz", b"ok\n"),
+        ("/v2/health/live", b'{"live": true}\n'),
+        ("/v2/health/ready", b'{"ready": true}\n'),
+        ("/v2/health/ready?verbose=1", b'{"ready": true}\n'),
+    ],
+)
+def test_health(client, path, body):
+    response, got = request(client, "GET", path)
+    assert (response.status, got) == (200, body)
+    response, got = request(client, "HEAD", path)
+    assert (response.status, got, response.getheader("Content-Length")) == (200, b"", str(len(body)))
+
+
+def test_errors_are_json_and_keep_the_connection(client):
+    response, body = request(client, "GET", "/nowhere")
+    assert response.status == 404
+    assert "no such path; known: /healthz" in json.loads(body)["error"]
+    sock = client.sock
+    response, body = request(client, "POST", "/healthz", body=b"x" * 1000)
+    assert (response.status, response.getheader("Allow")) == (405, "GET, HEAD")
+    assert "POST is not allowed" in json.loads(body)["error"]
+    assert request(client, "GET", "/healthz")[1] == b"ok\n"
+    assert client.sock is sock
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    data = b"".join(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        for path in ("/healthz", "/v2/health/live", "/x") * 20
+    )
+    replies = server.ask(data, "http")
+    assert re.findall(rb"HTTP/1.1 (\d+)", replies) == [b"200", b"200", b"404"] * 20
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\xff\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000, b"431"),
+        (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + b"z" * 300_000, b"413"),
+        (b"GET /healthz HTTP/1.1\r\nHos", b"400"),
+    ],
+    ids=["TLS hello", "no host", "bad length", "long headers", "long body", "half a request"],
+)
+def test_a_bad_request_is_answered_and_ends_the_connection(server, data, status):
+    with server.connect("http") as sock:
+        sock.sendall(data)
+        if data.endswith(b"Hos"):
+            sock.shutdown(1)
+        reply = read_all(sock)
+    assert reply.startswith(b"HTTP/1.1 " + status)
+    assert reply.count(b"HTTP/1.1") == 1
+    assert b"Connection: close" in reply
+    assert "error" in json.loads(reply.partition(b"\r\n\r\n")[2])
+
+
+def test_old_http_is_answered_and_closed(server):
+    with server.connect("http") as sock:
+        sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert read_all(sock).endswith(b"\r\n\r\nok\n")
+
+
+def test_a_client_that_waits_for_continue_is_told_to(server):
+    with server.connect("http") as sock:
+        sock.sendall(
+            b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert sock.recv(1000).startswith(b"HTTP/1.1 100")
+        sock.sendall(b"ok")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 405")
+
+
+def test_metrics_count_exactly_what_was_sent(server, client, detector, rows):
+    before = scrape(client)
+    server.ask(to_lines(rows[:300]) + b"bad\n" * 7 + b"\n\n")
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for row in (*rows[:5], rows[0][:3]):
+            stub.Evaluate(inference_pb2.EvaluateRequest(values=row), timeout=10)
+    after = scrape(client)
+
+    tcp_anomalies = int(np.count_nonzero(detector.predict(rows[:300])))
+    grpc_anomalies = int(np.count_nonzero(detector.predict(rows[:5])))
+    expected = {
+        ("tcp", "requests"): 307,
+        ("tcp", "rows"): 300,
+        ("tcp", "anomalies"): tcp_anomalies,
+        ("tcp", "errors"): 7,
+        ("grpc", "requests"): 6,
+        ("grpc", "rows"): 5,
+        ("grpc", "anomalies"): grpc_anomalies,
+        ("grpc", "errors"): 1,
+        ("http", "requests"): 1,
+        ("http", "errors"): 0,
+    }
+    changes = {
+        (transport, name): after[key] - before[key]
+        for transport, name in expected
+        for key in [(f"datasentinel_{name}_total", ("transport", transport))]
+    }
+    assert changes == expected
+    for name, change in (("rows", 305), ("anomalies", tcp_anomalies + grpc_anomalies)):
+        key = (f"datasentinel_model_{name}_total",)
+        assert after[key] - before[key] == change
+    for transport in ("tcp", "grpc"):
+        label = ("transport", transport)
+        count = ("datasentinel_request_duration_seconds_count", label)
+        assert after[count] == after["datasentinel_requests_total", label]
+        total = ("datasentinel_request_duration_seconds_sum", label)
+        assert 0 < after[total] - before[total] < 10
+
+
+def test_metrics_tell_connections_readiness_and_what_is_served(server, client, detector):
+    with server.connect() as sock:
+        sock.sendall(b"x\n")
+        sock.recv(100)
+        samples = scrape(client)
+    assert samples["datasentinel_open_connections", ("transport", "tcp")] >= 1
+    assert samples["datasentinel_open_connections", ("transport", "http")] >= 1
+    assert samples["datasentinel_ready",] == 1
+    assert samples["datasentinel_model_threshold",] == detector.threshold
+    labels = {key[0]: dict(key[1:]) for key in samples if key[0].endswith("_info")}
+    assert labels["datasentinel_model_info"]["input_dim"] == str(detector.input_dim)
+    assert labels["datasentinel_backend_info"]["backend"] == detector.backend
+    assert samples["process_resident_memory_bytes",] > 0
+
+
+def test_openmetrics_is_given_when_asked_for(client):
+    response, body = request(client, "GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert response.getheader("Content-Type").startswith("application/openmetrics-text")
+    names = {family.name for family in parse_openmetrics(body.decode())}
+    assert {"datasentinel_requests", "datasentinel_request_duration_seconds", "datasentinel_ready"} <= names

@@ -1,0 +1,76 @@
+"""The data plane: answers as the detector's, and accounts that add up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasentinel import Detector
+from datasentinel.errors import InvalidInputError
+from datasentinel.serving.data_plane import LATENCY_BOUNDS_S, DataPlane, TransportAccount
+from tests.networks import Network, write_artifact
+
+D = 4
+
+
+@pytest.fixture
+def detector(tmp_path) -> Detector:
+    network = Network.random([D, 2, D])
+    return Detector.load(write_artifact(tmp_path, network.to_onnx(), input_dim=D, threshold=1.0))
+
+
+def test_the_warm_up_runs_the_model_and_is_not_counted(detector):
+    plane = DataPlane(detector)
+    plane.warm_up()
+    assert detector.scorer.counts["rows"] > 1
+    assert plane.counts == {"rows": 0, "anomalies": 0, "batches": 0}
+    detector.score(np.ones((5, D), dtype=np.float32))
+    assert plane.counts["rows"] == 5
+    assert plane.counts["batches"] == 1
+
+
+def test_evaluate_scores_one_row_and_accounts_for_it(detector):
+    plane = DataPlane(detector)
+    account = plane.account("grpc")
+    assert plane.account("grpc") is account
+    rows = np.random.default_rng(0).normal(0, 3, (50, D)).astype(np.float32)
+    for row in rows:
+        evaluation = plane.evaluate(row.tolist(), account)
+        assert evaluation.score == detector.score(row)[0]
+        assert evaluation.is_anomaly == detector.predict(row)[0]
+    with pytest.raises(InvalidInputError, match="expected 4 values per row, got 2"):
+        plane.evaluate([1.0, 2.0], account)
+    anomalies = int(np.count_nonzero(detector.predict(rows)))
+    assert (account.requests, account.rows, account.anomalies, account.errors) == (51, 50, anomalies, 1)
+    assert sum(account.latency_counts) == 51
+    assert account.latency_sum_s > 0
+
+
+def test_a_line_stream_accounts_for_every_line_once(detector):
+    plane = DataPlane(detector)
+    account = plane.account("tcp")
+    stream = plane.line_stream(account, max_line_bytes=1000)
+    assert not stream.mid_message
+    assert stream.feed(b"0 0 0 0\n1 1") == b"OK\n" or account.anomalies == 1
+    assert stream.mid_message
+    stream.feed(b" 1 1\nbad\n\n")
+    assert not stream.mid_message
+    stream.feed(b"9e9 9e9 9e9 9e9")
+    assert (account.requests, account.errors) == (3, 1)
+    assert stream.finish() == b"ANOMALY\n"
+    assert stream.closed
+    assert (account.requests, account.rows, account.errors) == (4, 3, 1)
+    assert account.anomalies == plane.counts["anomalies"]
+    assert sum(account.latency_counts) == 4
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "bucket"),
+    [(0.0, 0), (LATENCY_BOUNDS_S[0], 0), (LATENCY_BOUNDS_S[0] * 1.01, 1), (1e9, len(LATENCY_BOUNDS_S))],
+)
+def test_a_latency_falls_into_the_bucket_whose_bound_it_does_not_exceed(latency_s, bucket):
+    account = TransportAccount()
+    account.add(requests=7, rows=7, anomalies=0, errors=0, latency_s=latency_s)
+    assert account.latency_counts[bucket] == 7
+    assert sum(account.latency_counts) == 7
+    assert account.latency_sum_s == 7 * latency_s

@@ -1,0 +1,115 @@
+"""The listener, with a small protocol of its own over real sockets: faults stay in their connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from datasentinel.errors import ServerError
+from datasentinel.serving.data_plane import TransportAccount
+from datasentinel.serving.transports.listener import Listener
+
+
+class Echo:
+    """Echoes what it gets; breaks when told to."""
+
+    closed = False
+    mid_message = False
+
+    def feed(self, data: bytes) -> bytes:
+        if data == b"break":
+            raise RuntimeError("broken on request")
+        self.closed = data == b"bye"
+        return data
+
+    def finish(self) -> bytes:
+        if self.closed:
+            raise RuntimeError("finished twice")
+        return b"end"
+
+
+@pytest.fixture
+def account() -> TransportAccount:
+    return TransportAccount()
+
+
+def listener(account: TransportAccount, *, port: int = 0, host: str = "127.0.0.1") -> Listener:
+    return Listener(
+        "echo",
+        host,
+        port,
+        account=account,
+        open_session=Echo,
+        refusal=b"full",
+        max_connections=2,
+        idle_timeout_s=0.0,
+        write_buffer_bytes=1024,
+    )
+
+
+def test_a_session_that_breaks_takes_only_its_own_connection(account, caplog):
+    async def scenario() -> None:
+        echo = listener(account)
+        address = await echo.start()
+        good_reader, good = await asyncio.open_connection(*address)
+        bad_reader, bad = await asyncio.open_connection(*address)
+        bad.write(b"break")
+        assert await bad_reader.read() == b""
+        good.write(b"hello")
+        assert await good_reader.readexactly(5) == b"hello"
+        assert account.open_connections == 1
+        good.write_eof()
+        assert await good_reader.read() == b"end"
+        for writer in (good, bad):
+            writer.close()
+            await writer.wait_closed()
+        await echo.stop(1.0)
+        assert account.open_connections == 0
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(scenario())
+    (record,) = caplog.records
+    assert record.message == "connection_failed"
+    assert "broken on request" in str(record.exc_info[1])
+
+
+def test_connections_far_over_the_limit_are_cut_off(account):
+    async def scenario() -> list[bytes]:
+        echo = listener(account)
+        address = await echo.start()
+        opened = []
+        for _ in range(5):
+            opened.append(await asyncio.open_connection(*address))
+            await asyncio.sleep(0.01)
+        answers = [await reader.read() for reader, _ in opened[2:]]
+        for reader, writer in opened[:2]:
+            writer.write(b"bye")
+            answers.append(await reader.read())
+        for _, writer in opened:
+            writer.close()
+        await echo.stop(2.0)
+        return answers
+
+    assert asyncio.run(scenario()) == [b"full", b"full", b"", b"bye", b"bye"]
+    assert account.open_connections == 0
+
+
+def test_addresses_that_cannot_be_bound_are_named(account):
+    async def scenario() -> None:
+        echo = listener(account)
+        address = await echo.start()
+        with pytest.raises(
+            ServerError, match=rf"listen for echo on 127\.0\.0\.1:{address.port}: Address already"
+        ):
+            await listener(account, port=address.port).start()
+        await echo.stop(0.0)
+
+    asyncio.run(scenario())
+    with pytest.raises(ServerError, match=r"host 'no-such-host\.invalid' cannot be resolved"):
+        asyncio.run(listener(account, host="no-such-host.invalid").start())
+
+
+def test_stopping_what_never_started_is_nothing(account):
+    asyncio.run(listener(account).stop(1.0))

@@ -1,0 +1,55 @@
+"""Structured log lines: one line an event, fields that a program can read back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import logging
+from datasentinel.serving.logs import configure_logging, log
+from datasentinel.settings import Settings
+
+configure_logging(Settings(log_format="{format}", log_level="info"))
+logger = logging.getLogger("datasentinel.test")
+log(logger, logging.DEBUG, "hidden")
+log(logger, logging.INFO, "shown", count=3, path="a b", text='say "hi"\\nbye', empty="")
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    log(logger, logging.ERROR, "failed", exception=error)
+logging.getLogger("another.library").info("hidden too")
+"""
+
+
+def lines_of(log_format: str) -> list[str]:
+    script = SCRIPT.replace("{format}", log_format)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_text_lines():
+    shown, failed = lines_of("text")
+    assert shown.startswith("time=20")
+    assert shown.endswith(
+        r' level=info logger=datasentinel.test event=shown count=3 path="a b" text="say \"hi\"\nbye" empty=""'
+    )
+    assert " level=error " in failed
+    assert r"\nZeroDivisionError: division by zero" in failed
+
+
+def test_json_lines():
+    shown, failed = map(json.loads, lines_of("json"))
+    assert shown.pop("time").endswith("Z")
+    assert shown == {
+        "level": "info",
+        "logger": "datasentinel.test",
+        "event": "shown",
+        "count": 3,
+        "path": "a b",
+        "text": 'say "hi"\nbye',
+        "empty": "",
+    }
+    assert "ZeroDivisionError: division by zero" in failed["exception"]
