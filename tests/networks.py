@@ -47,7 +47,9 @@ class Network:
                 h = np.maximum(h, 0)
         return ((z - h) ** 2).mean(axis=1), h * scale + mean
 
-    def to_onnx(self, *, batch: int | str = "batch", with_score: bool = True, with_output: bool = True) -> bytes:
+    def to_onnx(
+        self, *, batch: int | str = "batch", with_score: bool = True, with_output: bool = True
+    ) -> bytes:
         constants = {"mean": self.mean, "scale": self.scale}
         nodes = [
             helper.make_node("Sub", ["input", "mean"], ["centred"], name="centre"),
@@ -56,7 +58,9 @@ class Network:
         h = "z"
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             constants |= {f"w{index}": weight, f"b{index}": bias}
-            nodes.append(helper.make_node("Gemm", [h, f"w{index}", f"b{index}"], [f"h{index}"], name=f"dense{index}"))
+            nodes.append(
+                helper.make_node("Gemm", [h, f"w{index}", f"b{index}"], [f"h{index}"], name=f"dense{index}")
+            )
             h = f"h{index}"
             if index + 1 < len(self.weights):
                 nodes.append(helper.make_node("Relu", [h], [f"a{index}"], name=f"relu{index}"))
@@ -75,7 +79,9 @@ class Network:
                 helper.make_node("Mul", [h, "scale"], ["scaled"], name="unscale"),
                 helper.make_node("Add", ["scaled", "mean"], ["output"], name="uncentre"),
             ]
-            outputs.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, self.input_dim]))
+            outputs.append(
+                helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, self.input_dim])
+            )
         graph = helper.make_graph(
             nodes,
             "autoencoder",
@@ -89,7 +95,9 @@ class Network:
         return model.SerializeToString()
 
 
-def write_artifact(directory: Path, onnx_bytes: bytes, *, input_dim: int, threshold: float, **extra: object) -> Path:
+def write_artifact(
+    directory: Path, onnx_bytes: bytes, *, input_dim: int, threshold: float, **extra: object
+) -> Path:
     """Write model.onnx and config.json; `extra` adds or overrides keys of the config."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "model.onnx").write_bytes(onnx_bytes)

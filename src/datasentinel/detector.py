@@ -49,7 +49,9 @@ def as_float32_rows(x: object) -> Float32Array:
         if overflowed.any():
             row, column = np.argwhere(np.atleast_2d(overflowed))[0]
             value = np.atleast_2d(array)[row, column]
-            raise InvalidInputError(f"value {value!r} at row {row}, column {column} is outside float32's range")
+            raise InvalidInputError(
+                f"value {value!r} at row {row}, column {column} is outside float32's range"
+            )
     return rows
 
 
@@ -122,9 +124,7 @@ class Detector:
         BackendUnavailableError, UnsupportedModelError, BackendError
             The backend cannot run here, or cannot run this model.
         """
-        return cls(
-            load_artifact(path), backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s
-        )
+        return cls(load_artifact(path), backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s)
 
     @property
     def input_dim(self) -> int:

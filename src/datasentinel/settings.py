@@ -25,7 +25,15 @@ CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 
 # Variables with our prefix that are read elsewhere.
 _OTHER_VARIABLES = frozenset(
-    {CONFIG_VARIABLE, "DATASENTINEL_ONNXRUNTIME_LIBRARY", "DATASENTINEL_SHARED_DATA"}
+    {
+        CONFIG_VARIABLE,
+        "DATASENTINEL_CACHE_DIR",
+        "DATASENTINEL_ISA",
+        "DATASENTINEL_ONNXRUNTIME_HEADER",
+        "DATASENTINEL_ONNXRUNTIME_LIBRARY",
+        "DATASENTINEL_PROTOCOL",
+        "DATASENTINEL_SHARED_DATA",
+    }
 )
 # Kubernetes and Docker links set these in every container beside a service named "datasentinel".
 _INJECTED_VARIABLE = re.compile(
@@ -64,6 +72,9 @@ class Settings:
 
     model: str = _setting("models", "Folder of the model artifact.")
     backend: str = _setting("auto", "What runs the model.", choices=BACKEND_NAMES)
+    plan_budget_s: float = _setting(
+        1.0, 'How long "auto" may measure the backends on a model that it has no plan for.', minimum=0
+    )
     num_threads: int = _setting(1, "Threads that one scoring call may use.", minimum=1, maximum=1024)
 
     host: str = _setting("127.0.0.1", "Address to listen on.")

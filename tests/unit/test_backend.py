@@ -17,7 +17,11 @@ from tests.networks import Network, write_artifact
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
     )
 
 
@@ -41,7 +45,9 @@ def test_the_extension_has_the_package_s_version():
 def test_the_signature_of_a_graph_is_read_without_running_it():
     info = backend.inspect_model(Network.random([5, 2, 5]).to_onnx(), name="here")
     assert info.opset == 18
-    assert [(value.name, value.dtype, value.shape) for value in info.inputs] == [("input", "float32", (-1, 5))]
+    assert [(value.name, value.dtype, value.shape) for value in info.inputs] == [
+        ("input", "float32", (-1, 5))
+    ]
     assert [value.name for value in info.outputs] == ["score", "output"]
     assert "Gemm" in info.operators
 
@@ -61,7 +67,9 @@ def test_the_library_variable_wins_and_must_be_a_file():
 
 
 def test_a_library_that_is_not_onnxruntime_is_refused(tmp_path):
-    code = "import datasentinel; print([s.detail for s in datasentinel.backends() if s.name == 'onnxruntime'])"
+    code = (
+        "import datasentinel; print([s.detail for s in datasentinel.backends() if s.name == 'onnxruntime'])"
+    )
     (tmp_path / "fake.so").write_text("not a library")
     output = run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY=str(tmp_path / "fake.so")).stdout
     assert "cannot open" in output

@@ -27,9 +27,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def folder(network, tmp_path_factory):
-    return write_artifact(
-        tmp_path_factory.mktemp("artifact"), network.to_onnx(), input_dim=D, threshold=1.0
-    )
+    return write_artifact(tmp_path_factory.mktemp("artifact"), network.to_onnx(), input_dim=D, threshold=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +234,9 @@ def test_a_prototype_artifact_scores_the_mean_squared_error(network, rows, tmp_p
 
 def test_a_model_that_only_scores_says_so_when_asked_to_reconstruct(network, rows, tmp_path):
     graph = network.to_onnx(with_output=False)
-    detector = Detector.load(write_artifact(tmp_path, graph, input_dim=D, threshold=1.0), backend="onnxruntime")
+    detector = Detector.load(
+        write_artifact(tmp_path, graph, input_dim=D, threshold=1.0), backend="onnxruntime"
+    )
     np.testing.assert_allclose(detector.score(rows), network.reference(rows)[0], rtol=1e-5)
     with pytest.raises(UnsupportedModelError, match="output"):
         detector.reconstruct(rows)

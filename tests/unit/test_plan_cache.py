@@ -11,7 +11,9 @@ import pytest
 from datasentinel import plan_cache
 from datasentinel.plan_cache import PlanKey, PlanRecord
 
-KEY = PlanKey(model_sha256="ab" * 32, cpu="a cpu", num_threads=1, precision="float32", versions=("x 1", "y 2"))
+KEY = PlanKey(
+    model_sha256="ab" * 32, cpu="a cpu", num_threads=1, precision="float32", versions=("x 1", "y 2")
+)
 RECORD = PlanRecord(
     steps=((1, "fused"), (64, "onnxruntime")),
     timings=((1, "fused", 0.1), (1, "onnxruntime", 2.5)),

@@ -91,10 +91,14 @@ def _server(model: Path) -> Iterator[dict[str, str]]:
 
 @click.command()
 @click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False),
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
     help="Keep data, model and report here.  [default: a temporary folder]",
 )
-@click.option("--count", type=click.IntRange(1), default=2000, show_default=True, help="Samples per protocol.")
+@click.option(
+    "--count", type=click.IntRange(1), default=2000, show_default=True, help="Samples per protocol."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def command(directory: Path | None, count: int, seed: int) -> None:
     """Train on real data, serve the model, and send it samples over TCP and gRPC.
@@ -116,7 +120,8 @@ def command(directory: Path | None, count: int, seed: int) -> None:
         _show("Serve it and send samples, every tenth one invalid on purpose")
         with _server(model) as ports:
             for protocol in ("tcp", "grpc"):
-                samples = ("--file", stream_file, "--count", str(count), "--seed", str(seed))
+                # One sample in flight: the latency shown is a round trip's, not a queue's.
+                samples = ("--file", stream_file, "--count", str(count), "--seed", str(seed), "--window", "1")
                 _run("produce", "--protocol", protocol, "--port", ports[protocol], *samples)
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         _show(f"Done: '{config['name']}' judged {count} samples over each protocol")

@@ -63,20 +63,41 @@ def _print(console: Console, machine: dict[str, Any], model: dict[str, Any] | No
     console.print(table)
 
     if model is not None:
-        table = Table("model", "", title=f"Model {model['directory']}", show_header=False)
-        for key, value in model.items():
-            if isinstance(value, dict):
-                for name, text in value.items():
-                    table.add_row(f"{key}: {name}", escape(str(text)))
-            else:
-                table.add_row(key, escape(str(value)))
-        console.print(table)
+        _print_model(console, model)
+
+
+def _print_model(console: Console, model: dict[str, Any]) -> None:
+    table = Table(title=f"Model {escape(model['directory'])}", show_header=False)
+    for key in ("name", "version", "input_dim", "threshold", "score", "backend"):
+        table.add_row(key, escape(str(model[key])))
+    for key, value in model["facts"].items():
+        table.add_row(escape(key), escape(value))
+    for name, reason in model["refusals"].items():
+        table.add_row(f"refused: {name}", escape(reason))
+    console.print(table)
+    if model["timings"]:
+        console.print(_plan_table(model["plan"], model["timings"]))
+
+
+def _plan_table(plan: dict[int, str], timings: list[tuple[int, str, float]]) -> Table:
+    """Show each backend's time by batch size, and which of them the plan takes."""
+    names = list(dict.fromkeys(name for _, name, _ in timings))
+    table = Table("rows", *(f"{name}, µs" for name in names), "plan", title="Plan, measured on this machine")
+    for rows in dict.fromkeys(rows for rows, _, _ in timings):
+        measured = {name: latency_us for size, name, latency_us in timings if size == rows}
+        chosen = plan[max(start for start in plan if start <= rows)]
+        table.add_row(str(rows), *(f"{measured[name]:.3g}" for name in names), chosen)
+    return table
 
 
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--backend", "backend_name", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True,
+    "--backend",
+    "backend_name",
+    type=click.Choice(BACKEND_NAMES),
+    default="auto",
+    show_default=True,
     help="Load MODEL on this backend.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -27,6 +27,7 @@ SCORE_DEFINITION = (
     "mean over the features of the squared difference between the standardised input and its reconstruction"
 )
 _VERIFIED_ROWS = 1024
+DEFAULT_NAME = "detector"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def export_artifact(
     rows : float32 array, shape [N, D]
         Raw rows to compare the graph with torch on; the first thousand or so are used.
     name : str, optional
-        The model's name.
+        The model's name; `DEFAULT_NAME` without one.
     feature_names : sequence of str
         One a column, or none.
     training_facts : mapping, optional
@@ -73,7 +74,7 @@ def export_artifact(
     sample = np.ascontiguousarray(rows[:_VERIFIED_ROWS], dtype=np.float32)
     verification = verify_graph(onnx, result.scoring_module(), sample)
     directory = Path(directory)
-    version = ""
+    version = "1"
     if name:
         version = str(newest_version(directory / name) + 1)
         directory = directory / name / version
@@ -82,7 +83,7 @@ def export_artifact(
         output_dim=result.network.input_dim,
         latent_dim=result.network.latent,
         threshold=result.calibration.threshold,
-        name=name or "",
+        name=name or DEFAULT_NAME,
         version=version,
         feature_names=tuple(feature_names),
         score=SCORE_DEFINITION,

@@ -63,6 +63,7 @@ class Server:
             settings.model,
             backend=settings.backend,
             num_threads=settings.num_threads,
+            plan_budget_s=settings.plan_budget_s,
         )
         self._plane = plane = DataPlane(detector)
         plane.warm_up()
