@@ -156,12 +156,12 @@ def _check_signature(artifact: Artifact) -> None:
             f"has {graph_input.shape[1]} columns"
         )
     for output in graph.outputs:
-        if output.name == "output" and len(output.shape) == 2:
-            if output.shape[1] not in (-1, config.output_dim):
-                raise ArtifactError(
-                    f"{config_path}: output_dim is {config.output_dim}, but output 'output' of {model_path} "
-                    f"has {output.shape[1]} columns"
-                )
+        columns = output.shape[1] if output.name == "output" and len(output.shape) == 2 else -1
+        if columns not in (-1, config.output_dim):
+            raise ArtifactError(
+                f"{config_path}: output_dim is {config.output_dim}, but output 'output' of {model_path} has "
+                f"{columns} columns"
+            )
 
 
 def _plan_key(artifact: Artifact, num_threads: int, precision: str) -> PlanKey:
