@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Network:
     @classmethod
     def random(cls, dims: list[int], seed: int = 0) -> Network:
         rng = np.random.default_rng(seed)
-        layers = list(zip(dims[:-1], dims[1:], strict=True))
+        layers = list(itertools.pairwise(dims))
         return cls(
             mean=rng.normal(0, 2, dims[0]).astype(np.float32),
             scale=rng.uniform(0.5, 2, dims[0]).astype(np.float32),

@@ -30,7 +30,7 @@ class PlanKey:
     versions: tuple[str, ...]
 
     def digest(self) -> str:
-        """A file name for this key."""
+        """Give a file name for this key."""
         return hashlib.sha256(json.dumps([_FORMAT_VERSION, asdict(self)]).encode()).hexdigest()[:32]
 
 
@@ -51,7 +51,7 @@ class PlanRecord:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again.
+    """Give the folder for what can be made again.
 
     `DATASENTINEL_CACHE_DIR`, else `datasentinel` under `XDG_CACHE_HOME` or `~/.cache`.
     """
@@ -63,7 +63,7 @@ def cache_dir() -> Path:
 
 
 def cpu_identity() -> str:
-    """What CPU this is, as far as timings are concerned."""
+    """Tell what CPU this is, as far as timings are concerned."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -77,7 +77,7 @@ def _path(key: PlanKey) -> Path:
     return cache_dir() / "plans" / f"{key.digest()}.json"
 
 
-def _tuples(rows: Any, types: tuple[type, ...]) -> tuple[Any, ...]:
+def _tuples(rows: object, types: tuple[type, ...]) -> tuple[Any, ...]:
     """Check that `rows` is a list of lists of exactly these types; anything else is not a plan of ours."""
     if not isinstance(rows, list):
         raise TypeError

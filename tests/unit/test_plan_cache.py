@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 
 import pytest
 
@@ -84,7 +83,7 @@ def test_a_folder_that_cannot_be_written_harms_nobody(folder):
 def test_nothing_is_left_behind(folder):
     for _ in range(3):
         plan_cache.store(KEY, RECORD)
-    assert len(os.listdir(folder / "plans")) == 1
+    assert len(list((folder / "plans").iterdir())) == 1
 
 
 def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
