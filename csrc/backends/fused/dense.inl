@@ -133,14 +133,17 @@ void column_tile(const float* in, long stride, const float* weights, long count,
 #pragma GCC unroll 4
     for (int set = 0; set < kSets; ++set) multiply_add(set, k + set);
   }
-  for (; k < count; ++k) multiply_add(0, k);
+#pragma GCC unroll 4
+  for (int set = 0; set < kSets - 1; ++set) {
+    if (k + set < count) multiply_add(set, k + set);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       Vector sum = sums[0][r][v];
-#pragma GCC unroll 4
-      for (int set = 1; set < kSets; ++set) sum += sums[set][r][v];
+      if (kSets > 1) sum += sums[1 % kSets][r][v];
+      if (kSets > 2) sum += sums[2 % kSets][r][v] + sums[3 % kSets][r][v];
       store(out + r * stride + v * kLanes, max(floor, sum));
     }
   }

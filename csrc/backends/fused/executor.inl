@@ -1,25 +1,41 @@
 // Runs a program over one block of rows. Included inside the anonymous namespace of each kernels_<isa>.cpp.
 
-template <bool kHasConstants>
-FUSED_INLINE Vector affine_of(const Step& step, const auto& place, Vector x) {
-  if constexpr (kHasConstants) {
-    if (step.center != nullptr) x -= place.constant(step.center);
-    if (step.scale != nullptr && step.offset != nullptr) {
-      return fma(x, place.constant(step.scale), place.constant(step.offset));
-    }
-    if (step.scale != nullptr) x *= place.constant(step.scale);
-    if (step.offset != nullptr) x += place.constant(step.offset);
-  }
-  return x;
-}
+/// The constants of one step, copied so that the compiler need not read them again after every store.
+struct Constants {
+  const float* center;
+  const float* scale;
+  const float* offset;
+  const float* scale_b;
+  const float* weights;
 
-template <bool kHasConstants>
-FUSED_INLINE Vector difference_of(const Step& step, const auto& place, Vector a, Vector b) {
-  if constexpr (kHasConstants) {
-    if (step.scale_b != nullptr) b *= place.constant(step.scale_b);
+  explicit FUSED_INLINE Constants(const Step& step)
+      : center(step.center),
+        scale(step.scale),
+        offset(step.offset),
+        scale_b(step.scale_b),
+        weights(step.weights) {}
+
+  /// (x - center) scale + offset
+  FUSED_INLINE Vector map(const auto& place, Vector x) const {
+    if (center != nullptr) x -= place.constant(center);
+    if (scale != nullptr) x *= place.constant(scale);
+    if (offset != nullptr) x += place.constant(offset);
+    return x;
   }
-  return affine_of<kHasConstants>(step, place, a) - b;
-}
+
+  FUSED_INLINE Vector difference(const auto& place, Vector a, Vector b) const {
+    return map(place, a) - (scale_b != nullptr ? b * place.constant(scale_b) : b);
+  }
+
+  FUSED_INLINE Vector weighted(const auto& place, Vector x) const {
+    return weights != nullptr ? x * place.constant(weights) : x;
+  }
+
+  [[nodiscard]] FUSED_INLINE bool none() const {
+    return center == nullptr && scale == nullptr && offset == nullptr && scale_b == nullptr &&
+           weights == nullptr;
+  }
+};
 
 template <typename Layout, typename Operation>
 FUSED_INLINE void binary(const Layout& layout, const Step& step, Operation operation) {
@@ -35,64 +51,40 @@ FUSED_INLINE void binary(const Layout& layout, const Step& step, Operation opera
   });
 }
 
-template <bool kHasConstants, typename Layout>
-FUSED_INLINE void sum_difference(const Layout& layout, const Step& step) {
-  const float* a = layout.at(step.a);
-  const float* b = layout.at(step.b);
+template <typename Layout, typename Term>
+FUSED_INLINE void sum(const Layout& layout, const Step& step, Term term) {
   const Vector factor = splat(step.factor);
   layout.reduce(
-      step.a.width, splat(0.0F),
-      [&](const auto& place) {
-        const Vector d =
-            difference_of<kHasConstants>(step, place, load(a + place.offset), load(b + place.offset));
-        if constexpr (kHasConstants) {
-          if (step.weights != nullptr) return d * d * place.constant(step.weights);
-        }
-        return d * d;
-      },
-      [](Vector total, Vector value) { return total + value; }, [=](Vector total) { return total * factor; },
-      layout.at(step.out));
-}
-
-template <typename Layout>
-FUSED_INLINE void sum_squares(const Layout& layout, const Step& step) {
-  const float* a = layout.at(step.a);
-  const Vector factor = splat(step.factor);
-  layout.reduce(
-      step.a.width, splat(0.0F),
-      [&](const auto& place) {
-        const Vector d = affine_of<true>(step, place, load(a + place.offset));
-        return step.weights != nullptr ? d * d * place.constant(step.weights) : d * d;
-      },
-      [](Vector total, Vector value) { return total + value; }, [=](Vector total) { return total * factor; },
-      layout.at(step.out));
+      step.a.width, splat(0.0F), term, [](Vector total, Vector value) { return total + value; },
+      [=](Vector total) { return total * factor; }, layout.at(step.out));
 }
 
 template <typename Layout>
 void run_step(const Layout& layout, const Step& step) {
   const float* a = layout.at(step.a);
+  const float* b = layout.at(step.b);
   float* out = layout.at(step.out);
   const int width = step.out.width;
+  const Constants constants(step);
   const auto keep = [](Vector total) { return total; };
   const auto larger = [](Vector x, Vector y) { return max(x, y); };
   const auto smaller = [](Vector x, Vector y) { return min(x, y); };
+  const auto value_of_a = [=](const auto& place) { return load(a + place.offset); };
   const Vector infinity = splat(__builtin_inff());
   switch (step.op) {
     case Op::dense: layout.dense(step); break;
     case Op::apply: layout.apply(step.function, a, width, out); break;
     case Op::affine:
-      layout.each(width, [&](const auto& place) {
-        store(out + place.offset, affine_of<true>(step, place, load(a + place.offset)));
+      layout.each(width, [=](const auto& place) {
+        store(out + place.offset, constants.map(place, load(a + place.offset)));
       });
       break;
-    case Op::difference: {
-      const float* b = layout.at(step.b);
-      layout.each(width, [&](const auto& place) {
+    case Op::difference:
+      layout.each(width, [=](const auto& place) {
         store(out + place.offset,
-              difference_of<true>(step, place, load(a + place.offset), load(b + place.offset)));
+              constants.difference(place, load(a + place.offset), load(b + place.offset)));
       });
       break;
-    }
     case Op::add: binary(layout, step, [](Vector x, Vector y) { return x + y; }); break;
     case Op::subtract: binary(layout, step, [](Vector x, Vector y) { return x - y; }); break;
     case Op::multiply: binary(layout, step, [](Vector x, Vector y) { return x * y; }); break;
@@ -102,33 +94,29 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::copy: layout.copy(a, width, out); break;
     case Op::gather: layout.gather(a, step.indices, width, out); break;
     case Op::sum:
-      layout.reduce(
-          step.a.width, splat(0.0F),
-          [&](const auto& place) {
-            const Vector value = load(a + place.offset);
-            return step.weights != nullptr ? value * place.constant(step.weights) : value;
-          },
-          [](Vector x, Vector y) { return x + y; }, [&](Vector total) { return total * step.factor; }, out);
+      sum(layout, step, [=](const auto& place) { return constants.weighted(place, value_of_a(place)); });
       break;
-    case Op::sum_squares: sum_squares(layout, step); break;
+    case Op::sum_squares:
+      sum(layout, step, [=](const auto& place) {
+        const Vector d = constants.map(place, value_of_a(place));
+        return constants.weighted(place, d * d);
+      });
+      break;
     case Op::sum_difference:
-      if (step.center == nullptr && step.scale == nullptr && step.offset == nullptr &&
-          step.scale_b == nullptr && step.weights == nullptr) {
-        sum_difference<false>(layout, step);
+      if (constants.none()) {
+        sum(layout, step, [=](const auto& place) {
+          const Vector d = value_of_a(place) - load(b + place.offset);
+          return d * d;
+        });
       } else {
-        sum_difference<true>(layout, step);
+        sum(layout, step, [=](const auto& place) {
+          const Vector d = constants.difference(place, value_of_a(place), load(b + place.offset));
+          return constants.weighted(place, d * d);
+        });
       }
       break;
-    case Op::min_columns:
-      layout.reduce(
-          step.a.width, infinity, [=](const auto& place) { return load(a + place.offset); }, smaller, keep,
-          out);
-      break;
-    case Op::max_columns:
-      layout.reduce(
-          step.a.width, -infinity, [=](const auto& place) { return load(a + place.offset); }, larger, keep,
-          out);
-      break;
+    case Op::min_columns: layout.reduce(step.a.width, infinity, value_of_a, smaller, keep, out); break;
+    case Op::max_columns: layout.reduce(step.a.width, -infinity, value_of_a, larger, keep, out); break;
     case Op::smallest: layout.extremes(a, step.a.width, width, infinity, smaller, larger, out); break;
     case Op::largest: layout.extremes(a, step.a.width, width, -infinity, larger, smaller, out); break;
   }
@@ -141,11 +129,11 @@ using Panel = RowsInLanes<2>;
 void run_few(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
              float* output) {
   const ColumnsInLanes layout{frame, program.frame_columns, rows};
-  layout.read(input, rows, program.input.width, layout.at(program.input));
+  layout.read(input, program.input.width, layout.at(program.input));
   const int steps = output == nullptr ? program.score_steps : program.all_steps;
   for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
-  if (scores != nullptr) layout.write(layout.at(program.score), rows, 1, scores);
-  if (output != nullptr) layout.write(layout.at(program.output), rows, program.output.width, output);
+  if (scores != nullptr) layout.write(layout.at(program.score), 1, scores);
+  if (output != nullptr) layout.write(layout.at(program.output), program.output.width, output);
 }
 
 void run_block(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
@@ -166,7 +154,7 @@ void run_block(const ProgramView& program, const float* input, int rows, float* 
   }
   for (int p = 0; p < panels; ++p) {
     const long first = static_cast<long>(p) * kPanelRows;
-    if (scores != nullptr) panel(p).write(panel(p).at(program.score), rows_of(p), 1, scores + first);
+    if (scores != nullptr) panel(p).write_column(panel(p).at(program.score), rows_of(p), scores + first);
     if (output != nullptr) {
       panel(p).write(panel(p).at(program.output), rows_of(p), program.output.width,
                      output + first * program.output.width);

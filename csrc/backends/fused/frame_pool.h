@@ -3,64 +3,72 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
-#include <memory>
+#include <optional>
 
 #include "backends/fused/packed_program.h"
 
 namespace datasentinel::fused {
 
-/// Scratch frames for concurrent calls, handed out and taken back without locks. A call that finds none gets
-/// a new one; up to kKept are kept for the next calls. Thread-safe.
+/// Scratch frames for concurrent calls, handed out without locks: each slot keeps its frame for ever, a flag
+/// says whether a call is using it. Calls beyond kSlots at once allocate a frame of their own. Thread-safe.
 class FramePool {
  public:
   explicit FramePool(std::size_t floats) : floats_(floats) {}
   FramePool(const FramePool&) = delete;
   FramePool& operator=(const FramePool&) = delete;
-  ~FramePool() {
-    for (auto& slot : slots_) delete slot.load(std::memory_order_acquire);
-  }
 
-  /// Returns the frame to the pool when it goes out of scope.
+ private:
+  static constexpr std::size_t kSlots = 64;
+
+  struct alignas(64) Slot {
+    std::atomic<bool> busy{false};
+    AlignedFloats frame;  ///< Touched only by the call that set `busy`.
+  };
+
+ public:
+  /// The use of one frame during one call.
   class Lease {
    public:
-    explicit Lease(FramePool& pool) : pool_(pool), frame_(pool.take()) {}
+    explicit Lease(FramePool& pool) {
+      for (Slot& slot : pool.slots_) {
+        if (slot.busy.load(std::memory_order_relaxed) ||
+            slot.busy.exchange(true, std::memory_order_acquire)) {
+          continue;
+        }
+        slot_ = &slot;
+        if (slot.frame.size() == 0) allocate(slot, pool.floats_);
+        data_ = slot.frame.data();
+        return;
+      }
+      own_.emplace(pool.floats_);
+      data_ = own_->data();
+    }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    ~Lease() { pool_.give_back(std::move(frame_)); }
-    [[nodiscard]] float* data() const noexcept { return frame_->data(); }
+    ~Lease() {
+      if (slot_ != nullptr) slot_->busy.store(false, std::memory_order_release);
+    }
+
+    [[nodiscard]] float* data() const noexcept { return data_; }
 
    private:
-    FramePool& pool_;
-    std::unique_ptr<AlignedFloats> frame_;
+    static void allocate(Slot& slot, std::size_t floats) {
+      try {
+        slot.frame = AlignedFloats(floats);
+      } catch (...) {
+        slot.busy.store(false, std::memory_order_release);
+        throw;
+      }
+    }
+
+    Slot* slot_ = nullptr;
+    std::optional<AlignedFloats> own_;
+    float* data_ = nullptr;
   };
 
  private:
-  static constexpr std::size_t kKept = 64;
-
-  std::unique_ptr<AlignedFloats> take() {
-    for (auto& slot : slots_) {
-      if (slot.load(std::memory_order_relaxed) == nullptr) continue;
-      if (AlignedFloats* frame = slot.exchange(nullptr, std::memory_order_acquire)) {
-        return std::unique_ptr<AlignedFloats>(frame);
-      }
-    }
-    return std::make_unique<AlignedFloats>(floats_);
-  }
-
-  void give_back(std::unique_ptr<AlignedFloats> frame) noexcept {
-    for (auto& slot : slots_) {
-      AlignedFloats* empty = nullptr;
-      if (slot.load(std::memory_order_relaxed) == nullptr &&
-          slot.compare_exchange_strong(empty, frame.get(), std::memory_order_release,
-                                       std::memory_order_relaxed)) {
-        static_cast<void>(frame.release());
-        return;
-      }
-    }
-  }
-
   std::size_t floats_;
-  std::array<std::atomic<AlignedFloats*>, kKept> slots_{};
+  std::array<Slot, kSlots> slots_;
 };
 
 }  // namespace datasentinel::fused

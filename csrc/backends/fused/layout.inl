@@ -48,17 +48,28 @@ struct RowsInLanes {
   template <typename Term, typename Combine, typename Finish>
   FUSED_INLINE void reduce(int width, Vector start, Term term, Combine combine, Finish finish,
                            float* out) const {
-    Vector totals[kVectors];
-#pragma GCC unroll 4
-    for (long v = 0; v < kVectors; ++v) totals[v] = start;
-    for (long c = 0; c < width; ++c) {
+    // Several sums in flight: one after the other, their latency would count.
+    constexpr long kChains = 4;
+    Vector totals[kChains][kVectors];
+#pragma GCC unroll 8
+    for (long i = 0; i < kChains * kVectors; ++i) totals[i / kVectors][i % kVectors] = start;
+    const auto add_column = [&](long chain, long c) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (long v = 0; v < kVectors; ++v) {
-        totals[v] = combine(totals[v], term(Place{c * kStride + v * kLanes, c, v}));
+        totals[chain][v] = combine(totals[chain][v], term(Place{c * kStride + v * kLanes, c, v}));
       }
-    }
+    };
+    long c = 0;
+    for (; c + kChains <= width; c += kChains) {
 #pragma GCC unroll 4
-    for (long v = 0; v < kVectors; ++v) store(out + v * kLanes, finish(totals[v]));
+      for (long chain = 0; chain < kChains; ++chain) add_column(chain, c + chain);
+    }
+    for (; c < width; ++c) add_column(0, c);
+#pragma GCC unroll 4
+    for (long v = 0; v < kVectors; ++v) {
+      const Vector total = combine(combine(totals[0][v], totals[1][v]), combine(totals[2][v], totals[3][v]));
+      store(out + v * kLanes, finish(total));
+    }
   }
 
   FUSED_INLINE void copy(const float* in, int width, float* out) const {
@@ -89,39 +100,55 @@ struct RowsInLanes {
   }
 
   /// Turns row-major rows into columns; rows beyond the last repeat it, so that no lane holds garbage.
-  void read(const float* input, int rows, int width, float* out) const {
-    for (long v = 0; v < kVectors; ++v) {
-      const float* lane_rows[kLanes];
-      for (long lane = 0; lane < kLanes; ++lane) {
-        const long row = v * kLanes + lane;
-        lane_rows[lane] = input + (row < rows ? row : rows - 1) * width;
-      }
-      float* target = out + v * kLanes;
+  FUSED_INLINE void read(const float* input, int rows, int width, float* out) const {
+    if (rows == kStride) {
+      read_rows([=](long row) { return input + row * width; }, width, out);
+    } else {
+      read_rows([=](long row) { return input + (row < rows ? row : rows - 1) * width; }, width, out);
+    }
+  }
+
+  /// The inverse of `read`.
+  FUSED_INLINE void write(const float* in, int rows, int width, float* output) const {
+    if (rows == kStride) {
+      write_rows(in, [=](long row) { return output + row * width; }, width);
+    } else {
+      write_rows(in, [=](long row) { return row < rows ? output + row * width : nullptr; }, width);
+    }
+  }
+
+  FUSED_INLINE void write_column(const float* in, int rows, float* output) const {
+    if (rows == kStride) {
+      copy(in, 1, output);
+    } else {
+      for (long row = 0; row < rows; ++row) output[row] = in[row];
+    }
+  }
+
+  template <typename Rows>
+  static FUSED_INLINE void read_rows(const Rows& rows, int width, float* out) {
+    for (long first = 0; first < kStride; first += kLanes) {
+      float* target = out + first;
       long c = 0;
       for (; c + 4 <= width; c += 4, target += 4 * kStride) {
         // Lane group g of part[i] is row 4 g + i, so after the transposition the rows are in order.
         Vector part[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) part[i] = load_groups(lane_rows + i, c);
+        for (int i = 0; i < 4; ++i) part[i] = load_groups(rows, first + i, c);
         transpose_groups(part);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) store(target + i * kStride, part[i]);
       }
       for (; c < width; ++c, target += kStride) {
-        for (long lane = 0; lane < kLanes; ++lane) target[lane] = lane_rows[lane][c];
+        for (long lane = 0; lane < kLanes; ++lane) target[lane] = rows(first + lane)[c];
       }
     }
   }
 
-  /// The inverse of `read`.
-  void write(const float* in, int rows, int width, float* output) const {
-    for (long v = 0; v < kVectors; ++v) {
-      float* lane_rows[kLanes];
-      for (long lane = 0; lane < kLanes; ++lane) {
-        const long row = v * kLanes + lane;
-        lane_rows[lane] = row < rows ? output + row * width : nullptr;
-      }
-      const float* source = in + v * kLanes;
+  template <typename Rows>
+  static FUSED_INLINE void write_rows(const float* in, const Rows& rows, int width) {
+    for (long first = 0; first < kStride; first += kLanes) {
+      const float* source = in + first;
       long c = 0;
       for (; c + 4 <= width; c += 4, source += 4 * kStride) {
         Vector part[4];
@@ -129,11 +156,11 @@ struct RowsInLanes {
         for (int i = 0; i < 4; ++i) part[i] = load(source + i * kStride);
         transpose_groups(part);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) store_groups(part[i], lane_rows + i, c);
+        for (int i = 0; i < 4; ++i) store_groups(part[i], rows, first + i, c);
       }
       for (; c < width; ++c, source += kStride) {
         for (long lane = 0; lane < kLanes; ++lane) {
-          if (lane_rows[lane] != nullptr) lane_rows[lane][c] = source[lane];
+          if (float* row = rows(first + lane)) row[c] = source[lane];
         }
       }
     }
@@ -214,7 +241,7 @@ struct ColumnsInLanes {
     }
   }
 
-  void read(const float* input, int, int width, float* out) const {
+  FUSED_INLINE void read(const float* input, int width, float* out) const {
     for (long r = 0; r < rows; ++r) {
       long c = 0;
       for (; c + kLanes <= width; c += kLanes) store(out + r * stride + c, load(input + r * width + c));
@@ -222,7 +249,7 @@ struct ColumnsInLanes {
     }
   }
 
-  void write(const float* in, int, int width, float* output) const {
+  FUSED_INLINE void write(const float* in, int width, float* output) const {
     for (long r = 0; r < rows; ++r) {
       for (long c = 0; c < width; ++c) output[r * width + c] = in[r * stride + c];
     }

@@ -23,15 +23,17 @@ FUSED_INLINE Vector round_nearest(Vector v) {
   return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/// Lane group g (of four lanes) of the result is the four floats at rows[4 g] + c.
-FUSED_INLINE Vector load_groups(const float* const* rows, long c) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + c)), _mm_loadu_ps(rows[4] + c),
-                              1);
+/// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
+template <typename Rows>
+FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {
+  const __m256 low = _mm256_castps128_ps256(_mm_loadu_ps(rows(first) + c));
+  return _mm256_insertf128_ps(low, _mm_loadu_ps(rows(first + 4) + c), 1);
 }
 /// The inverse; null rows are left out.
-FUSED_INLINE void store_groups(Vector v, float* const* rows, long c) {
-  if (rows[0] != nullptr) _mm_storeu_ps(rows[0] + c, _mm256_castps256_ps128(v));
-  if (rows[4] != nullptr) _mm_storeu_ps(rows[4] + c, _mm256_extractf128_ps(v, 1));
+template <typename Rows>
+FUSED_INLINE void store_groups(Vector v, const Rows& rows, long first, long c) {
+  if (float* row = rows(first)) _mm_storeu_ps(row + c, _mm256_castps256_ps128(v));
+  if (float* row = rows(first + 4)) _mm_storeu_ps(row + c, _mm256_extractf128_ps(v, 1));
 }
 // Within each group of four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3.
 FUSED_INLINE Vector interleave_low(Vector a, Vector b) { return _mm256_unpacklo_ps(a, b); }

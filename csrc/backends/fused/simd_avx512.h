@@ -23,19 +23,21 @@ FUSED_INLINE Vector round_nearest(Vector v) {
   return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/// Lane group g (of four lanes) of the result is the four floats at rows[4 g] + c.
-FUSED_INLINE Vector load_groups(const float* const* rows, long c) {
-  Vector v = _mm512_castps128_ps512(_mm_loadu_ps(rows[0] + c));
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[4] + c), 1);
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[8] + c), 2);
-  return _mm512_insertf32x4(v, _mm_loadu_ps(rows[12] + c), 3);
+/// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
+template <typename Rows>
+FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {
+  Vector v = _mm512_castps128_ps512(_mm_loadu_ps(rows(first) + c));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows(first + 4) + c), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows(first + 8) + c), 2);
+  return _mm512_insertf32x4(v, _mm_loadu_ps(rows(first + 12) + c), 3);
 }
 /// The inverse; null rows are left out.
-FUSED_INLINE void store_groups(Vector v, float* const* rows, long c) {
-  if (rows[0] != nullptr) _mm_storeu_ps(rows[0] + c, _mm512_castps512_ps128(v));
-  if (rows[4] != nullptr) _mm_storeu_ps(rows[4] + c, _mm512_extractf32x4_ps(v, 1));
-  if (rows[8] != nullptr) _mm_storeu_ps(rows[8] + c, _mm512_extractf32x4_ps(v, 2));
-  if (rows[12] != nullptr) _mm_storeu_ps(rows[12] + c, _mm512_extractf32x4_ps(v, 3));
+template <typename Rows>
+FUSED_INLINE void store_groups(Vector v, const Rows& rows, long first, long c) {
+  if (float* row = rows(first)) _mm_storeu_ps(row + c, _mm512_castps512_ps128(v));
+  if (float* row = rows(first + 4)) _mm_storeu_ps(row + c, _mm512_extractf32x4_ps(v, 1));
+  if (float* row = rows(first + 8)) _mm_storeu_ps(row + c, _mm512_extractf32x4_ps(v, 2));
+  if (float* row = rows(first + 12)) _mm_storeu_ps(row + c, _mm512_extractf32x4_ps(v, 3));
 }
 // Within each group of four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3.
 FUSED_INLINE Vector interleave_low(Vector a, Vector b) { return _mm512_unpacklo_ps(a, b); }

@@ -28,11 +28,15 @@ FUSED_INLINE Vector round_nearest(Vector v) {
   return (v + magic) - magic;
 }
 
-/// Lane group g (of four lanes) of the result is the four floats at rows[4 g] + c.
-FUSED_INLINE Vector load_groups(const float* const* rows, long c) { return load(rows[0] + c); }
+/// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
+template <typename Rows>
+FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {
+  return load(rows(first) + c);
+}
 /// The inverse; null rows are left out.
-FUSED_INLINE void store_groups(Vector v, float* const* rows, long c) {
-  if (rows[0] != nullptr) store(rows[0] + c, v);
+template <typename Rows>
+FUSED_INLINE void store_groups(Vector v, const Rows& rows, long first, long c) {
+  if (float* row = rows(first)) store(row + c, v);
 }
 // Within each group of four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3.
 FUSED_INLINE Vector interleave_low(Vector a, Vector b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
