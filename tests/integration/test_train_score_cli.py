@@ -198,7 +198,8 @@ def test_training_on_numpy_files_with_a_separate_test_file(tmp_path):
     done = datasentinel(
         "train", tmp_path / "normal.npy", "--test", tmp_path / "judge.npz",
         "--out", tmp_path / "m", "--name", "pump",
-        "--hidden", "8,6", "--latent", 2, "--activation", "tanh", "--epochs", 5, "--seed", 3, "--device", "cpu",
+        "--hidden", "8,6", "--latent", 2, "--activation", "tanh", "--epochs", 5,
+        "--seed", 3, "--device", "cpu",
         "--threshold-method", "mean+3std", "--batch-size", 32, "--learning-rate", 0.01,
     )  # fmt: skip
     assert "network     5-8-6-2-6-8-5, " in done.stdout
