@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datasentinel import Detector
-from tests.integration.server_process import ServerProcess, serving
+from tests.integration.server_process import ServerProcess, clear_threshold, serving
 from tests.networks import Network, write_artifact
 
 if TYPE_CHECKING:
@@ -32,26 +32,40 @@ def rows() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def artifact(network, rows, tmp_path_factory) -> Path:
-    threshold = float(np.median(network.reference(rows)[0]))
+    threshold = clear_threshold(network.reference(rows)[0])
     folder = tmp_path_factory.mktemp("served") / "models"
     return write_artifact(folder, network.to_onnx(), input_dim=D, threshold=threshold)
 
 
 @pytest.fixture(scope="session")
-def detector(artifact) -> Detector:
+def plan_cache(tmp_path_factory) -> dict[str, str]:
+    """The variable that makes all processes follow one measured plan, so that their scores agree to the bit."""
+    return {"DATASENTINEL_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="session")
+def detector(artifact, plan_cache) -> Detector:
     """What the server serves, in this process."""
-    return Detector.load(artifact)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in plan_cache.items():
+            patch.setenv(variable, folder)
+        return Detector.load(artifact)
 
 
 StartServer = Callable[..., AbstractContextManager[ServerProcess]]
 
 
 @pytest.fixture(scope="session")
-def start_server(artifact, tmp_path_factory) -> StartServer:
+def start_server(artifact, plan_cache, tmp_path_factory) -> StartServer:
     """Start a server of one's own: `with start_server("--no-grpc") as server`."""
 
     def start(*flags: str, artifact: Path = artifact, environ: dict[str, str] | None = None):
-        return serving(artifact, tmp_path_factory.mktemp("log") / "server.log", *flags, environ=environ)
+        return serving(
+            artifact,
+            tmp_path_factory.mktemp("log") / "server.log",
+            *flags,
+            environ=plan_cache | (environ or {}),
+        )
 
     return start
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -114,7 +115,7 @@ def command(artifact: Path, *flags: str) -> list[str]:
 
 def clean_environment() -> dict[str, str]:
     """This environment without settings of ours."""
-    keep = {"DATASENTINEL_ONNXRUNTIME_LIBRARY"}
+    keep = {"DATASENTINEL_ONNXRUNTIME_LIBRARY", "DATASENTINEL_ISA"}
     return {
         key: text for key, text in os.environ.items() if not key.startswith("DATASENTINEL_") or key in keep
     }
@@ -126,6 +127,17 @@ def read_all(sock: socket.socket) -> bytes:
     while chunk := sock.recv(1 << 16):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def clear_threshold(scores: np.ndarray) -> float:
+    """A threshold that about half of the scores exceed, and from which all keep clear.
+
+    Backends and batch sizes may differ in a score's last bits; no decision should hang on those.
+    """
+    quarter = len(scores) // 4
+    middle = np.sort(scores)[quarter:-quarter]
+    widest = int(np.argmax(np.diff(middle)))
+    return float(middle[widest : widest + 2].mean())
 
 
 def to_line(row: np.ndarray) -> bytes:

@@ -96,6 +96,8 @@ def test_a_bad_variable_is_named(name, text, reason):
         "DATASENTINEL_PORT_9000_TCP_ADDR",
         "DATASENTINEL_ONNXRUNTIME_LIBRARY",
         "DATASENTINEL_SHARED_DATA",
+        "DATASENTINEL_CACHE_DIR",
+        "DATASENTINEL_ISA",
         "HOME",
     ],
 )
