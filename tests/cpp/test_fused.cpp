@@ -1,0 +1,392 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backends/fused/backend.h"
+#include "backends/fused/isa.h"
+#include "check.h"
+#include "onnx_builder.h"
+
+namespace datasentinel {
+namespace {
+
+using namespace testing;
+
+/// Runs `test` once with each instruction set of this processor forced.
+void with_each_isa(const std::function<void()>& test) {
+  for (const auto& set : fused::instruction_sets()) {
+    if (!set.supported) continue;
+    setenv("DATASENTINEL_ISA", set.name.c_str(), 1);
+    test();
+  }
+  unsetenv("DATASENTINEL_ISA");
+}
+
+std::unique_ptr<Session> load(const Message& model, const SessionOptions& options = {}) {
+  return make_fused_backend()->load({.name = "model.onnx", .onnx = model.view()}, options);
+}
+
+std::vector<float> random_floats(std::size_t count, unsigned seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+std::vector<float> scores_of(Session& session, const std::vector<float>& x) {
+  const std::size_t rows = x.size() / session.input_dim();
+  std::vector<float> scores(rows);
+  session.run({.data = x.data(), .rows = rows, .columns = session.input_dim()},
+              {.scores = scores.data(), .reconstructions = nullptr});
+  return scores;
+}
+
+bool close(double got, double exact, double tolerance = 1e-5) {
+  if (std::abs(got - exact) <= tolerance * std::abs(exact)) return true;
+  std::fprintf(stderr, "got %.9g, exactly %.9g\n", got, exact);
+  return false;
+}
+
+/// An autoencoder on standardised inputs, and what it computes in float64.
+struct Autoencoder {
+  std::vector<std::size_t> widths;
+  std::vector<float> mean, deviation;
+  std::vector<std::vector<float>> weights, biases;
+
+  explicit Autoencoder(std::vector<std::size_t> dims, float offset = 0) : widths(std::move(dims)) {
+    mean = random_floats(widths[0], 1, 1);
+    for (float& value : mean) value += offset;
+    deviation = random_floats(widths[0], 2, 0.1F);
+    for (float& value : deviation) value = std::abs(value) + 0.5F;
+    for (std::size_t i = 0; i + 1 < widths.size(); ++i) {
+      const auto seed = static_cast<unsigned>(10 + i);
+      weights.push_back(
+          random_floats(widths[i] * widths[i + 1], seed, 1 / std::sqrt(static_cast<float>(widths[i]))));
+      biases.push_back(random_floats(widths[i + 1], seed + 100, 0.1F));
+    }
+  }
+
+  [[nodiscard]] Message to_onnx(bool standardised_score) const {
+    const auto dims = [](std::initializer_list<std::size_t> sizes) {
+      return std::vector<std::int64_t>(sizes.begin(), sizes.end());
+    };
+    const auto width = static_cast<std::int64_t>(widths[0]);
+    ModelBuilder model;
+    model.input(value_info("input", {-1, width}));
+    model.output(value_info("score", {-1})).output(value_info("output", {-1, width}));
+    model.weight(float_tensor("mean", dims({widths[0]}), mean));
+    model.weight(float_tensor("deviation", dims({widths[0]}), deviation));
+    model.add(node("Sub", {"input", "mean"}, {"centred"})).add(node("Div", {"centred", "deviation"}, {"h0"}));
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const std::string n = std::to_string(i);
+      const std::string next = std::to_string(i + 1);
+      const bool last = i + 1 == weights.size();
+      model.weight(float_tensor("w" + n, dims({widths[i + 1], widths[i]}), weights[i]));
+      model.weight(float_tensor("b" + n, dims({widths[i + 1]}), biases[i]));
+      model.add(node("Gemm", {"h" + n, "w" + n, "b" + n}, {last ? "decoded" : "z" + n},
+                     {int_attribute("transB", 1)}));
+      if (!last) model.add(node("Relu", {"z" + n}, {"h" + next}));
+    }
+    model.add(node("Mul", {"decoded", "deviation"}, {"scaled"}))
+        .add(node("Add", {"scaled", "mean"}, {"output"}));
+    const std::vector<std::string> sides = standardised_score ? std::vector<std::string>{"h0", "decoded"}
+                                                              : std::vector<std::string>{"input", "output"};
+    model.weight(int_tensor("axes", {1}, {1}));
+    model.add(node("Sub", sides, {"residual"})).add(node("Mul", {"residual", "residual"}, {"squares"}));
+    model.add(node("ReduceMean", {"squares", "axes"}, {"score"}, {int_attribute("keepdims", 0)}));
+    return model.finish();
+  }
+
+  struct Answer {
+    double score = 0;
+    std::vector<double> output;
+  };
+
+  [[nodiscard]] Answer exact(const float* row, bool standardised_score) const {
+    std::vector<double> z(widths[0]);
+    for (std::size_t j = 0; j < z.size(); ++j) z[j] = (double{row[j]} - mean[j]) / deviation[j];
+    std::vector<double> h = z;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      std::vector<double> next(widths[i + 1]);
+      for (std::size_t n = 0; n < next.size(); ++n) {
+        next[n] = biases[i][n];
+        for (std::size_t k = 0; k < h.size(); ++k) next[n] += h[k] * weights[i][n * h.size() + k];
+        if (i + 1 < weights.size()) next[n] = std::max(next[n], 0.0);
+      }
+      h = std::move(next);
+    }
+    Answer answer;
+    for (std::size_t j = 0; j < z.size(); ++j) {
+      const double residual = (z[j] - h[j]) * (standardised_score ? 1.0 : deviation[j]);
+      answer.score += residual * residual / static_cast<double>(z.size());
+      answer.output.push_back(h[j] * deviation[j] + mean[j]);
+    }
+    return answer;
+  }
+};
+
+void matches_float64_at_every_batch_size() {
+  const std::vector<std::vector<std::size_t>> shapes = {
+      {8, 6, 3, 6, 8}, {1, 1, 1}, {5, 17, 5}, {64, 128, 64, 16, 64, 128, 64}, {33, 300, 7, 33}, {13, 13}};
+  for (const auto& shape : shapes) {
+    for (const bool standardised : {true, false}) {
+      const Autoencoder network(shape);
+      const auto session = load(network.to_onnx(standardised));
+      CHECK(session->input_dim() == shape[0]);
+      for (const std::size_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 15, 16, 17, 31, 32, 33, 100, 257}) {
+        const auto x = random_floats(rows * shape[0], 5);
+        std::vector<float> scores(rows);
+        std::vector<float> output(rows * shape[0]);
+        session->run({.data = x.data(), .rows = rows, .columns = shape[0]},
+                     {.scores = scores.data(), .reconstructions = output.data()});
+        CHECK(scores_of(*session, x) == scores);
+        for (std::size_t row = 0; row < rows; ++row) {
+          const auto exact = network.exact(&x[row * shape[0]], standardised);
+          CHECK(close(scores[row], exact.score));
+          for (std::size_t j = 0; j < shape[0]; ++j) {
+            CHECK(std::abs(output[row * shape[0] + j] - exact.output[j]) < 1e-4);
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Data far from zero: the shift is subtracted before anything is rounded to fewer digits than it has.
+void keeps_precision_at_large_offsets() {
+  for (const bool standardised : {true, false}) {
+    const Autoencoder network({24, 40, 24}, 1e6F);
+    const auto session = load(network.to_onnx(standardised));
+    for (const std::size_t rows : {1, 40}) {
+      auto x = random_floats(rows * 24, 3);
+      for (float& value : x) value += 1e6F;
+      const auto scores = scores_of(*session, x);
+      for (std::size_t row = 0; row < rows; ++row) {
+        CHECK(close(scores[row], network.exact(&x[row * 24], standardised).score));
+      }
+    }
+  }
+}
+
+void overflows_to_no_finite_score() {
+  const auto session = load(Autoencoder({8, 6, 3, 6, 8}).to_onnx(true));
+  for (const std::size_t rows : {1, 20}) {
+    const auto scores = scores_of(*session, std::vector<float>(rows * 8, 1e30F));
+    for (const float score : scores) CHECK(!std::isfinite(score));
+    for (const float score : scores_of(*session, std::vector<float>(rows * 8, 1e-40F)))
+      CHECK(std::isfinite(score));
+  }
+}
+
+/// A prototype's file: no score, and a batch of 1 written into the graph.
+void scores_a_graph_without_score() {
+  const auto w = random_floats(12, 1);
+  const auto session = load(ModelBuilder()
+                                .input(value_info("input", {1, 4}))
+                                .output(value_info("output", {1, 4}))
+                                .weight(float_tensor("down", {4, 3}, w))
+                                .weight(float_tensor("up", {3, 4}, w))
+                                .weight(float_tensor("bias", {4}, {1, 2, 3, 4}))
+                                .add(node("MatMul", {"input", "down"}, {"a"}))
+                                .add(node("Tanh", {"a"}, {"b"}))
+                                .add(node("MatMul", {"b", "up"}, {"c"}))
+                                .add(node("Add", {"bias", "c"}, {"output"}))
+                                .finish());
+  for (const std::size_t rows : {1, 3, 50}) {
+    const auto x = random_floats(rows * 4, 2);
+    const auto scores = scores_of(*session, x);
+    for (std::size_t row = 0; row < rows; ++row) {
+      double score = 0;
+      double hidden[3] = {};
+      for (std::size_t n = 0; n < 3; ++n) {
+        for (std::size_t k = 0; k < 4; ++k) hidden[n] += double{x[row * 4 + k]} * w[k * 3 + n];
+        hidden[n] = std::tanh(hidden[n]);
+      }
+      for (std::size_t n = 0; n < 4; ++n) {
+        double output = static_cast<double>(n) + 1;
+        for (std::size_t k = 0; k < 3; ++k) output += hidden[k] * w[k * 4 + n];
+        score += (x[row * 4 + n] - output) * (x[row * 4 + n] - output) / 4;
+      }
+      CHECK(close(scores[row], score));
+    }
+  }
+}
+
+/// log(mean of the 2 smallest squared distances to 5 prototypes) + 0.5 * max |x W| + a tail term, clipped.
+void scores_by_prototypes_and_tails() {
+  constexpr std::size_t kDim = 6;
+  constexpr std::size_t kPrototypes = 5;
+  const auto p = random_floats(kPrototypes * kDim, 1);
+  std::vector<float> minus_two_p(p);
+  std::vector<float> norms(kPrototypes, 0);
+  for (float& value : minus_two_p) value *= -2;
+  for (std::size_t i = 0; i < p.size(); ++i) norms[i / kDim] += p[i] * p[i];
+  const auto whitening = random_floats(kDim * kDim, 2);
+  const auto session =
+      load(ModelBuilder()
+               .input(value_info("input", {-1, 6}))
+               .output(value_info("score", {-1}))
+               .weight(float_tensor("p", {5, 6}, minus_two_p))
+               .weight(float_tensor("norms", {1, 5}, norms))
+               .weight(float_tensor("whitening", {6, 6}, whitening))
+               .weight(float_tensor("half", {}, {0.5F}))
+               .weight(float_tensor("low", {}, {-3}))
+               .weight(float_tensor("high", {}, {50}))
+               .weight(int_tensor("axes", {1}, {-1}))
+               .weight(int_tensor("k", {1}, {2}))
+               .weight(int_tensor("picked", {2}, {4, -6}))
+               .add(node("ReduceSumSquare", {"input", "axes"}, {"xx"}))
+               .add(node("Gemm", {"input", "p", "norms"}, {"xp"}, {int_attribute("transB", 1)}))
+               .add(node("Add", {"xx", "xp"}, {"distances"}))
+               .add(node("TopK", {"distances", "k"}, {"nearest", "which"}, {int_attribute("largest", 0)}))
+               .add(node("ReduceMean", {"nearest", "axes"}, {"distance"}))
+               .add(node("Log", {"distance"}, {"log_distance"}))
+               .add(node("MatMul", {"input", "whitening"}, {"white"}))
+               .add(node("Abs", {"white"}, {"size"}))
+               .add(node("ReduceMax", {"size", "axes"}, {"largest"}))
+               .add(node("Mul", {"largest", "half"}, {"weighted"}))
+               .add(node("Add", {"log_distance", "weighted"}, {"two"}))
+               .add(node("Gather", {"input", "picked"}, {"pair"}, {int_attribute("axis", 1)}))
+               .add(node("Concat", {"pair", "two"}, {"all"}, {int_attribute("axis", 1)}))
+               .add(node("Clip", {"all", "low", "high"}, {"clipped"}))
+               .add(node("ReduceSum", {"clipped", "axes"}, {"score"}, {int_attribute("keepdims", 0)}))
+               .finish());
+  for (const std::size_t rows : {1, 4, 40}) {
+    const auto x = random_floats(rows * kDim, 4);
+    const auto scores = scores_of(*session, x);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const float* r = &x[row * kDim];
+      std::vector<double> distances(kPrototypes, 0);
+      double largest = 0;
+      for (std::size_t i = 0; i < p.size(); ++i)
+        distances[i / kDim] += std::pow(double{r[i % kDim]} - p[i], 2);
+      for (std::size_t n = 0; n < kDim; ++n) {
+        double sum = 0;
+        for (std::size_t k = 0; k < kDim; ++k) sum += double{r[k]} * whitening[k * kDim + n];
+        largest = std::max(largest, std::abs(sum));
+      }
+      std::sort(distances.begin(), distances.end());
+      const auto clip = [](double value) { return std::min(50.0, std::max(-3.0, value)); };
+      const double two = std::log((distances[0] + distances[1]) / 2) + 0.5 * largest;
+      const double exact = clip(two) + clip(r[4]) + clip(r[0]);
+      CHECK(std::abs(scores[row] - exact) < 1e-5 * std::max(1.0, std::abs(exact)));
+    }
+  }
+}
+
+void refuses_what_it_cannot_run() {
+  constexpr auto kUnsupported = ErrorCode::unsupported_model;
+  const auto with = [](const Message& last) {
+    return ModelBuilder()
+        .input(value_info("input", {-1, 4}))
+        .output(value_info("output", {-1, 4}))
+        .weight(float_tensor("w", {4, 4}, std::vector<float>(16, 1)))
+        .weight(float_tensor("narrow", {3, 4}, std::vector<float>(12, 1)))
+        .weight(float_tensor("three", {3}, {1, 2, 3}))
+        .weight(float_tensor("zero", {1}, {0}))
+        .weight(float_tensor("huge", {1}, {3e38F}))
+        .add(node("Mul", {"input", "huge"}, {"large"}))
+        .add(last)
+        .finish();
+  };
+  CHECK_THROWS_WITH(kUnsupported, "model.onnx: the fused backend cannot run Softmax \"soft\"",
+                    load(with(node("Softmax", {"input"}, {"output"}, {}, "soft"))));
+  CHECK_THROWS_WITH(kUnsupported, "Relu that computes \"output\"",
+                    load(with(node("Relu", {"w"}, {"output"}))));
+  CHECK_THROWS_WITH(kUnsupported, "transA",
+                    load(with(node("Gemm", {"input", "w"}, {"output"}, {int_attribute("transA", 1)}))));
+  CHECK_THROWS_WITH(kUnsupported, "one per column (4)",
+                    load(with(node("Add", {"input", "three"}, {"output"}))));
+  CHECK_THROWS_WITH(kUnsupported, "divides by zero", load(with(node("Div", {"input", "zero"}, {"output"}))));
+  CHECK_THROWS_WITH(kUnsupported, "range of float32", load(with(node("Mul", {"large", "huge"}, {"output"}))));
+  CHECK_THROWS_WITH(ErrorCode::invalid_model, "weights for 3 columns meet 4",
+                    load(with(node("MatMul", {"input", "narrow"}, {"output"}))));
+  CHECK_THROWS_WITH(ErrorCode::invalid_model, "\"absent\" is read before",
+                    load(with(node("Relu", {"absent"}, {"output"}))));
+  CHECK_THROWS_WITH(kUnsupported, "exactly one input",
+                    load(ModelBuilder().output(value_info("output", {-1, 4})).finish()));
+  CHECK_THROWS_WITH(kUnsupported, "neither",
+                    load(ModelBuilder().input(value_info("input", {-1, 4})).finish()));
+  CHECK_THROWS_WITH(kUnsupported, "[batch, D]",
+                    load(ModelBuilder()
+                             .input(value_info("input", {-1, -1}))
+                             .output(value_info("output", {-1, -1}))
+                             .finish()));
+  const Message good = Autoencoder({4, 2, 4}).to_onnx(true);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "bfloat16",
+                    load(good, {.num_threads = 1, .precision = "bfloat16"}));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "num_threads", load(good, {.num_threads = 0}));
+  setenv("DATASENTINEL_ISA", "mmx", 1);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "portable", load(good));
+  for (const auto& set : fused::instruction_sets()) {
+    if (set.supported) continue;
+    setenv("DATASENTINEL_ISA", set.name.c_str(), 1);
+    CHECK_THROWS_WITH(ErrorCode::unavailable, set.name, load(good));
+    CHECK(make_fused_backend()->status().availability == Availability::no_device);
+  }
+  unsetenv("DATASENTINEL_ISA");
+}
+
+void refuses_to_reconstruct_without_output() {
+  const auto session =
+      load(ModelBuilder()
+               .input(value_info("input", {-1, 3}))
+               .output(value_info("score", {-1}))
+               .weight(int_tensor("axes", {1}, {1}))
+               .add(node("ReduceMax", {"input", "axes"}, {"score"}, {int_attribute("keepdims", 0)}))
+               .finish());
+  const std::vector<float> x = {1, 3, 2};
+  std::vector<float> output(3);
+  CHECK(scores_of(*session, x).at(0) == 3);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "no output",
+                    (session->run({.data = x.data(), .rows = 1, .columns = 3},
+                                  {.scores = nullptr, .reconstructions = output.data()}),
+                     0));
+}
+
+void many_threads_share_a_session() {
+  const Autoencoder network({32, 48, 8, 48, 32});
+  for (const int num_threads : {1, 3}) {
+    const auto session = load(network.to_onnx(true), {.num_threads = num_threads});
+    const auto x = random_floats(1000 * 32, 9);
+    const auto expected = scores_of(*session, x);
+    CHECK(close(expected[999], network.exact(&x[999 * 32], true).score));
+    std::vector<std::thread> threads;
+    std::vector<int> wrong(8, 0);
+    for (std::size_t t = 0; t < wrong.size(); ++t) {
+      threads.emplace_back([&, t] {
+        for (int round = 0; round < 20; ++round) {
+          if (scores_of(*session, x) != expected) ++wrong[t];
+          const std::vector<float> row(x.begin(), x.begin() + 32);
+          if (!close(scores_of(*session, row)[0], expected[0])) ++wrong[t];
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const int count : wrong) CHECK(count == 0);
+  }
+}
+
+}  // namespace
+}  // namespace datasentinel
+
+int main() {
+  using namespace datasentinel;
+  with_each_isa(matches_float64_at_every_batch_size);
+  with_each_isa(keeps_precision_at_large_offsets);
+  with_each_isa(overflows_to_no_finite_score);
+  with_each_isa(scores_a_graph_without_score);
+  with_each_isa(scores_by_prototypes_and_tails);
+  refuses_what_it_cannot_run();
+  refuses_to_reconstruct_without_output();
+  many_threads_share_a_session();
+  return check::result();
+}
