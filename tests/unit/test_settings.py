@@ -95,6 +95,7 @@ def test_a_bad_variable_is_named(name, text, reason):
         "DATASENTINEL_PORT",
         "DATASENTINEL_PORT_9000_TCP_ADDR",
         "DATASENTINEL_ONNXRUNTIME_LIBRARY",
+        "DATASENTINEL_PROTOCOL",
         "DATASENTINEL_SHARED_DATA",
         "DATASENTINEL_CACHE_DIR",
         "DATASENTINEL_ISA",
