@@ -38,34 +38,20 @@ def artifact(network, rows, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plan_cache(tmp_path_factory) -> dict[str, str]:
-    """The variable that makes all processes follow one measured plan, so that their scores agree to the bit."""
-    return {"DATASENTINEL_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-
-
-@pytest.fixture(scope="session")
-def detector(artifact, plan_cache) -> Detector:
+def detector(artifact) -> Detector:
     """What the server serves, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in plan_cache.items():
-            patch.setenv(variable, folder)
-        return Detector.load(artifact)
+    return Detector.load(artifact)
 
 
 StartServer = Callable[..., AbstractContextManager[ServerProcess]]
 
 
 @pytest.fixture(scope="session")
-def start_server(artifact, plan_cache, tmp_path_factory) -> StartServer:
+def start_server(artifact, tmp_path_factory) -> StartServer:
     """Start a server of one's own: `with start_server("--no-grpc") as server`."""
 
     def start(*flags: str, artifact: Path = artifact, environ: dict[str, str] | None = None):
-        return serving(
-            artifact,
-            tmp_path_factory.mktemp("log") / "server.log",
-            *flags,
-            environ=plan_cache | (environ or {}),
-        )
+        return serving(artifact, tmp_path_factory.mktemp("log") / "server.log", *flags, environ=environ)
 
     return start
 

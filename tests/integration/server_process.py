@@ -114,8 +114,11 @@ def command(artifact: Path, *flags: str) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without settings of ours."""
-    keep = {"DATASENTINEL_ONNXRUNTIME_LIBRARY", "DATASENTINEL_ISA"}
+    """This environment without settings of ours.
+
+    The cache stays: all processes then follow one measured plan, and their scores agree to the bit.
+    """
+    keep = {"DATASENTINEL_CACHE_DIR", "DATASENTINEL_ISA", "DATASENTINEL_ONNXRUNTIME_LIBRARY"}
     return {
         key: text for key, text in os.environ.items() if not key.startswith("DATASENTINEL_") or key in keep
     }
