@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import math
@@ -49,6 +48,8 @@ ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
 def _is_installed(distribution: str) -> bool:
+    import importlib.metadata  # slow to import, and needed only when a backend is first asked for
+
     try:
         importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +104,8 @@ def store(key: PlanKey, record: PlanRecord) -> bool:
     """Write the plan for `key` atomically; False when the folder cannot be written, which harms nobody."""
     path = _path(key)
     text = json.dumps({"key": asdict(key), **asdict(record)}, indent=1)
+    import tempfile  # slow to import, and needed only after measuring
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
