@@ -47,7 +47,7 @@ FUSED_INLINE Vector logarithm(Vector x) {
   const IntVector subnormal = x < 1.17549435e-38F;
   const Vector scaled = select(subnormal, x * 8388608.0F, x);
   // m in [sqrt(1/2), sqrt(2)), x = m 2^e
-  const IntVector shifted = bits(scaled) - 0x3F3504F3;
+  const IntVector shifted = subtract_wrapping(bits(scaled), 0x3F3504F3);
   const IntVector exponent = shifted >> 23;
   const Vector m = from_bits((shifted & 0x7FFFFF) + 0x3F3504F3);
   const Vector e = to_float(exponent) - select(subnormal, splat(23.0F), splat(0.0F));

@@ -12,6 +12,11 @@ FUSED_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*
 FUSED_INLINE Vector splat(float x) { return x - Vector{}; }
 FUSED_INLINE IntVector bits(Vector v) { return reinterpret_cast<IntVector>(v); }
 FUSED_INLINE Vector from_bits(IntVector v) { return reinterpret_cast<Vector>(v); }
+/// Without undefined behaviour where the difference leaves the range of int.
+FUSED_INLINE IntVector subtract_wrapping(IntVector a, int b) {
+  typedef unsigned UnsignedVector __attribute__((vector_size(kLanes * 4)));
+  return reinterpret_cast<IntVector>(reinterpret_cast<UnsignedVector>(a) - static_cast<unsigned>(b));
+}
 FUSED_INLINE Vector select(IntVector mask, Vector yes, Vector no) { return mask ? yes : no; }
 FUSED_INLINE Vector absolute(Vector v) { return from_bits(bits(v) & 0x7FFFFFFF); }
 FUSED_INLINE Vector copy_sign(Vector magnitude, Vector sign) {
