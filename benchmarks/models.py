@@ -3,18 +3,89 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from datasentinel import Detector
-from datasentinel.artifact import Config, save_artifact
+from datasentinel.artifact import Config, load_artifact, save_artifact
+from datasentinel.bench.subject import Subject, float64_reference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL = (8, 6, 3, 6, 8)
+MEDIUM = (64, 128, 64, 16, 64, 128, 64)
+LARGE = (512, 512, 256, 64, 256, 512, 512)
+SIZES = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Standardised rows through dense layers with ReLU; scored by the mean squared standardised residual."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: list[np.ndarray]
+    biases: list[np.ndarray]
+
+    @classmethod
+    def random(cls, widths: tuple[int, ...], seed: int = 0) -> Autoencoder:
+        rng = np.random.default_rng(seed)
+        layers = list(itertools.pairwise(widths))
+
+        def float32(values: np.ndarray) -> np.ndarray:
+            return values.astype(np.float32)
+
+        return cls(
+            mean=float32(rng.normal(0, 0.1, widths[0])),
+            scale=float32(rng.uniform(0.9, 1.1, widths[0])),
+            weights=[float32(rng.normal(0, shape[0] ** -0.5, shape)) for shape in layers],
+            biases=[float32(rng.normal(0, 0.1, outputs)) for _, outputs in layers],
+        )
+
+    @property
+    def multiply_adds_per_row(self) -> int:
+        return sum(weight.size for weight in self.weights)
+
+    def to_onnx(self) -> bytes:
+        """Raw units in; `score` and `output`, raw units, out."""
+        dim = len(self.mean)
+        constants = {"mean": self.mean, "scale": self.scale, "axes": np.array([1], dtype=np.int64)}
+        nodes = [
+            helper.make_node("Sub", ["input", "mean"], ["centred"]),
+            helper.make_node("Div", ["centred", "scale"], ["z"]),
+        ]
+        h = "z"
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if index:
+                nodes.append(helper.make_node("Relu", [h], [f"relu{index}"]))
+                h = f"relu{index}"
+            constants |= {f"weight{index}": weight, f"bias{index}": bias}
+            nodes.append(helper.make_node("Gemm", [h, f"weight{index}", f"bias{index}"], [f"dense{index}"]))
+            h = f"dense{index}"
+        nodes += [
+            helper.make_node("Sub", ["z", h], ["residual"]),
+            helper.make_node("Mul", ["residual", "residual"], ["squared"]),
+            helper.make_node("ReduceMean", ["squared", "axes"], ["score"], keepdims=0),
+            helper.make_node("Mul", [h, "scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "mean"], ["output"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "autoencoder",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", dim])],
+            [
+                helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
+                helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", dim]),
+            ],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+        model.ir_version = 10
+        return model.SerializeToString()
 
 
 def random_rows(count: int, dim: int, *, seed: int) -> np.ndarray:
@@ -22,63 +93,19 @@ def random_rows(count: int, dim: int, *, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
 
 
-def write_autoencoder(directory: Path, widths: tuple[int, ...], *, seed: int = 0) -> Path:
+def write_autoencoder(directory: Path, widths: tuple[int, ...], *, seed: int = 0, name: str = "") -> Path:
     """Write an artifact whose threshold calls half of `random_rows` abnormal."""
-    onnx = _autoencoder(widths, np.random.default_rng(seed))
-    config = Config(input_dim=widths[0], output_dim=widths[-1], latent_dim=min(widths), threshold=0.0)
-    save_artifact(directory, onnx, config)
-    scores = Detector.load(directory).score(random_rows(1000, widths[0], seed=seed + 1))
-    config = Config(
-        input_dim=widths[0],
-        output_dim=widths[-1],
-        latent_dim=min(widths),
-        threshold=float(np.median(scores)),
-        name="-".join(map(str, widths)),
-    )
-    return save_artifact(directory, onnx, config)
+    onnx = Autoencoder.random(widths, seed).to_onnx()
+    dims = {"input_dim": widths[0], "output_dim": widths[-1], "latent_dim": min(widths)}
+    save_artifact(directory, onnx, Config(**dims, threshold=0.0))
+    detector = Detector.load(directory, plan_budget_s=0)
+    threshold = float(np.median(detector.score(random_rows(1000, widths[0], seed=seed + 1))))
+    name = name or "-".join(map(str, widths))
+    return save_artifact(directory, onnx, Config(**dims, threshold=threshold, name=name))
 
 
-def _autoencoder(widths: tuple[int, ...], rng: np.random.Generator) -> bytes:
-    """Standardise, dense layers with ReLU between them, score in standardised and output in raw units."""
-    dim = widths[0]
-    constants = {
-        "mean": rng.normal(0, 0.1, dim),
-        "scale": rng.uniform(0.9, 1.1, dim),
-        "axes": np.array([1], dtype=np.int64),
-    }
-    nodes = [
-        helper.make_node("Sub", ["input", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "scale"], ["z"]),
-    ]
-    h = "z"
-    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        if index:
-            nodes.append(helper.make_node("Relu", [h], [f"relu{index}"]))
-            h = f"relu{index}"
-        constants[f"weight{index}"] = rng.normal(0, inputs**-0.5, (inputs, outputs))
-        constants[f"bias{index}"] = rng.normal(0, 0.1, outputs)
-        nodes.append(helper.make_node("Gemm", [h, f"weight{index}", f"bias{index}"], [f"dense{index}"]))
-        h = f"dense{index}"
-    nodes += [
-        helper.make_node("Sub", ["z", h], ["residual"]),
-        helper.make_node("Mul", ["residual", "residual"], ["squared"]),
-        helper.make_node("ReduceMean", ["squared", "axes"], ["score"], keepdims=0),
-        helper.make_node("Mul", [h, "scale"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "mean"], ["output"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "autoencoder",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", dim])],
-        [
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
-            helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", dim]),
-        ],
-        [
-            numpy_helper.from_array(value if value.dtype == np.int64 else value.astype(np.float32), name)
-            for name, value in constants.items()
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    model.ir_version = 10
-    return model.SerializeToString()
+def subject(size: str, folder: Path) -> Subject:
+    """One of `SIZES`, written below `folder`."""
+    artifact = load_artifact(write_autoencoder(folder / size, SIZES[size], name=size))
+    multiply_adds = Autoencoder.random(SIZES[size]).multiply_adds_per_row
+    return Subject(size, artifact, multiply_adds, float64_reference(artifact.onnx))

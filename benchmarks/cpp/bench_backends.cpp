@@ -1,12 +1,15 @@
 // Times backends at the C++ level beside ONNX Runtime's C API called directly, in turns.
 //
-//   bench_backends MODEL.onnx LIBONNXRUNTIME BATCH[,BATCH...] [ROUNDS [TURN_MS]]
+//   bench_backends MODEL.onnx LIBONNXRUNTIME BATCH[,BATCH...] BUDGET_S
 //
-// Prints one JSON object per line: backend, batch, p50_us, p10_us, p90_us over rounds, and
-// ratio_to_c_api, the median over rounds of this backend's time divided by the C API's in the same round.
-// Left out: loading, Python, validation of the rows.
+// BUDGET_S is for each batch size. Prints one JSON object per line: contender, batch, calls_per_sample,
+// samples_us (each the mean of so many calls), rounds_us (the median sample of each round) and peaks_gflops
+// (the core's multiply-add peak measured in each round); or contender, batch and left_out, the reason. Scores
+// are checked against those of ONNX Runtime's C API. Left out: loading, Python, validation of the rows.
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -16,12 +19,14 @@
 #include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backends/all.h"
 #include "backends/onnxruntime/api.h"
 #include "core/error.h"
 #include "measure.h"
+#include "roof/roof.h"
 
 namespace datasentinel {
 namespace {
@@ -75,8 +80,36 @@ class DirectCall {
   onnxruntime::Value score_;
 };
 
+std::string json_array(const std::vector<double>& values) {
+  std::string text = "[";
+  for (const double value : values) {
+    std::array<char, 32> number;
+    std::snprintf(number.data(), number.size(), "%s%.5f", text.size() == 1 ? "" : ", ", value);
+    text += number.data();
+  }
+  return text + "]";
+}
+
+void print_left_out(std::string_view contender, std::size_t batch, std::string reason) {
+  for (char& character : reason) {
+    if (character == '"' || character == '\\' || static_cast<unsigned char>(character) < ' ') character = ' ';
+  }
+  std::printf("{\"contender\": \"%s\", \"batch\": %zu, \"left_out\": \"%s\"}\n",
+              std::string(contender).c_str(), batch, reason.c_str());
+}
+
+/// Scores near zero are compared on the scale of the others, as `auto` does.
+bool agree(const std::vector<float>& scores, const std::vector<float>& expected) {
+  const float largest = *std::max_element(expected.begin(), expected.end());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const float allowed = 1e-4F * (std::abs(expected[i]) + 0.01F * std::abs(largest));
+    if (!(std::abs(scores[i] - expected[i]) <= allowed)) return false;
+  }
+  return true;
+}
+
 void bench_batch(const std::string& path, const std::string& onnx, const std::string& library,
-                 std::size_t batch, int rounds, double turn_s) {
+                 std::size_t batch, double budget_s) {
   const Registry registry = make_registry({{"onnxruntime", {.path = library, .problem = {}}}});
   const Model model{.name = path, .onnx = std::as_bytes(std::span(onnx))};
 
@@ -85,7 +118,7 @@ void bench_batch(const std::string& path, const std::string& onnx, const std::st
     try {
       sessions.push_back(backend->load(model, {}));
     } catch (const Error& error) {
-      std::fprintf(stderr, "%s: left out: %s\n", std::string(backend->name()).c_str(), error.what());
+      print_left_out(backend->name(), batch, error.what());
     }
   }
   const std::size_t input_dim = sessions.at(0)->input_dim();
@@ -98,33 +131,27 @@ void bench_batch(const std::string& path, const std::string& onnx, const std::st
   DirectCall direct(library, onnx, input_dim, rows, expected);
   direct();
 
-  std::vector<bench::Contender> contenders{{.name = "onnxruntime C API", .call = [&] { direct(); }}};
+  std::vector<bench::Contender> contenders{{.name = "onnxruntime-c-api", .call = [&] { direct(); }}};
   const ConstRows input{.data = rows.data(), .rows = batch, .columns = input_dim};
   for (const auto& session : sessions) {
     session->run(input, {.scores = scores.data()});
-    for (std::size_t i = 0; i < batch; ++i) {
-      if (std::abs(scores[i] - expected[i]) > 1e-4F * std::abs(expected[i])) {
-        std::fprintf(stderr, "%s: wrong score at row %zu\n", std::string(session->backend()).c_str(), i);
-        std::exit(1);
-      }
+    if (!agree(scores, expected)) {
+      print_left_out(session->backend(), batch, "wrong scores");
+      continue;
     }
     contenders.push_back({.name = std::string(session->backend()), .call = [&session, input, &scores] {
                             session->run(input, {.scores = scores.data()});
                           }});
   }
 
-  bench::measure(contenders, rounds, turn_s);
+  const std::string isa = roof::instruction_sets().front();
+  bench::measure(contenders, budget_s, [&isa] { return roof::measure_gflops(isa, 1e-3); });
   for (const auto& contender : contenders) {
-    std::vector<double> ratios;
-    for (std::size_t round = 0; round < contender.samples_us.size(); ++round) {
-      ratios.push_back(contender.samples_us[round] / contenders[0].samples_us[round]);
-    }
     std::printf(
-        "{\"backend\": \"%s\", \"batch\": %zu, \"p50_us\": %.4f, \"p10_us\": %.4f, \"p90_us\": %.4f, "
-        "\"ratio_to_c_api\": %.4f}\n",
-        contender.name.c_str(), batch, bench::quantile(contender.samples_us, 0.5),
-        bench::quantile(contender.samples_us, 0.1), bench::quantile(contender.samples_us, 0.9),
-        bench::quantile(ratios, 0.5));
+        "{\"contender\": \"%s\", \"batch\": %zu, \"calls_per_sample\": %zu, \"samples_us\": %s, "
+        "\"rounds_us\": %s, \"peaks_gflops\": %s}\n",
+        contender.name.c_str(), batch, contender.calls_per_sample, json_array(contender.samples_us).c_str(),
+        json_array(contender.rounds_us).c_str(), json_array(contender.peaks_gflops).c_str());
   }
 }
 
@@ -132,19 +159,16 @@ void bench_batch(const std::string& path, const std::string& onnx, const std::st
 }  // namespace datasentinel
 
 int main(int argc, char** argv) {
-  if (argc < 4) {
-    std::fprintf(stderr,
-                 "usage: bench_backends MODEL.onnx LIBONNXRUNTIME BATCH[,BATCH...] [ROUNDS [TURN_MS]]\n");
+  if (argc != 5) {
+    std::fprintf(stderr, "usage: bench_backends MODEL.onnx LIBONNXRUNTIME BATCH[,BATCH...] BUDGET_S\n");
     return 2;
   }
   std::ifstream file(argv[1], std::ios::binary);
   const std::string onnx{std::istreambuf_iterator<char>(file), {}};
-  const int rounds = argc > 4 ? std::atoi(argv[4]) : 21;
-  const double turn_s = 1e-3 * (argc > 5 ? std::atof(argv[5]) : 10.0);
   std::istringstream batches(argv[3]);
   try {
     for (std::string batch; std::getline(batches, batch, ',');) {
-      datasentinel::bench_batch(argv[1], onnx, argv[2], std::stoul(batch), rounds, turn_s);
+      datasentinel::bench_batch(argv[1], onnx, argv[2], std::stoul(batch), std::stod(argv[4]));
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

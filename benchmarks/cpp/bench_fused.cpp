@@ -15,7 +15,7 @@
 
 #include "backends/fused/backend.h"
 #include "core/error.h"
-#include "machine_peak.h"
+#include "roof/roof.h"
 
 namespace {
 
@@ -58,10 +58,9 @@ int report(const char* path, double seconds) {
   for (const auto& [key, value] : facts) std::printf("%s: %s\n", key.c_str(), value.c_str());
   const std::string isa = fact(facts, "instruction set");
   const double flops_per_row = 2 * std::stod(fact(facts, "multiply-adds per row"));
-  const bench::Peak roof = bench::measure_peak(isa, 2);
-  std::printf("one core: %.1f GFLOP/s, L1 %.0f GB/s, L2 %.0f GB/s, memory %.0f GB/s\n",
-              roof.flops_per_s / 1e9, roof.l1_bytes_per_s / 1e9, roof.l2_bytes_per_s / 1e9,
-              roof.memory_bytes_per_s / 1e9);
+  const roof::Roof limit = roof::measure(isa, 2);
+  std::printf("one core: %.1f GFLOP/s, L1 %.0f GB/s, L2 %.0f GB/s, memory %.0f GB/s\n", limit.gflops,
+              limit.l1_gb_s, limit.l2_gb_s, limit.memory_gb_s);
 
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -71,12 +70,12 @@ int report(const char* path, double seconds) {
   std::vector<float> scores(8192);
   std::printf("%6s %12s %12s %10s %8s\n", "batch", "median us", "rows/s", "GFLOP/s", "of peak");
   for (const std::size_t batch : {1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
-    const double peak = bench::measure_flops(isa, 0.02);
+    const double peak_gflops = roof::measure_gflops(isa, 0.02);
     const double time = median_call(*session, {.data = input.data(), .rows = batch, .columns = dim},
                                     {.scores = scores.data()}, seconds);
     const double rows_per_s = static_cast<double>(batch) / time;
     std::printf("%6zu %12.3f %12.0f %10.1f %7.1f%%\n", batch, time * 1e6, rows_per_s,
-                rows_per_s * flops_per_row / 1e9, 100 * rows_per_s * flops_per_row / peak);
+                rows_per_s * flops_per_row / 1e9, 100 * rows_per_s * flops_per_row / 1e9 / peak_gflops);
   }
   return EXIT_SUCCESS;
 }

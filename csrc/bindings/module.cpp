@@ -26,6 +26,7 @@
 #include "core/registry.h"
 #include "core/scorer.h"
 #include "onnx/graph.h"
+#include "roof/roof.h"
 #include "wire/line_session.h"
 
 namespace py = pybind11;
@@ -302,6 +303,18 @@ py::tuple shape_of(const onnx::ValueInfo& value) {
   return shape;
 }
 
+// --------------------------------------------------------------------------------------------------- roof
+
+double measure_gflops(const std::string& isa, double seconds) {
+  const py::gil_scoped_release release;
+  return roof::measure_gflops(isa, seconds);
+}
+
+std::vector<roof::Roof> measure_roof(double seconds) {
+  const py::gil_scoped_release release;
+  return roof::measure_all(seconds);
+}
+
 // --------------------------------------------------------------------------------------------------- wire
 
 py::bytes feed(LineSession& session, std::string_view data) {
@@ -393,6 +406,15 @@ PYBIND11_MODULE(_native, module) {
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))
       .def("reconstruct", &reconstruct, py::arg("x"), py::arg("out") = py::none());
+
+  py::class_<roof::Roof>(module, "Roof")
+      .def_readonly("isa", &roof::Roof::isa)
+      .def_readonly("gflops", &roof::Roof::gflops)
+      .def_readonly("l1_gb_s", &roof::Roof::l1_gb_s)
+      .def_readonly("l2_gb_s", &roof::Roof::l2_gb_s)
+      .def_readonly("memory_gb_s", &roof::Roof::memory_gb_s);
+  module.def("measure_roof", &measure_roof, py::arg("seconds"));
+  module.def("measure_gflops", &measure_gflops, py::arg("isa"), py::arg("seconds"));
 
   py::class_<LineSession>(module, "LineSession")
       .def(py::init([](const LoadedScorer& scorer, std::size_t max_line_bytes) {

@@ -17,6 +17,7 @@ _COMMANDS: dict[str, str] = {
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
     "produce": "Send samples to a server and summarise its replies.",
+    "bench": "Measure a model on this machine, or compare two results.",
     "info": "Show versions, backends and, given a model, what it is.",
     "demo": "Train, serve and produce on real data, in one go.",
 }

@@ -75,7 +75,7 @@ def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Arr
     # ONNX Runtime is not part of the `train` extra, since one of its two packages has to be chosen.
     session: Any
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError:
         import onnx as onnx_package
         from onnx.reference import ReferenceEvaluator

@@ -1,0 +1,3 @@
+#define PROBE_LANES 8
+#define PROBE_NAME(name) name##_avx2
+#include "roof/probes.inl"

@@ -1,0 +1,3 @@
+#define PROBE_LANES 4
+#define PROBE_NAME(name) name##_portable
+#include "roof/probes.inl"

@@ -1,0 +1,104 @@
+"""Takes times in turns, so that a change in the machine's speed hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIN_ROUNDS = 5
+MAX_ROUNDS = 15
+# Shorter calls are timed in groups of this length, which the clock can tell apart.
+_SAMPLE_AT_LEAST_US = 20.0
+
+
+@dataclass
+class Timing:
+    """The times of one contender.
+
+    Attributes
+    ----------
+    calls_per_sample : int
+        A sample is the mean of so many calls.
+    samples_us : list of float
+        Microseconds per call.
+    rounds_us : list of float
+        The median sample of each round.
+    peaks_gflops : list of float
+        What the core could do at most, measured in each round.
+    """
+
+    calls_per_sample: int
+    samples_us: list[float] = field(default_factory=list)
+    rounds_us: list[float] = field(default_factory=list)
+    peaks_gflops: list[float] = field(default_factory=list)
+
+
+def measure_in_turns(
+    calls: dict[str, Callable[[], object]], *, budget_s: float, peak_gflops: Callable[[], float]
+) -> dict[str, Timing]:
+    """Time every call, round after round, for about `budget_s` in all.
+
+    Each round asks `peak_gflops` for the core's peak, then gives every call a turn; every other round goes
+    backwards, so that nobody always follows the same neighbour. There are 5 to 15 rounds: where five rounds
+    of single calls take longer than the budget, they take as long as they take.
+
+    Parameters
+    ----------
+    calls : dict
+        Name → function that does the work once.
+    budget_s : float
+        Time for all calls together.
+    peak_gflops : callable
+        Measures the core's peak.
+
+    Returns
+    -------
+    dict
+        Name → Timing.
+    """
+    timings: dict[str, Timing] = {}
+    turns_s: dict[str, float] = {}
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for name, call in calls.items():
+            call()
+            first_us = _sample_us(call, 1)
+            # One call says little about a short one; the fastest of a few says how many make a group.
+            call_us = first_us if first_us > 1e4 else min(_sample_us(call, 1) for _ in range(5))
+            timings[name] = Timing(calls_per_sample=max(1, int(_SAMPLE_AT_LEAST_US / max(call_us, 1e-3))))
+            turns_s[name] = max(call_us * 1e-6, budget_s / MAX_ROUNDS / len(calls))
+        rounds = min(max(int(budget_s / sum(turns_s.values())), MIN_ROUNDS), MAX_ROUNDS)
+        for number in range(rounds):
+            peak = peak_gflops()
+            for name in list(calls) if number % 2 == 0 else reversed(calls):
+                _take_turn(calls[name], timings[name], turns_s[name])
+                timings[name].peaks_gflops.append(peak)
+    finally:
+        if collects:
+            gc.enable()
+    return timings
+
+
+def _sample_us(call: Callable[[], object], count: int) -> float:
+    start = time.perf_counter_ns()
+    for _ in itertools.repeat(None, count):
+        call()
+    return (time.perf_counter_ns() - start) / 1000 / count
+
+
+def _take_turn(call: Callable[[], object], timing: Timing, turn_s: float) -> None:
+    samples: list[float] = []
+    end = time.perf_counter() + turn_s
+    while not samples or time.perf_counter() < end:
+        samples.append(_sample_us(call, timing.calls_per_sample))
+    timing.samples_us += samples
+    timing.rounds_us.append(float(np.median(samples)))
