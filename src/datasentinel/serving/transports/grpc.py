@@ -37,8 +37,9 @@ class _InferenceService:
         self._plane = plane
         self._account = account
 
-    def handler(self) -> grpc.GenericRpcHandler[bytes, inference_pb2.EvaluateResponse]:
+    def handler(self) -> grpc.GenericRpcHandler:
         """Give grpcio the table of methods."""
+        evaluate: grpc.RpcMethodHandler[bytes, inference_pb2.EvaluateResponse]
         evaluate = grpc.unary_unary_rpc_method_handler(
             self.evaluate, response_serializer=inference_pb2.EvaluateResponse.SerializeToString
         )
