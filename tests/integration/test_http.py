@@ -175,3 +175,13 @@ def test_openmetrics_is_given_when_asked_for(client):
     assert response.getheader("Content-Type").startswith("application/openmetrics-text")
     names = {family.name for family in parse_openmetrics(body.decode())}
     assert {"datasentinel_requests", "datasentinel_request_duration_seconds", "datasentinel_ready"} <= names
+
+
+def test_the_metrics_name_the_plan_and_the_backend(client):
+    _, body = request(client, "GET", "/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    steps = [sample.labels for sample in families["datasentinel_plan"].samples]
+    assert steps[0]["min_rows"] == "1"
+    assert {step["backend"] for step in steps} <= {"fused", "onnxruntime"}
+    (backend,) = families["datasentinel_backend"].samples
+    assert all(name.isidentifier() for name in backend.labels)

@@ -5,6 +5,7 @@ Nothing here runs while requests are served: the counters live in the data plane
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ _BY_MODEL = {
 }
 
 
+def _label(fact: str) -> str:
+    """Turn the name of a fact into a label name."""
+    return re.sub(r"\W+", "_", fact).strip("_")
+
+
 class _DataPlaneCollector(Collector):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
@@ -67,8 +73,16 @@ class _DataPlaneCollector(Collector):
             "datasentinel_backend",
             "What runs the model.",
             value={"backend": info["backend"]}
-            | {key.replace(" ", "_"): str(value) for key, value in info["facts"].items()},
+            | {_label(key): str(value) for key, value in info["facts"].items()},
         )
+        plan = GaugeMetricFamily(
+            "datasentinel_plan",
+            "1 for each step of the plan: from min_rows rows on, batches go to backend.",
+            labels=["min_rows", "backend"],
+        )
+        for min_rows, backend in info["plan"].items():
+            plan.add_metric([str(min_rows), backend], 1.0)
+        yield plan
         yield InfoMetricFamily(
             "datasentinel_build", "The version of the server.", value={"version": datasentinel.__version__}
         )

@@ -68,7 +68,8 @@ class Server:
         self._plane = plane = DataPlane(detector)
         plane.warm_up()
         info = detector.info()
-        log(_logger, logging.INFO, "model_loaded", **{key: info[key] for key in _MODEL_FACTS})
+        plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
+        log(_logger, logging.INFO, "model_loaded", **{key: info[key] for key in _MODEL_FACTS}, plan=plan)
         for backend, reason in info["refusals"].items():
             log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)
 
