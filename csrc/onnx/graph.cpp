@@ -234,6 +234,16 @@ const Attribute* Node::attribute(std::string_view wanted) const noexcept {
   return found == attributes.end() ? nullptr : &*found;
 }
 
+double Node::real_or(std::string_view wanted, double otherwise) const noexcept {
+  const Attribute* found = attribute(wanted);
+  return found == nullptr ? otherwise : found->real;
+}
+
+std::int64_t Node::integer_or(std::string_view wanted, std::int64_t otherwise) const noexcept {
+  const Attribute* found = attribute(wanted);
+  return found == nullptr ? otherwise : found->integer;
+}
+
 std::string Node::describe() const {
   const std::string type = domain.empty() ? op_type : domain + ":" + op_type;
   if (!name.empty()) return type + " \"" + name + "\"";

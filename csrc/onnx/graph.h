@@ -67,6 +67,9 @@ struct Node {
   std::vector<Attribute> attributes;
 
   [[nodiscard]] const Attribute* attribute(std::string_view wanted) const noexcept;
+  /// The attribute's number, or `otherwise` where the node does not have it.
+  [[nodiscard]] double real_or(std::string_view wanted, double otherwise) const noexcept;
+  [[nodiscard]] std::int64_t integer_or(std::string_view wanted, std::int64_t otherwise) const noexcept;
   /// e.g. `Gemm "encoder/0"`, for messages.
   [[nodiscard]] std::string describe() const;
 };

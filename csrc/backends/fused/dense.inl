@@ -9,7 +9,7 @@ FUSED_INLINE bool is_floor(Function function) {
   return function == Function::relu || function == Function::identity;
 }
 
-// --- Rows in lanes ----------------------------------------------------------------------------------------
+// Rows in lanes.
 
 /// One register tile: `kColumns` columns of `kVectors` vectors of rows, over `count` inputs. Starts from the
 /// bias, or from the partial sums in `out` when that is null.
@@ -98,7 +98,7 @@ void dense_lanes(const Step& step, const float* in, float* out) {
   }
 }
 
-// --- Columns in lanes -------------------------------------------------------------------------------------
+// Columns in lanes.
 
 /// One register tile: `kRows` rows of `kVectors` vectors of columns, over all inputs.
 template <int kRows, int kVectors>

@@ -1,0 +1,186 @@
+#include <cmath>
+#include <utility>
+
+#include "backends/fused/constants.h"
+#include "backends/fused/operators.h"
+#include "core/error.h"
+
+namespace datasentinel::fused {
+
+using onnx::Node;
+using onnx::Tensor;
+
+// Layers and arithmetic.
+
+namespace {
+
+std::vector<double> negated(std::vector<double> values) {
+  for (double& value : values) value = -value;
+  return values;
+}
+
+}  // namespace
+
+Symbol Operators::affine_layer(const Node& node, Symbol& x, const Tensor& weights, bool transposed,
+                               double alpha) {
+  const std::vector<double> values = numbers(weights);
+  if (weights.dims.size() != 2) refuse(node, "its weights are not a matrix");
+  const auto rows = static_cast<std::size_t>(weights.dims[0]);
+  const auto columns = static_cast<std::size_t>(weights.dims[1]);
+  Dense layer;
+  layer.inputs = transposed ? columns : rows;
+  layer.outputs = transposed ? rows : columns;
+  if (x.rank != 2 || layer.inputs != x.width) {
+    throw Error(ErrorCode::invalid_model, node.describe() + ": weights for " + std::to_string(layer.inputs) +
+                                              " columns meet " + std::to_string(x.width));
+  }
+  if (layer.outputs == 0) refuse(node, "it has no columns");
+  layer.weights.resize(values.size());
+  for (std::size_t k = 0; k < layer.inputs; ++k) {
+    for (std::size_t n = 0; n < layer.outputs; ++n) {
+      layer.weights[k * layer.outputs + n] = alpha * values[transposed ? n * columns + k : k * columns + n];
+    }
+  }
+  return builder_.dense(std::move(layer), x);
+}
+
+Symbol Operators::gemm(const Node& node) {
+  if (node.integer_or("transA", 0) != 0) refuse(node, "transA is not supported");
+  const Tensor* weights = constant_input(node, 1);
+  if (weights == nullptr) refuse(node, "its weights are not constant");
+  Symbol result = affine_layer(node, input(node, 0), *weights, node.integer_or("transB", 0) != 0,
+                               node.real_or("alpha", 1));
+  if (node.inputs.size() < 3 || node.inputs[2].empty()) return result;
+  const Tensor* bias = constant_input(node, 2);
+  if (bias == nullptr) refuse(node, "its bias is not constant");
+  std::vector<double> values = columns(node, *bias, result);
+  for (double& value : values) value *= node.real_or("beta", 1);
+  return builder_.add(std::move(result), values);
+}
+
+Symbol Operators::mat_mul(const Node& node) {
+  const Tensor* weights = constant_input(node, 1);
+  if (weights == nullptr) refuse(node, "its second input is not constant");
+  return affine_layer(node, input(node, 0), *weights, false, 1);
+}
+
+Symbol Operators::batch_normalization(const Node& node) {
+  if (node.integer_or("training_mode", 0) != 0) refuse(node, "training mode is not supported");
+  Symbol x = taken(node, 0);
+  std::vector<double> parameters[4];
+  for (std::size_t i = 0; i < 4; ++i) {
+    const Tensor* tensor = constant_input(node, i + 1);
+    if (tensor == nullptr) refuse(node, "its parameters are not constant");
+    parameters[i] = columns(node, *tensor, x);
+  }
+  auto& [gamma, beta, mean, variance] = parameters;
+  const double epsilon = node.real_or("epsilon", 1e-5F);
+  for (std::size_t i = 0; i < x.width; ++i) gamma[i] /= std::sqrt(variance[i] + epsilon);
+  return builder_.add(builder_.multiply(builder_.add(std::move(x), negated(mean)), gamma), beta);
+}
+
+/// [batch, 1] with a constant of n numbers becomes [batch, n].
+void Operators::expand_to(const Tensor& tensor, Symbol& x) {
+  if (x.rank == 2 && x.width == 1 && tensor.size() > 1) x = builder_.expand(x, tensor.size());
+}
+
+Symbol Operators::broadcast_binary(const Node& node, Op op, Symbol& left, Symbol& right) {
+  const bool widths_fit = left.width == right.width || left.width == 1 || right.width == 1;
+  if (left.rank != right.rank || !widths_fit)
+    refuse(node, "its inputs have shapes that do not fit row by row");
+  return builder_.binary(op, left, right);
+}
+
+Symbol Operators::add(const Node& node) {
+  for (const std::size_t side : {1, 0}) {
+    const Tensor* tensor = constant_input(node, side);
+    if (tensor == nullptr) continue;
+    Symbol x = taken(node, 1 - side);
+    expand_to(*tensor, x);
+    const auto values = columns(node, *tensor, x);
+    return builder_.add(std::move(x), values);
+  }
+  return broadcast_binary(node, Op::add, input(node, 0), input(node, 1));
+}
+
+Symbol Operators::subtract(const Node& node) {
+  if (const Tensor* tensor = constant_input(node, 1)) {
+    Symbol x = taken(node, 0);
+    expand_to(*tensor, x);
+    const auto values = negated(columns(node, *tensor, x));
+    return builder_.add(std::move(x), values);
+  }
+  if (const Tensor* tensor = constant_input(node, 0)) {
+    Symbol x = taken(node, 1);
+    expand_to(*tensor, x);
+    const auto values = columns(node, *tensor, x);
+    // c - x as -(x - c)
+    return builder_.multiply(builder_.add(std::move(x), negated(values)),
+                             std::vector<double>(values.size(), -1));
+  }
+  Symbol& left = input(node, 0);
+  Symbol& right = input(node, 1);
+  if (left.rank != right.rank || left.width != right.width) {
+    return broadcast_binary(node, Op::subtract, left, right);
+  }
+  return builder_.difference(left, right);
+}
+
+Symbol Operators::multiply(const Node& node) {
+  for (const std::size_t side : {1, 0}) {
+    const Tensor* tensor = constant_input(node, side);
+    if (tensor == nullptr) continue;
+    Symbol x = taken(node, 1 - side);
+    expand_to(*tensor, x);
+    const auto values = columns(node, *tensor, x);
+    return builder_.multiply(std::move(x), values);
+  }
+  Symbol& left = input(node, 0);
+  if (node.inputs[0] == node.inputs[1]) return builder_.square(left);
+  return broadcast_binary(node, Op::multiply, left, input(node, 1));
+}
+
+Symbol Operators::divide(const Node& node) {
+  if (const Tensor* tensor = constant_input(node, 1)) {
+    Symbol x = taken(node, 0);
+    expand_to(*tensor, x);
+    auto values = columns(node, *tensor, x);
+    for (double& value : values) {
+      if (value == 0) refuse(node, "it divides by zero");
+      value = 1 / value;
+    }
+    return builder_.multiply(std::move(x), values);
+  }
+  if (const Tensor* tensor = constant_input(node, 0)) {
+    Symbol& x = input(node, 1);
+    expand_to(*tensor, x);
+    const auto values = columns(node, *tensor, x);
+    return builder_.multiply(builder_.apply({.function = Function::reciprocal}, x, only_reader(node, 1)),
+                             values);
+  }
+  return broadcast_binary(node, Op::divide, input(node, 0), input(node, 1));
+}
+
+Symbol Operators::negate(const Node& node) {
+  Symbol x = taken(node, 0);
+  const std::vector<double> minus_one(x.width, -1);
+  return builder_.multiply(std::move(x), minus_one);
+}
+
+Symbol Operators::power(const Node& node) {
+  const Tensor* exponent = constant_input(node, 1);
+  if (exponent == nullptr || exponent->size() != 1) refuse(node, "its exponent is not one constant number");
+  const double power = numbers(*exponent)[0];
+  Symbol& x = input(node, 0);
+  if (power == 1) return same(node);
+  if (power == 2) return builder_.square(x);
+  if (power == 0.5) return builder_.apply({.function = Function::sqrt}, x, only_reader(node, 0));
+  if (power == -1) return builder_.apply({.function = Function::reciprocal}, x, only_reader(node, 0));
+  if (power == 3) {
+    Symbol squared = builder_.square(x);
+    return builder_.binary(Op::multiply, x, squared);
+  }
+  refuse(node, "its exponent is " + std::to_string(power) + "; it knows -1, 0.5, 1, 2 and 3");
+}
+
+}  // namespace datasentinel::fused
