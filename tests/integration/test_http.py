@@ -183,5 +183,5 @@ def test_the_metrics_name_the_plan_and_the_backend(client):
     steps = [sample.labels for sample in families["datasentinel_plan"].samples]
     assert steps[0]["min_rows"] == "1"
     assert {step["backend"] for step in steps} <= {"fused", "onnxruntime"}
-    (backend,) = families["datasentinel_backend"].samples
+    (backend,) = families["datasentinel_backend_info"].samples
     assert all(name.isidentifier() for name in backend.labels)
