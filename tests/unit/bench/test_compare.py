@@ -82,7 +82,7 @@ def test_doubtful_comparisons_say_why():
     assert compare_reports(before, before).warnings == []
 
 
-def test_measured_work_against_twice_the_work():
+def test_measured_work_against_three_times_the_work():
     values = np.random.default_rng(0).normal(size=(300, 300))
     once = functools.partial(np.sort, values, axis=0)
 
@@ -97,8 +97,8 @@ def test_measured_work_against_twice_the_work():
         peak_gflops=lambda: backend.measure_gflops("portable", 1e-4),
     )
     before = report(measurement(timings["once"].rounds_us))
-    unchanged = compare_reports(before, report(measurement(timings["again"].rounds_us)))
-    changed = compare_reports(before, report(measurement(timings["thrice"].rounds_us)))
+    unchanged = compare_reports(before, report(measurement(timings["again"].rounds_us)), min_change=0.2)
+    changed = compare_reports(before, report(measurement(timings["thrice"].rounds_us)), min_change=0.2)
     assert unchanged.changes[0].verdict == "same"
     assert changed.changes[0].ratio == pytest.approx(3, rel=0.5)
     assert changed.changes[0].verdict == "slower"
