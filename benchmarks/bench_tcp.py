@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.machine import describe_machine
 from benchmarks.models import SMALL, random_rows, write_autoencoder
 from datasentinel import Detector
+from datasentinel.bench.machine import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

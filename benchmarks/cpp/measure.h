@@ -35,6 +35,22 @@ inline double sample_us(const Contender& contender) {
   return 1e6 * (seconds_now() - start) / static_cast<double>(contender.calls_per_sample);
 }
 
+/// Warms a contender up and sets `calls_per_sample`; gives about how long a call takes in microseconds.
+inline double calibrate(Contender& contender) {
+  constexpr double sample_at_least_us = 20;
+  constexpr double long_us = 1e4;
+  contender.call();
+  while (true) {
+    const auto calls = static_cast<double>(contender.calls_per_sample);
+    double call_us = sample_us(contender);
+    if (call_us * calls < long_us) {  // A disturbance makes a short call look long.
+      call_us = std::min({call_us, sample_us(contender), sample_us(contender)});
+    }
+    if (call_us * calls >= sample_at_least_us) return call_us;
+    contender.calls_per_sample *= 2;
+  }
+}
+
 /// Times the contenders in turn, round after round, for about `budget_s` in all, so that a change in the
 /// machine's speed hits all alike; every other round goes backwards, so that nobody always follows the same
 /// neighbour. There are 5 to 15 rounds: where five rounds of single calls take longer than the budget, they
@@ -42,16 +58,11 @@ inline double sample_us(const Contender& contender) {
 /// datasentinel.bench.measure.
 inline void measure(std::vector<Contender>& contenders, double budget_s,
                     const std::function<double()>& peak_gflops) {
-  constexpr double sample_at_least_us = 20;
   constexpr int max_rounds = 15;
   std::vector<double> turns_s;
   double round_s = 0;
   for (auto& contender : contenders) {
-    contender.call();  // Warm-up.
-    double call_us = sample_us(contender);
-    for (int i = 0; i < 4 && call_us < 1e4; ++i) call_us = std::min(call_us, sample_us(contender));
-    const double calls = sample_at_least_us / std::max(call_us, 1e-3);
-    contender.calls_per_sample = std::max<std::size_t>(1, static_cast<std::size_t>(calls));
+    const double call_us = calibrate(contender);
     const auto turns = static_cast<double>(max_rounds * contenders.size());
     turns_s.push_back(std::max(1e-6 * call_us, budget_s / turns));
     round_s += turns_s.back();

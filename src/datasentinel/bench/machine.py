@@ -11,7 +11,16 @@ import datasentinel
 from datasentinel import backend
 from datasentinel.plan_cache import cpu_identity
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "torch",
+    "grpcio",
+    "uvloop",
+)
 
 
 def describe_machine() -> dict[str, Any]:

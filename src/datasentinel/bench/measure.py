@@ -17,6 +17,7 @@ MIN_ROUNDS = 5
 MAX_ROUNDS = 15
 # Shorter calls are timed in groups of this length, which the clock can tell apart.
 _SAMPLE_AT_LEAST_US = 20.0
+_LONG_US = 1e4
 
 
 @dataclass
@@ -70,11 +71,8 @@ def measure_in_turns(
     gc.disable()
     try:
         for name, call in calls.items():
-            call()
-            first_us = _sample_us(call, 1)
-            # One call says little about a short one; the fastest of a few says how many make a group.
-            call_us = first_us if first_us > 1e4 else min(_sample_us(call, 1) for _ in range(5))
-            timings[name] = Timing(calls_per_sample=max(1, int(_SAMPLE_AT_LEAST_US / max(call_us, 1e-3))))
+            calls_per_sample, call_us = calibrate(call)
+            timings[name] = Timing(calls_per_sample)
             turns_s[name] = max(call_us * 1e-6, budget_s / MAX_ROUNDS / len(calls))
         rounds = min(max(int(budget_s / sum(turns_s.values())), MIN_ROUNDS), MAX_ROUNDS)
         for number in range(rounds):
@@ -86,6 +84,19 @@ def measure_in_turns(
         if collects:
             gc.enable()
     return timings
+
+
+def calibrate(call: Callable[[], object]) -> tuple[int, float]:
+    """Warm a call up; tell how many calls make a sample, and about how long one takes in microseconds."""
+    call()
+    count = 1
+    while True:
+        call_us = _sample_us(call, count)
+        if call_us * count < _LONG_US:  # A disturbance makes a short call look long.
+            call_us = min(call_us, _sample_us(call, count), _sample_us(call, count))
+        if call_us * count >= _SAMPLE_AT_LEAST_US:
+            return count, call_us
+        count *= 2
 
 
 def _sample_us(call: Callable[[], object], count: int) -> float:
