@@ -10,44 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.models import SMALL, random_rows, write_autoencoder
+from benchmarks.served import ROOT, serving
 from datasentinel import Detector
 from datasentinel.bench.machine import describe_machine
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[1]
 DISTINCT_LINES = 1024
-
-
-@contextlib.contextmanager
-def serving(model: Path, backend: str) -> Iterator[tuple[int, int]]:
-    """Run a server with the line protocol only; gives its process id and port."""
-    command = [sys.executable, "-m", "datasentinel", "serve", str(model), "--backend", backend]
-    ports = ["--tcp-port", "0", "--no-grpc", "--no-http"]
-    with subprocess.Popen(command + ports, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            ready = server.stdout.readline()
-            found = re.search(r"tcp=127\.0\.0\.1:(\d+)", ready)
-            if found is None:
-                raise SystemExit(f"the server did not start: {ready!r}")
-            yield server.pid, int(found[1])
-            server.send_signal(signal.SIGTERM)
-            server.wait(30)
-        finally:
-            server.kill()
 
 
 def measure(spec: dict[str, object]) -> dict[str, float]:
@@ -100,7 +76,7 @@ def main() -> None:
             "warm_up_s": arguments.warm_up_s,
             "max_requests": arguments.max_requests,
         }
-        spec["server_pid"], spec["port"] = stack.enter_context(serving(model, arguments.backend))
+        spec["server_pid"], spec["port"] = stack.enter_context(serving(model, arguments.backend, "tcp"))
         settings = [(clients, depth) for clients in arguments.clients for depth in arguments.depth]
         runs: dict[tuple[int, int], list[dict[str, float]]] = {setting: [] for setting in settings}
         # In turns, so that a busy minute of the machine does not fall on one setting alone.
