@@ -1,7 +1,8 @@
 """gRPC Evaluate, and both protocols under a steady rate: `python -m benchmarks.bench_grpc`.
 
-Starts `datasentinel serve` and drives it with `datasentinel produce` from a second process: closed loop with a
-fixed number of samples in flight, then open loop at fixed rates, where latency counts from the intended start.
+Starts `datasentinel serve` and drives it with `datasentinel produce` from a second process: closed loop with
+a fixed number of samples in flight, then open loop at fixed rates, where latency counts from the intended
+start.
 The producer is a Python client and often the limit; see benchmarks/README.md.
 """
 
@@ -30,9 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, nargs="+", default=[1, 32], help="closed loop; default: 1 32")
     parser.add_argument("--rates", type=float, nargs="+", default=[200, 500], help="open loop, samples/s")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of an open-loop run (default: 3)")
-    parser.add_argument(
-        "--count", type=int, default=2000, help="samples of a closed-loop run (default: 2000)"
-    )
+    parser.add_argument("--count", type=int, default=2000, help="samples of a closed-loop run")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/grpc.json")
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 60 or not 0 < arguments.count <= 1_000_000:

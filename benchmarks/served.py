@@ -42,8 +42,8 @@ def produce(
 ) -> dict[str, object]:
     """Send `count` valid samples; give the producer's summary.
 
-    With a `rate` the loop is open: latency counts from the intended start, so a stalled server cannot hide its
-    queue. Without one it is closed, `window` samples in flight.
+    With a `rate` the loop is open: latency counts from the intended start, so a stalled server cannot hide
+    its queue. Without one it is closed, `window` samples in flight.
     """
     finished = subprocess.run(
         [
