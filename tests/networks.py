@@ -48,8 +48,18 @@ class Network:
                 h = np.maximum(h, 0)
         return ((z - h) ** 2).mean(axis=1), h * scale + mean
 
+    def reference_contributions(self, x: np.ndarray) -> np.ndarray:
+        """Each feature's term [N, D] of the scores of float32 rows, computed in float64."""
+        residual = np.asarray(x, dtype=np.float32).astype(np.float64) - self.reference(x)[1]
+        return (residual / self.scale.astype(np.float64)) ** 2 / self.input_dim
+
     def to_onnx(
-        self, *, batch: int | str = "batch", with_score: bool = True, with_output: bool = True
+        self,
+        *,
+        batch: int | str = "batch",
+        with_score: bool = True,
+        with_output: bool = True,
+        with_contributions: bool = False,
     ) -> bytes:
         constants = {"mean": self.mean, "scale": self.scale}
         nodes = [
@@ -75,6 +85,14 @@ class Network:
                 helper.make_node("ReduceMean", ["squared", "axes"], ["score"], name="score", keepdims=0),
             ]
             outputs.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch]))
+        if with_contributions:
+            constants["width"] = np.array(self.input_dim, dtype=np.float32)
+            nodes.append(
+                helper.make_node("Div", ["squared", "width"], ["contributions"], name="contributions")
+            )
+            outputs.append(
+                helper.make_tensor_value_info("contributions", TensorProto.FLOAT, [batch, self.input_dim])
+            )
         if with_output:
             nodes += [
                 helper.make_node("Mul", [h, "scale"], ["scaled"], name="unscale"),

@@ -203,12 +203,15 @@ py::object predict(const LoadedScorer& self, const py::object& x) {
   return std::move(decisions);
 }
 
-py::object reconstruct(const LoadedScorer& self, const py::object& x, const py::object& out) {
+/// Computes the one output that has the shape of `x`.
+template <float* Outputs::* kWanted>
+py::object matrix(const LoadedScorer& self, const py::object& x, const py::object& out) {
   const auto rows = as_rows(x);
   if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
   const auto array = py::reinterpret_borrow<py::array>(x);
   auto result = output_array(out, {array.shape(), static_cast<std::size_t>(array.ndim())});
-  const Outputs outputs{.scores = nullptr, .reconstructions = result.mutable_data()};
+  Outputs outputs;
+  outputs.*kWanted = result.mutable_data();
   {
     const GilReleaseForLongWork release(self.expected_us(*rows));  // Safe for the same reason as in score().
     self.scorer->run(*rows, outputs);
@@ -405,7 +408,8 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("counts", &counts)
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))
-      .def("reconstruct", &reconstruct, py::arg("x"), py::arg("out") = py::none());
+      .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())
+      .def("contributions", &matrix<&Outputs::contributions>, py::arg("x"), py::arg("out") = py::none());
 
   py::class_<roof::Roof>(module, "Roof")
       .def_readonly("isa", &roof::Roof::isa)

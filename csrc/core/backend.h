@@ -66,7 +66,13 @@ class Session {
   [[nodiscard]] virtual std::size_t input_dim() const noexcept = 0;
 
   /// Scores `rows` (finite values, `rows.columns == input_dim()`) into the outputs that are asked for.
-  /// Higher scores are more anomalous. Throws Error.
+  /// Higher scores are more anomalous.
+  ///
+  /// Contributions are the graph's output `contributions`. Of a graph without a score, whose score is the
+  /// mean squared error, they are the features' terms of that mean.
+  ///
+  /// Throws Error: unsupported_model when the model has not what is asked for, otherwise backend_failure or
+  /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
   /// The backend's name, e.g. "onnxruntime".

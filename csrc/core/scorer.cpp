@@ -8,6 +8,16 @@
 #include "core/error.h"
 
 namespace datasentinel {
+namespace {
+
+/// The input is finite, so only overflow leads to another number: further from normal than float32 can say.
+void make_finite(float* values, std::size_t count) noexcept {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!std::isfinite(values[i])) values[i] = std::numeric_limits<float>::max();
+  }
+}
+
+}  // namespace
 
 Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names)
     : session_(std::move(session)), threshold_(threshold), feature_names_(std::move(feature_names)) {
@@ -44,14 +54,13 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
                                                  describe_column(cell->column));
   }
   session_->run(rows, outputs);
+  if (outputs.contributions != nullptr) make_finite(outputs.contributions, rows.size());
   if (outputs.scores == nullptr) return;
 
+  make_finite(outputs.scores, rows.rows);
   std::uint64_t anomalies = 0;
   for (std::size_t i = 0; i < rows.rows; ++i) {
-    float& score = outputs.scores[i];
-    // The input is finite, so only overflow leads here: further from normal than float32 can say.
-    if (!std::isfinite(score)) score = std::numeric_limits<float>::max();
-    anomalies += static_cast<std::uint64_t>(is_anomaly(score));
+    anomalies += static_cast<std::uint64_t>(is_anomaly(outputs.scores[i]));
   }
   rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);

@@ -40,7 +40,7 @@ class Scorer {
 
   /// Scores `rows`. Throws Error{invalid_argument} for a wrong width or a non-finite value (naming row and
   /// column). Scores are always finite: a row so extreme that it overflows the model's float32 arithmetic
-  /// gets the largest float32, so it stays above every threshold.
+  /// gets the largest float32, so it stays above every threshold; likewise the contributions that overflow.
   void run(ConstRows rows, Outputs outputs);
 
  private:

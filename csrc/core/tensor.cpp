@@ -41,4 +41,12 @@ void mean_squared_error(ConstRows input, const float* reconstructions, float* sc
   }
 }
 
+void squared_error_contributions(ConstRows input, const float* reconstructions,
+                                 float* contributions) noexcept {
+  for (std::size_t i = 0; i < input.size(); ++i) {
+    const double difference = static_cast<double>(input.data[i]) - static_cast<double>(reconstructions[i]);
+    contributions[i] = static_cast<float>(difference * difference / static_cast<double>(input.columns));
+  }
+}
+
 }  // namespace datasentinel

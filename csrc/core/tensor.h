@@ -19,6 +19,7 @@ struct ConstRows {
 struct Outputs {
   float* scores = nullptr;           ///< One per row.
   float* reconstructions = nullptr;  ///< rows x columns, raw units.
+  float* contributions = nullptr;    ///< rows x columns, each feature's part in the score; not negative.
 };
 
 /// A position in a matrix, counted from 0.
@@ -32,5 +33,10 @@ struct Cell {
 
 /// scores[i] = mean over j of (input[i][j] - reconstruction[i][j])^2, accumulated in float64.
 void mean_squared_error(ConstRows input, const float* reconstructions, float* scores) noexcept;
+
+/// contributions[i][j] = (input[i][j] - reconstruction[i][j])^2 / columns: what each feature adds to
+/// `mean_squared_error`. The outputs may not overlap the inputs.
+void squared_error_contributions(ConstRows input, const float* reconstructions,
+                                 float* contributions) noexcept;
 
 }  // namespace datasentinel

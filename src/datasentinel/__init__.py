@@ -9,7 +9,8 @@ array([False])
 from datasentinel.backend import backends
 from datasentinel.backend import build_info as _build_info
 from datasentinel.detector import Detector
+from datasentinel.reasons import Reason
 
 __version__: str = _build_info()["version"]
 
-__all__ = ["Detector", "__version__", "backends"]
+__all__ = ["Detector", "Reason", "__version__", "backends"]

@@ -193,11 +193,12 @@ def _check_signature(artifact: Artifact) -> None:
             f"has {graph_input.shape[1]} columns"
         )
     for output in graph.outputs:
-        columns = output.shape[1] if output.name == "output" and len(output.shape) == 2 else -1
+        is_wide = output.name in {"output", "contributions"} and len(output.shape) == 2
+        columns = output.shape[1] if is_wide else -1
         if columns not in (-1, config.output_dim):
             raise ArtifactError(
-                f"{config_path}: output_dim is {config.output_dim}, but output 'output' of {model_path} has "
-                f"{columns} columns"
+                f"{config_path}: output_dim is {config.output_dim}, but output '{output.name}' of "
+                f"{model_path} has {columns} columns"
             )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact
 from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_scorer
-from datasentinel.errors import InvalidInputError
+from datasentinel.errors import InvalidInputError, UnsupportedModelError
+from datasentinel.reasons import rank_reasons
 
 if TYPE_CHECKING:
     import os
 
+    from datasentinel.reasons import Reason
     from datasentinel.types import BoolArray, Float32Array
 
 
@@ -219,6 +222,65 @@ class Detector:
         if reconstruction is NotImplemented:
             reconstruction = self.scorer.reconstruct(as_float32_rows(x), out)
         return reconstruction
+
+    def contributions(self, x: object, out: Float32Array | None = None) -> Float32Array:
+        """Give each feature's part in the score.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+        out : ndarray of float32, same shape as x, optional
+            Where to write the result.
+
+        Returns
+        -------
+        ndarray of float32, same shape as x
+            Not negative and finite. A row's contributions add up to its score where the score is a mean of
+            squared residuals, and otherwise to 1: docs/explanations.md has the formulas.
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        UnsupportedModelError
+            The model scores without saying why.
+        """
+        contributions = self.scorer.contributions(x, out)  # type: ignore[arg-type]
+        if contributions is NotImplemented:
+            contributions = self.scorer.contributions(as_float32_rows(x), out)
+        return contributions
+
+    def explain(self, x: object, top: int = 5) -> list[list[Reason]]:
+        """Name the features that contributed most to the score of each row.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+        top : int
+            How many reasons a row, at least 1; all features where D is smaller.
+
+        Returns
+        -------
+        list of list of Reason
+            One list a row, greatest contribution first; equal contributions in the order of the columns.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `score`, and for a `top` below 1.
+        BackendError
+            As for `score`.
+        UnsupportedModelError
+            The model scores without saying why.
+        """
+        if top < 1:
+            raise InvalidInputError(f"top must be at least 1, got {top}")
+        rows = np.atleast_2d(as_float32_rows(x))
+        contributions = self.contributions(rows)
+        expected: Float32Array | None = None
+        with contextlib.suppress(UnsupportedModelError):
+            expected = self.reconstruct(rows)
+        return rank_reasons(contributions, rows, expected, names=self.feature_names, top=top)
 
     def info(self) -> dict[str, Any]:
         """Tell what is loaded and how it runs.

@@ -49,6 +49,9 @@ void computes_the_mean_squared_error() {
   mean_squared_error({.data = x.data(), .rows = 2, .columns = 2}, y.data(), scores.data());
   CHECK(scores[0] == 2.0F);
   CHECK(scores[1] == 4.5F);
+  std::vector<float> contributions(4);
+  squared_error_contributions({.data = x.data(), .rows = 2, .columns = 2}, y.data(), contributions.data());
+  CHECK((contributions == std::vector<float>{0, 2, 0, 4.5F}));
 }
 
 void scores_decides_and_counts() {

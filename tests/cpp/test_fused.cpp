@@ -74,7 +74,7 @@ struct Autoencoder {
     }
   }
 
-  [[nodiscard]] Message to_onnx(bool standardised_score) const {
+  [[nodiscard]] Message to_onnx(bool standardised_score, bool explains = false) const {
     const auto dims = [](std::initializer_list<std::size_t> sizes) {
       return std::vector<std::int64_t>(sizes.begin(), sizes.end());
     };
@@ -102,12 +102,18 @@ struct Autoencoder {
     model.weight(int_tensor("axes", {1}, {1}));
     model.add(node("Sub", sides, {"residual"})).add(node("Mul", {"residual", "residual"}, {"squares"}));
     model.add(node("ReduceMean", {"squares", "axes"}, {"score"}, {int_attribute("keepdims", 0)}));
+    if (explains) {
+      model.output(value_info("contributions", {-1, width}));
+      model.weight(float_tensor("share", {}, {1.0F / static_cast<float>(width)}));
+      model.add(node("Mul", {"squares", "share"}, {"contributions"}));
+    }
     return model.finish();
   }
 
   struct Answer {
     double score = 0;
     std::vector<double> output;
+    std::vector<double> contributions;
   };
 
   [[nodiscard]] Answer exact(const float* row, bool standardised_score) const {
@@ -126,7 +132,8 @@ struct Autoencoder {
     Answer answer;
     for (std::size_t j = 0; j < z.size(); ++j) {
       const double residual = (z[j] - h[j]) * (standardised_score ? 1.0 : deviation[j]);
-      answer.score += residual * residual / static_cast<double>(z.size());
+      answer.contributions.push_back(residual * residual / static_cast<double>(z.size()));
+      answer.score += answer.contributions.back();
       answer.output.push_back(h[j] * deviation[j] + mean[j]);
     }
     return answer;
@@ -155,6 +162,44 @@ void matches_float64_at_every_batch_size() {
             CHECK(std::abs(output[row * shape[0] + j] - exact.output[j]) < 1e-4);
           }
         }
+      }
+    }
+  }
+}
+
+/// Asked for alone or with the others, and without a trace in a score-only call.
+void explains_scores_feature_by_feature() {
+  for (const bool standardised : {true, false}) {
+    const Autoencoder network({19, 30, 5, 30, 19});
+    const auto silent = load(network.to_onnx(standardised));
+    const auto session = load(network.to_onnx(standardised, true));
+    for (const std::size_t rows : {1, 2, 5, 13, 40, 257}) {
+      const auto x = random_floats(rows * 19, 5);
+      std::vector<float> scores(rows);
+      std::vector<float> output(rows * 19);
+      std::vector<float> contributions(rows * 19);
+      std::vector<float> alone(rows * 19);
+      const ConstRows input{.data = x.data(), .rows = rows, .columns = 19};
+      session->run(
+          input,
+          {.scores = scores.data(), .reconstructions = output.data(), .contributions = contributions.data()});
+      Outputs outputs;
+      outputs.contributions = alone.data();
+      session->run(input, outputs);
+      CHECK(alone == contributions);
+      CHECK(scores_of(*session, x) == scores);
+      CHECK(scores_of(*silent, x) == scores);
+      for (std::size_t row = 0; row < rows; ++row) {
+        const auto exact = network.exact(&x[row * 19], standardised);
+        double sum = 0;
+        for (std::size_t j = 0; j < 19; ++j) {
+          const float contribution = contributions[row * 19 + j];
+          CHECK(contribution >= 0);
+          CHECK(std::abs(contribution - exact.contributions[j]) < 1e-5 * exact.score);
+          CHECK(std::abs(output[row * 19 + j] - exact.output[j]) < 1e-4);
+          sum += contribution;
+        }
+        CHECK(close(sum, scores[row]));
       }
     }
   }
@@ -203,6 +248,10 @@ void scores_a_graph_without_score() {
   for (const std::size_t rows : {1, 3, 50}) {
     const auto x = random_floats(rows * 4, 2);
     const auto scores = scores_of(*session, x);
+    std::vector<float> contributions(rows * 4);
+    Outputs outputs;
+    outputs.contributions = contributions.data();
+    session->run({.data = x.data(), .rows = rows, .columns = 4}, outputs);
     for (std::size_t row = 0; row < rows; ++row) {
       double score = 0;
       double hidden[3] = {};
@@ -213,7 +262,9 @@ void scores_a_graph_without_score() {
       for (std::size_t n = 0; n < 4; ++n) {
         double output = static_cast<double>(n) + 1;
         for (std::size_t k = 0; k < 3; ++k) output += hidden[k] * w[k * 4 + n];
-        score += (x[row * 4 + n] - output) * (x[row * 4 + n] - output) / 4;
+        const double contribution = (x[row * 4 + n] - output) * (x[row * 4 + n] - output) / 4;
+        CHECK(std::abs(contributions[row * 4 + n] - contribution) < 1e-5 * (1 + contribution));
+        score += contribution;
       }
       CHECK(close(scores[row], score));
     }
@@ -335,7 +386,7 @@ void refuses_what_it_cannot_run() {
   unsetenv("DATASENTINEL_ISA");
 }
 
-void refuses_to_reconstruct_without_output() {
+void refuses_what_the_graph_does_not_compute() {
   const auto session =
       load(ModelBuilder()
                .input(value_info("input", {-1, 3}))
@@ -346,10 +397,14 @@ void refuses_to_reconstruct_without_output() {
   const std::vector<float> x = {1, 3, 2};
   std::vector<float> output(3);
   CHECK(scores_of(*session, x).at(0) == 3);
-  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "no output",
-                    (session->run({.data = x.data(), .rows = 1, .columns = 3},
-                                  {.scores = nullptr, .reconstructions = output.data()}),
-                     0));
+  const ConstRows row{.data = x.data(), .rows = 1, .columns = 3};
+  Outputs outputs;
+  outputs.reconstructions = output.data();
+  CHECK_THROWS_WITH(ErrorCode::unsupported_model, "no output 'output'", (session->run(row, outputs), 0));
+  outputs = {};
+  outputs.contributions = output.data();
+  CHECK_THROWS_WITH(ErrorCode::unsupported_model, "no output 'contributions'",
+                    (session->run(row, outputs), 0));
 }
 
 void many_threads_share_a_session() {
@@ -381,12 +436,13 @@ void many_threads_share_a_session() {
 int main() {
   using namespace datasentinel;
   with_each_isa(matches_float64_at_every_batch_size);
+  with_each_isa(explains_scores_feature_by_feature);
   with_each_isa(keeps_precision_at_large_offsets);
   with_each_isa(overflows_to_no_finite_score);
   with_each_isa(scores_a_graph_without_score);
   with_each_isa(scores_by_prototypes_and_tails);
   refuses_what_it_cannot_run();
-  refuses_to_reconstruct_without_output();
+  refuses_what_the_graph_does_not_compute();
   many_threads_share_a_session();
   return check::result();
 }

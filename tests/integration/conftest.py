@@ -34,7 +34,8 @@ def rows() -> np.ndarray:
 def artifact(network, rows, tmp_path_factory) -> Path:
     threshold = clear_threshold(network.reference(rows)[0])
     folder = tmp_path_factory.mktemp("served") / "models"
-    return write_artifact(folder, network.to_onnx(), input_dim=D, threshold=threshold)
+    onnx = network.to_onnx(with_contributions=True)
+    return write_artifact(folder, onnx, input_dim=D, threshold=threshold)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,9 @@ import grpc
 import pytest
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
+from datasentinel import Detector
+from tests.networks import write_artifact
+
 TIMEOUT_S = 20
 
 
@@ -46,6 +49,46 @@ def test_a_bad_vector_is_answered_not_an_rpc_error(evaluate, detector, rows, val
     response = evaluate(values)
     assert (response.status, response.message, response.mse) == (inference_pb2.ERROR, message, 0.0)
     assert evaluate(rows[0]).mse == detector.score(rows[0])[0]
+
+
+@pytest.mark.parametrize("top", [1, 3, 8, 1000])
+def test_reasons_come_on_request(channel, detector, rows, top):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    for row in rows[:20]:
+        request = inference_pb2.EvaluateRequest(values=row, explain_top=top)
+        response = stub.Evaluate(request, timeout=TIMEOUT_S)
+        assert response.mse == detector.score(row)[0]
+        (reasons,) = detector.explain(row, top)
+        assert len(response.contributions) == min(top, len(row))
+        for got, reason in zip(response.contributions, reasons, strict=True):
+            assert (got.feature, got.contribution) == (reason.feature, reason.contribution)
+            assert (got.value, got.expected) == (reason.value, reason.expected)
+        if top >= len(row):
+            assert sum(got.contribution for got in response.contributions) == pytest.approx(response.mse)
+
+
+def test_a_bad_vector_has_no_reasons(channel):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    request = inference_pb2.EvaluateRequest(values=[1.0] * 7, explain_top=3)
+    response = stub.Evaluate(request, timeout=TIMEOUT_S)
+    assert response == inference_pb2.EvaluateResponse(
+        status=inference_pb2.ERROR, message="expected 8 values per row, got 7"
+    )
+
+
+def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, tmp_path):
+    silent = write_artifact(tmp_path, network.to_onnx(), input_dim=8, threshold=1.0)
+    with (
+        start_server("--no-tcp", artifact=silent) as server,
+        grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
+    ):
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = inference_pb2.EvaluateRequest(values=rows[0], explain_top=3)
+        response = stub.Evaluate(request, timeout=TIMEOUT_S)
+        assert response.status == inference_pb2.ERROR
+        assert "no output 'contributions'" in response.message
+        request.explain_top = 0
+        assert stub.Evaluate(request, timeout=TIMEOUT_S).mse == Detector.load(silent).score(rows[0])[0]
 
 
 @pytest.mark.parametrize("packed", [True, False])

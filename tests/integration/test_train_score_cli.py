@@ -91,6 +91,33 @@ def test_the_report_holds_plots(trained):
     assert all(path.read_bytes().startswith(PNG) for path in report.iterdir())
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_scores_with_reasons(trained, suffix):
+    folder, _ = trained
+    values, labels = telemetry(50, seed=2)
+    data = write_csv(folder / "why.csv", values, labels, broken=(7,))
+    scored = folder / f"why-scores{suffix}"
+    datasentinel("score", data, "--model", folder / "models", "--out", scored, "--explain", 2)
+    if suffix == ".csv":
+        rows = read_scores(scored.read_text())
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(scored).to_pylist()
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "reason_1", "reason_2"]
+    assert (rows[7]["reason_1"], rows[7]["reason_2"]) == ("", "")
+    detector = Detector.load(folder / "models")
+    for i in {*range(50)} - {7}:
+        (reasons,) = detector.explain(values[i].astype(np.float32), top=2)
+        assert rows[i]["error"] == ""
+        for n, reason in enumerate(reasons, start=1):
+            # A batch and a single row may differ in the last digit.
+            name, value, expected = re.fullmatch(
+                r"(\w)=(\S+) \(expected (\S+)\)", rows[i][f"reason_{n}"]
+            ).groups()
+            assert name == reason.feature
+            assert float(value) == pytest.approx(reason.value, rel=1e-5)
+            assert float(expected) == pytest.approx(reason.expected, rel=1e-4)
+
+
 def test_scores_of_a_csv_file(trained):
     folder, _ = trained
     values, labels = telemetry(300, seed=1)

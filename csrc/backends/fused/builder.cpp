@@ -303,9 +303,10 @@ Symbol ProgramBuilder::expand(Symbol& symbol, std::size_t width) {
   return dense({.inputs = 1, .outputs = width, .weights = Constants(width, 1.0), .bias = {}}, symbol);
 }
 
-Program ProgramBuilder::finish(int score, int output) {
+Program ProgramBuilder::finish(int score, int output, int contributions) {
   program_.score = score;
   program_.output = output;
+  program_.contributions = contributions;
   return std::move(program_);
 }
 

@@ -61,7 +61,9 @@ class ProgramBuilder {
 
   /// Everything so far is what the score needs.
   void end_of_score() { program_.score_instructions = program_.instructions.size(); }
-  [[nodiscard]] Program finish(int score, int output);
+  /// Everything so far is what the score and the output need.
+  void end_of_output() { program_.output_instructions = program_.instructions.size(); }
+  [[nodiscard]] Program finish(int score, int output, int contributions);
 
  private:
   int new_value(std::size_t width);

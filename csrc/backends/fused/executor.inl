@@ -126,18 +126,27 @@ void run_step(const Layout& layout, const Step& step) {
 constexpr int kPanelRows = 2 * kLanes;
 using Panel = RowsInLanes<2>;
 
+/// Only what is asked for is computed.
+FUSED_INLINE int steps_for(const ProgramView& program, const float* output, const float* contributions) {
+  if (contributions != nullptr) return program.all_steps;
+  return output != nullptr ? program.output_steps : program.score_steps;
+}
+
 void run_few(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-             float* output) {
+             float* output, float* contributions) {
   const ColumnsInLanes layout{frame, program.frame_columns, rows};
   layout.read(input, program.input.width, layout.at(program.input));
-  const int steps = output == nullptr ? program.score_steps : program.all_steps;
+  const int steps = steps_for(program, output, contributions);
   for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
   if (scores != nullptr) layout.write(layout.at(program.score), 1, scores);
   if (output != nullptr) layout.write(layout.at(program.output), program.output.width, output);
+  if (contributions != nullptr) {
+    layout.write(layout.at(program.contributions), program.contributions.width, contributions);
+  }
 }
 
 void run_block(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-               float* output) {
+               float* output, float* contributions) {
   const int panels = (rows + kPanelRows - 1) / kPanelRows;
   const auto panel = [&](int index) {
     return Panel{frame + static_cast<long>(index) * kPanelRows * program.frame_columns};
@@ -148,7 +157,7 @@ void run_block(const ProgramView& program, const float* input, int rows, float* 
                   program.input.width, panel(p).at(program.input));
   }
   // Panels are independent, so one's multiply-adds fill the other's latencies.
-  const int steps = output == nullptr ? program.score_steps : program.all_steps;
+  const int steps = steps_for(program, output, contributions);
   for (int i = 0; i < steps; ++i) {
     for (int p = 0; p < panels; ++p) run_step(panel(p), program.steps[i]);
   }
@@ -158,6 +167,10 @@ void run_block(const ProgramView& program, const float* input, int rows, float* 
     if (output != nullptr) {
       panel(p).write(panel(p).at(program.output), rows_of(p), program.output.width,
                      output + first * program.output.width);
+    }
+    if (contributions != nullptr) {
+      panel(p).write(panel(p).at(program.contributions), rows_of(p), program.contributions.width,
+                     contributions + first * program.contributions.width);
     }
   }
 }

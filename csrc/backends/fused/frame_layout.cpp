@@ -39,6 +39,7 @@ std::vector<Life> lives_of(const Program& program) {
   }
   touch(program.score, end);
   touch(program.output, end);
+  touch(program.contributions, end);
   return lives;
 }
 
@@ -54,6 +55,7 @@ FrameLayout lay_out(const Program& program) {
     return lives[x].first != lives[y].first ? lives[x].first < lives[y].first : x < y;
   });
 
+  const int score_instructions = static_cast<int>(program.score_instructions);
   FrameLayout layout;
   layout.offsets.assign(lives.size(), 0);
   struct Placed {
@@ -72,6 +74,9 @@ FrameLayout lay_out(const Program& program) {
     alive.insert(next, Placed{begin, begin + width, life.last});
     layout.offsets[value] = begin;
     layout.columns = std::max(layout.columns, begin + width);
+    if (life.first < score_instructions) {
+      layout.score_columns = std::max(layout.score_columns, begin + width);
+    }
   }
   // Rows a multiple of 4 KiB apart would compete for the same cache sets.
   if (layout.columns % 1024 == 0) layout.columns += kAlignment;

@@ -87,10 +87,11 @@ struct Step {
 /// a vector holds one column of many rows; *columns in lanes* stores row after row, `frame_columns` apart.
 struct ProgramView {
   const Step* steps = nullptr;
-  int score_steps = 0;  ///< The first steps compute the score,
-  int all_steps = 0;    ///< all of them the score and the output.
+  int score_steps = 0;   ///< The first steps compute the score,
+  int output_steps = 0;  ///< these the output, too,
+  int all_steps = 0;     ///< and all of them the contributions.
   int frame_columns = 0;
-  Columns input, score, output;
+  Columns input, score, output, contributions;
 };
 
 /// How the packed weights must be cut for one instruction set.
@@ -102,15 +103,15 @@ struct Geometry {
   int tile_vectors;   ///< and most vectors of columns
 };
 
-/// One instruction set's code. `scores` and `output` may be null. A frame must hold `frame_columns` for each
-/// row; run_block rounds the rows up to panels of two vectors.
+/// One instruction set's code. `scores`, `output` and `contributions` may be null. A frame must hold
+/// `frame_columns` for each row; run_block rounds the rows up to panels of two vectors.
 struct Kernels {
   const char* isa;
   Geometry geometry;
   void (*run_few)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-                  float* output);
+                  float* output, float* contributions);
   void (*run_block)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-                    float* output);
+                    float* output, float* contributions);
   /// out[i] = function(in[i]) for a whole number of vectors; for tests.
   void (*apply)(FunctionCall function, const float* in, float* out, long count);
 };

@@ -62,7 +62,7 @@ Uses count_uses(const Graph& graph, const std::set<std::size_t>& nodes) {
   for (const std::size_t index : nodes) {
     for (const std::string& input : graph.nodes[index].inputs) ++uses[input];
   }
-  for (const char* name : {"score", "output"}) {
+  for (const char* name : {"score", "output", "contributions"}) {
     if (has_output(graph, name)) ++uses[name];
   }
   if (!has_output(graph, "score")) ++uses["output"];  // by the mean squared error
@@ -76,12 +76,15 @@ Program lower(const Graph& original) {
   const onnx::ValueInfo& input = checked_input(graph);
   const bool has_score = has_output(graph, "score");
   const bool has_reconstruction = has_output(graph, "output");
+  const bool has_contributions = has_output(graph, "contributions");
   if (!has_score && !has_reconstruction) refuse_graph("it has neither an output \"score\" nor \"output\"");
 
   const NodeIndices first = needed_for(graph, has_score ? "score" : "output");
   const NodeIndices second = has_reconstruction ? needed_for(graph, "output") : NodeIndices();
+  const NodeIndices third = has_contributions ? needed_for(graph, "contributions") : NodeIndices();
   std::set<std::size_t> needed(first.begin(), first.end());
   needed.insert(second.begin(), second.end());
+  needed.insert(third.begin(), third.end());
   const Uses uses = count_uses(graph, needed);
 
   ProgramBuilder builder;
@@ -93,19 +96,23 @@ Program lower(const Graph& original) {
     }
   };
 
-  const auto reconstruction = [&]() -> Symbol& {
-    Symbol& symbol = operators.symbol("output");
+  const auto shaped_like_input = [&](const std::string& name) -> Symbol& {
+    Symbol& symbol = operators.symbol(name);
     if (symbol.rank != 2 || symbol.width != static_cast<std::size_t>(input.dims[1])) {
-      refuse_graph("\"output\" has not the shape of \"input\"");
+      refuse_graph("\"" + name + "\" has not the shape of \"input\"");
     }
     return symbol;
   };
 
   lower_nodes(first);
   if (!has_score) {
-    Symbol residual = builder.difference(operators.symbol(input.name), reconstruction());
+    Symbol residual = builder.difference(operators.symbol(input.name), shaped_like_input("output"));
     Symbol squares = builder.square(residual);
-    operators.define("score", builder.sum(squares, 1.0 / static_cast<double>(residual.width)));
+    const double share = 1.0 / static_cast<double>(residual.width);
+    if (!has_contributions) {
+      operators.define("contributions", builder.multiply(squares, std::vector<double>(squares.width, share)));
+    }
+    operators.define("score", builder.sum(squares, share));
   }
   Symbol& score = operators.symbol("score");
   if (score.width != 1) refuse_graph("\"score\" has more than one column");
@@ -115,9 +122,16 @@ Program lower(const Graph& original) {
   int output_value = -1;
   if (has_reconstruction) {
     lower_nodes(second);
-    output_value = builder.materialize(reconstruction());
+    output_value = builder.materialize(shaped_like_input("output"));
   }
-  return builder.finish(score_value, output_value);
+  builder.end_of_output();
+
+  int contributions_value = -1;
+  if (has_contributions || !has_score) {
+    lower_nodes(third);
+    contributions_value = builder.materialize(shaped_like_input("contributions"));
+  }
+  return builder.finish(score_value, output_value, contributions_value);
 }
 
 }  // namespace datasentinel::fused

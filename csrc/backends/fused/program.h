@@ -34,10 +34,12 @@ struct Instruction {
 struct Program {
   std::vector<std::size_t> widths;
   std::vector<Instruction> instructions;
-  std::size_t score_instructions = 0;  ///< The first ones; the others are needed for the output only.
+  std::size_t score_instructions = 0;   ///< The first ones compute the score,
+  std::size_t output_instructions = 0;  ///< these the output, too, and all of them the contributions.
   int input = -1;
   int score = -1;
-  int output = -1;
+  int output = -1;         ///< -1: the graph has none.
+  int contributions = -1;  ///< -1: the graph has none.
 };
 
 }  // namespace datasentinel::fused

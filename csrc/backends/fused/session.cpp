@@ -12,9 +12,11 @@ ConstRows part_of(ConstRows rows, std::size_t first, std::size_t count) {
 }
 
 Outputs part_of(Outputs outputs, std::size_t first, std::size_t columns) {
-  return {.scores = outputs.scores == nullptr ? nullptr : outputs.scores + first,
-          .reconstructions =
-              outputs.reconstructions == nullptr ? nullptr : outputs.reconstructions + first * columns};
+  return {
+      .scores = outputs.scores == nullptr ? nullptr : outputs.scores + first,
+      .reconstructions =
+          outputs.reconstructions == nullptr ? nullptr : outputs.reconstructions + first * columns,
+      .contributions = outputs.contributions == nullptr ? nullptr : outputs.contributions + first * columns};
 }
 
 }  // namespace
@@ -24,6 +26,7 @@ FusedSession::FusedSession(const Program& program, const Kernels& kernels, int n
       program_(program, kernels.geometry),
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
       has_output_(program.output >= 0),
+      has_contributions_(program.contributions >= 0),
       frames_(program_.frame_floats()),
       num_threads_(static_cast<std::size_t>(num_threads)) {
   if (num_threads_ > 1) threads_ = std::make_unique<ThreadPool>(num_threads_ - 1);
@@ -32,8 +35,11 @@ FusedSession::FusedSession(const Program& program, const Kernels& kernels, int n
 
 void FusedSession::run(ConstRows rows, Outputs outputs) {
   if (outputs.reconstructions != nullptr && !has_output_) {
-    throw Error(ErrorCode::invalid_argument,
-                "the model has no output \"output\", so it has no reconstructions");
+    throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
+  }
+  if (outputs.contributions != nullptr && !has_contributions_) {
+    throw Error(ErrorCode::unsupported_model,
+                "this model does not explain its scores; it has no output 'contributions'");
   }
   // Below this much work a thread costs more to wake than it saves.
   constexpr std::size_t kMultiplyAddsPerThread = std::size_t{1} << 20;
@@ -61,7 +67,7 @@ void FusedSession::run_rows(ConstRows rows, Outputs outputs) {
     const Outputs target = part_of(outputs, first, rows.columns);
     const auto run = count <= program_.few_rows() ? kernels_.run_few : kernels_.run_block;
     run(program_.view(), rows.row(first), static_cast<int>(count), frame.data(), target.scores,
-        target.reconstructions);
+        target.reconstructions, target.contributions);
     first += count;
   }
 }

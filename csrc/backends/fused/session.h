@@ -26,6 +26,7 @@ class FusedSession final : public Session {
   PackedProgram program_;
   std::size_t input_dim_;
   bool has_output_;
+  bool has_contributions_;
   FramePool frames_;
   std::unique_ptr<ThreadPool> threads_;  ///< Null with one thread.
   std::size_t num_threads_;

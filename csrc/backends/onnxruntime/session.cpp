@@ -106,6 +106,8 @@ void OnnxRuntimeSession::read_signature(const std::string& model_name) {
       score_rank_ = rank;
     } else if (output.name == "output" && rank == 2 && output.shape[1] == input.shape[1]) {
       reconstruction_name_ = output.name;
+    } else if (output.name == "contributions" && rank == 2 && output.shape[1] == input.shape[1]) {
+      contributions_name_ = output.name;
     }
   }
   if (score_name_.empty() && reconstruction_name_.empty()) {
@@ -135,14 +137,16 @@ void OnnxRuntimeSession::bind(BoundTensor& tensor, const float* data, std::size_
 void OnnxRuntimeSession::run_bound(Lane& lane, ConstRows rows, Outputs outputs) const {
   const bool score_in_graph = outputs.scores != nullptr && !score_name_.empty();
   const bool score_by_us = outputs.scores != nullptr && score_name_.empty();
+  const bool contributions_in_graph = outputs.contributions != nullptr && !contributions_name_.empty();
+  const bool contributions_by_us = outputs.contributions != nullptr && contributions_name_.empty();
   float* reconstructions = outputs.reconstructions;
-  if (score_by_us && reconstructions == nullptr) {
+  if ((score_by_us || contributions_by_us) && reconstructions == nullptr) {
     if (lane.reconstruction_scratch.size() < rows.size()) lane.reconstruction_scratch.resize(rows.size());
     reconstructions = lane.reconstruction_scratch.data();
   }
 
-  std::array<const char*, 2> names{};
-  std::array<OrtValue*, 2> values{};
+  std::array<const char*, 3> names{};
+  std::array<OrtValue*, 3> values{};
   std::size_t count = 0;
   if (score_in_graph) {
     bind(lane.scores, outputs.scores, rows.rows, false);
@@ -154,6 +158,11 @@ void OnnxRuntimeSession::run_bound(Lane& lane, ConstRows rows, Outputs outputs) 
     names[count] = reconstruction_name_.c_str();
     values[count++] = lane.reconstructions.value.get();
   }
+  if (contributions_in_graph) {
+    bind(lane.contributions, outputs.contributions, rows.rows, true);
+    names[count] = contributions_name_.c_str();
+    values[count++] = lane.contributions.value.get();
+  }
   bind(lane.input, rows.data, rows.rows, true);
 
   const Api& api = runtime_->api;
@@ -162,11 +171,16 @@ void OnnxRuntimeSession::run_bound(Lane& lane, ConstRows rows, Outputs outputs) 
   api.check(api.Run(session_.get(), nullptr, &input_name, &input, 1, names.data(), count, values.data()),
             "running the model");
   if (score_by_us) mean_squared_error(rows, reconstructions, outputs.scores);
+  if (contributions_by_us) squared_error_contributions(rows, reconstructions, outputs.contributions);
 }
 
 void OnnxRuntimeSession::run(ConstRows rows, Outputs outputs) {
   if (outputs.reconstructions != nullptr && reconstruction_name_.empty()) {
     throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
+  }
+  if (outputs.contributions != nullptr && contributions_name_.empty() && !score_name_.empty()) {
+    throw Error(ErrorCode::unsupported_model,
+                "this model does not explain its scores; it has no output 'contributions'");
   }
   const auto lane = lanes_.borrow();
   if (!one_row_at_a_time_) {
@@ -174,10 +188,11 @@ void OnnxRuntimeSession::run(ConstRows rows, Outputs outputs) {
     return;
   }
   for (std::size_t i = 0; i < rows.rows; ++i) {
-    const Outputs row_outputs{.scores = outputs.scores == nullptr ? nullptr : outputs.scores + i,
-                              .reconstructions = outputs.reconstructions == nullptr
-                                                     ? nullptr
-                                                     : outputs.reconstructions + i * input_dim_};
+    const Outputs row_outputs{
+        .scores = outputs.scores == nullptr ? nullptr : outputs.scores + i,
+        .reconstructions =
+            outputs.reconstructions == nullptr ? nullptr : outputs.reconstructions + i * input_dim_,
+        .contributions = outputs.contributions == nullptr ? nullptr : outputs.contributions + i * input_dim_};
     run_bound(*lane, {.data = rows.row(i), .rows = 1, .columns = rows.columns}, row_outputs);
   }
 }

@@ -45,6 +45,7 @@ class OnnxRuntimeSession final : public Session {
     BoundTensor input;
     BoundTensor scores;
     BoundTensor reconstructions;
+    BoundTensor contributions;
     std::vector<float> reconstruction_scratch;
   };
 
@@ -66,6 +67,7 @@ class OnnxRuntimeSession final : public Session {
   std::string score_name_;           ///< Empty: the graph only reconstructs.
   std::size_t score_rank_ = 1;       ///< [batch] or [batch, 1].
   std::string reconstruction_name_;  ///< Empty: the graph only scores.
+  std::string contributions_name_;   ///< Empty: the graph does not say why.
   bool one_row_at_a_time_ = false;   ///< The graph was exported with a fixed batch of 1.
   int num_threads_ = 1;
   mutable Pool<Lane> lanes_;

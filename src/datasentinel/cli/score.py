@@ -18,10 +18,11 @@ from datasentinel.errors import DataError
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from datasentinel.datasets import Chunk
     from datasentinel.datasets.score_writers import Row
+    from datasentinel.reasons import Reason
     from datasentinel.types import Float32Array
 
 _BAD_ROWS_SHOWN = 5
@@ -46,14 +47,31 @@ _BAD_ROWS_SHOWN = 5
 @click.option(
     "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
 )
+@click.option(
+    "--explain",
+    "num_reasons",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Add columns reason_1 to reason_N: the features that contributed most to the score, the first most.",
+)
 def command(  # noqa: PLR0917 - click passes them by name
-    file: Path, model: Path, out: Path | None, backend: str, label: str | None, header: bool | None
+    file: Path,
+    model: Path,
+    out: Path | None,
+    backend: str,
+    label: str | None,
+    header: bool | None,
+    num_reasons: int,
 ) -> None:
     """Score the rows of FILE and write row number (from 0), score and decision of each.
 
     FILE is read and scored piece by piece, so it may be larger than memory. Where both the model and the file
     name their columns, columns are taken by name. A row that cannot be scored gets an empty score and the
     reason in the column `error`.
+
+    With --explain, a reason reads `name=value (expected value)`: what was observed, and what the model would
+    have expected.
     """
     from datasentinel.detector import Detector
 
@@ -64,16 +82,19 @@ def command(  # noqa: PLR0917 - click passes them by name
             f"{file}: {data.num_features} feature columns, but the model takes {detector.input_dim}; "
             "a label column that is not last and named 'label' is told with --label"
         )
+    num_reasons = min(num_reasons, detector.input_dim)
     rows = anomalies = bad = 0
-    with _open_writer(out) as writer, _progress(file) as progress:
+    with _open_writer(out, num_reasons) as writer, _progress(file) as progress:
         for chunk in data.chunks():
-            scores = detector.score(np.ascontiguousarray(chunk.values, dtype=np.float32))
-            decided = list(decide(chunk, scores, detector.threshold))
+            values = np.ascontiguousarray(chunk.values, dtype=np.float32)
+            reasons = detector.explain(values, num_reasons) if num_reasons else [[]] * len(values)
+            scores = detector.score(values)
+            decided = list(decide(chunk, scores, detector.threshold, reasons, num_reasons=num_reasons))
             writer.write(decided)
             for wrong in chunk.bad[: max(0, _BAD_ROWS_SHOWN - bad)]:
                 click.echo(f"bad row: {wrong}", err=True)
             rows += len(decided)
-            anomalies += sum(1 for _, _, anomaly, _ in decided if anomaly)
+            anomalies += sum(1 for _, _, anomaly, *_ in decided if anomaly)
             bad += len(chunk.bad)
             progress.update(progress.task_ids[0], completed=chunk.share_read)
     click.echo(
@@ -83,30 +104,38 @@ def command(  # noqa: PLR0917 - click passes them by name
         raise DataError(f"{file}: no usable rows")
 
 
-def decide(chunk: Chunk, scores: Float32Array, threshold: float) -> Iterator[Row]:
-    """Merge the good rows' scores and the bad rows of a chunk, in the file's order."""
+def decide(
+    chunk: Chunk,
+    scores: Float32Array,
+    threshold: float,
+    reasons: Sequence[Sequence[Reason]],
+    *,
+    num_reasons: int,
+) -> Iterator[Row]:
+    """Merge the good rows' scores and reasons and the bad rows of a chunk, in the file's order."""
     bad = {wrong.row: wrong for wrong in chunk.bad}
     anomalies = scores.astype(np.float64) > threshold
-    good = iter(zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), strict=True))
+    good = zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), reasons, strict=True)
     first = min([*bad, *chunk.rows[:1].tolist()], default=0)
     for row in range(first, first + len(bad) + len(chunk.rows)):
         if row in bad:
-            yield row, None, None, str(bad[row])
+            yield row, None, None, str(bad[row]), *[""] * num_reasons
         else:
-            yield *next(good), ""
+            position, score, anomaly, why = next(good)
+            yield position, score, anomaly, "", *map(str, why)
 
 
 @contextlib.contextmanager
-def _open_writer(out: Path | None) -> Iterator[ScoreWriter]:
+def _open_writer(out: Path | None, num_reasons: int) -> Iterator[ScoreWriter]:
     try:
         if out is None:
-            yield CsvScoreWriter(sys.stdout)
+            yield CsvScoreWriter(sys.stdout, num_reasons=num_reasons)
         elif out.suffix.lower() in PARQUET_SUFFIXES:
-            with ParquetScoreWriter(out) as writer:
+            with ParquetScoreWriter(out, num_reasons=num_reasons) as writer:
                 yield writer
         else:
             with out.open("w", encoding="utf-8", newline="") as file:
-                yield CsvScoreWriter(file)
+                yield CsvScoreWriter(file, num_reasons=num_reasons)
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-Row = tuple[int, float | None, bool | None, str]
-"""Row number from 0, score and decision (None for a bad row), and what is wrong with it or nothing."""
+Row = tuple[int, float | None, bool | None, str, *tuple[str, ...]]
+"""Row number from 0, score and decision (None for a bad row), what is wrong with it, and reasons."""
 
-COLUMNS = ("row", "score", "anomaly", "error")
+
+def column_names(num_reasons: int) -> list[str]:
+    """Name the columns: row, score, anomaly, error, reason_1, reason_2, ..."""
+    return ["row", "score", "anomaly", "error", *(f"reason_{i}" for i in range(1, num_reasons + 1))]
 
 
 class ScoreWriter(Protocol):
@@ -27,27 +30,31 @@ class ScoreWriter(Protocol):
 
 
 class CsvScoreWriter:
-    """Columns row, score, anomaly (0 or 1) and error; a bad row has an empty score and anomaly."""
+    """Columns row, score, anomaly (0 or 1), error and reasons; a bad row has an empty score and anomaly."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, *, num_reasons: int = 0) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(COLUMNS)
+        self._writer.writerow(column_names(num_reasons))
 
     def write(self, rows: Iterable[Row]) -> None:
         """Append rows; nine digits tell all float32 values apart."""
         self._writer.writerows(
-            (row, "", "", error) if score is None else (row, f"{score:.9g}", int(bool(anomaly)), error)
-            for row, score, anomaly, error in rows
+            (row, "" if score is None else f"{score:.9g}", "" if anomaly is None else int(anomaly), *rest)
+            for row, score, anomaly, *rest in rows
         )
 
 
 class ParquetScoreWriter(AbstractContextManager["ParquetScoreWriter"]):
-    """Columns row (int64), score (float32), anomaly (bool) and error (string); nulls for a bad row."""
+    """Columns row (int64), score (float32), anomaly (bool), error and reasons (string).
 
-    def __init__(self, path: Path) -> None:
+    A bad row has a null score and anomaly.
+    """
+
+    def __init__(self, path: Path, *, num_reasons: int = 0) -> None:
         self._arrow, parquet = import_pyarrow()
-        types = (self._arrow.int64(), self._arrow.float32(), self._arrow.bool_(), self._arrow.string())
-        self._schema = self._arrow.schema(list(zip(COLUMNS, types, strict=True)))
+        text = self._arrow.string()
+        types = [self._arrow.int64(), self._arrow.float32(), self._arrow.bool_(), text, *[text] * num_reasons]
+        self._schema = self._arrow.schema(list(zip(column_names(num_reasons), types, strict=True)))
         self._writer: Any = parquet.ParquetWriter(path, self._schema)
 
     def __exit__(self, *_: object) -> None:

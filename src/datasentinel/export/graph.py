@@ -38,7 +38,8 @@ def build_graph(scaling: Scaling, layers: Sequence[DenseLayer]) -> bytes:
     """Return the ONNX file of a detector.
 
     Input `input` float32 [batch, D] in raw units. Outputs `score` float32 [batch], the mean over the features
-    of the squared standardised residual, and `output` float32 [batch, D], the reconstruction in raw units.
+    of the squared standardised residual, `output` float32 [batch, D], the reconstruction in raw units, and
+    `contributions` float32 [batch, D], the features' terms of the score, which add up to it.
 
     Parameters
     ----------
@@ -70,8 +71,9 @@ def build_graph(scaling: Scaling, layers: Sequence[DenseLayer]) -> bytes:
     graph.add(
         "ReduceMean", [squared, graph.constant("feature_axis", np.array([1]))], "score", {"keepdims": 0}
     )
-
     width = len(scaling.shift)
+    graph.add("Mul", [squared, graph.constant("share", np.float32([1 / width]))], "contributions")
+
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -80,6 +82,7 @@ def build_graph(scaling: Scaling, layers: Sequence[DenseLayer]) -> bytes:
             [
                 helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
                 helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", width]),
+                helper.make_tensor_value_info("contributions", TensorProto.FLOAT, ["batch", width]),
             ],
             graph.constants,
         ),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasentinel.detector import Detector
+    from datasentinel.reasons import Reason
 
 # Upper bounds in seconds. The first is below what one row of a small model takes, the last above any chunk.
 LATENCY_BOUNDS_S = (
@@ -79,10 +80,11 @@ class TransportAccount:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One scored row: its score, and whether that is above the threshold."""
+    """One scored row: its score, whether that is above the threshold and, if asked for, why."""
 
     score: float
     is_anomaly: bool
+    reasons: Sequence[Reason] = ()
 
 
 class LineStream:
@@ -184,7 +186,9 @@ class DataPlane:
         """Open a connection of the line protocol."""
         return LineStream(LineSession(self.detector.scorer, max_line_bytes=max_line_bytes), account)
 
-    def evaluate(self, values: Sequence[float], account: TransportAccount) -> Evaluation:
+    def evaluate(
+        self, values: Sequence[float], account: TransportAccount, *, explain_top: int = 0
+    ) -> Evaluation:
         """Score one row.
 
         Parameters
@@ -192,18 +196,26 @@ class DataPlane:
         values : sequence of float, length D, raw units
         account : TransportAccount
             Where the request is counted.
+        explain_top : int
+            How many reasons to give, the greatest contributions first; 0 computes none.
 
         Raises
         ------
         InvalidInputError
             Wrong number of values, or a non-finite one.
+        UnsupportedModelError
+            Reasons are asked for, and the model cannot give any.
         BackendError, OutOfMemoryError
             The backend failed.
         """
         started = perf_counter()
         scored = anomaly = False
+        reasons: Sequence[Reason] = ()
         try:
-            score = float(self.detector.score(np.array(values, dtype=np.float32))[0])
+            row = np.array(values, dtype=np.float32)
+            if explain_top:
+                (reasons,) = self.detector.explain(row, explain_top)
+            score = float(self.detector.score(row)[0])
             scored, anomaly = True, score > self.detector.threshold
         finally:
             account.add(
@@ -213,4 +225,4 @@ class DataPlane:
                 errors=not scored,
                 latency_s=perf_counter() - started,
             )
-        return Evaluation(score, anomaly)
+        return Evaluation(score, anomaly, reasons)

@@ -49,9 +49,9 @@ def reference(result, rows):
     return ((z - x) ** 2).mean(axis=1), x * scale + shift
 
 
-def run(model, rows):
+def run(model, rows, outputs=("score", "output")):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return session.run(["score", "output"], {"input": rows})
+    return session.run(list(outputs), {"input": rows})
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,11 @@ def test_the_graph_computes_the_network(activation):
     np.testing.assert_allclose(result.scoring_module().score(rows), expected_scores, rtol=1e-5)
     error = np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + result.scaling.scale)
     assert error.max() <= 1e-5
+    (contributions,) = run(model, rows, ["contributions"])
+    terms = ((rows - expected_outputs) / result.scaling.scale.astype(np.float64)) ** 2 / rows.shape[1]
+    assert (contributions >= 0).all()
+    assert (np.abs(contributions - terms) <= 1e-5 * (1 + expected_scores[:, np.newaxis])).all()
+    np.testing.assert_allclose(contributions.sum(axis=1, dtype=np.float64), scores, rtol=1e-5)
     # Far from everything seen: thousands of standard deviations.
     far = rows * np.float32(1.5)
     np.testing.assert_allclose(run(model, far)[0], reference(result, far)[0], rtol=1e-5)
@@ -85,13 +90,18 @@ def test_the_graphs_interface(result):
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    assert shapes == {"input": ["batch", 9], "score": ["batch"], "output": ["batch", 9]}
+    assert shapes == {
+        "input": ["batch", 9],
+        "score": ["batch"],
+        "output": ["batch", 9],
+        "contributions": ["batch", 9],
+    }
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert [node.op_type for node in model.graph.node] == [
         "Sub", "Mul", "Gemm", "Relu", "Gemm", "Gemm", "Relu", "Gemm",
-        "Mul", "Add", "Sub", "Mul", "ReduceMean",
+        "Mul", "Add", "Sub", "Mul", "ReduceMean", "Mul",
     ]  # fmt: skip
 
 

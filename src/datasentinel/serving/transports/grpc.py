@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.message import DecodeError
 
-from datasentinel.errors import DataSentinelError, InvalidInputError, OutOfMemoryError, ResourceExhaustedError
+from datasentinel.errors import (
+    DataSentinelError,
+    InvalidInputError,
+    OutOfMemoryError,
+    ResourceExhaustedError,
+    UnsupportedModelError,
+)
 from datasentinel.serving.logs import log
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
 from datasentinel.v1 import inference_pb2
@@ -53,13 +59,23 @@ class _InferenceService:
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
         try:
-            evaluation = self._plane.evaluate(request.values, self._account)
-        except InvalidInputError as error:
+            evaluation = self._plane.evaluate(request.values, self._account, explain_top=request.explain_top)
+        except (InvalidInputError, UnsupportedModelError) as error:
             return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
         except Exception as error:  # whatever it was, it stays in this call
             await context.abort(*_report(error, context.peer()))
         return inference_pb2.EvaluateResponse(
-            status=inference_pb2.ANOMALY if evaluation.is_anomaly else inference_pb2.OK, mse=evaluation.score
+            status=inference_pb2.ANOMALY if evaluation.is_anomaly else inference_pb2.OK,
+            mse=evaluation.score,
+            contributions=[
+                inference_pb2.Contribution(
+                    feature=reason.feature,
+                    contribution=reason.contribution,
+                    value=reason.value,
+                    expected=reason.expected,
+                )
+                for reason in evaluation.reasons
+            ],
         )
 
 

@@ -1,0 +1,73 @@
+"""The attribution of a composite score to its features, as part of the graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+# Added to every square, so that the shares of a row without any residual are equal instead of 0 / 0. Far
+# below any square that matters, since the values are in standard deviations.
+_SMALLEST_SQUARE = 1e-12
+
+
+class GraphBuilder(Protocol):
+    """What is needed of whoever builds the graph."""
+
+    def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
+        """Add a constant; return its name."""
+        ...
+
+    def add(
+        self, operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, float] | None = None
+    ) -> str:
+        """Add a node; return the name of its output."""
+        ...
+
+
+def add_contributions(graph: GraphBuilder, *, scaled: str, reconstruction: str, marginal: str) -> str:
+    """Add the output `contributions` of a score that is no plain sum over the features.
+
+    The contribution of feature i is the mean of two shares::
+
+        (u_i - y_i)^2 / sum_j (u_j - y_j)^2   how badly the other features predict it
+        v_i^2 / sum_j v_j^2                   how far it is out by itself
+
+    so contributions are positive and add up to 1. docs/explanations.md measures this choice.
+
+    Parameters
+    ----------
+    graph : GraphBuilder
+        Gets the nodes, which use standard operators only.
+    scaled, reconstruction : str
+        Tensors u and y, float32 [batch, D]: the autoencoder's input and its reconstruction of it.
+    marginal : str
+        Tensor v, float32 [batch, D]: each feature by itself, with median near 0 and variance near 1 on normal
+        rows.
+
+    Returns
+    -------
+    str
+        "contributions", float32 [batch, D].
+    """
+    graph.constant("contribution_axis", np.array([1]))
+    graph.constant("smallest_square", np.array([_SMALLEST_SQUARE], dtype=np.float32))
+    graph.constant("one_half", np.array([0.5], dtype=np.float32))
+    residual = graph.add("Sub", [scaled, reconstruction], "unexplained")
+    shares = graph.add(
+        "Add", [_shares(graph, residual, "residual"), _shares(graph, marginal, "marginal")], "both_shares"
+    )
+    return graph.add("Mul", [shares, "one_half"], "contributions")
+
+
+def _shares(graph: GraphBuilder, values: str, name: str) -> str:
+    """Divide each feature's square by the sum over the features."""
+    square = graph.add("Mul", [values, values], f"{name}_square")
+    positive = graph.add("Add", [square, "smallest_square"], f"{name}_square_positive")
+    total = graph.add("ReduceSum", [positive, "contribution_axis"], f"{name}_square_sum", {"keepdims": 1})
+    return graph.add("Div", [positive, total], f"{name}_share")
