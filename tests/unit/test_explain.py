@@ -169,11 +169,12 @@ def test_contributions_of_another_width_are_refused_at_load(network, tmp_path):
 
 
 class _Graph:
-    """Collects what `add_contributions` adds to a graph of a linear reconstruction and a scaled copy."""
+    """Collects what `add_contributions` adds to a graph of a linear residual and a scaled copy."""
 
     def __init__(self, weight: np.ndarray, gain: np.ndarray) -> None:
         self.nodes = [
             helper.make_node("MatMul", ["input", "weight"], ["y"]),
+            helper.make_node("Sub", ["input", "y"], ["r"]),
             helper.make_node("Mul", ["input", "gain"], ["v"]),
         ]
         self.constants = {"weight": weight, "gain": gain}
@@ -189,7 +190,7 @@ class _Graph:
 
     def to_onnx(self) -> bytes:
         self.constant("axis", np.array([1]))
-        self.add("ReduceSumSquare", ["unexplained", "axis"], "score", {"keepdims": 0})
+        self.add("ReduceSumSquare", ["r", "axis"], "score", {"keepdims": 0})
         names = ("score", "contributions")
         shapes = (["batch"], ["batch", D])
         graph = helper.make_graph(
@@ -213,7 +214,7 @@ def test_shares_of_a_composite_score_add_up_to_one(rows, tmp_path, backend):
     weight = random.normal(0, 0.3, (D, D)).astype(np.float32)
     gain = random.uniform(0.5, 2, D).astype(np.float32)
     graph = _Graph(weight, gain)
-    assert add_contributions(graph, scaled="input", reconstruction="y", marginal="v") == "contributions"
+    assert add_contributions(graph, residual="r", marginal="v") == "contributions"
     detector = Detector.load(
         write_artifact(tmp_path, graph.to_onnx(), input_dim=D, threshold=1.0), backend=backend
     )

@@ -30,13 +30,13 @@ class GraphBuilder(Protocol):
         ...
 
 
-def add_contributions(graph: GraphBuilder, *, scaled: str, reconstruction: str, marginal: str) -> str:
+def add_contributions(graph: GraphBuilder, *, residual: str, marginal: str) -> str:
     """Add the output `contributions` of a score that is no plain sum over the features.
 
     The contribution of feature i is the mean of two shares::
 
-        (u_i - y_i)^2 / sum_j (u_j - y_j)^2   how badly the other features predict it
-        v_i^2 / sum_j v_j^2                   how far it is out by itself
+        r_i^2 / sum_j r_j^2    how far it is from its reconstruction
+        v_i^2 / sum_j v_j^2    how far it is from its own usual values
 
     so contributions are positive and add up to 1. docs/explanations.md measures this choice.
 
@@ -44,11 +44,10 @@ def add_contributions(graph: GraphBuilder, *, scaled: str, reconstruction: str, 
     ----------
     graph : GraphBuilder
         Gets the nodes, which use standard operators only.
-    scaled, reconstruction : str
-        Tensors u and y, float32 [batch, D]: the autoencoder's input and its reconstruction of it.
+    residual : str
+        Tensor r, float32 [batch, D]: the autoencoder's input minus its reconstruction.
     marginal : str
-        Tensor v, float32 [batch, D]: each feature by itself, with median near 0 and variance near 1 on normal
-        rows.
+        Tensor v, float32 [batch, D]: each feature by itself, with mean 0 and variance 1 on normal rows.
 
     Returns
     -------
@@ -58,7 +57,6 @@ def add_contributions(graph: GraphBuilder, *, scaled: str, reconstruction: str, 
     graph.constant("contribution_axis", np.array([1]))
     graph.constant("smallest_square", np.array([_SMALLEST_SQUARE], dtype=np.float32))
     graph.constant("one_half", np.array([0.5], dtype=np.float32))
-    residual = graph.add("Sub", [scaled, reconstruction], "unexplained")
     shares = graph.add(
         "Add", [_shares(graph, residual, "residual"), _shares(graph, marginal, "marginal")], "both_shares"
     )
