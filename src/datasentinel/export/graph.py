@@ -72,7 +72,9 @@ def build_graph(scaling: Scaling, layers: Sequence[DenseLayer]) -> bytes:
         "ReduceMean", [squared, graph.constant("feature_axis", np.array([1]))], "score", {"keepdims": 0}
     )
     width = len(scaling.shift)
-    graph.add("Mul", [squared, graph.constant("share", np.array([1 / width], dtype=np.float32))], "contributions")
+    graph.add(
+        "Mul", [squared, graph.constant("share", np.array([1 / width], dtype=np.float32))], "contributions"
+    )
 
     model = helper.make_model(
         helper.make_graph(
