@@ -1,5 +1,6 @@
 #include "core/scorer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -11,10 +12,8 @@ namespace datasentinel {
 namespace {
 
 /// The input is finite, so only overflow leads to another number: further from normal than float32 can say.
-void make_finite(float* values, std::size_t count) noexcept {
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!std::isfinite(values[i])) values[i] = std::numeric_limits<float>::max();
-  }
+float made_finite(float value) noexcept {
+  return std::isfinite(value) ? value : std::numeric_limits<float>::max();
 }
 
 }  // namespace
@@ -54,13 +53,17 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
                                                  describe_column(cell->column));
   }
   session_->run(rows, outputs);
-  if (outputs.contributions != nullptr) make_finite(outputs.contributions, rows.size());
+  if (outputs.contributions != nullptr) {
+    std::transform(outputs.contributions, outputs.contributions + rows.size(), outputs.contributions,
+                   made_finite);
+  }
   if (outputs.scores == nullptr) return;
 
-  make_finite(outputs.scores, rows.rows);
   std::uint64_t anomalies = 0;
   for (std::size_t i = 0; i < rows.rows; ++i) {
-    anomalies += static_cast<std::uint64_t>(is_anomaly(outputs.scores[i]));
+    float& score = outputs.scores[i];
+    score = made_finite(score);
+    anomalies += static_cast<std::uint64_t>(is_anomaly(score));
   }
   rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);

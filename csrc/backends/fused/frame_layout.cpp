@@ -55,7 +55,7 @@ FrameLayout lay_out(const Program& program) {
     return lives[x].first != lives[y].first ? lives[x].first < lives[y].first : x < y;
   });
 
-  const int score_instructions = static_cast<int>(program.score_instructions);
+  const int output_instructions = static_cast<int>(program.output_instructions);
   FrameLayout layout;
   layout.offsets.assign(lives.size(), 0);
   struct Placed {
@@ -74,8 +74,8 @@ FrameLayout lay_out(const Program& program) {
     alive.insert(next, Placed{begin, begin + width, life.last});
     layout.offsets[value] = begin;
     layout.columns = std::max(layout.columns, begin + width);
-    if (life.first < score_instructions) {
-      layout.score_columns = std::max(layout.score_columns, begin + width);
+    if (life.first < output_instructions) {
+      layout.output_columns = std::max(layout.output_columns, begin + width);
     }
   }
   // Rows a multiple of 4 KiB apart would compete for the same cache sets.

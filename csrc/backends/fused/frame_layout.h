@@ -12,7 +12,7 @@ namespace datasentinel::fused {
 struct FrameLayout {
   std::vector<int> offsets;  ///< Per value, a multiple of 16.
   int columns = 0;           ///< A multiple of 16.
-  int score_columns = 0;     ///< Of these, the first ones that the score needs.
+  int output_columns = 0;    ///< Of these, the first ones that the score and the output need.
 };
 
 [[nodiscard]] FrameLayout lay_out(const Program& program);

@@ -193,12 +193,13 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   view_.output = columns_of(program.output);
   view_.contributions = columns_of(program.contributions);
 
-  // Enough panels to fill each other's latencies, if they stay in the first-level cache together. Most calls
-  // want scores only, so what else the frame has room for does not count.
+  // Enough panels to fill each other's latencies, if they stay in the first-level cache together. The
+  // columns that only contributions need are left out: they are rarely asked for.
   constexpr std::size_t kMaxPanels = 8;
   constexpr std::size_t kFrameBytes = 16 << 10;
   const auto panel_rows = static_cast<std::size_t>(2 * geometry.lanes);
-  const std::size_t panel_bytes = static_cast<std::size_t>(layout.score_columns) * panel_rows * sizeof(float);
+  const std::size_t panel_bytes =
+      static_cast<std::size_t>(layout.output_columns) * panel_rows * sizeof(float);
   block_rows_ = panel_rows * std::clamp<std::size_t>(kFrameBytes / panel_bytes, 1, kMaxPanels);
   // A panel costs the same for few rows as for all. Layers narrower than a vector waste lanes in the other
   // way.
