@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     ----------
     model : {"ensemble", "autoencoder"}
         The default detector or a plain autoencoder.
+    steps : int, optional
+        Training steps of the ensemble's autoencoder, 600 by default.
     target_fpr : float
         Share of normal rows that may be called anomalies.
     threshold_method : {"quantile", "mean+3std"}
@@ -74,7 +77,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         A row is an anomaly iff its score is greater.
     offset_ : float
         `-threshold_`, scikit-learn's name for it: `decision_function` is `-score_samples - offset_`.
-    decision_scores_ : float64 array, shape [N]
+    decision_scores_ : float32 array, shape [N]
         Scores of the rows of `fit`. They had a part in training, so new normal rows score higher.
     labels_ : int array, shape [N]
         1 for rows of `fit` above the threshold, else 0.
@@ -97,6 +100,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self,
         *,
         model: ModelKind = "ensemble",
+        steps: int | None = None,
         target_fpr: float = 0.01,
         threshold_method: ThresholdMethod = "quantile",
         backend: str = "auto",
@@ -104,6 +108,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
+        self.steps = steps
         self.target_fpr = target_fpr
         self.threshold_method = threshold_method
         self.backend = backend
@@ -132,20 +137,21 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
 
         rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         seed = self.random_state
-        if not isinstance(seed, int):
+        if not isinstance(seed, Integral):
             seed = int(check_random_state(seed).randint(2**31 - 1))
         settings = TrainingSettings(
             model=self.model,
+            steps=self.steps,
             threshold_method=self.threshold_method,
             target_fpr=self.target_fpr,
-            seed=seed,
+            seed=int(seed),
         )
         result = train(rows, settings=settings, start=self._earlier())
         built = build_artifact(
             result,
             rows=rows.astype(np.float32),
             feature_names=getattr(self, "feature_names_in_", ()),
-            training_facts={"seed": seed},
+            training_facts={"seed": int(seed)},
         )
         self._trained: Ensemble | PlainAutoencoder | None = result.model
         self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
@@ -153,7 +159,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
 
-    def score_samples(self, X: object) -> Float64Array:  # noqa: N803
+    def score_samples(self, X: object) -> Float32Array:  # noqa: N803
         """Score rows; higher is more anomalous.
 
         Parameters
@@ -162,8 +168,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
 
         Returns
         -------
-        float64 array, shape [N]
-            Float32 scores, widened.
+        float32 array, shape [N]
 
         Raises
         ------
@@ -173,18 +178,18 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         check_is_fitted(self, "artifact_")
         return self._score(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
 
-    def decision_function(self, X: object) -> Float64Array:  # noqa: N803
+    def decision_function(self, X: object) -> Float32Array:  # noqa: N803
         """Return `threshold_` minus the scores, shape [N]: negative for outliers, as in scikit-learn."""
         scores = self.score_samples(X)
-        margins: Float64Array = self.threshold_ - scores
-        return margins
+        # The difference of float64 numbers has the right sign, which rounding it to float32 keeps.
+        return (self.threshold_ - scores.astype(np.float64)).astype(np.float32)
 
     def predict(self, X: object) -> npt.NDArray[np.int_]:  # noqa: N803
         """Return 1 for normal rows and -1 for anomalies, shape [N], as in scikit-learn."""
         decisions: npt.NDArray[np.int_] = np.where(self.decision_function(X) >= 0, 1, -1)
         return decisions
 
-    def predict_proba(self, X: object) -> Float64Array:  # noqa: N803
+    def predict_proba(self, X: object) -> Float32Array:  # noqa: N803
         """Return how extreme rows are among held-out normal rows, shape [N, 2].
 
         The second column is the share of held-out normal rows that score lower than the row (one minus its
@@ -196,7 +201,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         facts: Any = self.artifact_.config.calibration
         quantiles = facts["score_quantiles"]
         share = np.interp(scores, quantiles["scores"], quantiles["probabilities"], left=0.0, right=1.0)
-        return np.column_stack([1 - share, share])
+        return np.column_stack([1 - share, share]).astype(np.float32)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the artifact, `model.onnx` and `config.json`, for `Detector.load` and `datasentinel serve`.
@@ -229,6 +234,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         artifact = load_artifact(directory)
         told: dict[str, Any] = {
             "model": artifact.config.training.get("model"),
+            "steps": artifact.config.training.get("steps"),
             "random_state": artifact.config.training.get("seed"),
             "target_fpr": artifact.config.calibration.get("target_fpr"),
             "threshold_method": artifact.config.calibration.get("method"),
@@ -250,10 +256,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     def _open(self, artifact: Artifact) -> Detector:
         return Detector(artifact, backend=self.backend, plan_budget_s=0)
 
-    def _score(self, rows: Float32Array | Float64Array) -> Float64Array:
+    def _score(self, rows: Float32Array | Float64Array) -> Float32Array:
         if self._detector is None:
             self._detector = self._open(self.artifact_)
-        return self._detector.score(rows).astype(np.float64)
+        return self._detector.score(rows)
 
     def _earlier(self) -> Ensemble | None:
         if not self.warm_start or self.model != "ensemble":

@@ -68,7 +68,10 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     type=click.Choice(MODELS),
     default="ensemble",
     show_default=True,
-    help="What to train. The options from --hidden to --learning-rate are for a plain autoencoder only.",
+    help="What to train. The options from --hidden to --device are for a plain autoencoder only.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
 )
 @click.option(
     "--hidden",
@@ -87,6 +90,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: chosen by the network]"
 )
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option(
     "--threshold-method",
     type=click.Choice(THRESHOLD_METHODS),
@@ -101,7 +105,6 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     show_default=True,
     help="Share of normal rows that may be called anomalies.",
 )
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name
     data: Path,

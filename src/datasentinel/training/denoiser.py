@@ -54,6 +54,7 @@ def fit_denoisers(
     *,
     held_out: Float32Array,
     seed: int,
+    steps: int = STEPS,
     on_epoch: Callable[[Epoch], None] | None = None,
     start: Denoiser | None = None,
 ) -> tuple[list[Denoiser], list[Epoch]]:
@@ -71,8 +72,10 @@ def fit_denoisers(
         Rows that the first set lacks, to watch the first network by.
     seed : int
         Of the starting weights, the batches and the noise.
+    steps : int
+        How many to take.
     on_epoch : callable, optional
-        Told of the progress ten times.
+        Told of the progress ten times, or at every step if there are fewer.
     start : Denoiser, optional
         Weights to start from instead of random ones.
     """
@@ -84,11 +87,12 @@ def fit_denoisers(
     watched = torch.from_numpy(held_out)
     watched_noisy = watched + _noise(watched.shape, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps)
     history: list[Epoch] = []
-    total = 0.0
+    total, reports = 0.0, min(_REPORTS, steps)
+    interval = steps // reports
     with threads_for(count * batch * sum(p[0].numel() for p in parameters)):
-        for step in range(1, STEPS + 1):
+        for step in range(1, steps + 1):
             clean = torch.stack([p[torch.randint(len(p), (batch,), generator=random)] for p in points])
             error = _forward(parameters, clean + _noise(clean.shape, random)) - clean
             losses = error.square().mean(dim=(1, 2))
@@ -97,12 +101,12 @@ def fit_denoisers(
             optimizer.step()
             schedule.step()
             total += float(losses.detach()[0])
-            if step % (STEPS // _REPORTS) == 0:
+            if step % interval == 0 and len(history) < reports:
                 with torch.no_grad():
                     first = [p[:1] for p in parameters]
                     held_out_error = _forward(first, watched_noisy[None])[0] - watched
-                loss, total = total * _REPORTS / STEPS, 0.0
-                history.append(Epoch(len(history) + 1, _REPORTS, loss, float(held_out_error.square().mean())))
+                loss, total = total / interval, 0.0
+                history.append(Epoch(len(history) + 1, reports, loss, float(held_out_error.square().mean())))
                 if on_epoch:
                     on_epoch(history[-1])
     arrays = [p.detach().numpy() for p in parameters]

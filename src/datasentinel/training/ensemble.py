@@ -76,6 +76,7 @@ class Ensemble:
     views: Views
     combination: Combination
     folds: int
+    steps: int
     batch_size: int
 
     definition = (
@@ -138,7 +139,7 @@ class Ensemble:
                 for part in (views.fine, views.fine_whitened, views.coarse, views.coarse_whitened)
             ],
             "hidden": [HIDDEN, HIDDEN],
-            "steps": STEPS,
+            "steps": self.steps,
             "batch_size": self.batch_size,
             "folds": self.folds,
         }
@@ -165,6 +166,7 @@ def fit_ensemble(
     rows: Float32Array,
     *,
     seed: int,
+    steps: int = STEPS,
     held_out: float | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     start: Ensemble | None = None,
@@ -180,6 +182,8 @@ def fit_ensemble(
         Finite raw rows, at least one column of which varies.
     seed : int
         Seed of everything random.
+    steps : int
+        Training steps of the autoencoder.
     held_out : float, optional
         Share of the rows to hold out. By default a quarter, 1,000 at most; of fewer than 400 rows, each is
         held out once (three folds).
@@ -202,6 +206,7 @@ def fit_ensemble(
         [clip.apply(part) for clip, part in zip(maps, sets, strict=True)],
         held_out=maps[0].apply(rows[folds[0]]),
         seed=int(random.integers(2**31)),
+        steps=steps,
         on_epoch=on_epoch,
         start=start.views.denoiser if start else None,
     )
@@ -211,7 +216,7 @@ def fit_ensemble(
     )
     combination = fit_combination(distances)
     smallest = min(map(len, sets))
-    ensemble = Ensemble(views[-1], combination, len(folds), batch_size(smallest))
+    ensemble = Ensemble(views[-1], combination, len(folds), steps, batch_size(smallest))
     return FittedEnsemble(ensemble, combination.apply(distances), history)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.training.calibrate import Calibration, calibrate
+from datasentinel.training.denoiser import STEPS
 from datasentinel.training.ensemble import Ensemble, fit_ensemble
 from datasentinel.training.metrics import Quality, judge
 from datasentinel.training.plain import HELD_OUT, PlainAutoencoder, fit_plain
@@ -113,7 +114,12 @@ def train(
         if not np.ptp(trained, axis=0).any():
             raise DataError("no column varies in the normal rows: there is nothing to learn from them")
         fitted = fit_ensemble(
-            trained, seed=settings.seed, held_out=settings.held_out, on_epoch=on_epoch, start=start
+            trained,
+            seed=settings.seed,
+            steps=settings.steps or STEPS,
+            held_out=settings.held_out,
+            on_epoch=on_epoch,
+            start=start,
         )
         model, history, held_out_scores = fitted.model, fitted.history, fitted.held_out_scores
     else:

@@ -39,6 +39,8 @@ class TrainingSettings:
         Rows a step.
     learning_rate : float, optional
         Greatest learning rate; it falls to zero along a cosine.
+    steps : int, optional
+        Training steps of the ensemble's denoising autoencoder, 600 by default.
     held_out : float, optional
         Share of the normal rows that is kept aside, for early stopping and the threshold. None stands for a
         fifth of an autoencoder's rows, and a quarter of an ensemble's, 1,000 at most (all, by turns, where
@@ -60,6 +62,7 @@ class TrainingSettings:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    steps: int | None = None
     held_out: float | None = None
     threshold_method: ThresholdMethod = "quantile"
     target_fpr: float = 0.01
@@ -68,7 +71,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense; raises SettingsError."""
-        for name in ("latent", "epochs", "batch_size"):
+        for name in ("latent", "epochs", "batch_size", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
@@ -85,6 +88,8 @@ class TrainingSettings:
         self._check_names()
         if self.model == "ensemble":
             self._check_ensemble()
+        elif self.steps is not None:
+            raise SettingsError("steps can be chosen for the model 'ensemble' only")
 
     def _check_names(self) -> None:
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -188,6 +188,12 @@ def test_settings_of_the_autoencoder_are_refused(settings):
         TrainingSettings(**settings)
 
 
+def test_fewer_steps():
+    result = train(telemetry(100), settings=TrainingSettings(steps=4))
+    assert [(epoch.number, epoch.of) for epoch in result.history] == [(i, 4) for i in range(1, 5)]
+    assert result.model.facts()["steps"] == 4
+
+
 def test_a_given_share_is_held_out():
     result = train(telemetry(100), settings=TrainingSettings(held_out=0.3))
     assert (result.rows_trained, result.rows_held_out) == (100, 30)

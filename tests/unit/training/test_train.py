@@ -161,6 +161,7 @@ def test_rows_that_cannot_be_trained_on(rows, labels, error, match):
         {"hidden": (0,)},
         {"latent": 0},
         {"epochs": 0},
+        {"steps": 5},
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
