@@ -6,11 +6,25 @@
 array([False])
 """
 
+from typing import TYPE_CHECKING
+
 from datasentinel.backend import backends
 from datasentinel.backend import build_info as _build_info
 from datasentinel.detector import Detector
 from datasentinel.reasons import Reason
 
+if TYPE_CHECKING:
+    from datasentinel.estimator import AutoencoderDetector
+
 __version__: str = _build_info()["version"]
 
-__all__ = ["Detector", "Reason", "__version__", "backends"]
+__all__ = ["AutoencoderDetector", "Detector", "Reason", "__version__", "backends"]
+
+
+def __getattr__(name: str) -> object:
+    # The estimator needs scikit-learn, which nothing that serves should load.
+    if name == "AutoencoderDetector":
+        from datasentinel.estimator import AutoencoderDetector
+
+        return AutoencoderDetector
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

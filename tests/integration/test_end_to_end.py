@@ -31,7 +31,8 @@ def run_cli(*arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def model(shared_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("smd")
-    run_cli("train", shared_data / "demo/smd-machine-1-6-train.csv", "--out", folder)
+    data = shared_data / "demo/smd-machine-1-6-train.csv"
+    run_cli("train", data, "--model", "autoencoder", "--out", folder)
     return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 from datasentinel.artifact import load_artifact
 from datasentinel.datasets import open_data
 from datasentinel.detector import Detector
-from datasentinel.training import train
+from datasentinel.training import TrainingSettings, train
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,9 +57,7 @@ def write_csv(path, values, labels, broken=()):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("with space")
     data = write_csv(folder / "data.csv", *telemetry(1000), broken=(3, 4, 501))
-    done = datasentinel(
-        "train", data, "--out", folder / "models", "--report", folder / "report", "--epochs", 20
-    )
+    done = datasentinel("train", data, "--out", folder / "models", "--report", folder / "report")
     return folder, done
 
 
@@ -74,7 +72,7 @@ def test_training_tells_what_it_did(trained):
     assert "line 5: column 'e': 'broken' is not a number" in done.stderr
     assert re.search(r"AUROC 0\.9\d+, average precision 0\.9\d+ on 279 test rows, 100 of them", done.stdout)
     assert re.search(r"precision \d\.\d+, recall \d\.\d+, F1 \d\.\d+", done.stdout)
-    assert re.search(r"max abs difference of scores to torch \d\S*e-\d+", done.stdout)
+    assert re.search(r"max abs difference of scores to the trained detector's \d\S*e-\d+", done.stdout)
     config = load_artifact(folder / "models").config
     assert config.feature_names == ("a", "b", "c", "d", "e")
     assert len(config.training["data_sha256"]) == 64
@@ -225,7 +223,7 @@ def test_training_on_numpy_files_with_a_separate_test_file(tmp_path):
     done = datasentinel(
         "train", tmp_path / "normal.npy", "--test", tmp_path / "judge.npz",
         "--out", tmp_path / "m", "--name", "pump",
-        "--hidden", "8,6", "--latent", 2, "--activation", "tanh", "--epochs", 5,
+        "--model", "autoencoder", "--hidden", "8,6", "--latent", 2, "--activation", "tanh", "--epochs", 5,
         "--seed", 3, "--device", "cpu",
         "--threshold-method", "mean+3std", "--batch-size", 32, "--learning-rate", 0.01,
     )  # fmt: skip
@@ -241,7 +239,8 @@ def test_training_on_numpy_files_with_a_separate_test_file(tmp_path):
     ("arguments", "code", "message"),
     [
         (["--hidden", "a"], 2, "expected widths"),
-        (["--hidden", "0"], 1, "hidden widths"),
+        (["--model", "autoencoder", "--hidden", "0"], 1, "hidden widths"),
+        (["--hidden", "8"], 1, "for the model 'autoencoder' only"),
         (["--name", "7"], 2, "expected a letter"),
         (["--test", "nowhere.csv"], 1, "no such file"),
         (["--activation", "gelu"], 2, "gelu"),
@@ -276,7 +275,8 @@ def test_quality_on_a_real_server_recording(shared_data):
     rows = open_data(shared_data / "demo" / "smd-machine-1-6-train.csv").read()
     test = open_data(shared_data / "demo" / "smd-machine-1-6-test.csv").read()
     assert rows.values.shape == test.values.shape == (23_000, 38)
-    result = train(rows.values, labels=rows.labels, test=(test.values, test.labels))
+    settings = TrainingSettings(model="autoencoder")
+    result = train(rows.values, labels=rows.labels, test=(test.values, test.labels), settings=settings)
     assert result.quality.anomalies == 3708
     assert result.quality.auroc >= 0.93
     assert result.quality.average_precision >= 0.88

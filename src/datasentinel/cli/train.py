@@ -11,7 +11,7 @@ import click
 
 from datasentinel.datasets import open_data
 from datasentinel.errors import DataError
-from datasentinel.training.settings import ACTIVATIONS, DEVICES, THRESHOLD_METHODS, TrainingSettings
+from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, THRESHOLD_METHODS, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,16 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 )
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for plots.")
 @click.option(
+    "--model",
+    type=click.Choice(MODELS),
+    default="ensemble",
+    show_default=True,
+    help="What to train. The options from --hidden to --device are for a plain autoencoder only.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
+)
+@click.option(
     "--hidden",
     callback=_parse_hidden,
     metavar="N,N,..|none",
@@ -72,7 +82,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--latent", type=click.IntRange(1), help="Width of the bottleneck.  [default: chosen by the data]"
 )
-@click.option("--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True)
+@click.option("--activation", type=click.Choice(ACTIVATIONS), help="Of the hidden layers.  [default: relu]")
 @click.option(
     "--epochs", type=click.IntRange(1), help="Most passes over the data.  [default: chosen by the data]"
 )
@@ -80,6 +90,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: chosen by the network]"
 )
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option(
     "--threshold-method",
     type=click.Choice(THRESHOLD_METHODS),
@@ -94,7 +105,6 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     show_default=True,
     help="Share of normal rows that may be called anomalies.",
 )
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name
     data: Path,
@@ -175,13 +185,12 @@ def _digest(path: Path) -> str:
 
 
 def _summarise(result: TrainingResult, exported: Exported) -> None:
-    network, calibration, check = result.network, result.calibration, exported.verification
-    widths = "-".join(map(str, network.widths))
+    calibration, check = result.calibration, exported.verification
     least = min(epoch.held_out_loss for epoch in result.history)
     target = (
         "" if calibration.target_fpr is None else f" for a false-positive rate of {calibration.target_fpr:g}"
     )
-    click.echo(f"network     {widths}, {len(result.history)} epochs on {result.device}")
+    click.echo(f"network     {result.model.summary()}")
     click.echo(
         f"rows        {result.rows_trained} trained on, {result.rows_held_out} held out, loss {least:.4g}"
     )
@@ -199,7 +208,7 @@ def _summarise(result: TrainingResult, exported: Exported) -> None:
     elif result.test_labels is not None:
         click.echo("quality     not measured: the test rows are all of one kind")
     click.echo(
-        f"export      max abs difference of scores to torch {check.max_absolute:.3g} "
+        f"export      max abs difference of scores to the trained detector's {check.max_absolute:.3g} "
         f"(relative {check.max_relative:.3g}, {check.rows} rows, {check.runtime})"
     )
     click.echo(f"model       {exported.directory}")

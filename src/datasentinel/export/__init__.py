@@ -8,8 +8,16 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f'export needs {error.name}: pip install "datasentinel[train]"') from error
 
-from datasentinel.export.artifact import Exported, export_artifact
+from datasentinel.export.artifact import Built, Exported, build_artifact, export_artifact
 from datasentinel.export.graph import build_graph
 from datasentinel.export.verify import Verification, verify_graph
 
-__all__ = ["Exported", "Verification", "build_graph", "export_artifact", "verify_graph"]
+__all__ = [
+    "Built",
+    "Exported",
+    "Verification",
+    "build_artifact",
+    "build_graph",
+    "export_artifact",
+    "verify_graph",
+]

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
     from datasentinel.training.pipeline import TrainingResult
     from datasentinel.types import Float32Array
 
-SCORE_DEFINITION = (
-    "mean over the features of the squared difference between the standardised input and its reconstruction"
-)
 _VERIFIED_ROWS = 1024
 DEFAULT_NAME = "detector"
 
 
 @dataclass(frozen=True)
+class Built:
+    """An artifact in memory, and how far its scores are from the trained detector's."""
+
+    onnx: bytes
+    config: Config
+    verification: Verification
+
+
+@dataclass(frozen=True)
 class Exported:
-    """What was written: where, and how far its scores are from torch's."""
+    """What was written: where, and how far its scores are from the trained detector's."""
 
     directory: Path
     config: Config
@@ -48,7 +54,7 @@ def export_artifact(
     feature_names: Sequence[str] = (),
     training_facts: Mapping[str, Json] | None = None,
 ) -> Exported:
-    """Build the ONNX graph, check it against torch and write the artifact.
+    """Build the ONNX graph, check it against the detector and write the artifact.
 
     Parameters
     ----------
@@ -57,7 +63,7 @@ def export_artifact(
     directory : path-like
         Where the artifact goes; with `name`, where `<name>/<version>/` goes, the version being the next one.
     rows : float32 array, shape [N, D]
-        Raw rows to compare the graph with torch on; the first thousand or so are used.
+        Raw rows to compare the graph with the detector on; the first thousand or so are used.
     name : str, optional
         The model's name; `DEFAULT_NAME` without one.
     feature_names : sequence of str
@@ -68,43 +74,59 @@ def export_artifact(
     Raises
     ------
     ArtifactError
-        The graph disagrees with torch, or the artifact cannot be written.
+        The graph disagrees with the detector, or the artifact cannot be written.
     """
-    onnx = build_graph(result.scaling, result.network.layers())
-    sample = np.ascontiguousarray(rows[:_VERIFIED_ROWS], dtype=np.float32)
-    verification = verify_graph(onnx, result.scoring_module(), sample)
     directory = Path(directory)
     version = "1"
     if name:
         version = str(newest_version(directory / name) + 1)
         directory = directory / name / version
-    config = Config(
-        input_dim=result.network.input_dim,
-        output_dim=result.network.input_dim,
-        latent_dim=result.network.latent,
-        threshold=result.calibration.threshold,
+    built = build_artifact(
+        result,
+        rows=rows,
         name=name or DEFAULT_NAME,
         version=version,
+        feature_names=feature_names,
+        training_facts=training_facts,
+    )
+    save_artifact(directory, built.onnx, built.config)
+    return Exported(directory, built.config, built.verification)
+
+
+def build_artifact(
+    result: TrainingResult,
+    *,
+    rows: Float32Array,
+    name: str = DEFAULT_NAME,
+    version: str = "1",
+    feature_names: Sequence[str] = (),
+    training_facts: Mapping[str, Json] | None = None,
+) -> Built:
+    """Build the ONNX graph and the configuration without writing them; see `export_artifact`."""
+    model = result.model
+    onnx = build_graph(model)
+    sample = np.ascontiguousarray(rows[:_VERIFIED_ROWS], dtype=np.float32)
+    verification = verify_graph(onnx, model, sample)
+    config = Config(
+        input_dim=model.input_dim,
+        output_dim=model.input_dim,
+        latent_dim=model.latent_dim,
+        threshold=result.calibration.threshold,
+        name=name,
+        version=version,
         feature_names=tuple(feature_names),
-        score=SCORE_DEFINITION,
+        score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},
     )
-    save_artifact(directory, onnx, config)
-    return Exported(directory, config, verification)
+    return Built(onnx, config, verification)
 
 
 def _training_facts(result: TrainingResult) -> dict[str, Json]:
-    network = result.network
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "rows": result.rows_trained,
-        "epochs": len(result.history),
-        "hidden": list(network.hidden),
-        "activations": list(network.activations),
-        "batch_size": result.schedule.batch_size,
-        "learning_rate": result.schedule.learning_rate,
-        "device": result.device,
+        **result.model.facts(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("datasentinel", "torch", "onnx", "numpy")},

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch  # noqa: TID251
 
 from datasentinel.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from datasentinel.training.network import ScoringModule
+    from datasentinel.training.ensemble import Ensemble
+    from datasentinel.training.plain import PlainAutoencoder
     from datasentinel.types import Float32Array
 
 # Two float32 computations of one network differ in the last digits only; more is a broken export.
 TOLERANCE = 1e-4
+# Where float32 itself is far from float64, two float32 computations may be this many times as far apart.
+_ROUNDING_ROOM = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Verification:
     max_relative: float
 
 
-def verify_graph(onnx: bytes, module: ScoringModule, rows: Float32Array) -> Verification:
-    """Score `rows` [N, D] with the graph and with torch.
+def verify_graph(onnx: bytes, model: Ensemble | PlainAutoencoder, rows: Float32Array) -> Verification:
+    """Score `rows` [N, D] with the graph and with the model that it was made of.
 
     Raises
     ------
@@ -47,25 +49,22 @@ def verify_graph(onnx: bytes, module: ScoringModule, rows: Float32Array) -> Veri
         They differ by more than float32 rounding explains.
     """
     runtime, scores, outputs = _run(onnx, rows)
-    with torch.no_grad():
-        expected, expected_outputs = (tensor.numpy() for tensor in module(torch.from_numpy(rows)))
+    expected, expected_outputs = model.evaluate(rows)
     difference = np.abs(scores.astype(np.float64) - expected)
-    # A row that is reconstructed almost perfectly has a score made of rounding alone: relate to the typical
-    # score as well as to its own.
-    scale = np.maximum(np.abs(expected), float(np.median(np.abs(expected))))
     verification = Verification(
         runtime=runtime,
         rows=len(rows),
         max_absolute=float(difference.max()),
-        max_relative=float((difference / np.maximum(scale, np.finfo(np.float32).tiny)).max()),
+        max_relative=float((difference / model.tolerable(expected)).max()),
     )
-    scale_of_columns = module.get_buffer("scale").numpy()
+    scale_of_columns = model.scaling.scale
     output_error = float(
         (np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + scale_of_columns)).max()
     )
-    if not (verification.max_relative <= TOLERANCE and output_error <= TOLERANCE):
+    limit = max(TOLERANCE, _ROUNDING_ROOM * model.rounding(rows))
+    if not (verification.max_relative <= limit and output_error <= TOLERANCE):
         raise ArtifactError(
-            f"the exported graph disagrees with the trained network: scores by a factor of up to "
+            f"the exported graph disagrees with the trained detector: scores by a factor of up to "
             f"{verification.max_relative:.2g}, reconstructions by {output_error:.2g} ({runtime})"
         )
     return verification

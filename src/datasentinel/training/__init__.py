@@ -13,11 +13,11 @@ from datasentinel.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from datasentinel.training.pipeline import TrainingResult, train
-    from datasentinel.training.trainer import Epoch
+    from datasentinel.training.progress import Epoch
 
 __all__ = ["Epoch", "TrainingResult", "TrainingSettings", "train"]
 
-_MODULES = {"Epoch": "trainer", "TrainingResult": "pipeline", "train": "pipeline"}
+_MODULES = {"Epoch": "progress", "TrainingResult": "pipeline", "train": "pipeline"}
 
 
 def __getattr__(name: str) -> object:

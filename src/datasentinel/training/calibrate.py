@@ -103,4 +103,5 @@ def _conformal_quantile(ordered: Float64Array, target_fpr: float) -> float:
     above = ordered[ordered > score]
     if above.size:
         return (score + float(above[0])) / 2
-    return score * (1 + _ROUNDING_ROOM)
+    # A score may be 0 or negative; its own size, or that of the others' spread, says what rounding is.
+    return score + _ROUNDING_ROOM * max(abs(score), float(np.ptp(ordered)))

@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch  # noqa: TID251
 
-from datasentinel.errors import DataError, InvalidInputError, SettingsError
+from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.training.calibrate import Calibration, calibrate
+from datasentinel.training.denoiser import STEPS
+from datasentinel.training.ensemble import Ensemble, fit_ensemble
 from datasentinel.training.metrics import Quality, judge
-from datasentinel.training.network import Autoencoder, ScoringModule
-from datasentinel.training.principal import components_for, principal_components
+from datasentinel.training.plain import HELD_OUT, PlainAutoencoder, fit_plain
 from datasentinel.training.settings import TrainingSettings
-from datasentinel.training.standardise import Scaling, fit_scaling
-from datasentinel.training.trainer import Epoch, Schedule, default_schedule, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from datasentinel.types import BoolArray, Float32Array, Float64Array
+    from datasentinel.training.progress import Epoch
+    from datasentinel.types import BoolArray, Float32Array
 
 MIN_NORMAL_ROWS = 10
 _TEST_SHARE = 0.2
@@ -34,41 +33,29 @@ class TrainingResult:
 
     Attributes
     ----------
-    network : Autoencoder
-        Standardised rows in, reconstructions out.
-    scaling : Scaling
-        From raw to standardised rows.
+    model : Ensemble or PlainAutoencoder
+        From raw rows to scores and reconstructions.
     calibration : Calibration
         The threshold and where it is from.
-    schedule : Schedule
-        What was trained, at most.
     history : list of Epoch
-        What was trained, in fact.
-    device : str
-        Where.
+        The progress of training.
     rows_trained, rows_held_out : int
-        Numbers of normal rows.
+        Numbers of normal rows. Those held out from an ensemble's calibration are among those trained on in
+        the end.
     test_scores, test_labels : array, shape [T], or None
         Scores and labels of rows that had no part in training, where there are any.
     quality : Quality or None
         Their comparison.
     """
 
-    network: Autoencoder
-    scaling: Scaling
+    model: Ensemble | PlainAutoencoder
     calibration: Calibration
-    schedule: Schedule
     history: list[Epoch]
-    device: str
     rows_trained: int
     rows_held_out: int
     test_scores: Float32Array | None
     test_labels: BoolArray | None
     quality: Quality | None
-
-    def scoring_module(self) -> ScoringModule:
-        """Return the whole detector, from raw rows to scores."""
-        return ScoringModule(self.network, self.scaling)
 
 
 def train(
@@ -78,6 +65,7 @@ def train(
     test: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     settings: TrainingSettings | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    start: Ensemble | None = None,
 ) -> TrainingResult:
     """Train a detector on the normal rows.
 
@@ -94,16 +82,17 @@ def train(
         Defaults otherwise.
     on_epoch : callable, optional
         Told of each epoch as it ends.
+    start : Ensemble, optional
+        An earlier detector to start from; see `fit_ensemble`.
 
     Raises
     ------
     InvalidInputError
         An array has the wrong shape or holds a value that is not finite.
     DataError
-        There are too few normal rows, or fewer than two columns vary in them.
+        There are too few normal rows, or too few columns vary in them (two for an autoencoder, or one).
     """
     settings = settings or TrainingSettings()
-    device = _device(settings)
     values = _rows("rows", rows)
     is_anomaly = np.zeros(len(values), bool) if labels is None else _labels("labels", labels, len(values))
     judged: tuple[Float32Array, BoolArray] | None = None
@@ -119,90 +108,43 @@ def train(
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
-    held_out_index, fit_index = np.split(normal, [max(2, round(settings.held_out * len(normal)))])
-    fit_rows, held_out_rows = values[fit_index], values[held_out_index]
-    if not len(fit_rows):
-        raise DataError(f"held_out {settings.held_out} leaves no rows to train on")
-
-    scaling = fit_scaling(fit_rows)
-    if np.count_nonzero(scaling.varying) < 2:
-        raise DataError(
-            "fewer than two columns vary in the normal rows: there is nothing to reconstruct them from"
+    model: Ensemble | PlainAutoencoder
+    if settings.model == "ensemble":
+        trained = values[normal]
+        if not np.ptp(trained, axis=0).any():
+            raise DataError("no column varies in the normal rows: there is nothing to learn from them")
+        fitted = fit_ensemble(
+            trained,
+            seed=settings.seed,
+            steps=settings.steps or STEPS,
+            held_out=settings.held_out,
+            on_epoch=on_epoch,
+            start=start,
         )
-    standardised = scaling.apply(fit_rows)
-    variances, directions = principal_components(standardised)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = _network(settings, scaling, variances)
-    warm = network.can_start_from_components()
-    if warm:
-        network.start_from_components(directions)
-    schedule = default_schedule(
-        len(fit_rows),
-        warm=warm,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-    )
-    history = fit(
-        network,
-        standardised,
-        scaling.apply(held_out_rows),
-        schedule=schedule,
-        device=device,
-        seed=settings.seed,
-        on_epoch=on_epoch,
-    )
+        model, history, held_out_scores = fitted.model, fitted.history, fitted.held_out_scores
+    else:
+        share = HELD_OUT if settings.held_out is None else settings.held_out
+        held_out_index, fit_index = np.split(normal, [max(2, round(share * len(normal)))])
+        trained, held_out_rows = values[fit_index], values[held_out_index]
+        if not len(trained):
+            raise DataError(f"held_out {share} leaves no rows to train on")
+        model, history = fit_plain(trained, held_out_rows, settings=settings, on_epoch=on_epoch)
+        held_out_scores = model.score(held_out_rows)
 
-    module = ScoringModule(network, scaling)
-    calibration = calibrate(
-        module.score(held_out_rows), method=settings.threshold_method, target_fpr=settings.target_fpr
-    )
-    test_scores = module.score(judged[0]) if judged else None
+    calibration = calibrate(held_out_scores, method=settings.threshold_method, target_fpr=settings.target_fpr)
+    test_scores = model.score(judged[0]) if judged else None
     return TrainingResult(
-        network=network,
-        scaling=scaling,
+        model=model,
         calibration=calibration,
-        schedule=schedule,
         history=history,
-        device=str(device),
-        rows_trained=len(fit_rows),
-        rows_held_out=len(held_out_rows),
+        rows_trained=len(trained),
+        rows_held_out=len(held_out_scores),
         test_scores=test_scores,
         test_labels=judged[1] if judged else None,
         quality=judge(test_scores, judged[1], calibration.threshold)
         if judged and test_scores is not None
         else None,
     )
-
-
-def _network(settings: TrainingSettings, scaling: Scaling, variances: Float64Array) -> Autoencoder:
-    """Choose the architecture: what the settings say, and the rest by the data.
-
-    The bottleneck takes as many components as carry most of the variance, but fewer than there are varying
-    columns, or nothing would be left to tell anomalies by. One hidden layer on each side is wide enough to
-    hold the linear solution and as wide as a row.
-    """
-    input_dim = len(variances)
-    latent = settings.latent
-    if latent is None:
-        latent = min(components_for(variances), int(np.count_nonzero(scaling.varying)) - 1)
-        if settings.hidden:
-            latent = min(latent, *settings.hidden)
-    elif latent > input_dim:
-        raise SettingsError(f"latent {latent} is wider than a row of {input_dim} values")
-    hidden = (max(2 * latent, input_dim),) if settings.hidden is None else settings.hidden
-    return Autoencoder(input_dim, hidden, latent, settings.activation)
-
-
-def _device(settings: TrainingSettings) -> torch.device:
-    if settings.device == "cpu":
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if settings.device == "cuda":
-        raise SettingsError("device 'cuda': torch finds no CUDA device; use 'cpu' or 'auto'")
-    return torch.device("cpu")
 
 
 def _rows(name: str, rows: npt.ArrayLike, width: int | None = None) -> Float32Array:

@@ -7,10 +7,12 @@ from typing import Literal, TypeAlias, get_args
 
 from datasentinel.errors import SettingsError
 
+ModelKind: TypeAlias = Literal["ensemble", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 ThresholdMethod: TypeAlias = Literal["quantile", "mean+3std"]
 
+MODELS: tuple[ModelKind, ...] = get_args(ModelKind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 DEVICES: tuple[Device, ...] = get_args(Device)
 THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
@@ -22,20 +24,27 @@ class TrainingSettings:
 
     Attributes
     ----------
+    model : str
+        "ensemble", the default detector, or "autoencoder", a plain one. The architecture and the schedule
+        (`hidden` to `learning_rate`, and `device`) can be chosen for the latter only.
     hidden : tuple of int, optional
         Widths of the encoder's hidden layers; the decoder mirrors them.
     latent : int, optional
         Width of the bottleneck.
-    activation : str
-        Activation of the hidden layers; the bottleneck and the output are linear.
+    activation : str, optional
+        Activation of the hidden layers, "relu" by default; the bottleneck and the output are linear.
     epochs : int, optional
         Greatest number of passes over the data; early stopping may end sooner.
     batch_size : int, optional
         Rows a step.
     learning_rate : float, optional
         Greatest learning rate; it falls to zero along a cosine.
-    held_out : float
-        Share of the normal rows that is kept from training, for early stopping and the threshold.
+    steps : int, optional
+        Training steps of the ensemble's denoising autoencoder, 600 by default.
+    held_out : float, optional
+        Share of the normal rows that is kept aside, for early stopping and the threshold. None stands for a
+        fifth of an autoencoder's rows, and a quarter of an ensemble's, 1,000 at most (all, by turns, where
+        there are fewer than 400); an ensemble is trained on all rows in the end.
     threshold_method : str
         "quantile" for a target false-positive rate, or "mean+3std".
     target_fpr : float
@@ -46,13 +55,15 @@ class TrainingSettings:
         Seed of everything random.
     """
 
+    model: ModelKind = "ensemble"
     hidden: tuple[int, ...] | None = None
     latent: int | None = None
-    activation: Activation = "relu"
+    activation: Activation | None = None
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    held_out: float = 0.2
+    steps: int | None = None
+    held_out: float | None = None
     threshold_method: ThresholdMethod = "quantile"
     target_fpr: float = 0.01
     device: Device = "auto"
@@ -60,7 +71,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense; raises SettingsError."""
-        for name in ("latent", "epochs", "batch_size"):
+        for name in ("latent", "epochs", "batch_size", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
@@ -70,14 +81,31 @@ class TrainingSettings:
             raise SettingsError(f"learning_rate must be greater than 0, got {self.learning_rate}")
         for name in ("held_out", "target_fpr"):
             value = getattr(self, name)
-            if not 0 < value < 1:
+            if value is not None and not 0 < value < 1:
                 raise SettingsError(f"{name} must be between 0 and 1, got {value}")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
-        for name, known in (
+        self._check_names()
+        if self.model == "ensemble":
+            self._check_ensemble()
+        elif self.steps is not None:
+            raise SettingsError("steps can be chosen for the model 'ensemble' only")
+
+    def _check_names(self) -> None:
+        choices: tuple[tuple[str, tuple[str, ...]], ...] = (
+            ("model", MODELS),
             ("activation", ACTIVATIONS),
             ("device", DEVICES),
             ("threshold_method", THRESHOLD_METHODS),
-        ):
-            if getattr(self, name) not in known:
-                raise SettingsError(f"unknown {name} '{getattr(self, name)}'; known are {', '.join(known)}")
+        )
+        for name, known in choices:
+            value = getattr(self, name)
+            if value not in known and not (name == "activation" and value is None):
+                raise SettingsError(f"unknown {name} '{value}'; known are {', '.join(known)}")
+
+    def _check_ensemble(self) -> None:
+        for name in ("hidden", "latent", "activation", "epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) is not None:
+                raise SettingsError(f"{name} can be chosen for the model 'autoencoder' only")
+        if self.device == "cuda":
+            raise SettingsError("device 'cuda': the ensemble is trained on the CPU")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from dataclasses import dataclass
@@ -11,24 +10,14 @@ from typing import TYPE_CHECKING
 import torch  # noqa: TID251
 from torch.nn.functional import mse_loss  # noqa: TID251
 
+from datasentinel.training.progress import Epoch
+from datasentinel.training.threads import threads_for
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from datasentinel.training.network import Autoencoder
     from datasentinel.types import Float32Array
-
-# Below this many multiplications a step, handing work to other threads costs more than they save.
-_MULTIPLICATIONS_WORTH_THREADS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the data: its number, from 1, and the mean squared errors after it."""
-
-    number: int
-    of: int
-    loss: float
-    held_out_loss: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,8 @@ def fit(
     history: list[Epoch] = []
     best_loss, best = _loss(network, x_held_out), copy.deepcopy(network.state_dict())
     without_progress = 0
-    with _threads(network, schedule.batch_size):
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    with threads_for(parameters * schedule.batch_size):
         for number in range(1, schedule.epochs + 1):
             total = torch.zeros((), device=device)
             indices = torch.randperm(len(rows), generator=order).to(device)
@@ -142,16 +132,3 @@ def _loss(network: Autoencoder, rows: torch.Tensor) -> float:
     for batch in torch.split(rows, 8192):
         total += mse_loss(network(batch), batch, reduction="sum").item()
     return total / rows.numel()
-
-
-@contextlib.contextmanager
-def _threads(network: Autoencoder, batch_size: int) -> Iterator[None]:
-    """Use one thread for small networks, and put torch's own number back."""
-    before = torch.get_num_threads()
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    if parameters * batch_size < _MULTIPLICATIONS_WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

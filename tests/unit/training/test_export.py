@@ -10,10 +10,15 @@ import pytest
 from datasentinel.artifact import load_artifact
 from datasentinel.errors import ArtifactError
 from datasentinel.export import build_graph, export_artifact, verify_graph
+from datasentinel.export.autoencoder_graph import autoencoder_graph
 from datasentinel.training import TrainingSettings, train
 from datasentinel.training.settings import ACTIVATIONS
 
 onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def plain(**settings):
+    return TrainingSettings(model="autoencoder", **settings)
 
 
 def rows_with_offsets(count, seed=0):
@@ -38,13 +43,13 @@ FUNCTIONS = {
 
 def reference(result, rows):
     """Scores and reconstructions in float64, from the same float32 parameters."""
-    scaling = result.scaling
+    scaling = result.model.scaling
     shift, scale, inverse = (
         array.astype(np.float64) for array in (scaling.shift, scaling.scale, scaling.inverse_scale)
     )
     z = (rows.astype(np.float64) - shift) * inverse
     x = z
-    for layer in result.network.layers():
+    for layer in result.model.network.layers():
         x = FUNCTIONS[layer.activation](x @ layer.weight.astype(np.float64).T + layer.bias.astype(np.float64))
     return ((z - x) ** 2).mean(axis=1), x * scale + shift
 
@@ -56,23 +61,23 @@ def run(model, rows, outputs=("score", "output")):
 
 @pytest.fixture(scope="module")
 def result():
-    return train(rows_with_offsets(400), settings=TrainingSettings(epochs=5))
+    return train(rows_with_offsets(400), settings=plain(epochs=5))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_graph_computes_the_network(activation):
     result = train(
         rows_with_offsets(300),
-        settings=TrainingSettings(epochs=2, activation=activation, hidden=(12, 7), latent=3),
+        settings=plain(epochs=2, activation=activation, hidden=(12, 7), latent=3),
     )
-    model = build_graph(result.scaling, result.network.layers())
+    model = build_graph(result.model)
     rows = rows_with_offsets(257, seed=1)
     scores, outputs = run(model, rows)
     expected_scores, expected_outputs = reference(result, rows)
     assert scores.dtype == outputs.dtype == np.float32
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
-    np.testing.assert_allclose(result.scoring_module().score(rows), expected_scores, rtol=1e-5)
-    error = np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + result.scaling.scale)
+    np.testing.assert_allclose(result.model.score(rows), expected_scores, rtol=1e-5)
+    error = np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + result.model.scaling.scale)
     assert error.max() <= 1e-5
     (contributions,) = run(model, rows, ["contributions"])
     terms = ((rows - expected_outputs) / result.scaling.scale.astype(np.float64)) ** 2 / rows.shape[1]
@@ -85,7 +90,7 @@ def test_the_graph_computes_the_network(activation):
 
 
 def test_the_graphs_interface(result):
-    model = onnx.load_model_from_string(build_graph(result.scaling, result.network.layers()))
+    model = onnx.load_model_from_string(build_graph(result.model))
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
@@ -107,7 +112,7 @@ def test_the_graphs_interface(result):
 
 @pytest.mark.parametrize("batch", [0, 1, 1000])
 def test_any_batch_size(result, batch):
-    scores, outputs = run(build_graph(result.scaling, result.network.layers()), rows_with_offsets(batch))
+    scores, outputs = run(build_graph(result.model), rows_with_offsets(batch))
     assert scores.shape == (batch,)
     assert outputs.shape == (batch, 9)
 
@@ -122,7 +127,7 @@ def test_an_artifact_is_written_and_verified(result, tmp_path):
     assert load_artifact(tmp_path).config.input_dim == 9
     document = json.loads((tmp_path / "config.json").read_text())
     assert document["input_dim"] == document["output_dim"] == 9
-    assert document["latent_dim"] == result.network.latent
+    assert document["latent_dim"] == result.model.network.latent
     assert document["threshold"] == result.calibration.threshold
     assert document["feature_names"] == names
     assert document["calibration"]["rows"] == 80
@@ -140,8 +145,8 @@ def test_named_models_get_the_next_version(result, tmp_path):
 
 
 def test_a_graph_that_disagrees_is_refused(result):
-    layers = result.network.layers()
+    layers = result.model.network.layers()
     bent = dataclasses.replace(layers[-1], bias=layers[-1].bias + np.float32(0.01))
-    model = build_graph(result.scaling, [*layers[:-1], bent])
+    model = autoencoder_graph(result.model.scaling, [*layers[:-1], bent])
     with pytest.raises(ArtifactError, match="disagrees"):
-        verify_graph(model, result.scoring_module(), rows_with_offsets(100))
+        verify_graph(model, result.model, rows_with_offsets(100))

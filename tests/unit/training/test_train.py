@@ -10,6 +10,10 @@ from datasentinel.training.network import Autoencoder
 from datasentinel.training.principal import components_for, principal_components
 
 
+def plain(**settings):
+    return TrainingSettings(model="autoencoder", **settings)
+
+
 def telemetry(rows, seed=0):
     """Six columns that two hidden causes move, in different units, and a constant one."""
     random = np.random.default_rng(seed)
@@ -37,14 +41,14 @@ def labelled(rows, seed=0):
 @pytest.fixture(scope="module")
 def result():
     values, labels = labelled(3000)
-    return train(values, labels=labels)
+    return train(values, labels=labels, settings=plain())
 
 
 def test_anomalies_are_found(result):
     assert result.quality.auroc > 0.97
     assert result.quality.recall > 0.7
     assert result.quality.false_positive_rate < 0.03
-    assert result.network.widths == (7, 7, 2, 7, 7)
+    assert result.model.network.widths == (7, 7, 2, 7, 7)
 
 
 def test_anomalies_and_test_rows_are_not_trained_on(result):
@@ -54,26 +58,26 @@ def test_anomalies_and_test_rows_are_not_trained_on(result):
 
 
 def test_the_threshold_holds_on_new_normal_rows(result):
-    scores = result.scoring_module().score(telemetry(20_000, seed=9).astype(np.float32))
+    scores = result.model.score(telemetry(20_000, seed=9).astype(np.float32))
     assert 0.002 < np.mean(scores > result.calibration.threshold) < 0.03
 
 
 def test_a_departure_from_a_constant_column_is_noticed(result):
     rows = telemetry(5, seed=3).astype(np.float32)
-    before = result.scoring_module().score(rows)
+    before = result.model.score(rows)
     rows[:, 6] = 8
-    assert (result.scoring_module().score(rows) > result.calibration.threshold).all()
+    assert (result.model.score(rows) > result.calibration.threshold).all()
     assert (before < result.calibration.threshold).all()
 
 
 def test_a_seed_decides_everything():
     values = telemetry(300)
     first, again, other = (
-        train(values, settings=TrainingSettings(seed=seed, epochs=3, activation="tanh")) for seed in (1, 1, 2)
+        train(values, settings=plain(seed=seed, epochs=3, activation="tanh")) for seed in (1, 1, 2)
     )
     assert first.history == again.history
     assert first.calibration == again.calibration
-    for a, b in zip(first.network.layers(), again.network.layers(), strict=True):
+    for a, b in zip(first.model.network.layers(), again.model.network.layers(), strict=True):
         np.testing.assert_array_equal(a.weight, b.weight)
     assert first.history != other.history
 
@@ -81,21 +85,21 @@ def test_a_seed_decides_everything():
 def test_training_leaves_the_callers_random_state_and_threads_alone():
     torch.manual_seed(5)
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    train(telemetry(100), settings=TrainingSettings(epochs=2))
+    train(telemetry(100), settings=plain(epochs=2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
 
 
 def test_a_hundred_rows_are_enough():
     values, labels = labelled(100)
-    result = train(values, labels=labels)
+    result = train(values, labels=labels, settings=plain())
     assert result.quality.auroc > 0.9
     assert result.calibration.rows == result.rows_held_out == 14
 
 
 def test_training_stops_early_and_keeps_the_best():
     told = []
-    settings = TrainingSettings(epochs=400, learning_rate=0.05, hidden=(8,), latent=3)
+    settings = plain(epochs=400, learning_rate=0.05, hidden=(8,), latent=3)
     result = train(telemetry(200), settings=settings, on_epoch=told.append)
     assert told == result.history
     assert len(result.history) < 400
@@ -103,14 +107,14 @@ def test_training_stops_early_and_keeps_the_best():
 
 
 def test_a_given_architecture_is_used():
-    settings = TrainingSettings(hidden=(9, 5), latent=2, activation="tanh", epochs=2, batch_size=50)
+    settings = plain(hidden=(9, 5), latent=2, activation="tanh", epochs=2, batch_size=50)
     result = train(telemetry(200), settings=settings)
-    assert result.network.widths == (7, 9, 5, 2, 5, 9, 7)
-    assert [layer.activation for layer in result.network.layers()] == [
+    assert result.model.network.widths == (7, 9, 5, 2, 5, 9, 7)
+    assert [layer.activation for layer in result.model.network.layers()] == [
         "tanh", "tanh", "identity", "tanh", "tanh", "identity",
     ]  # fmt: skip
-    assert result.schedule.batch_size == 50
-    assert train(telemetry(200), settings=TrainingSettings(hidden=(), epochs=1)).network.hidden == ()
+    assert result.model.schedule.batch_size == 50
+    assert train(telemetry(200), settings=plain(hidden=(), epochs=1)).model.network.hidden == ()
 
 
 @pytest.mark.parametrize("hidden", [(), (4,), (9,), (9, 5, 12)])
@@ -148,7 +152,7 @@ def test_not_every_network_can_hold_the_principal_components(hidden, activation)
 )
 def test_rows_that_cannot_be_trained_on(rows, labels, error, match):
     with pytest.raises(error, match=match):
-        train(rows, labels=labels)
+        train(rows, labels=labels, settings=plain())
 
 
 @pytest.mark.parametrize(
@@ -157,6 +161,7 @@ def test_rows_that_cannot_be_trained_on(rows, labels, error, match):
         {"hidden": (0,)},
         {"latent": 0},
         {"epochs": 0},
+        {"steps": 5},
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
@@ -170,24 +175,24 @@ def test_rows_that_cannot_be_trained_on(rows, labels, error, match):
 )
 def test_settings_that_make_no_sense(settings):
     with pytest.raises(SettingsError, match=next(iter(settings))):
-        TrainingSettings(**settings)
+        plain(**settings)
 
 
 def test_a_latent_wider_than_a_row():
     with pytest.raises(SettingsError, match="latent 8"):
-        train(telemetry(50), settings=TrainingSettings(latent=8))
+        train(telemetry(50), settings=plain(latent=8))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_there():
     with pytest.raises(SettingsError, match="no CUDA device"):
-        train(telemetry(50), settings=TrainingSettings(device="cuda"))
+        train(telemetry(50), settings=plain(device="cuda"))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_training_on_cuda():
     values, labels = labelled(3000)
-    result = train(values, labels=labels, settings=TrainingSettings(device="cuda"))
-    assert result.device == "cuda"
+    result = train(values, labels=labels, settings=plain(device="cuda"))
+    assert result.model.device == "cuda"
     assert result.quality.auroc > 0.97

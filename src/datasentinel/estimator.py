@@ -1,0 +1,284 @@
+"""The detector as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.artifact import Artifact, load_artifact, save_artifact
+from datasentinel.detector import Detector
+from datasentinel.errors import InvalidInputError, MissingDependencyError
+
+try:
+    from sklearn.base import BaseEstimator, OutlierMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise MissingDependencyError(
+        'the estimator needs scikit-learn 1.6 or newer: pip install "datasentinel[train]"'
+    ) from error
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy.typing as npt
+
+    from datasentinel.training.ensemble import Ensemble
+    from datasentinel.training.plain import PlainAutoencoder
+    from datasentinel.training.settings import ModelKind, ThresholdMethod
+    from datasentinel.types import Float32Array, Float64Array
+
+# Where an artifact is said to lie that lies in memory only.
+_IN_MEMORY = Path("(in memory)")
+
+
+class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Anomaly detector with scikit-learn's interface, trained on normal rows.
+
+    Rows are scored by the exported artifact on a backend, so what is judged here is what is served.
+
+    Two conventions meet in scikit-learn-like detectors, and each method keeps to one of them:
+
+    - *Higher is more anomalous* (PyOD, and everything else in datasentinel): `score_samples`, which is the
+      score that the artifact, the command line and the servers report, `decision_scores_`, `threshold_`,
+      `labels_` (1 for anomalies) and `predict_proba`.
+    - *Negative is an outlier* (scikit-learn): `decision_function`, which is `threshold_` minus the score, and
+      `predict`, which is 1 for normal rows and -1 for anomalies.
+
+    So `decision_function` falls as `score_samples` rises, unlike in scikit-learn's own detectors.
+
+    Parameters
+    ----------
+    model : {"ensemble", "autoencoder"}
+        The default detector or a plain autoencoder.
+    steps : int, optional
+        Training steps of the ensemble's autoencoder, 600 by default.
+    target_fpr : float
+        Share of normal rows that may be called anomalies.
+    threshold_method : {"quantile", "mean+3std"}
+        How the threshold is found; `target_fpr` is for "quantile".
+    backend : {"auto", "onnxruntime", "tensorrt", "fused"}
+        What scores; "auto" takes the first one that can.
+    warm_start : bool
+        Whether `fit` goes on training the ensemble's autoencoder of an earlier `fit` on rows of as many
+        features. Scaling, whitening, prototypes and calibration have closed or cheap solutions and are always
+        learnt anew. Not kept over pickling; a plain autoencoder always starts from principal components.
+    random_state : int, RandomState or None
+        Seed of everything random in `fit`; None takes a new one from NumPy's global state.
+
+    Attributes
+    ----------
+    artifact_ : Artifact
+        The exported model and its configuration.
+    threshold_ : float
+        A row is an anomaly iff its score is greater.
+    offset_ : float
+        `-threshold_`, scikit-learn's name for it: `decision_function` is `-score_samples - offset_`.
+    decision_scores_ : float32 array, shape [N]
+        Scores of the rows of `fit`. They had a part in training, so new normal rows score higher.
+    labels_ : int array, shape [N]
+        1 for rows of `fit` above the threshold, else 0.
+    n_features_in_ : int
+        Number of features, D.
+    feature_names_in_ : array of str, shape [D]
+        Names of the columns, where `fit` was given a data frame.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from datasentinel import AutoencoderDetector
+    >>> normal = np.random.default_rng(0).normal(size=(500, 4))
+    >>> detector = AutoencoderDetector().fit(normal)          # doctest: +SKIP
+    >>> detector.predict([[0, 0, 0, 0], [9, 9, 9, 9]])        # doctest: +SKIP
+    array([ 1, -1])
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelKind = "ensemble",
+        steps: int | None = None,
+        target_fpr: float = 0.01,
+        threshold_method: ThresholdMethod = "quantile",
+        backend: str = "auto",
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.model = model
+        self.steps = steps
+        self.target_fpr = target_fpr
+        self.threshold_method = threshold_method
+        self.backend = backend
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    def fit(self, X: object, y: object = None) -> AutoencoderDetector:  # noqa: N803, ARG002
+        """Train on rows that are normal, or almost all of them.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape [N, D]
+            Finite numbers in raw units; no scaling is needed.
+        y : ignored
+            For scikit-learn's sake.
+
+        Raises
+        ------
+        DataError
+            Too few rows, or no column varies.
+        InvalidInputError
+            A value is not finite, or a parameter makes no sense.
+        """
+        from datasentinel.export import build_artifact
+        from datasentinel.training import TrainingSettings, train
+
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        settings = TrainingSettings(
+            model=self.model,
+            steps=self.steps,
+            threshold_method=self.threshold_method,
+            target_fpr=self.target_fpr,
+            seed=int(seed),
+        )
+        result = train(rows, settings=settings, start=self._earlier())
+        built = build_artifact(
+            result,
+            rows=rows.astype(np.float32),
+            feature_names=getattr(self, "feature_names_in_", ()),
+            training_facts={"seed": int(seed)},
+        )
+        self._trained: Ensemble | PlainAutoencoder | None = result.model
+        self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
+        self.decision_scores_ = self._score(rows)
+        self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
+        return self
+
+    def score_samples(self, X: object) -> Float32Array:  # noqa: N803
+        """Score rows; higher is more anomalous.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape [N, D]
+
+        Returns
+        -------
+        float32 array, shape [N]
+
+        Raises
+        ------
+        InvalidInputError
+            A value is not finite as float32.
+        """
+        check_is_fitted(self, "artifact_")
+        return self._score(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+
+    def decision_function(self, X: object) -> Float32Array:  # noqa: N803
+        """Return `threshold_` minus the scores, shape [N]: negative for outliers, as in scikit-learn."""
+        scores = self.score_samples(X)
+        # The difference of float64 numbers has the right sign, which rounding it to float32 keeps.
+        return (self.threshold_ - scores.astype(np.float64)).astype(np.float32)
+
+    def predict(self, X: object) -> npt.NDArray[np.int_]:  # noqa: N803
+        """Return 1 for normal rows and -1 for anomalies, shape [N], as in scikit-learn."""
+        decisions: npt.NDArray[np.int_] = np.where(self.decision_function(X) >= 0, 1, -1)
+        return decisions
+
+    def predict_proba(self, X: object) -> Float32Array:  # noqa: N803
+        """Return how extreme rows are among held-out normal rows, shape [N, 2].
+
+        The second column is the share of held-out normal rows that score lower than the row (one minus its
+        p-value, interpolated between stored quantiles), the first is its complement. As in PyOD, the columns
+        are for "normal" and "anomaly"; unlike a classifier's, they know nothing of how frequent anomalies
+        are.
+        """
+        scores = self.score_samples(X)
+        facts: Any = self.artifact_.config.calibration
+        quantiles = facts["score_quantiles"]
+        share = np.interp(scores, quantiles["scores"], quantiles["probabilities"], left=0.0, right=1.0)
+        return np.column_stack([1 - share, share]).astype(np.float32)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the artifact, `model.onnx` and `config.json`, for `Detector.load` and `datasentinel serve`.
+
+        Returns
+        -------
+        Path
+            `directory`.
+
+        Raises
+        ------
+        ArtifactError
+            It cannot be written.
+        """
+        check_is_fitted(self, "artifact_")
+        return save_artifact(directory, self.artifact_.onnx, self.artifact_.config)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], *, backend: str = "auto") -> AutoencoderDetector:
+        """Load what `save` or `datasentinel train` wrote; torch is not needed.
+
+        The result scores; `decision_scores_` and `labels_` are not stored, and parameters that the artifact
+        does not tell have their defaults.
+
+        Raises
+        ------
+        ModelNotFoundError, ArtifactError
+            There is no sound artifact.
+        """
+        artifact = load_artifact(directory)
+        told: dict[str, Any] = {
+            "model": artifact.config.training.get("model"),
+            "steps": artifact.config.training.get("steps"),
+            "random_state": artifact.config.training.get("seed"),
+            "target_fpr": artifact.config.calibration.get("target_fpr"),
+            "threshold_method": artifact.config.calibration.get("method"),
+        }
+        estimator = cls(backend=backend, **{k: value for k, value in told.items() if value is not None})
+        config = artifact.config
+        estimator.n_features_in_ = config.input_dim
+        if config.feature_names:
+            estimator.feature_names_in_ = np.array(config.feature_names, dtype=object)
+        estimator._take(artifact)
+        return estimator
+
+    def _take(self, artifact: Artifact) -> None:
+        self.artifact_ = artifact
+        self.threshold_ = artifact.config.threshold
+        self.offset_ = -self.threshold_
+        self._detector: Detector | None = self._open(artifact)
+
+    def _open(self, artifact: Artifact) -> Detector:
+        return Detector(artifact, backend=self.backend, plan_budget_s=0)
+
+    def _score(self, rows: Float32Array | Float64Array) -> Float32Array:
+        if self._detector is None:
+            self._detector = self._open(self.artifact_)
+        return self._detector.score(rows)
+
+    def _earlier(self) -> Ensemble | None:
+        if not self.warm_start or self.model != "ensemble":
+            return None
+        from datasentinel.training.ensemble import Ensemble
+
+        earlier = getattr(self, "_trained", None)
+        if not isinstance(earlier, Ensemble):
+            return None
+        if earlier.input_dim != self.n_features_in_:
+            raise InvalidInputError(
+                f"warm_start: the earlier fit had {earlier.input_dim} features, this one has "
+                f"{self.n_features_in_}"
+            )
+        return earlier
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loaded model out: the artifact is all that is needed to load it again."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "_detector" in state:
+            state.update(_detector=None, _trained=None)
+        return state

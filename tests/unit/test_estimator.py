@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from datasentinel import AutoencoderDetector, Detector
+from datasentinel.errors import InvalidInputError, ModelNotFoundError, SettingsError
+
+# scikit-learn wants decision_function to be score_samples moved by a constant. Ours has the other sign:
+# score_samples is the score that is served, where higher is more anomalous.
+_EXPECTED_FAILURES = {
+    "check_outliers_train": "score_samples is higher for anomalies, decision_function for normal rows",
+}
+
+
+@parametrize_with_checks([AutoencoderDetector(steps=10)], expected_failed_checks=lambda _: _EXPECTED_FAILURES)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def normal_rows(count, seed=0):
+    random = np.random.default_rng(seed)
+    causes = random.normal(size=(count, 2))
+    return np.column_stack([causes, causes @ [1, 2], causes @ [-1, 1]]) + 0.05 * random.normal(
+        size=(count, 4)
+    )
+
+
+def strange_rows(count, seed=1):
+    return np.random.default_rng(seed).normal(size=(count, 4)) * 2
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return AutoencoderDetector().fit(normal_rows(600))
+
+
+def test_conventions(fitted):
+    rows = np.concatenate([normal_rows(300, seed=2), strange_rows(300)])
+    labels = np.repeat([0, 1], 300)
+    scores = fitted.score_samples(rows)
+    assert roc_auc_score(labels, scores) > 0.95
+    np.testing.assert_allclose(fitted.decision_function(rows), fitted.threshold_ - scores, rtol=1e-5)
+    np.testing.assert_array_equal(fitted.predict(rows), np.where(scores > fitted.threshold_, -1, 1))
+    assert fitted.offset_ == -fitted.threshold_
+    assert np.mean(fitted.predict(rows[:300]) == -1) < 0.04
+
+
+def test_pyods_conventions(fitted):
+    np.testing.assert_array_equal(fitted.decision_scores_, fitted.score_samples(normal_rows(600)))
+    np.testing.assert_array_equal(fitted.labels_, fitted.decision_scores_ > fitted.threshold_)
+    proba = fitted.predict_proba(np.concatenate([normal_rows(300, seed=2), strange_rows(300)]))
+    assert proba.shape == (600, 2)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+    assert 0.35 < proba[:300, 1].mean() < 0.65
+    assert np.median(proba[300:, 1]) == 1
+
+
+def test_what_is_scored_is_what_is_served(fitted, tmp_path):
+    rows = strange_rows(50).astype(np.float32)
+    fitted.save(tmp_path)
+    served = Detector.load(tmp_path, backend=fitted.artifact_ and "fused")
+    np.testing.assert_allclose(served.score(rows), fitted.score_samples(rows), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(served.predict(rows), fitted.predict(rows) == -1)
+    loaded = AutoencoderDetector.load(tmp_path)
+    np.testing.assert_array_equal(loaded.score_samples(rows), fitted.score_samples(rows))
+    np.testing.assert_array_equal(loaded.predict_proba(rows), fitted.predict_proba(rows))
+    assert loaded.get_params() == {**fitted.get_params(), "steps": 600}
+    assert loaded.n_features_in_ == 4
+    with pytest.raises(ModelNotFoundError):
+        AutoencoderDetector.load(tmp_path / "nowhere")
+
+
+def test_pickles_and_clones(fitted):
+    rows = strange_rows(20)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.score_samples(rows), fitted.score_samples(rows))
+    fresh = clone(fitted.set_params(target_fpr=0.02))
+    fitted.set_params(target_fpr=0.01)
+    assert fresh.target_fpr == 0.02
+    assert not hasattr(fresh, "artifact_")
+
+
+def test_a_pipeline_makes_no_difference(fitted):
+    rows, queries = normal_rows(600), np.concatenate([normal_rows(200, 3), strange_rows(200)])
+    pipeline = make_pipeline(StandardScaler(), AutoencoderDetector()).fit(rows)
+    np.testing.assert_allclose(pipeline.score_samples(queries), fitted.score_samples(queries), atol=0.05)
+
+
+def test_data_frames_name_their_columns(tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(normal_rows(60), columns=["a", "b", "c", "d"])
+    detector = AutoencoderDetector(steps=50).fit(frame)
+    assert list(detector.feature_names_in_) == ["a", "b", "c", "d"]
+    assert detector.artifact_.config.feature_names == ("a", "b", "c", "d")
+    np.testing.assert_array_equal(detector.score_samples(frame), detector.decision_scores_)
+    with pytest.raises(ValueError, match="feature names"):
+        detector.predict(frame[["b", "a", "c", "d"]])
+    detector.save(tmp_path)
+    loaded = AutoencoderDetector.load(tmp_path)
+    assert list(loaded.feature_names_in_) == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(loaded.score_samples(frame), detector.decision_scores_)
+
+
+def test_polars_frames_name_their_columns():
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame(normal_rows(60), schema=["a", "b", "c", "d"])
+    detector = AutoencoderDetector(steps=50).fit(frame)
+    assert list(detector.feature_names_in_) == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(detector.score_samples(frame), detector.decision_scores_)
+
+
+def test_seeds():
+    rows = normal_rows(40)
+    first, again, other = (
+        AutoencoderDetector(random_state=seed).fit(rows).score_samples(strange_rows(5))
+        for seed in (1, np.int64(1), np.random.RandomState(1))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_warm_start_trains_on():
+    rows = normal_rows(300)
+    detector = AutoencoderDetector(warm_start=True).fit(rows)
+    cold = detector.decision_scores_
+    warm = detector.fit(rows).decision_scores_
+    assert (cold != warm).any()
+    assert np.corrcoef(cold, warm)[0, 1] > 0.8
+    with pytest.raises(InvalidInputError, match="4 features, this one has 3"):
+        detector.fit(rows[:, :3])
+
+
+def test_the_plain_autoencoder():
+    detector = AutoencoderDetector(model="autoencoder", threshold_method="mean+3std").fit(normal_rows(200))
+    assert detector.artifact_.config.calibration["method"] == "mean+3std"
+    assert (detector.score_samples(strange_rows(50)) >= 0).all()
+
+
+def test_parameters_that_make_no_sense():
+    with pytest.raises(SettingsError, match="model"):
+        AutoencoderDetector(model="forest").fit(normal_rows(50))
+    with pytest.raises(SettingsError, match="target_fpr"):
+        AutoencoderDetector(target_fpr=2).fit(normal_rows(50))
+    with pytest.raises(InvalidInputError, match="float32"):
+        AutoencoderDetector().fit(normal_rows(50) * 1e300)
+
+
+def test_importing_datasentinel_imports_no_scikit_learn():
+    code = (
+        "import sys, datasentinel\n"
+        "assert not {'torch', 'sklearn', 'onnx'} & set(sys.modules)\n"
+        "datasentinel.AutoencoderDetector\n"
+        "assert 'sklearn' in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

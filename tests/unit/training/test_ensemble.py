@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch  # noqa: TID251
+
+from datasentinel.errors import DataError, SettingsError
+from datasentinel.training import TrainingSettings, train
+from datasentinel.training.combine import fit_combination
+from datasentinel.training.denoiser import fit_denoisers
+from datasentinel.training.ensemble import PARTS
+from datasentinel.training.mapping import fit_robust_map, fit_soft_clip
+from datasentinel.training.prototypes import Prototypes, fit_coarse, k_means
+from datasentinel.training.whitening import fit_whitening
+
+
+def telemetry(rows, seed=0):
+    """Six columns that two hidden causes move, in different units, and a constant one."""
+    random = np.random.default_rng(seed)
+    causes = random.normal(size=(rows, 2))
+    mix = np.array([[1, 0, 1, 2, -1, 0.5], [0, 1, 1, -1, 0.5, 2]])
+    units, offsets = [1, 10, 100, 0.1, 1, 1], [0, 50, 1e4, 0, -3, 1]
+    values = (causes @ mix + 0.05 * random.normal(size=(rows, 6))) * units + offsets
+    return np.column_stack([values, np.full(rows, 7.0)]).astype(np.float32)
+
+
+def labelled(rows, seed=0):
+    """A tenth of the rows has its first two columns swapped with those of other rows."""
+    values = telemetry(rows, seed)
+    labels = np.arange(rows) % 10 == 0
+    values[labels, :2] = np.roll(values[labels, :2], 1, axis=0)
+    return values, labels
+
+
+def relative_error(model, rows):
+    """Greatest difference of float32 scores to float64 ones, relative to max(1, |score|)."""
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        expected = model.score(rows.astype(np.float64))
+    return np.max(np.abs(model.score(rows) - expected) / np.maximum(1, np.abs(expected)))
+
+
+@pytest.fixture(scope="module")
+def result():
+    values, labels = labelled(2000)
+    return train(values, labels=labels)
+
+
+def test_anomalies_are_found(result):
+    assert result.quality.auroc > 0.97
+    assert result.quality.recall > 0.7
+    assert result.model.summary().startswith("ensemble of 6 parts")
+    assert result.model.facts()["parts"] == list(PARTS)
+
+
+def test_all_normal_rows_are_trained_on_in_the_end(result):
+    assert result.rows_trained == 1800 - 360
+    assert result.rows_held_out == 360
+    assert result.quality.rows == 200 + 360
+
+
+def test_the_threshold_holds_on_new_normal_rows(result):
+    scores = result.model.score(telemetry(20_000, seed=9))
+    assert 0.001 < np.mean(scores > result.calibration.threshold) < 0.03
+
+
+def test_typical_rows_score_around_zero(result):
+    scores = result.model.score(telemetry(5000, seed=9))
+    assert abs(np.median(scores)) < 0.7
+    assert 0.3 < np.std(scores) < 2
+
+
+def test_a_departure_from_a_constant_column_is_noticed(result):
+    rows = telemetry(50, seed=3)
+    rows[:, 6] = 8
+    assert (result.model.score(rows) > result.calibration.threshold).all()
+
+
+def test_float32_scores_are_those_of_float64(result):
+    assert relative_error(result.model, telemetry(2000, seed=4)) < 1e-5
+    assert relative_error(result.model, telemetry(2000, seed=4) * np.float32(1.5)) < 1e-5
+
+
+def test_the_reconstruction_is_in_raw_units(result):
+    rows = telemetry(500, seed=5)
+    _, rebuilt = result.model.evaluate(rows)
+    error = np.abs(rebuilt - rows)[:, :6].mean(axis=0)
+    assert (error < 0.5 * rows[:, :6].std(axis=0)).all()
+
+
+@pytest.mark.parametrize("value", [1e6, -1e12, 1e30, 3e38, -3e38])
+def test_any_finite_row_has_a_finite_score(result, value):
+    rows = telemetry(8, seed=6)
+    rows[np.arange(7), np.arange(7)] = value
+    scores, rebuilt = result.model.evaluate(rows)
+    assert np.isfinite(scores).all()
+    assert np.isfinite(rebuilt).all()
+    assert (scores[:7] > result.calibration.threshold).all()
+
+
+def test_further_is_stranger(result):
+    rows = np.repeat(telemetry(1, seed=6), 30, axis=0)
+    rows[:, 1] = 50 + np.geomspace(100, 1e15, 30)
+    assert (np.diff(result.model.score(rows)) > 0).all()
+
+
+def test_a_large_offset_costs_no_precision():
+    random = np.random.default_rng(0)
+    small = random.normal(size=(600, 3)) @ random.normal(size=(3, 8)) + random.normal(size=(600, 8))
+    offset = (1e6 + 16 * small).astype(np.float32)  # representable to a sixteenth
+    result = train(offset)
+    assert relative_error(result.model, offset) < 1e-5
+    strange = offset.copy()
+    strange[:, 0] += 150
+    assert np.mean(result.model.score(strange) > result.calibration.threshold) > 0.95
+
+
+def test_a_seed_decides_everything():
+    values = telemetry(300)
+    first, again, other = (train(values, settings=TrainingSettings(seed=seed)) for seed in (1, 1, 2))
+    assert first.history == again.history
+    assert first.calibration == again.calibration
+    np.testing.assert_array_equal(first.model.score(values), again.model.score(values))
+    assert first.history != other.history
+
+
+def test_training_leaves_the_callers_random_state_and_threads_alone():
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before, numpy_before, threads = torch.get_rng_state(), np.random.get_state()[1], torch.get_num_threads()  # noqa: NPY002
+    train(telemetry(50))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+
+
+def test_progress_is_told():
+    told = []
+    result = train(telemetry(100), on_epoch=told.append)
+    assert told == result.history
+    assert [(epoch.number, epoch.of) for epoch in told] == [(i, 10) for i in range(1, 11)]
+    assert told[-1].loss < told[0].loss
+    assert told[-1].held_out_loss < told[0].held_out_loss
+
+
+@pytest.mark.parametrize("count", [10, 11, 40, 100])
+def test_few_rows_are_enough(count):
+    result = train(telemetry(count))
+    assert result.calibration.rows == result.rows_held_out == result.rows_trained == count
+    scores = result.model.score(telemetry(1000, seed=8))
+    assert np.isfinite(scores).all()
+    strange = telemetry(200, seed=9)
+    strange[:, :6] += 20 * strange[:, :6].std(axis=0)
+    assert (result.model.score(strange) > result.calibration.threshold).all()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.repeat(np.eye(4), 15, axis=0),
+        np.repeat(telemetry(5), 100, axis=0),
+        np.arange(60.0)[:, None],
+        np.column_stack([np.arange(30) == 7, np.zeros(30), np.full(30, 1e7)]),
+        np.random.default_rng(0).normal(size=(20, 90)),
+        np.random.default_rng(0).standard_cauchy(size=(200, 3)) * 1e8,
+        np.random.default_rng(0).integers(0, 2, size=(500, 12)),
+    ],
+    ids=["one-hot", "duplicates", "one column", "one row varies", "wide", "heavy tails", "binary"],
+)
+def test_awkward_rows(rows):
+    result = train(rows)
+    assert np.isfinite(result.calibration.threshold)
+    assert np.isfinite(result.model.score(rows.astype(np.float32))).all()
+    strange = rows.astype(np.float32) + 30 * np.float32(np.ptp(rows))
+    usual = np.median(result.model.score(rows.astype(np.float32)))
+    assert (result.model.score(strange) > usual + 2).all()
+
+
+def test_rows_that_are_all_the_same():
+    with pytest.raises(DataError, match="no column varies"):
+        train(np.full((50, 3), 2.5))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hidden": (8,)}, {"latent": 2}, {"activation": "relu"}, {"epochs": 5}, {"device": "cuda"}]
+)
+def test_settings_of_the_autoencoder_are_refused(settings):
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        TrainingSettings(**settings)
+
+
+def test_fewer_steps():
+    result = train(telemetry(100), settings=TrainingSettings(steps=4))
+    assert [(epoch.number, epoch.of) for epoch in result.history] == [(i, 4) for i in range(1, 5)]
+    assert result.model.facts()["steps"] == 4
+
+
+def test_a_given_share_is_held_out():
+    result = train(telemetry(100), settings=TrainingSettings(held_out=0.3))
+    assert (result.rows_trained, result.rows_held_out) == (100, 30)
+
+
+def test_the_soft_clip_and_its_inverse():
+    clip = fit_soft_clip(telemetry(1000))
+    z = np.array([-300, -3.01, -2, 0, 0.5, 3, 4, 1000], np.float32)
+    rows = (z[:, None] * clip.scaling.scale + clip.scaling.shift).astype(np.float64)
+    mapped = clip.apply(rows)
+    expected = np.where(np.abs(z) <= 3, np.abs(z), 3 + 3 * np.log(np.maximum(np.abs(z), 1e-9) / 3))
+    np.testing.assert_allclose(mapped[:, 0], np.sign(z) * expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(clip.invert(mapped), rows, rtol=1e-6)
+
+
+def test_the_robust_map_standardises():
+    rows = np.random.default_rng(0).standard_t(2, size=(2000, 3)).astype(np.float32) * [1, 100, 1e-3]
+    rows = rows.astype(np.float32)
+    robust = fit_robust_map(rows, fit_soft_clip(rows).scaling)
+    mapped = robust.apply(rows.astype(np.float64))
+    np.testing.assert_allclose(mapped.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(mapped.std(axis=0), 1, rtol=1e-5)
+    linear = np.arcsinh((rows.astype(np.float64) - robust.median) * robust.inverse_iqr)
+    np.testing.assert_allclose(mapped, linear * robust.gain + robust.offset, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [500, 20])
+def test_whitened_rows_have_no_covariance(count):
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(count, 40)) @ random.normal(size=(40, 40))).astype(np.float32)
+    whitened = fit_whitening(rows).apply(rows.astype(np.float64))
+    assert whitened.shape == (count, 40 if count > 40 else count - 1)
+    covariance = whitened.T @ whitened / count
+    off_diagonal = covariance - np.diag(np.diag(covariance))
+    assert np.abs(off_diagonal).max() < 1e-4
+    variances = np.linalg.eigvalsh(np.cov(rows.T.astype(np.float64), bias=True))[-len(covariance) :]
+    np.testing.assert_allclose(
+        np.diag(covariance), variances / (variances + 0.01 * variances.sum() / 40), rtol=1e-3
+    )
+
+
+def test_k_means_finds_separate_clusters():
+    random = np.random.default_rng(0)
+    means = np.array([[0, 0], [20, 0], [0, 20]])
+    rows = (np.repeat(means, 200, axis=0) + random.normal(size=(600, 2))).astype(np.float32)
+    centres, counts = k_means(rows, 60, 8, np.random.default_rng(1))
+    assert counts.sum() == 600
+    assert (np.linalg.norm(rows[:, None] - centres, axis=2).min(axis=1) < 3).all()
+    few, ones = k_means(rows[:10], 60, 8, np.random.default_rng(1))
+    np.testing.assert_array_equal(few, rows[:10])
+    assert (ones == 1).all()
+
+
+def test_strays_get_no_coarse_prototype():
+    rows = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
+    rows[:5] = 100
+    for seed in range(10):
+        prototypes = fit_coarse(rows, np.random.default_rng(seed))
+        assert np.abs(prototypes.centres).max() < 50
+
+
+def test_the_distance_is_the_mean_of_the_nearest():
+    random = np.random.default_rng(0)
+    centres, rows = random.normal(size=(50, 6)).astype(np.float32), random.normal(size=(20, 6))
+    distances = np.sort(np.linalg.norm(rows[:, None] - centres, axis=2), axis=1)
+    for count in (1, 3):
+        measured = Prototypes(centres, count).distance(rows)
+        np.testing.assert_allclose(measured, distances[:, :count].mean(axis=1), rtol=1e-5)
+
+
+def test_networks_trained_side_by_side_do_not_see_each_other():
+    random = np.random.default_rng(0)
+    first, second = (random.normal(size=(200, 3)).astype(np.float32) for _ in range(2))
+    third = second + 5
+    for other in (second, third):
+        (network, _), _ = fit_denoisers([first, other], held_out=first[:5], seed=1)
+        rebuilt = network.reconstruct(first)
+        if other is second:
+            expected = rebuilt
+    np.testing.assert_allclose(rebuilt, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_combination_follows_the_strangest_part():
+    random = np.random.default_rng(0)
+    usual = np.exp(random.normal(size=(5000, 3)) * [0.1, 0.5, 1] + [0, 3, -3]).astype(np.float32)
+    combination = fit_combination(usual)
+    typical = 1 / combination.inverse_typical
+    np.testing.assert_allclose(typical, np.exp([0, 3, -3]), rtol=0.1)
+    np.testing.assert_allclose(combination.gain, [10, 2, 1], rtol=0.1)
+    strange = typical * np.exp(8 / combination.gain)
+    for part in range(3):
+        row = np.where(np.arange(3) == part, strange, typical * 0)
+        # One of three parts in the mean: the soft maximum is below the maximum by log(3) / 2.
+        np.testing.assert_allclose(combination.apply(row[None]), 8 - np.log(3) / 2, rtol=1e-4)
