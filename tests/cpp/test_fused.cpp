@@ -188,7 +188,7 @@ void explains_scores_feature_by_feature() {
       session->run(input, outputs);
       CHECK(alone == contributions);
       CHECK(scores_of(*session, x) == scores);
-      CHECK(scores_of(*silent, x) == scores);
+      const auto expected = scores_of(*silent, x);
       for (std::size_t row = 0; row < rows; ++row) {
         const auto exact = network.exact(&x[row * 19], standardised);
         double sum = 0;
@@ -200,6 +200,8 @@ void explains_scores_feature_by_feature() {
           sum += contribution;
         }
         CHECK(close(sum, scores[row]));
+        // Another frame may cut the rows into other blocks, which round differently.
+        CHECK(close(scores[row], expected[row], 1e-6));
       }
     }
   }
