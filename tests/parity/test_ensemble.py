@@ -45,7 +45,12 @@ def test_the_graphs_interface(trained):
         for value in (*graph.graph.input, *graph.graph.output)
     }
     width = model.input_dim
-    assert shapes == {"input": ["batch", width], "score": ["batch"], "output": ["batch", width]}
+    assert shapes == {
+        "input": ["batch", width],
+        "score": ["batch"],
+        "output": ["batch", width],
+        "contributions": ["batch", width],
+    }
     assert [(o.domain, o.version) for o in graph.opset_import] == [("", 18)]
     names = [node.name for node in graph.graph.node]
     assert len(set(names)) == len(names)

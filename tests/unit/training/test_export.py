@@ -80,7 +80,7 @@ def test_the_graph_computes_the_network(activation):
     error = np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + result.model.scaling.scale)
     assert error.max() <= 1e-5
     (contributions,) = run(model, rows, ["contributions"])
-    terms = ((rows - expected_outputs) / result.scaling.scale.astype(np.float64)) ** 2 / rows.shape[1]
+    terms = ((rows - expected_outputs) / result.model.scaling.scale.astype(np.float64)) ** 2 / rows.shape[1]
     assert (contributions >= 0).all()
     assert (np.abs(contributions - terms) <= 1e-5 * (1 + expected_scores[:, np.newaxis])).all()
     np.testing.assert_allclose(contributions.sum(axis=1, dtype=np.float64), scores, rtol=1e-5)
