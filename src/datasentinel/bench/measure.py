@@ -43,7 +43,11 @@ class Timing:
 
 
 def measure_in_turns(
-    calls: dict[str, Callable[[], object]], *, budget_s: float, peak_gflops: Callable[[], float]
+    calls: dict[str, Callable[[], object]],
+    *,
+    budget_s: float,
+    peak_gflops: Callable[[], float],
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Timing]:
     """Time every call, round after round, for about `budget_s` in all.
 
@@ -59,6 +63,8 @@ def measure_in_turns(
         Time for all calls together.
     peak_gflops : callable
         Measures the core's peak.
+    clock_ns : callable
+        Tells the time; the default is what a caller waits, `time.thread_time_ns` only what this thread works.
 
     Returns
     -------
@@ -71,14 +77,14 @@ def measure_in_turns(
     gc.disable()
     try:
         for name, call in calls.items():
-            calls_per_sample, call_us = calibrate(call)
+            calls_per_sample, call_us = calibrate(call, clock_ns)
             timings[name] = Timing(calls_per_sample)
             turns_s[name] = max(call_us * 1e-6, budget_s / MAX_ROUNDS / len(calls))
         rounds = min(max(int(budget_s / sum(turns_s.values())), MIN_ROUNDS), MAX_ROUNDS)
         for number in range(rounds):
             peak = peak_gflops()
             for name in list(calls) if number % 2 == 0 else reversed(calls):
-                _take_turn(calls[name], timings[name], turns_s[name])
+                _take_turn(calls[name], timings[name], turns_s[name], clock_ns)
                 timings[name].peaks_gflops.append(peak)
     finally:
         if collects:
@@ -86,30 +92,34 @@ def measure_in_turns(
     return timings
 
 
-def calibrate(call: Callable[[], object]) -> tuple[int, float]:
+def calibrate(
+    call: Callable[[], object], clock_ns: Callable[[], int] = time.perf_counter_ns
+) -> tuple[int, float]:
     """Warm a call up; tell how many calls make a sample, and about how long one takes in microseconds."""
     call()
     count = 1
     while True:
-        call_us = _sample_us(call, count)
+        call_us = _sample_us(call, count, clock_ns)
         if call_us * count < _LONG_US:  # A disturbance makes a short call look long.
-            call_us = min(call_us, _sample_us(call, count), _sample_us(call, count))
+            call_us = min(call_us, _sample_us(call, count, clock_ns), _sample_us(call, count, clock_ns))
         if call_us * count >= _SAMPLE_AT_LEAST_US:
             return count, call_us
         count *= 2
 
 
-def _sample_us(call: Callable[[], object], count: int) -> float:
-    start = time.perf_counter_ns()
+def _sample_us(call: Callable[[], object], count: int, clock_ns: Callable[[], int]) -> float:
+    start = clock_ns()
     for _ in itertools.repeat(None, count):
         call()
-    return (time.perf_counter_ns() - start) / 1000 / count
+    return (clock_ns() - start) / 1000 / count
 
 
-def _take_turn(call: Callable[[], object], timing: Timing, turn_s: float) -> None:
+def _take_turn(
+    call: Callable[[], object], timing: Timing, turn_s: float, clock_ns: Callable[[], int]
+) -> None:
     samples: list[float] = []
     end = time.perf_counter() + turn_s
     while not samples or time.perf_counter() < end:
-        samples.append(_sample_us(call, timing.calls_per_sample))
+        samples.append(_sample_us(call, timing.calls_per_sample, clock_ns))
     timing.samples_us += samples
     timing.rounds_us.append(float(np.median(samples)))

@@ -113,7 +113,9 @@ def test_the_roof_is_plausible():
         assert 0.05 < roof.gflops < 2000
         assert 0.05 < roof.memory_gb_s < 2000
         assert roof.l1_gb_s > 0.5 * roof.memory_gb_s
-    assert backend.measure_gflops(roofs[0].isa, 0.01) == pytest.approx(roofs[0].gflops, rel=0.6)
+    # The best of several, as a peak is: other work on the core can halve any one of them.
+    peak_gflops = max(backend.measure_gflops(roofs[0].isa, 0.01) for _ in range(10))
+    assert peak_gflops == pytest.approx(roofs[0].gflops, rel=0.6)
     with pytest.raises(InvalidInputError, match="portable"):
         backend.measure_gflops("sse9", 0.01)
     with pytest.raises(InvalidInputError, match="greater than 0"):
