@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact
-from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_scorer
-from datasentinel.errors import InvalidInputError
+from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_p_values, load_scorer
+from datasentinel.errors import InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import os
 
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 
 def as_float32_rows(x: object) -> Float32Array:
@@ -80,7 +80,7 @@ class Detector:
     array([0.0123], dtype=float32)
     """
 
-    __slots__ = ("_score", "artifact", "scorer")
+    __slots__ = ("_p_values", "_score", "artifact", "scorer")
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Detector:
             artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s
         )
         self._score = self.scorer.score
+        self._p_values = load_p_values(artifact)
 
     @classmethod
     def load(
@@ -194,6 +195,40 @@ class Detector:
         if decisions is NotImplemented:
             decisions = self.scorer.predict(as_float32_rows(x))
         return decisions
+
+    def p_values(self, x: object) -> Float64Array:
+        """Tell for each row how rare a score like its own is among normal rows.
+
+        The p-value is the share of calibration rows, the row itself counted in, that score at least as much
+        (see `datasentinel.calibration`). Of new normal rows at most a share a has a p-value of a or less, so
+        `p_values(x) <= a` finds anomalies with a false-positive rate of at most a.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+
+        Returns
+        -------
+        ndarray of float64, shape [N] ([1] for a single row)
+            In (0, 1]; never greater for a greater score.
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        UnsupportedModelError
+            The artifact has no calibration scores to compare with.
+        """
+        return self.p_values_of_scores(self.score(x))
+
+    def p_values_of_scores(self, scores: Float32Array) -> Float64Array:
+        """Return the p-values [N] of scores [N] that `score` gave; see `p_values`."""
+        if self._p_values is None:
+            raise UnsupportedModelError(
+                f"{self.artifact.directory}: config.json has no 'calibration.score_table' to take p-values "
+                "from; run `datasentinel recalibrate` with normal rows"
+            )
+        return self._p_values.p_values(scores)
 
     def reconstruct(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Give the model's idea of each row had it been normal, in raw units.

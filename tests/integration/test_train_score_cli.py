@@ -78,7 +78,7 @@ def test_training_tells_what_it_did(trained):
     config = load_artifact(folder / "models").config
     assert config.feature_names == ("a", "b", "c", "d", "e")
     assert len(config.training["data_sha256"]) == 64
-    assert config.calibration["method"] == "quantile"
+    assert config.calibration["method"] == "conformal"
 
 
 def test_the_report_holds_plots(trained):
@@ -116,6 +116,23 @@ def test_scores_of_a_csv_file(trained):
     assert f"300 rows, {decisions.sum()} anomalies, 3 bad rows" in done.stderr
     assert "bad row: line 2: " in done.stderr
     assert np.mean(decisions == labels[good]) > 0.95
+
+
+def test_p_values_on_request(trained):
+    folder, _ = trained
+    values, labels = telemetry(60, seed=5)
+    data = write_csv(folder / "rare.csv", values, labels, broken=(7,))
+    done = datasentinel("score", data, "--model", folder / "models", "--p-values")
+    scores = read_scores(done.stdout)
+    assert scores[7]["p_value"] == ""
+    good = np.delete(np.arange(60), 7)
+    expected = Detector.load(folder / "models").p_values(values[good].astype(np.float32))
+    np.testing.assert_array_equal([float(scores[i]["p_value"]) for i in good], expected)
+    datasentinel("score", data, "--model", folder / "models", "--p-values", "--out", folder / "rare.parquet")
+    table = pytest.importorskip("pyarrow.parquet").read_table(folder / "rare.parquet")
+    column = table.column("p_value").to_pylist()
+    assert column[7] is None
+    np.testing.assert_array_equal([column[i] for i in good], expected)
 
 
 def test_scores_on_standard_output_without_a_header_or_labels(trained):

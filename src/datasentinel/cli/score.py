@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from datasentinel.datasets import Chunk
     from datasentinel.datasets.score_writers import Row
-    from datasentinel.types import Float32Array
+    from datasentinel.types import Float32Array, Float64Array
 
 _BAD_ROWS_SHOWN = 5
 
@@ -42,12 +42,21 @@ _BAD_ROWS_SHOWN = 5
     help="CSV or Parquet file for the scores.  [default: CSV on standard output]",
 )
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+@click.option(
+    "--p-values", is_flag=True, help="Add a column p_value: how rare such a score is among normal rows."
+)
 @click.option("--label", help="Column that is no feature: its name, or its number from 1 (-1 is the last).")
 @click.option(
     "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
 )
 def command(  # noqa: PLR0917 - click passes them by name
-    file: Path, model: Path, out: Path | None, backend: str, label: str | None, header: bool | None
+    file: Path,
+    model: Path,
+    out: Path | None,
+    backend: str,
+    p_values: bool,
+    label: str | None,
+    header: bool | None,
 ) -> None:
     """Score the rows of FILE and write row number (from 0), score and decision of each.
 
@@ -65,15 +74,18 @@ def command(  # noqa: PLR0917 - click passes them by name
             "a label column that is not last and named 'label' is told with --label"
         )
     rows = anomalies = bad = 0
-    with _open_writer(out) as writer, _progress(file) as progress:
+    if p_values:
+        detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
+    with _open_writer(out, p_values=p_values) as writer, _progress(file) as progress:
         for chunk in data.chunks():
             scores = detector.score(np.ascontiguousarray(chunk.values, dtype=np.float32))
-            decided = list(decide(chunk, scores, detector.threshold))
+            rarity = detector.p_values_of_scores(scores) if p_values else None
+            decided = list(decide(chunk, scores, detector.threshold, rarity))
             writer.write(decided)
             for wrong in chunk.bad[: max(0, _BAD_ROWS_SHOWN - bad)]:
                 click.echo(f"bad row: {wrong}", err=True)
             rows += len(decided)
-            anomalies += sum(1 for _, _, anomaly, _ in decided if anomaly)
+            anomalies += sum(1 for decision in decided if decision[2])
             bad += len(chunk.bad)
             progress.update(progress.task_ids[0], completed=chunk.share_read)
     click.echo(
@@ -83,30 +95,34 @@ def command(  # noqa: PLR0917 - click passes them by name
         raise DataError(f"{file}: no usable rows")
 
 
-def decide(chunk: Chunk, scores: Float32Array, threshold: float) -> Iterator[Row]:
-    """Merge the good rows' scores and the bad rows of a chunk, in the file's order."""
+def decide(
+    chunk: Chunk, scores: Float32Array, threshold: float, p_values: Float64Array | None = None
+) -> Iterator[Row]:
+    """Merge the good rows' scores and p-values and the bad rows of a chunk, in the file's order."""
     bad = {wrong.row: wrong for wrong in chunk.bad}
     anomalies = scores.astype(np.float64) > threshold
     good = iter(zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), strict=True))
+    rarity = iter(() if p_values is None else p_values.tolist())
     first = min([*bad, *chunk.rows[:1].tolist()], default=0)
     for row in range(first, first + len(bad) + len(chunk.rows)):
         if row in bad:
-            yield row, None, None, str(bad[row])
+            reason = str(bad[row])
+            yield (row, None, None, reason) if p_values is None else (row, None, None, reason, None)
         else:
-            yield *next(good), ""
+            yield (*next(good), "") if p_values is None else (*next(good), "", next(rarity))
 
 
 @contextlib.contextmanager
-def _open_writer(out: Path | None) -> Iterator[ScoreWriter]:
+def _open_writer(out: Path | None, *, p_values: bool) -> Iterator[ScoreWriter]:
     try:
         if out is None:
-            yield CsvScoreWriter(sys.stdout)
+            yield CsvScoreWriter(sys.stdout, p_values=p_values)
         elif out.suffix.lower() in PARQUET_SUFFIXES:
-            with ParquetScoreWriter(out) as writer:
+            with ParquetScoreWriter(out, p_values=p_values) as writer:
                 yield writer
         else:
             with out.open("w", encoding="utf-8", newline="") as file:
-                yield CsvScoreWriter(file)
+                yield CsvScoreWriter(file, p_values=p_values)
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch  # noqa: TID251
 
+from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError, InvalidInputError, SettingsError
-from datasentinel.training.calibrate import Calibration, calibrate
-from datasentinel.training.metrics import Quality, judge
+from datasentinel.quality import Quality, judge
 from datasentinel.training.network import Autoencoder, ScoringModule
 from datasentinel.training.principal import components_for, principal_components
 from datasentinel.training.settings import TrainingSettings
@@ -156,7 +156,10 @@ def train(
 
     module = ScoringModule(network, scaling)
     calibration = calibrate(
-        module.score(held_out_rows), method=settings.threshold_method, target_fpr=settings.target_fpr
+        module.score(held_out_rows),
+        method=settings.threshold_method,
+        target_fpr=settings.target_fpr,
+        rows=held_out_rows,
     )
     test_scores = module.score(judged[0]) if judged else None
     return TrainingResult(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.errors import SettingsError
 
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-ThresholdMethod: TypeAlias = Literal["quantile", "mean+3std"]
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 DEVICES: tuple[Device, ...] = get_args(Device)
-THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +36,10 @@ class TrainingSettings:
     held_out : float
         Share of the normal rows that is kept from training, for early stopping and the threshold.
     threshold_method : str
-        "quantile" for a target false-positive rate, or "mean+3std".
+        "conformal" or "quantile" for a target false-positive rate, with and without a guarantee for finitely
+        many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
     target_fpr : float
-        Share of normal rows that may be called anomalies, for "quantile".
+        Share of normal rows that may be called anomalies, for "conformal" and "quantile".
     device : str
         "cpu", "cuda", or "auto": CUDA where there is a device.
     seed : int
@@ -53,7 +53,7 @@ class TrainingSettings:
     batch_size: int | None = None
     learning_rate: float | None = None
     held_out: float = 0.2
-    threshold_method: ThresholdMethod = "quantile"
+    threshold_method: ThresholdMethod = "conformal"
     target_fpr: float = 0.01
     device: Device = "auto"
     seed: int = 0
