@@ -1,24 +1,35 @@
-"""`recalibrate`, `drift` and `import` on files, in this process."""
+"""`recalibrate`, `drift`, `evaluate` and `import` on files, in this process."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
+from html.parser import HTMLParser
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
+from sklearn import metrics
 
 from datasentinel.artifact import load_artifact
 from datasentinel.backend import inspect_model
 from datasentinel.calibration import calibrate
 from datasentinel.cli import cli
 from datasentinel.detector import Detector
-from datasentinel.errors import DataError, DataSentinelError, SettingsError, UnsupportedModelError
+from datasentinel.errors import (
+    DataError,
+    DataSentinelError,
+    InvalidInputError,
+    SettingsError,
+    UnsupportedModelError,
+)
 from tests.networks import Network, write_artifact
 
 D = 6
@@ -138,6 +149,97 @@ def test_drift_needs_calibration_scores(tmp_path):
         datasentinel("drift", model, data)
     datasentinel("recalibrate", model, data)
     datasentinel("drift", model, data)
+
+
+def labelled(seed):
+    """1,500 rows; of every thirty, the first three are a segment of anomalies."""
+    values, labels = rows_of(1500, seed), np.arange(1500) % 30 < 3
+    values[labels] += np.random.default_rng(seed).normal(0, 1.5, (labels.sum(), D)).astype(np.float32)
+    return values, labels
+
+
+def test_evaluate_says_what_scikit_learn_says(model, tmp_path):
+    values, labels = labelled(seed=12)
+    data = write_csv(tmp_path / "d.csv", values, labels)
+    found = json.loads(datasentinel("evaluate", model, data, "--json"))
+    detector = Detector.load(model)
+    scores, called = detector.score(values), detector.predict(values)
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
+    assert found["average_precision"] == pytest.approx(metrics.average_precision_score(labels, scores))
+    assert found["f1"] == pytest.approx(metrics.f1_score(labels, called))
+    assert found["true_positives"] == np.count_nonzero(called & labels) > 0
+    assert found["segments"] == 50
+    hit = np.count_nonzero((called & labels).reshape(50, 30).any(axis=1))
+    assert (found["segments_hit"], found["segment_recall"]) == (hit, hit / 50)
+    p_values = detector.p_values(values[~labels])
+    assert found["coverage"]["0.05"] == np.mean(p_values <= 0.05)
+    assert abs(found["coverage"]["0.1"] - 0.1) < 0.04
+    output = datasentinel("evaluate", model, data)
+    assert f"{found['auroc']:.4f}" in output
+    assert f"{hit} of 50" in output
+
+
+class _Page(HTMLParser):
+    """Collects what a page shows and what it would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.images, self.links, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            if key in ("src", "href"):
+                (self.images if tag == "img" else self.links).append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_is_one_file_with_its_plots_inside(model, tmp_path):
+    values, labels = labelled(seed=13)
+    data = write_csv(tmp_path / "a<b>&.csv", values, labels)
+    datasentinel("evaluate", model, data, "--report", tmp_path / "report.html")
+    source = (tmp_path / "report.html").read_text()
+    page = _Page()
+    page.feed(source)
+    assert "test 1 on a<b>&.csv" in page.text
+    assert page.links == []
+    assert len(page.images) == 4
+    prefix = "data:image/png;base64,"
+    assert all(base64.b64decode(image.removeprefix(prefix)).startswith(b"\x89PNG") for image in page.images)
+    assert len(set(page.images)) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [(None, "no label column"), (np.zeros(20, bool), "all of one kind")]
+)
+def test_evaluate_needs_labels_of_both_kinds(model, tmp_path, labels, message):
+    data = write_csv(tmp_path / "d.csv", rows_of(20, seed=3), labels)
+    with pytest.raises(DataError, match=message):
+        datasentinel("evaluate", model, data)
+
+
+def test_a_report_that_cannot_be_written(model, tmp_path):
+    data = write_csv(tmp_path / "d.csv", *labelled(seed=14))
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        datasentinel("evaluate", model, data, "--report", tmp_path / "nowhere" / "report.html")
+
+
+def test_these_commands_need_no_torch(model, tmp_path):
+    data = write_csv(tmp_path / "d.csv", *labelled(seed=15))
+    for arguments in (["evaluate", model, data], ["recalibrate", model, data], ["drift", model, data]):
+        code = (
+            "import sys\nsys.modules['torch'] = sys.modules['onnx'] = sys.modules['sklearn'] = None\n"
+            "from datasentinel.cli import main\nmain()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode in (0, 3), done.stderr
 
 
 def exported(estimator, path):
