@@ -22,6 +22,7 @@
 #include "backends/all.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
+#include "core/p_value.h"
 #include "core/plan.h"
 #include "core/registry.h"
 #include "core/scorer.h"
@@ -161,7 +162,8 @@ std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
 std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, const std::string& name,
                                    const std::string& backend, double threshold,
                                    std::vector<std::string> feature_names, int num_threads,
-                                   const std::string& precision, const Plan* plan, double plan_budget_s) {
+                                   const std::string& precision, std::vector<float> score_edges,
+                                   const Plan* plan, double plan_budget_s) {
   const py::gil_scoped_release release;
   const SessionOptions options{.num_threads = num_threads, .precision = precision};
   const Model model = as_model(name, onnx);
@@ -170,7 +172,10 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
       backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
                         : registry.find(backend).load(model, options);
   loaded->row_us = time_of_one_row_us(*session);
-  loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names));
+  std::optional<ScoreHistogram> histogram;
+  if (!score_edges.empty()) histogram.emplace(std::move(score_edges));
+  loaded->scorer =
+      std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names), std::move(histogram));
   return loaded;
 }
 
@@ -217,6 +222,14 @@ py::object matrix(const LoadedScorer& self, const py::object& x, const py::objec
     self.scorer->run(*rows, outputs);
   }
   return std::move(result);
+}
+
+py::array_t<double> p_values(const PValueTable& self,
+                             const py::array_t<float, py::array::c_style | py::array::forcecast>& scores) {
+  py::array_t<double> result(scores.size());
+  std::transform(scores.data(), scores.data() + scores.size(), result.mutable_data(),
+                 [&](float score) { return self.p_value(score); });
+  return result;
 }
 
 py::dict counts(const LoadedScorer& self) {
@@ -396,7 +409,8 @@ PYBIND11_MODULE(_native, module) {
       .def("status", &statuses)
       .def("load", &load, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
-           py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
+           py::arg("score_edges") = std::vector<float>(), py::arg("plan") = nullptr,
+           py::arg("plan_budget_s") = 1.0);
 
   py::class_<LoadedScorer>(module, "Scorer")
       .def_property_readonly("input_dim", [](const LoadedScorer& self) { return self.scorer->input_dim(); })
@@ -406,6 +420,8 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("facts", &facts)
       .def_readonly("plan", &LoadedScorer::plan)
       .def_property_readonly("counts", &counts)
+      .def_property_readonly("score_counts",
+                             [](const LoadedScorer& self) { return self.scorer->score_counts(); })
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))
       .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())
@@ -419,6 +435,11 @@ PYBIND11_MODULE(_native, module) {
       .def_readonly("memory_gb_s", &roof::Roof::memory_gb_s);
   module.def("measure_roof", &measure_roof, py::arg("seconds"));
   module.def("measure_gflops", &measure_gflops, py::arg("isa"), py::arg("seconds"));
+
+  py::class_<PValueTable>(module, "PValueTable")
+      .def(py::init<std::vector<float>, std::vector<std::uint64_t>, std::uint64_t>(), py::kw_only(),
+           py::arg("scores"), py::arg("greater"), py::arg("rows"))
+      .def("p_values", &p_values, py::arg("scores"));
 
   py::class_<LineSession>(module, "LineSession")
       .def(py::init([](const LoadedScorer& scorer, std::size_t max_line_bytes) {

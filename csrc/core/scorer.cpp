@@ -18,8 +18,12 @@ float made_finite(float value) noexcept {
 
 }  // namespace
 
-Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names)
-    : session_(std::move(session)), threshold_(threshold), feature_names_(std::move(feature_names)) {
+Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
+               std::optional<ScoreHistogram> histogram)
+    : session_(std::move(session)),
+      threshold_(threshold),
+      feature_names_(std::move(feature_names)),
+      histogram_(std::move(histogram)) {
   if (!std::isfinite(threshold)) {
     throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
   }
@@ -40,6 +44,10 @@ Scorer::Counts Scorer::counts() const noexcept {
   return {.rows = rows_.load(std::memory_order_relaxed),
           .anomalies = anomalies_.load(std::memory_order_relaxed),
           .batches = batches_.load(std::memory_order_relaxed)};
+}
+
+std::vector<std::uint64_t> Scorer::score_counts() const {
+  return histogram_ ? histogram_->counts() : std::vector<std::uint64_t>();
 }
 
 void Scorer::run(ConstRows rows, Outputs outputs) {
@@ -68,6 +76,7 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
+  if (histogram_) histogram_->add({outputs.scores, rows.rows});
 }
 
 }  // namespace datasentinel

@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from datasentinel.types import BoolArray, Float32Array
+from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 __version__: str
 
@@ -78,6 +78,7 @@ class Registry:
         feature_names: Sequence[str],
         num_threads: int,
         precision: str,
+        score_edges: Sequence[float] = (),
         plan: Plan | None = None,
         plan_budget_s: float = 1.0,
     ) -> Scorer: ...
@@ -96,6 +97,8 @@ class Scorer:
     def plan(self) -> Plan: ...
     @property
     def counts(self) -> dict[str, int]: ...
+    @property
+    def score_counts(self) -> list[int]: ...
     # Each answers NotImplemented when x is not a C-contiguous float32 array of rank 1 or 2.
     def score(self, x: npt.NDArray[np.generic], out: Float32Array | None = None) -> Float32Array: ...
     def predict(self, x: npt.NDArray[np.generic]) -> BoolArray: ...
@@ -117,6 +120,11 @@ class Roof:
 
 def measure_roof(seconds: float) -> list[Roof]: ...
 def measure_gflops(isa: str, seconds: float) -> float: ...
+
+@final
+class PValueTable:
+    def __init__(self, *, scores: Sequence[float], greater: Sequence[int], rows: int) -> None: ...
+    def p_values(self, scores: Float32Array) -> Float64Array: ...
 
 @final
 class LineSession:

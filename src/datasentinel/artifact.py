@@ -173,6 +173,26 @@ def save_artifact(directory: str | os.PathLike[str], onnx: bytes, config: Config
     return directory
 
 
+def save_config(directory: str | os.PathLike[str], config: Config) -> None:
+    """Replace the `config.json` of an artifact, leaving its `model.onnx` alone.
+
+    Raises
+    ------
+    ArtifactError
+        The configuration is not sound, or the file cannot be written.
+    """
+    directory = Path(directory)
+    raw = format_config(config)
+    parse_config(raw, where=directory / CONFIG_FILE)
+    try:
+        _write_temporary(directory, CONFIG_FILE, raw).replace(directory / CONFIG_FILE)
+        _sync_directory(directory)
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory / CONFIG_FILE}: cannot be written: {error.strerror or error}"
+        ) from error
+
+
 def resolve_artifact(path: str | os.PathLike[str]) -> Path:
     """Find the directory that holds `model.onnx` and `config.json`; see `load_artifact`."""
     path = Path(path)
@@ -260,9 +280,18 @@ def format_config(config: Config) -> bytes:
     document.pop("extra")
     document.update(config.extra)
     try:
-        return (json.dumps(document, indent=2, allow_nan=False, default=_plain) + "\n").encode()
+        return (_readable(document) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{CONFIG_FILE}: cannot be written as JSON: {error}") from error
+
+
+def _readable(value: object, indent: str = "") -> str:
+    """Write objects with a key a line, and everything else, long lists of numbers above all, on one line."""
+    if not isinstance(value, Mapping) or not value:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    inner = indent + "  "
+    members = (f"{inner}{json.dumps(str(key))}: {_readable(item, inner)}" for key, item in value.items())
+    return "{\n" + ",\n".join(members) + f"\n{indent}}}"
 
 
 def _plain(value: object) -> object:

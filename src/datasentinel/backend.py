@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
+from datasentinel.calibration import ScoreTable
 from datasentinel.errors import ArtifactError, InvalidInputError
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.types import BACKEND_NAMES
@@ -39,6 +40,7 @@ except ImportError as error:
 
 BackendStatus = _native.BackendStatus
 LineSession = _native.LineSession
+PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
 
@@ -202,6 +204,20 @@ def _check_signature(artifact: Artifact) -> None:
             )
 
 
+def load_p_values(artifact: Artifact) -> PValueTable | None:
+    """Load the p-values of an artifact; None where its calibration has none.
+
+    Raises
+    ------
+    ArtifactError
+        The calibration is broken.
+    """
+    table = ScoreTable.of_config(artifact.config)
+    if table is None:
+        return None
+    return PValueTable(scores=table.scores.tolist(), greater=table.greater.tolist(), rows=table.rows)
+
+
 def _plan_key(artifact: Artifact, num_threads: int, precision: str) -> PlanKey:
     extension = Path(_native.__file__).stat()
     versions = [f"{status.name} {status.version}" for status in backends()]
@@ -282,6 +298,7 @@ def load_scorer(
     if not 0 <= plan_budget_s < math.inf:
         raise InvalidInputError(f"plan_budget_s must be finite and not negative, got {plan_budget_s}")
     _check_signature(artifact)
+    table = ScoreTable.of_config(artifact.config)
     load = functools.partial(
         _registry().load,
         artifact.onnx,
@@ -291,6 +308,7 @@ def load_scorer(
         feature_names=list(artifact.config.feature_names),
         num_threads=num_threads,
         precision=precision,
+        score_edges=table.histogram().edges.tolist() if table else [],
     )
     if backend != "auto" or plan_budget_s == 0:
         return load(plan_budget_s=plan_budget_s)

@@ -11,9 +11,11 @@
 
 #include "check.h"
 #include "core/dynamic_library.h"
+#include "core/p_value.h"
 #include "core/plan.h"
 #include "core/pool.h"
 #include "core/registry.h"
+#include "core/score_histogram.h"
 #include "core/scorer.h"
 #include "core/tensor.h"
 #include "sum_session.h"
@@ -68,6 +70,39 @@ void scores_decides_and_counts() {
 
   scorer.run({.data = nullptr, .rows = 0, .columns = 2}, {.scores = nullptr});
   CHECK(scorer.counts().batches == 1);
+}
+
+void looks_up_p_values() {
+  // Calibration scores 1, 2, 2, 3 with 2 as a tie, and the knot 1 left out.
+  const PValueTable table({2, 3}, {1, 0}, 4);
+  CHECK(table.p_value(-kInfinity) == 1.0);
+  CHECK(table.p_value(2.0F) == 1.0);
+  CHECK(table.p_value(std::nextafter(2.0F, 3.0F)) == 2.0 / 5.0);
+  CHECK(table.p_value(3.0F) == 2.0 / 5.0);
+  CHECK(table.p_value(std::nextafter(3.0F, 4.0F)) == 1.0 / 5.0);
+  CHECK(table.p_value(std::numeric_limits<float>::max()) == 1.0 / 5.0);
+  CHECK_THROWS(ErrorCode::invalid_argument, PValueTable({}, {}, 4));
+  CHECK_THROWS(ErrorCode::invalid_argument, PValueTable({1, 1}, {1, 0}, 4));
+  CHECK_THROWS(ErrorCode::invalid_argument, PValueTable({1, 2}, {1, 1}, 4));
+  CHECK_THROWS(ErrorCode::invalid_argument, PValueTable({1}, {4}, 4));
+}
+
+void counts_scores_by_interval() {
+  ScoreHistogram histogram({1, 2});
+  histogram.add(std::vector<float>{0, 1, 1.5F, 2, 2.5F, 100});
+  histogram.add(std::vector<float>{-5});
+  CHECK((histogram.counts() == std::vector<std::uint64_t>{3, 2, 2}));
+  CHECK_THROWS(ErrorCode::invalid_argument, ScoreHistogram({2, 1}));
+  CHECK_THROWS(ErrorCode::invalid_argument, ScoreHistogram({1, kNan}));
+  CHECK_THROWS(ErrorCode::invalid_argument,
+               ScoreHistogram(std::vector<float>(ScoreHistogram::kMaxEdges + 1)));
+
+  Scorer scorer(std::make_shared<SumSession>(1), 3.0, {}, ScoreHistogram({1}));
+  const std::vector<float> rows{1, 2, 3};
+  std::vector<float> scores(3);
+  scorer.run({.data = rows.data(), .rows = 3, .columns = 1}, {.scores = scores.data()});
+  CHECK((scorer.score_counts() == std::vector<std::uint64_t>{1, 2}));
+  CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).score_counts().empty());
 }
 
 void refuses_bad_rows_by_position_and_name() {
@@ -263,6 +298,8 @@ int main() {
   finds_the_first_non_finite_value();
   computes_the_mean_squared_error();
   scores_decides_and_counts();
+  looks_up_p_values();
+  counts_scores_by_interval();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();
   only_backends_that_can_run_the_model_are_candidates();

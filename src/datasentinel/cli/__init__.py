@@ -16,11 +16,18 @@ _COMMANDS: dict[str, str] = {
     "train": "Train a detector on a CSV, Parquet or NumPy file.",
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
+    "evaluate": "Judge a model by labelled data, in a table and an HTML report.",
+    "recalibrate": "Move a model's threshold without retraining.",
+    "drift": "Tell whether data has moved away from what a model was calibrated on.",
+    "import": "Make a model artifact of a foreign ONNX graph.",
     "produce": "Send samples to a server and summarise its replies.",
     "bench": "Measure a model on this machine, or compare two results.",
     "info": "Show versions, backends and, given a model, what it is.",
     "demo": "Train, serve and produce on real data, in one go.",
 }
+
+# Where the module cannot have the command's name.
+_MODULES = {"import": "import_model"}
 
 
 class _LazyGroup(click.Group):
@@ -31,10 +38,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import `datasentinel.cli.<name>` and return its `command`."""
+        """Import the command's module and return its `command`."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"datasentinel.cli.{cmd_name}")
+        module = importlib.import_module(f"datasentinel.cli.{_MODULES.get(cmd_name, cmd_name)}")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101
         return command

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.datasets import open_data
 from datasentinel.errors import DataError
-from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, THRESHOLD_METHODS, TrainingSettings
+from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--threshold-method",
     type=click.Choice(THRESHOLD_METHODS),
-    default="quantile",
+    default="conformal",
     show_default=True,
     help="How to choose the threshold from the scores of held-out normal rows.",
 )

@@ -20,7 +20,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import datasentinel
+from datasentinel.calibration import ScoreTable
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+from datasentinel.serving.score_drift import ScoreDrift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +52,9 @@ def _label(fact: str) -> str:
 class _DataPlaneCollector(Collector):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        detector = plane.detector
+        table = ScoreTable.of_config(detector.artifact.config)
+        self._drift = ScoreDrift(table.histogram(), lambda: detector.scorer.score_counts) if table else None
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -58,6 +63,8 @@ class _DataPlaneCollector(Collector):
         yield from self._about()
         yield from self._by_model()
         yield from self._by_transport()
+        if self._drift is not None:
+            yield from self._score_drift(self._drift)
 
     def _about(self) -> Iterator[Metric]:
         info = self._plane.detector.info()
@@ -91,6 +98,20 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+
+    def _score_drift(self, drift: ScoreDrift) -> Iterator[Metric]:
+        rows, index = drift.measure()
+        yield GaugeMetricFamily(
+            "datasentinel_score_window_rows", "Rows in the window of datasentinel_score_psi.", value=rows
+        )
+        gauge = GaugeMetricFamily(
+            "datasentinel_score_psi",
+            "Population stability index of the last hour's scores against calibration; 0.25 means drift. "
+            "Absent while the window has fewer than 500 rows.",
+        )
+        if index is not None:
+            gauge.add_metric([], index)
+        yield gauge
 
     def _by_transport(self) -> Iterator[Metric]:
         for name, help_text in _BY_TRANSPORT.items():

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError, InvalidInputError
-from datasentinel.training.calibrate import Calibration, calibrate
+from datasentinel.quality import Quality, judge
 from datasentinel.training.denoiser import STEPS
 from datasentinel.training.ensemble import Ensemble, fit_ensemble
-from datasentinel.training.metrics import Quality, judge
 from datasentinel.training.plain import HELD_OUT, PlainAutoencoder, fit_plain
 from datasentinel.training.settings import TrainingSettings
 
@@ -131,7 +131,12 @@ def train(
         model, history = fit_plain(trained, held_out_rows, settings=settings, on_epoch=on_epoch)
         held_out_scores = model.score(held_out_rows)
 
-    calibration = calibrate(held_out_scores, method=settings.threshold_method, target_fpr=settings.target_fpr)
+    calibration = calibrate(
+        held_out_scores,
+        method=settings.threshold_method,
+        target_fpr=settings.target_fpr,
+        rows=values[normal],
+    )
     test_scores = model.score(judged[0]) if judged else None
     return TrainingResult(
         model=model,

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.errors import SettingsError
 
 ModelKind: TypeAlias = Literal["ensemble", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-ThresholdMethod: TypeAlias = Literal["quantile", "mean+3std"]
 
 MODELS: tuple[ModelKind, ...] = get_args(ModelKind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 DEVICES: tuple[Device, ...] = get_args(Device)
-THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,10 @@ class TrainingSettings:
         fifth of an autoencoder's rows, and a quarter of an ensemble's, 1,000 at most (all, by turns, where
         there are fewer than 400); an ensemble is trained on all rows in the end.
     threshold_method : str
-        "quantile" for a target false-positive rate, or "mean+3std".
+        "conformal" or "quantile" for a target false-positive rate, with and without a guarantee for finitely
+        many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
     target_fpr : float
-        Share of normal rows that may be called anomalies, for "quantile".
+        Share of normal rows that may be called anomalies, for "conformal" and "quantile".
     device : str
         "cpu", "cuda", or "auto": CUDA where there is a device.
     seed : int
@@ -64,7 +64,7 @@ class TrainingSettings:
     learning_rate: float | None = None
     steps: int | None = None
     held_out: float | None = None
-    threshold_method: ThresholdMethod = "quantile"
+    threshold_method: ThresholdMethod = "conformal"
     target_fpr: float = 0.01
     device: Device = "auto"
     seed: int = 0
