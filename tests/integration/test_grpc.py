@@ -10,6 +10,7 @@ import pytest
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
 from datasentinel import Detector
+from datasentinel.calibration import calibrate
 from tests.networks import write_artifact
 
 TIMEOUT_S = 20
@@ -89,6 +90,40 @@ def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, tmp_pa
         assert "no output 'contributions'" in response.message
         request.explain_top = 0
         assert stub.Evaluate(request, timeout=TIMEOUT_S).mse == Detector.load(silent).score(rows[0])[0]
+
+
+def test_p_values_come_on_request(network, rows, detector, start_server, tmp_path):
+    calibration = calibrate(detector.score(rows[200:]), method="conformal", target_fpr=0.05)
+    calibrated = write_artifact(
+        tmp_path,
+        network.to_onnx(with_contributions=True),
+        input_dim=8,
+        threshold=calibration.threshold,
+        calibration=calibration.facts(),
+    )
+    expected = Detector.load(calibrated)
+    with (
+        start_server("--no-tcp", artifact=calibrated) as server,
+        grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
+    ):
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for row in rows[:50]:
+            request = inference_pb2.EvaluateRequest(values=row, with_p_value=True, explain_top=1)
+            response = stub.Evaluate(request, timeout=TIMEOUT_S)
+            assert response.p_value == expected.p_values(row)[0]
+            assert (response.status == inference_pb2.ANOMALY) == (response.p_value <= 0.05)
+            assert len(response.contributions) == 1
+            request.with_p_value = False
+            assert not stub.Evaluate(request, timeout=TIMEOUT_S).HasField("p_value")
+
+
+def test_a_model_without_calibration_answers_so(channel, rows):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    request = inference_pb2.EvaluateRequest(values=rows[0], with_p_value=True)
+    response = stub.Evaluate(request, timeout=TIMEOUT_S)
+    assert response.status == inference_pb2.ERROR
+    assert "datasentinel recalibrate" in response.message
+    assert not response.HasField("p_value")
 
 
 @pytest.mark.parametrize("packed", [True, False])

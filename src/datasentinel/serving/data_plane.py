@@ -80,11 +80,12 @@ class TransportAccount:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One scored row: its score, whether that is above the threshold and, if asked for, why."""
+    """One scored row: its score, whether that is above the threshold and, if asked for, why and how rare."""
 
     score: float
     is_anomaly: bool
     reasons: Sequence[Reason] = ()
+    p_value: float | None = None
 
 
 class LineStream:
@@ -187,7 +188,12 @@ class DataPlane:
         return LineStream(LineSession(self.detector.scorer, max_line_bytes=max_line_bytes), account)
 
     def evaluate(
-        self, values: Sequence[float], account: TransportAccount, *, explain_top: int = 0
+        self,
+        values: Sequence[float],
+        account: TransportAccount,
+        *,
+        explain_top: int = 0,
+        with_p_value: bool = False,
     ) -> Evaluation:
         """Score one row.
 
@@ -198,24 +204,30 @@ class DataPlane:
             Where the request is counted.
         explain_top : int
             How many reasons to give, the greatest contributions first; 0 computes none.
+        with_p_value : bool
+            Whether to give the score's p-value.
 
         Raises
         ------
         InvalidInputError
             Wrong number of values, or a non-finite one.
         UnsupportedModelError
-            Reasons are asked for, and the model cannot give any.
+            Reasons or a p-value are asked for, and the model cannot give any.
         BackendError, OutOfMemoryError
             The backend failed.
         """
         started = perf_counter()
         scored = anomaly = False
         reasons: Sequence[Reason] = ()
+        p_value = None
         try:
             row = np.array(values, dtype=np.float32)
             if explain_top:
                 (reasons,) = self.detector.explain(row, explain_top)
-            score = float(self.detector.score(row)[0])
+            scores = self.detector.score(row)
+            if with_p_value:
+                p_value = float(self.detector.p_values_of_scores(scores)[0])
+            score = float(scores[0])
             scored, anomaly = True, score > self.detector.threshold
         finally:
             account.add(
@@ -225,4 +237,4 @@ class DataPlane:
                 errors=not scored,
                 latency_s=perf_counter() - started,
             )
-        return Evaluation(score, anomaly, reasons)
+        return Evaluation(score, anomaly, reasons, p_value)

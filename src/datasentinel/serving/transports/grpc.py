@@ -59,7 +59,12 @@ class _InferenceService:
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
         try:
-            evaluation = self._plane.evaluate(request.values, self._account, explain_top=request.explain_top)
+            evaluation = self._plane.evaluate(
+                request.values,
+                self._account,
+                explain_top=request.explain_top,
+                with_p_value=request.with_p_value,
+            )
         except (InvalidInputError, UnsupportedModelError) as error:
             return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
         except Exception as error:  # whatever it was, it stays in this call
@@ -76,6 +81,7 @@ class _InferenceService:
                 )
                 for reason in evaluation.reasons
             ],
+            p_value=evaluation.p_value,
         )
 
 
