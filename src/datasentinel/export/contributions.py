@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from datasentinel.training.attribution import SMALLEST_SQUARE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
-
-# Added to every square, so that the shares of a row without any residual are equal instead of 0 / 0. Far
-# below any square that matters, since the values are in standard deviations.
-_SMALLEST_SQUARE = 1e-12
 
 
 class GraphBuilder(Protocol):
@@ -55,7 +53,7 @@ def add_contributions(graph: GraphBuilder, *, residual: str, marginal: str) -> s
         "contributions", float32 [batch, D].
     """
     graph.constant("contribution_axis", np.array([1]))
-    graph.constant("smallest_square", np.array([_SMALLEST_SQUARE], dtype=np.float32))
+    graph.constant("smallest_square", np.array([SMALLEST_SQUARE], dtype=np.float32))
     graph.constant("one_half", np.array([0.5], dtype=np.float32))
     shares = graph.add(
         "Add", [_shares(graph, residual, "residual"), _shares(graph, marginal, "marginal")], "both_shares"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.training.attribution import attribute
 from datasentinel.training.combine import Combination, fit_combination
 from datasentinel.training.denoiser import HIDDEN, STEPS, Denoiser, batch_size, fit_denoisers
 from datasentinel.training.mapping import RobustMap, SoftClip, fit_robust_map, fit_soft_clip
@@ -114,6 +115,12 @@ class Ensemble:
     def score(self, rows: Float32Array) -> Float32Array:
         """Score raw rows, shape [N, D]."""
         return self.evaluate(rows)[0]
+
+    def contributions(self, rows: Float32Array) -> Float32Array:
+        """Return each feature's share in the scores of raw rows, shape [N, D], in the precision of `rows`."""
+        with np.errstate(over="ignore"):
+            u = self.views.soft_clip.apply(rows)
+            return attribute(u - self.views.denoiser.reconstruct(u), self.views.robust_map.apply(rows))
 
     def tolerable(self, scores: Float32Array) -> Float32Array:
         """Return what differences of these scores are measured by."""
