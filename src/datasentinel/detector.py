@@ -61,10 +61,10 @@ def as_float32_rows(x: object) -> Float32Array:
     return rows
 
 
-def _call(method: Callable[..., _Result], x: object, *out: Float32Array | None) -> _Result:
+def _call(method: Callable[..., _Result], x: object, out: Float32Array | None = None) -> _Result:
     """Call a method of the core with `x` as it is, or converted where the core cannot use it in place."""
-    result = method(x, *out)
-    return method(as_float32_rows(x), *out) if result is NotImplemented else result
+    result = method(x) if out is None else method(x, out)
+    return _call(method, as_float32_rows(x), out) if result is NotImplemented else result
 
 
 class Detector:
