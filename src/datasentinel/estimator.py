@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from datasentinel.calibration import ThresholdMethod
     from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.plain import PlainAutoencoder
+    from datasentinel.training.pipeline import Model
     from datasentinel.training.settings import ModelKind
     from datasentinel.types import Float32Array, Float64Array
 
@@ -53,8 +53,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Parameters
     ----------
-    model : {"ensemble", "autoencoder"}
-        The default detector or a plain autoencoder.
+    model : {"auto", "ensemble", "subspace", "autoencoder"}
+        "auto" takes the principal subspace for a recording, in which neighbouring rows are alike, and the
+        ensemble for everything else.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
     target_fpr : float
@@ -101,7 +102,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     def __init__(
         self,
         *,
-        model: ModelKind = "ensemble",
+        model: ModelKind = "auto",
         steps: int | None = None,
         target_fpr: float = 0.01,
         threshold_method: ThresholdMethod = "conformal",
@@ -155,7 +156,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             feature_names=getattr(self, "feature_names_in_", ()),
             training_facts={"seed": int(seed)},
         )
-        self._trained: Ensemble | PlainAutoencoder | None = result.model
+        self._trained: Model | None = result.model
         self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
         self.decision_scores_ = self._score(rows)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
@@ -285,7 +286,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self._loaded().score(rows)
 
     def _earlier(self) -> Ensemble | None:
-        if not self.warm_start or self.model != "ensemble":
+        if not self.warm_start or self.model not in ("auto", "ensemble"):
             return None
         from datasentinel.training.ensemble import Ensemble
 

@@ -309,13 +309,23 @@ def test_scoring_never_imports_torch(trained):
     datasentinel("score", folder / "data.csv", "--model", folder / "models", code=code)
 
 
-def test_quality_on_a_real_server_recording(shared_data):
-    """Server Machine Dataset, machine-1-6: what a plain autoencoder reaches is AUROC 0.92 and AP 0.87."""
-    rows = open_data(shared_data / "demo" / "smd-machine-1-6-train.csv").read()
-    test = open_data(shared_data / "demo" / "smd-machine-1-6-test.csv").read()
-    assert rows.values.shape == test.values.shape == (23_000, 38)
-    settings = TrainingSettings(model="autoencoder")
+@pytest.mark.parametrize(
+    ("name", "model", "auroc", "average_precision", "false_positive_rate"),
+    [
+        # The best that was measured of other detectors: 0.947 / 0.892 and 0.929 / 0.735.
+        ("smd-machine-1-6", "auto", 0.947, 0.892, 0.02),
+        ("asd-omi-8", "auto", 0.94, 0.75, 0.02),
+        ("smd-machine-1-6", "autoencoder", 0.93, 0.88, 1.0),
+    ],
+)
+def test_quality_on_real_server_recordings(
+    shared_data, name, model, auroc, average_precision, false_positive_rate
+):
+    rows = open_data(shared_data / "demo" / f"{name}-train.csv").read()
+    test = open_data(shared_data / "demo" / f"{name}-test.csv").read()
+    settings = TrainingSettings(model=model)
     result = train(rows.values, labels=rows.labels, test=(test.values, test.labels), settings=settings)
-    assert result.quality.anomalies == 3708
-    assert result.quality.auroc >= 0.93
-    assert result.quality.average_precision >= 0.88
+    assert result.recording == (model == "auto")
+    assert result.quality.auroc >= auroc
+    assert result.quality.average_precision >= average_precision
+    assert result.quality.false_positive_rate <= false_positive_rate

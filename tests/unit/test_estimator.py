@@ -106,7 +106,7 @@ def test_what_is_scored_is_what_is_served(fitted, tmp_path):
     loaded = AutoencoderDetector.load(tmp_path)
     np.testing.assert_array_equal(loaded.score_samples(rows), fitted.score_samples(rows))
     np.testing.assert_array_equal(loaded.predict_proba(rows), fitted.predict_proba(rows))
-    assert loaded.get_params() == {**fitted.get_params(), "steps": 600}
+    assert loaded.get_params() == {**fitted.get_params(), "model": "ensemble", "steps": 600}
     assert loaded.n_features_in_ == 4
     with pytest.raises(ModelNotFoundError):
         AutoencoderDetector.load(tmp_path / "nowhere")

@@ -10,8 +10,7 @@ import numpy as np
 from datasentinel.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.plain import PlainAutoencoder
+    from datasentinel.training.pipeline import Model
     from datasentinel.types import Float32Array
 
 # Two float32 computations of one network differ in the last digits only; more is a broken export.
@@ -42,7 +41,7 @@ class Verification:
     max_relative: float
 
 
-def verify_graph(onnx: bytes, model: Ensemble | PlainAutoencoder, rows: Float32Array) -> Verification:
+def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
     """Score and explain `rows` [N, D] with the graph and with the model that it was made of.
 
     Raises
@@ -79,7 +78,7 @@ def verify_graph(onnx: bytes, model: Ensemble | PlainAutoencoder, rows: Float32A
 
 
 def _compare_contributions(
-    contributions: Float32Array, model: Ensemble | PlainAutoencoder, rows: Float32Array
+    contributions: Float32Array, model: Model, rows: Float32Array
 ) -> tuple[float, float]:
     """Return the greatest difference, as a share of a row's sum, and what rounding explains of it."""
     expected = model.contributions(rows)

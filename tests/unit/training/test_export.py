@@ -152,7 +152,7 @@ def test_a_graph_that_disagrees_is_refused(result):
         verify_graph(model, result.model, rows_with_offsets(100))
 
 
-@pytest.mark.parametrize("model", ["ensemble", "autoencoder"])
+@pytest.mark.parametrize("model", ["ensemble", "subspace", "autoencoder"])
 def test_a_graph_that_explains_otherwise_is_refused(model):
     result = train(rows_with_offsets(60), settings=TrainingSettings(model=model))
     graph = build_graph(result.model)
