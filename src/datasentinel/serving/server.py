@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
 from datasentinel.serving.transports import is_loopback
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._guard = Guard()
         self._plane: DataPlane | None = None
         self._transports: list[Transport] = []
 
@@ -55,10 +57,13 @@ class Server:
         ------
         ModelNotFoundError, ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
             The model cannot be loaded or run.
+        SettingsError
+            A file of certificates or tokens cannot be used.
         ServerError
             An address cannot be bound; whatever listened already is closed again.
         """
         settings = self._settings
+        self._guard = guard = Guard.from_settings(settings)
         detector = Detector.load(
             settings.model,
             backend=settings.backend,
@@ -75,18 +80,19 @@ class Server:
 
         addresses: dict[str, Address] = {}
         try:
-            for transport in _make_transports(plane, settings):
+            for transport in _make_transports(plane, settings, guard):
                 addresses[transport.name] = address = await transport.start()
                 self._transports.append(transport)
                 log(_logger, logging.INFO, "listening", transport=transport.name, address=address)
-                if not is_loopback(address):
+                guarded = guard.tls or (guard.tokens and transport.name != "tcp")
+                if not guarded and not is_loopback(address):
                     log(
                         _logger,
                         logging.WARNING,
                         "reachable_from_other_machines",
                         transport=transport.name,
                         address=address,
-                        advice="nothing on this port is encrypted or authenticated",
+                        advice="nothing on this port is encrypted or authenticated; see --tls-certificate",
                     )
         except BaseException:
             await self._stop_transports(0.0)
@@ -102,6 +108,10 @@ class Server:
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
+
+    def reload(self) -> None:
+        """Read the files of certificates and tokens again."""
+        self._guard.reload()
 
     async def hurry(self) -> None:
         """Cut a stop in progress short: close now, whatever is unfinished."""
@@ -121,21 +131,21 @@ class Server:
 _MODEL_FACTS = ("name", "version", "directory", "input_dim", "threshold", "backend")
 
 
-def _make_transports(plane: DataPlane, settings: Settings) -> list[Transport]:
+def _make_transports(plane: DataPlane, settings: Settings, guard: Guard) -> list[Transport]:
     """Make the transports that are on; a library is imported only where its transport is."""
     transports: list[Transport] = []
     if settings.tcp:
         from datasentinel.serving.transports.tcp import tcp_transport
 
-        transports.append(tcp_transport(plane, settings))
+        transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
         from datasentinel.serving.transports.grpc import GrpcTransport
 
-        transports.append(GrpcTransport(plane, settings))
+        transports.append(GrpcTransport(plane, settings, guard))
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 
-        transports.append(http_transport(plane, Metrics(plane), settings))
+        transports.append(http_transport(plane, Metrics(plane), settings, guard))
     return transports
 
 
@@ -172,6 +182,7 @@ async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], No
     loop.set_exception_handler(_log_unhandled)
     signals = _Signals(loop)
     server = Server(settings)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     addresses = await server.start()
     if not signals.first.is_set():
         log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
