@@ -173,9 +173,10 @@ class GrpcTransport:
         """
         settings = self._settings
         address = resolve(settings.host, settings.grpc_port, NAME)
-        # grpcio does not tell why it could not bind; the operating system does.
         shared = settings.workers > 1
-        listening_socket(address, NAME, reuse_port=shared).close()
+        if not shared:  # A supervisor knows that the port is ours.
+            # grpcio does not tell why it could not bind; the operating system does.
+            listening_socket(address, NAME).close()
         server = grpc.aio.server(
             interceptors=[_TokenCheck(self._guard)] if self._guard.tokens is not None else [],
             maximum_concurrent_rpcs=settings.grpc_max_calls,
