@@ -85,6 +85,24 @@ class Settings:
     http: bool = _setting(True, "Serve health and metrics over HTTP.")
     http_port: int = _setting(9002, "Port of HTTP; 0 picks a free one.", minimum=0, maximum=65535)
 
+    tls_certificate: str = _setting(
+        "", "PEM file of the certificate, which turns TLS on for every port; empty leaves it off."
+    )
+    tls_key: str = _setting("", "PEM file of its key, unencrypted; empty: it is in the certificate's file.")
+    tls_client_ca: str = _setting(
+        "", "PEM file of the authorities that sign clients' certificates; with it, every client needs one."
+    )
+    token_file: str = _setting(
+        "", "File of bearer tokens, one a line, of which gRPC and HTTP requests need one; empty: none needed."
+    )
+    metrics_need_token: bool = _setting(False, "With token_file, /metrics needs a token, too.")
+    workers: int = _setting(
+        1,
+        "Processes that share the ports; with more than one, a supervisor keeps them alive.",
+        minimum=1,
+        maximum=256,
+    )
+
     tcp_max_line_bytes: int = _setting(
         1 << 20, "Longest line accepted, without its newline; a longer one ends the connection.", minimum=1
     )
@@ -95,9 +113,26 @@ class Settings:
     grpc_max_message_bytes: int = _setting(
         4 << 20, "Largest gRPC message accepted.", minimum=1, maximum=2**31 - 1
     )
+    grpc_max_streams: int = _setting(
+        1024,
+        "Calls at a time on one gRPC connection; the client holds back more.",
+        minimum=1,
+        maximum=2**31 - 1,
+    )
+    grpc_max_calls: int = _setting(
+        4096, "Calls at a time over all gRPC connections; more get RESOURCE_EXHAUSTED at once.", minimum=1
+    )
+    grpc_idle_timeout_s: float = _setting(
+        600.0, "Close a gRPC connection without a call for so long; 0 never does.", minimum=0, maximum=10**6
+    )
     http_max_connections: int = _setting(256, "Open HTTP connections; more are refused.", minimum=1)
     http_idle_timeout_s: float = _setting(
         60.0, "Close an HTTP connection on which nothing moved for so long; 0 never does.", minimum=0
+    )
+    receive_timeout_s: float = _setting(
+        30.0,
+        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: any time.",
+        minimum=0,
     )
     write_buffer_bytes: int = _setting(
         256 << 10,
@@ -120,6 +155,9 @@ class Settings:
             raise SettingsError("tcp, grpc and http are all off: nothing would be served")
         if not self.host:
             raise SettingsError("host: must not be empty; 0.0.0.0 listens on every IPv4 address")
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) and not self.tls_certificate:
+                raise SettingsError(f"{name} is set, but tls_certificate is not")
         ports: dict[int, str] = {}
         for name in ("tcp", "grpc", "http"):
             port: int = getattr(self, f"{name}_port")

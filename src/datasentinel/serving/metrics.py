@@ -5,9 +5,11 @@ Nothing here runs while requests are served: the counters live in the data plane
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -21,15 +23,20 @@ from prometheus_client.registry import Collector
 
 import datasentinel
 from datasentinel.calibration import ScoreTable
+from datasentinel.serving.board import POST_INTERVAL_S
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+from datasentinel.serving.logs import log
 from datasentinel.serving.score_drift import ScoreDrift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
 
+    from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
+
+_logger = logging.getLogger(__name__)
 
 _BY_TRANSPORT = {
     "requests": "Requests answered.",
@@ -138,6 +145,19 @@ class _DataPlaneCollector(Collector):
         yield latency
 
 
+class _WorkerCollector(Collector):
+    def __init__(self, board: Board) -> None:
+        self._is_successor = board.is_successor
+
+    def collect(self) -> Iterator[Metric]:
+        # Each successor adds one to what it inherits.
+        yield CounterMetricFamily(
+            "datasentinel_worker_restarts",
+            "Workers that replaced a dead one.",
+            value=float(self._is_successor),
+        )
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
@@ -145,13 +165,40 @@ class Metrics:
     ----------
     plane : DataPlane
         Where the counters are.
+    board : Board, optional
+        Where the other workers' metrics are.
     """
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, board: Board | None = None) -> None:
+        self._board = board
         self._registry = CollectorRegistry()
         self._registry.register(_DataPlaneCollector(plane))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        if board is not None:
+            self._registry.register(_WorkerCollector(board))
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the metrics of the whole server."""
+        own = self._registry.collect()
+        return own if self._board is None else self._board.combine(own)
+
+    async def post_for_ever(self) -> None:
+        """Post this worker's metrics on the board until cancelled, and then once more."""
+        assert self._board is not None  # noqa: S101
+        try:
+            while True:
+                self._post()
+                await asyncio.sleep(POST_INTERVAL_S)
+        finally:
+            self._post()
+
+    def _post(self) -> None:
+        assert self._board is not None  # noqa: S101
+        try:
+            self._board.post(self._registry.collect())
+        except OSError as error:
+            log(_logger, logging.ERROR, "metrics_not_posted", reason=error)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics in the text format that an `Accept` header asks for.
@@ -162,4 +209,4 @@ class Metrics:
         content_type : str
         """
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(cast("CollectorRegistry", self)), content_type

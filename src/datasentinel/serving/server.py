@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
+from datasentinel.serving.signals import Signals
 from datasentinel.serving.transports import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.board import Board
     from datasentinel.serving.transports import Address, Transport
     from datasentinel.settings import Settings
 
@@ -30,6 +33,8 @@ class Server:
     ----------
     settings : Settings
         What to serve and where.
+    board : Board, optional
+        Where the workers of a supervised server share their metrics.
 
     Examples
     --------
@@ -38,8 +43,11 @@ class Server:
     >>> await server.stop()                             # doctest: +SKIP
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, board: Board | None = None) -> None:
         self._settings = settings
+        self._board = board
+        self._poster: asyncio.Task[None] | None = None
+        self._guard = Guard()
         self._plane: DataPlane | None = None
         self._transports: list[Transport] = []
 
@@ -55,10 +63,13 @@ class Server:
         ------
         ModelNotFoundError, ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
             The model cannot be loaded or run.
+        SettingsError
+            A file of certificates or tokens cannot be used.
         ServerError
             An address cannot be bound; whatever listened already is closed again.
         """
         settings = self._settings
+        self._guard = guard = Guard.from_settings(settings)
         detector = Detector.load(
             settings.model,
             backend=settings.backend,
@@ -73,25 +84,29 @@ class Server:
         for backend, reason in info["refusals"].items():
             log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)
 
+        metrics = Metrics(plane, self._board)
         addresses: dict[str, Address] = {}
         try:
-            for transport in _make_transports(plane, settings):
+            for transport in _make_transports(plane, settings, guard, metrics):
                 addresses[transport.name] = address = await transport.start()
                 self._transports.append(transport)
                 log(_logger, logging.INFO, "listening", transport=transport.name, address=address)
-                if not is_loopback(address):
+                guarded = guard.tls or (guard.tokens and transport.name != "tcp")
+                if not guarded and not is_loopback(address):
                     log(
                         _logger,
                         logging.WARNING,
                         "reachable_from_other_machines",
                         transport=transport.name,
                         address=address,
-                        advice="nothing on this port is encrypted or authenticated",
+                        advice="nothing on this port is encrypted or authenticated; see --tls-certificate",
                     )
         except BaseException:
             await self._stop_transports(0.0)
             raise
         plane.ready = True
+        if self._board is not None:
+            self._poster = asyncio.create_task(metrics.post_for_ever())
         return addresses
 
     async def stop(self) -> None:
@@ -101,7 +116,14 @@ class Server:
         self._plane.ready = False
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
+        if self._poster is not None:
+            self._poster.cancel()
+            await asyncio.gather(self._poster, return_exceptions=True)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
+
+    def reload(self) -> None:
+        """Read the files of certificates and tokens again."""
+        self._guard.reload()
 
     async def hurry(self) -> None:
         """Cut a stop in progress short: close now, whatever is unfinished."""
@@ -121,26 +143,29 @@ class Server:
 _MODEL_FACTS = ("name", "version", "directory", "input_dim", "threshold", "backend")
 
 
-def _make_transports(plane: DataPlane, settings: Settings) -> list[Transport]:
+def _make_transports(plane: DataPlane, settings: Settings, guard: Guard, metrics: Metrics) -> list[Transport]:
     """Make the transports that are on; a library is imported only where its transport is."""
     transports: list[Transport] = []
     if settings.tcp:
         from datasentinel.serving.transports.tcp import tcp_transport
 
-        transports.append(tcp_transport(plane, settings))
+        transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
         from datasentinel.serving.transports.grpc import GrpcTransport
 
-        transports.append(GrpcTransport(plane, settings))
+        transports.append(GrpcTransport(plane, settings, guard))
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 
-        transports.append(http_transport(plane, Metrics(plane), settings))
+        transports.append(http_transport(plane, metrics, settings, guard))
     return transports
 
 
 def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
+
+    SIGHUP makes the server read its certificates and tokens again. With `settings.workers` above 1, so many
+    processes serve, under a supervisor in this one.
 
     Parameters
     ----------
@@ -151,11 +176,45 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
     Raises
     ------
     DataSentinelError
-        As for `Server.start`.
+        As for `Server.start`, or a worker failed.
     """
+    if settings.workers > 1:
+        from datasentinel.serving.supervisor import supervise
+
+        supervise(settings, on_ready)
+        return
     configure_logging(settings)
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
+
+
+def run_worker(
+    settings: Settings,
+    on_ready: Callable[[dict[str, Address]], None],
+    number: int,
+    board: Board,
+    lifeline: int,
+) -> None:
+    """Serve as one worker of several, as `run` does, and until the file descriptor `lifeline` ends.
+
+    Parameters
+    ----------
+    settings : Settings
+    on_ready : callable
+    number : int
+        The worker's number, for its log lines.
+    board : Board
+    lifeline : int
+        A pipe that the supervisor holds open.
+
+    Raises
+    ------
+    DataSentinelError
+        As for `Server.start`.
+    """
+    configure_logging(settings, worker=number)
+    with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+        runner.run(_serve(settings, on_ready, board, lifeline))
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -167,11 +226,19 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
+async def _serve(
+    settings: Settings,
+    on_ready: Callable[[dict[str, Address]], None],
+    board: Board | None = None,
+    lifeline: int | None = None,
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_unhandled)
-    signals = _Signals(loop)
-    server = Server(settings)
+    signals = Signals(loop)
+    server = Server(settings, board)
+    signals.on_hangup(server.reload)
+    if lifeline is not None:
+        loop.add_reader(lifeline, _watch_lifeline, loop, lifeline, signals)
     addresses = await server.start()
     if not signals.first.is_set():
         log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
@@ -187,18 +254,11 @@ async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], No
     await draining
 
 
-class _Signals:
-    """The first and the second SIGTERM or SIGINT."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._receive, number)
-
-    def _receive(self, number: signal.Signals) -> None:
-        log(_logger, logging.INFO, "signal", name=number.name)
-        (self.second if self.first.is_set() else self.first).set()
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, signals: Signals) -> None:
+    if os.read(lifeline, 1) == b"":
+        loop.remove_reader(lifeline)
+        log(_logger, logging.WARNING, "supervisor_gone")
+        signals.stop()
 
 
 def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,16 +15,22 @@ from datasentinel.errors import (
     ResourceExhaustedError,
     UnsupportedModelError,
 )
+from datasentinel.serving import auth
 from datasentinel.serving.logs import log
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
 from datasentinel.v1 import inference_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.guard import Guard
+    from datasentinel.serving.tls import Tls
     from datasentinel.settings import Settings
 
 NAME = "grpc"
 _SERVICE = "datasentinel.v1.InferenceService"
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +91,11 @@ class _InferenceService:
         )
 
 
+def _milliseconds(option: str, time_s: float) -> list[tuple[str, int]]:
+    """Make the option of a time limit; 0 sets none."""
+    return [(option, max(1, round(time_s * 1000)))] if time_s else []
+
+
 def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
     """Log a fault of ours; give the status and the words that the client gets."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
@@ -95,6 +106,51 @@ def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
     return status, "internal error"
 
 
+class _TokenCheck(grpc.aio.ServerInterceptor):
+    """Refuses calls without a valid token; health checks need none."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._refusal: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG002
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, auth.REFUSAL)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401  # a handler of whatever messages
+        if not handler_call_details.method.startswith(_HEALTH_PREFIX):
+            metadata = dict(handler_call_details.invocation_metadata)
+            if not self._guard.admits(metadata.get("authorization")):
+                return self._refusal
+        return await continuation(handler_call_details)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Give grpcio the certificate, and the renewed one when it was reloaded."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, certificate, client_ca = tls.pem()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)
+
+    generation = tls.generation
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal generation
+        if generation == tls.generation:
+            return None  # nothing new
+        generation = tls.generation
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        renewed,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
+        require_client_authentication=tls.client_ca is not None,
+    )
+
+
 class GrpcTransport:
     """Serves `datasentinel.v1` on one address.
 
@@ -102,13 +158,15 @@ class GrpcTransport:
     ----------
     plane : DataPlane
     settings : Settings
+    guard : Guard
     """
 
     name = NAME
 
-    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+    def __init__(self, plane: DataPlane, settings: Settings, guard: Guard) -> None:
         self._service = _InferenceService(plane, plane.account(NAME))
         self._settings = settings
+        self._guard = guard
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> Address:
@@ -121,18 +179,28 @@ class GrpcTransport:
         """
         settings = self._settings
         address = resolve(settings.host, settings.grpc_port, NAME)
-        # grpcio does not tell why it could not bind; the operating system does.
-        listening_socket(address, NAME).close()
+        shared = settings.workers > 1
+        if not shared:  # A supervisor knows that the port is ours.
+            # grpcio does not tell why it could not bind; the operating system does.
+            listening_socket(address, NAME).close()
         server = grpc.aio.server(
+            interceptors=[_TokenCheck(self._guard)] if self._guard.tokens is not None else [],
+            maximum_concurrent_rpcs=settings.grpc_max_calls,
             options=[
                 # Without it a second server would share the port in silence.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
-            ]
+                ("grpc.max_concurrent_streams", settings.grpc_max_streams),
+                *_milliseconds("grpc.max_connection_idle_ms", settings.grpc_idle_timeout_s),
+                *_milliseconds("grpc.server_handshake_timeout_ms", settings.receive_timeout_s),
+            ],
         )
         server.add_generic_rpc_handlers((self._service.handler(),))
         try:
-            port = server.add_insecure_port(str(address))
+            if self._guard.tls is None:
+                port = server.add_insecure_port(str(address))
+            else:
+                port = server.add_secure_port(str(address), _credentials(self._guard.tls))
         except RuntimeError as error:
             raise bind_error(address, NAME, str(error)) from error
         await server.start()

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import h11
 
 import datasentinel
+from datasentinel.serving import auth
 from datasentinel.serving.transports.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.guard import Guard
     from datasentinel.serving.metrics import Metrics
     from datasentinel.settings import Settings
 
@@ -24,6 +26,7 @@ NAME = "http"
 
 _MAX_HEADER_BYTES = 16 << 10
 _MAX_BODY_BYTES = 64 << 10  # No route takes a body; a small one is read and left aside.
+_HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _CLOSE = ("Connection", "close")
@@ -59,11 +62,17 @@ class Routes:
     ----------
     plane : DataPlane
     metrics : Metrics
+    guard : Guard
+        Whose token each request needs; health is open to all.
+    metrics_open : bool
+        Whether the metrics are, too.
     """
 
-    def __init__(self, plane: DataPlane, metrics: Metrics) -> None:
+    def __init__(self, plane: DataPlane, metrics: Metrics, guard: Guard, *, metrics_open: bool) -> None:
         self._plane = plane
         self._metrics = metrics
+        self._guard = guard
+        self._open_paths = _HEALTH_PATHS | ({"/metrics"} if metrics_open else set())
         self._by_path: dict[str, Callable[[Mapping[str, str]], Response]] = {
             "/healthz": self._healthz,
             "/v2/health/live": self._live,
@@ -74,6 +83,9 @@ class Routes:
     def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Response:
         """Answer one request; `headers` have lower-case names."""
         path = target.partition("?")[0]
+        if path not in self._open_paths and not self._guard.admits(headers.get("authorization")):
+            challenge = ("WWW-Authenticate", auth.CHALLENGE)
+            return Response.error(HTTPStatus.UNAUTHORIZED, auth.REFUSAL, challenge)
         route = self._by_path.get(path)
         if route is None:
             return Response.error(HTTPStatus.NOT_FOUND, f"no such path; known: {', '.join(self._by_path)}")
@@ -196,10 +208,10 @@ class HttpSession:
         return self._connection.send(event) or b""
 
 
-def http_transport(plane: DataPlane, metrics: Metrics, settings: Settings) -> Listener:
+def http_transport(plane: DataPlane, metrics: Metrics, settings: Settings, guard: Guard) -> Listener:
     """Make the transport of health and metrics."""
     account = plane.account(NAME)
-    routes = Routes(plane, metrics)
+    routes = Routes(plane, metrics, guard, metrics_open=not settings.metrics_need_token)
     return Listener(
         NAME,
         settings.host,
@@ -210,4 +222,7 @@ def http_transport(plane: DataPlane, metrics: Metrics, settings: Settings) -> Li
         max_connections=settings.http_max_connections,
         idle_timeout_s=settings.http_idle_timeout_s,
         write_buffer_bytes=settings.write_buffer_bytes,
+        receive_timeout_s=settings.receive_timeout_s,
+        tls_context=guard.tls_context("http/1.1"),
+        reuse_port=settings.workers > 1,
     )
