@@ -180,6 +180,7 @@ class CostlySession final : public Session {
     ++calls;
     const auto start = std::chrono::steady_clock::now();
     const std::chrono::duration<double, std::micro> cost(call_us_ + row_us_ * static_cast<double>(rows.rows));
+    cost_s += cost.count() * 1e-6;
     while (std::chrono::steady_clock::now() - start < cost) {
     }
     for (std::size_t i = 0; i < rows.rows; ++i) outputs.scores[i] = rows.row(i)[0] + rows.row(i)[1] + offset_;
@@ -187,6 +188,7 @@ class CostlySession final : public Session {
 
   bool fail = false;
   int calls = 0;
+  double cost_s = 0;
 
  private:
   double call_us_;
@@ -210,12 +212,12 @@ void the_plan_takes_the_fastest_for_each_size() {
 }
 
 void the_plan_keeps_to_its_budget() {
-  std::vector<Candidate> candidates{{"a", std::make_shared<CostlySession>(0, 100)},
-                                    {"b", std::make_shared<CostlySession>(0, 200)}};
-  const auto start = std::chrono::steady_clock::now();
+  const auto a = std::make_shared<CostlySession>(0, 100);
+  const auto b = std::make_shared<CostlySession>(0, 200);
+  std::vector<Candidate> candidates{{"a", a}, {"b", b}};
   const Plan plan = measure_plan(candidates, 0.2);
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  CHECK(took.count() < 0.5);
+  // What the calls cost, whatever else the machine was busy with meanwhile.
+  CHECK(a->cost_s + b->cost_s < 0.5);
   CHECK(plan.steps.size() == 1 && plan.steps[0].backend == "a");
 }
 
