@@ -1,6 +1,7 @@
 #include "core/scorer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -60,12 +61,15 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
                                                  describe_column(cell->column));
   }
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
   session_->run(rows, outputs);
+  const std::chrono::duration<double> compute = histograms_ ? Clock::now() - started : Clock::duration();
   if (outputs.contributions != nullptr) {
     std::transform(outputs.contributions, outputs.contributions + rows.size(), outputs.contributions,
                    made_finite);
   }
-  if (outputs.scores == nullptr) return;
+  if (outputs.scores == nullptr) return record(rows.rows, compute.count());
 
   std::uint64_t anomalies = 0;
   for (std::size_t i = 0; i < rows.rows; ++i) {
@@ -77,6 +81,13 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
   if (histogram_) histogram_->add({outputs.scores, rows.rows});
+  record(rows.rows, compute.count());
+}
+
+void Scorer::record(std::size_t rows, double compute_s) noexcept {
+  if (!histograms_) return;
+  histograms_->batch_rows.add(static_cast<double>(rows));
+  histograms_->compute_s.add(compute_s);
 }
 
 }  // namespace datasentinel

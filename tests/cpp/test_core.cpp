@@ -3,8 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -103,6 +105,27 @@ void counts_scores_by_interval() {
   scorer.run({.data = rows.data(), .rows = 3, .columns = 1}, {.scores = scores.data()});
   CHECK((scorer.score_counts() == std::vector<std::uint64_t>{1, 2}));
   CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).score_counts().empty());
+}
+
+void observes_batches_and_times() {
+  Scorer scorer(std::make_shared<SumSession>(1), 10.0);
+  CHECK(scorer.histograms() == nullptr);
+  const std::vector<float> rows{1, 10, 10.5F, 2000};
+  std::vector<float> scores(4);
+  scorer.run({.data = rows.data(), .rows = 4, .columns = 1}, {.scores = scores.data()});
+  scorer.observe();
+  CHECK(scorer.histograms()->batch_rows.values().counts[0] == 0);
+  scorer.run({.data = rows.data(), .rows = 4, .columns = 1}, {.scores = scores.data()});
+  scorer.run({.data = rows.data(), .rows = 1, .columns = 1}, {.scores = scores.data()});
+
+  const auto& all = *scorer.histograms();
+  const auto batches = all.batch_rows.values();
+  CHECK(batches.counts[0] == 1);  // One row,
+  CHECK(batches.counts[2] == 1);  // and four.
+  CHECK(batches.sum == 5);
+  const auto times = all.compute_s.values();
+  CHECK(std::accumulate(times.counts.begin(), times.counts.end(), std::uint64_t{0}) == 2);
+  CHECK(times.sum > 0);
 }
 
 void refuses_bad_rows_by_position_and_name() {
@@ -302,6 +325,7 @@ int main() {
   scores_decides_and_counts();
   looks_up_p_values();
   counts_scores_by_interval();
+  observes_batches_and_times();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();
   only_backends_that_can_run_the_model_are_candidates();

@@ -43,11 +43,20 @@ _BY_TRANSPORT = {
     "rows": "Rows scored.",
     "anomalies": "Rows above the threshold.",
     "errors": "Requests answered with an error.",
+    "refused_connections": "Connections refused because too many were open.",
+    "timed_out_connections": "Connections closed because they were idle or slow for too long.",
 }
 _BY_MODEL = {
     "rows": "Rows scored by the model, over all transports.",
     "anomalies": "Rows above the threshold, over all transports.",
     "batches": "Batches run by the backend.",
+}
+
+
+# Name of the metric, help text.
+_HISTOGRAMS = {
+    "batch_rows": ("datasentinel_batch_rows", "Rows that the backend ran together."),
+    "compute_s": ("datasentinel_compute_duration_seconds", "Time the backend took for one batch."),
 }
 
 
@@ -62,6 +71,8 @@ class _DataPlaneCollector(Collector):
         detector = plane.detector
         table = ScoreTable.of_config(detector.artifact.config)
         self._drift = ScoreDrift(table.histogram(), lambda: detector.scorer.score_counts) if table else None
+        self._score_bounds = [*map(str, table.histogram().edges), "+Inf"] if table else []
+        self._warm_up_scores = detector.scorer.score_counts
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -105,6 +116,19 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+        for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
+            metric, help_text = _HISTOGRAMS[name]
+            buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
+            yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)
+        if self._score_bounds:
+            live = zip(self._plane.detector.scorer.score_counts, self._warm_up_scores, strict=True)
+            score_counts = accumulate(count - warm_up for count, warm_up in live)
+            yield HistogramMetricFamily(
+                "datasentinel_score",
+                "Live scores, in intervals that held equal shares of the calibration scores.",
+                buckets=list(zip(self._score_bounds, score_counts, strict=True)),
+                sum_value=None,
+            )
 
     def _score_drift(self, drift: ScoreDrift) -> Iterator[Metric]:
         rows, index = drift.measure()
@@ -126,6 +150,14 @@ class _DataPlaneCollector(Collector):
             for transport, account in self._plane.accounts.items():
                 counter.add_metric([transport], getattr(account, name))
             yield counter
+
+        codes = CounterMetricFamily(
+            "datasentinel_error_codes", "The same errors by code.", labels=["transport", "code"]
+        )
+        for transport, account in self._plane.accounts.items():
+            for code, count in account.error_codes.items():
+                codes.add_metric([transport, code], count)
+        yield codes
 
         connections = GaugeMetricFamily(
             "datasentinel_open_connections", "Connections open now.", labels=["transport"]

@@ -251,7 +251,17 @@ async def _serve(
     if not draining.done():
         log(_logger, logging.WARNING, "drain_cut_short")
         await server.hurry()
-    await draining
+    await asyncio.gather(draining, impatience, return_exceptions=True)
+    draining.result()
+    _report_stuck_tasks()
+
+
+def _report_stuck_tasks() -> None:
+    """Say which tasks are still there although all is over: each one is a fault of ours."""
+    stuck = asyncio.all_tasks() - {asyncio.current_task()}
+    names = [str(task.get_coro()) for task in stuck if not task.done()]
+    if names:
+        log(_logger, logging.WARNING, "tasks_left", tasks=names)
 
 
 def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, signals: Signals) -> None:

@@ -64,6 +64,30 @@ def test_a_line_stream_accounts_for_every_line_once(detector):
     assert sum(account.latency_counts) == 4
 
 
+def test_errors_are_counted_by_code(detector):
+    plane = DataPlane(detector)
+    account = plane.account("tcp")
+    stream = plane.line_stream(account, max_line_bytes=1000)
+    stream.feed(b"0 0 0 0\nbad\n1 2\n")
+    with pytest.raises(InvalidInputError):
+        plane.evaluate([1.0], account)
+    assert account.error_codes == {"invalid_argument": 3}
+    assert account.errors == 3
+
+
+def test_histograms_begin_after_the_warm_up(detector):
+    assert detector.scorer.histograms == {}
+    plane = DataPlane(detector)
+    plane.warm_up()
+    rows = np.random.default_rng(0).normal(0, 3, (100, D)).astype(np.float32)
+    detector.score(rows)
+    detector.score(rows)
+    bounds, counts, total = detector.scorer.histograms["batch_rows"]
+    assert total == 200
+    assert counts[bounds.index(128)] == 2
+    assert sum(detector.scorer.histograms["compute_s"][1]) == 2
+
+
 @pytest.mark.parametrize(
     ("latency_s", "bucket"),
     [(0.0, 0), (LATENCY_BOUNDS_S[0], 0), (LATENCY_BOUNDS_S[0] * 1.01, 1), (1e9, len(LATENCY_BOUNDS_S))],
