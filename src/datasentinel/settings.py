@@ -143,6 +143,10 @@ class Settings:
         10.0, "How long a stopping server may take to finish what it accepted.", minimum=0
     )
 
+    tracing: bool = _setting(
+        False, "Send OpenTelemetry traces as OTEL_* variables say; needs datasentinel[otel]."
+    )
+    tracing_min_ms: float = _setting(1.0, "Answers that took less get no trace; 0 traces all.", minimum=0)
     log_level: str = _setting(
         "info", "Least severe log line shown.", choices=("debug", "info", "warning", "error")
     )

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,10 +26,11 @@ from datasentinel.errors import (
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from datasentinel.detector import Detector
     from datasentinel.reasons import Reason
+    from datasentinel.serving.tracing import Tracing
 
 _logger = logging.getLogger(__name__)
 
@@ -65,6 +66,20 @@ LATENCY_BOUNDS_S = (
 _WARM_UP_ROWS = (1, 64, 1)
 
 
+class Answered(NamedTuple):
+    """What was answered together: how much, in which time, and what its errors were."""
+
+    requests: int
+    rows: int
+    anomalies: int
+    errors: int
+    latency_s: float
+    code: str
+
+
+Observer: TypeAlias = "Callable[[Answered], None]"
+
+
 @dataclass(slots=True)
 class TransportAccount:
     """What one transport did since the server started.
@@ -84,6 +99,8 @@ class TransportAccount:
         are answered together, so each of them took the time of the chunk.
     latency_sum_s : float
         Time of all requests together.
+    observer : callable or None
+        Called with everything that is added.
     """
 
     requests: int = 0
@@ -96,6 +113,7 @@ class TransportAccount:
     open_connections: int | None = None
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     latency_sum_s: float = 0.0
+    observer: Observer | None = None
 
     def add(
         self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
@@ -109,6 +127,8 @@ class TransportAccount:
             self.error_codes[code] += errors
         self.latency_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += requests
         self.latency_sum_s += requests * latency_s
+        if self.observer is not None:
+            self.observer(Answered(requests, rows, anomalies, errors, latency_s, code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +214,8 @@ class DataPlane:
     ----------
     detector : Detector
         The loaded model.
+    tracing : Tracing, optional
+        Gets to know of every answer.
 
     Attributes
     ----------
@@ -203,8 +225,9 @@ class DataPlane:
         By transport.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, tracing: Tracing | None = None) -> None:
         self.detector = detector
+        self._tracing = tracing
         self.ready = False
         self.accounts: dict[str, TransportAccount] = {}
         self._uncounted = dict.fromkeys(detector.scorer.counts, 0)
@@ -232,7 +255,10 @@ class DataPlane:
 
     def account(self, transport: str) -> TransportAccount:
         """Give the account of a transport, opened at first use."""
-        return self.accounts.setdefault(transport, TransportAccount())
+        account = self.accounts.setdefault(transport, TransportAccount())
+        if self._tracing is not None and account.observer is None:
+            account.observer = self._tracing.observer(transport)
+        return account
 
     def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
         """Open a connection of the line protocol."""

@@ -14,6 +14,7 @@ from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
 from datasentinel.serving.signals import Signals
+from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Server:
         self._board = board
         self._poster: asyncio.Task[None] | None = None
         self._guard = Guard()
+        self._tracing: Tracing | None = None
         self._plane: DataPlane | None = None
         self._transports: list[Transport] = []
 
@@ -70,13 +72,14 @@ class Server:
         """
         settings = self._settings
         self._guard = guard = Guard.from_settings(settings)
+        self._tracing = Tracing.from_settings(settings)
         detector = Detector.load(
             settings.model,
             backend=settings.backend,
             num_threads=settings.num_threads,
             plan_budget_s=settings.plan_budget_s,
         )
-        self._plane = plane = DataPlane(detector)
+        self._plane = plane = DataPlane(detector, self._tracing)
         plane.warm_up()
         info = detector.info()
         plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
@@ -119,6 +122,8 @@ class Server:
         if self._poster is not None:
             self._poster.cancel()
             await asyncio.gather(self._poster, return_exceptions=True)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.shut_down)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
 
     def reload(self) -> None:
