@@ -147,9 +147,13 @@ class TlsChannel:
             if not self.established:
                 self._object.do_handshake()
                 self.established = True
-            while chunk := self._object.read(_READ_BYTES):
+            # Reading until SSLWantReadError would be simpler, but raising it costs more than opening a record.
+            while self._incoming.pending or self._object.pending():
+                chunk = self._object.read(_READ_BYTES)
+                if not chunk:
+                    self.ended = True
+                    break
                 plain.append(chunk)
-            self.ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
