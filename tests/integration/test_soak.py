@@ -122,7 +122,7 @@ async def stop_under_load(soak: Soak) -> int:
     ],
 )
 def test_nothing_is_lost_and_nothing_leaks(
-    start_server, detector, rows, capsys, seconds, kill_every_s, allowed_growth_mib
+    start_server, detector, rows, seconds, kill_every_s, allowed_growth_mib
 ):
     flags = ("--workers", "2", "--tcp-max-line-bytes", str(MAX_LINE_BYTES), "--receive-timeout-s", "3")
     with start_server(*flags) as server:
@@ -159,6 +159,5 @@ def test_nothing_is_lost_and_nothing_leaks(
         "workers killed",
     ):
         assert soak.counts[what] > 0, what
-    with capsys.disabled():
-        facts = ", ".join(f"{what}: {count:,}" for what, count in sorted(soak.counts.items()))
-        print(f"\n{seconds:.0f} s; {facts}; resident {early:.1f} MiB early, {late:.1f} MiB late")
+    facts = ", ".join(f"{what}: {count:,}" for what, count in sorted(soak.counts.items()))
+    print(f"{seconds:.0f} s; {facts}; resident {early:.1f} MiB early, {late:.1f} MiB late")

@@ -147,7 +147,7 @@ class TlsChannel:
             if not self.established:
                 self._object.do_handshake()
                 self.established = True
-            # Reading until SSLWantReadError would be simpler, but raising it costs more than opening a record.
+            # Reading until SSLWantReadError would be simpler, but raising it costs as much as a record.
             while self._incoming.pending or self._object.pending():
                 chunk = self._object.read(_READ_BYTES)
                 if not chunk:
