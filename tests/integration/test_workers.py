@@ -191,6 +191,23 @@ def test_a_second_signal_cuts_the_drain_short(start_server):
         assert "event=drain_cut_short" in server.log()
 
 
+def test_a_server_told_to_stop_while_it_starts_stops_well(artifact, tmp_path):
+    log_file = tmp_path / "server.log"
+    with log_file.open("w") as log:
+        process = subprocess.Popen(
+            command(artifact, *ANY_PORT, "--workers", "2"),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=clean_environment(),
+        )
+    with process:
+        wait_until(lambda: "event=worker_started" in log_file.read_text(), "no worker was started")
+        process.terminate()
+        assert process.stdout.read() == b""
+        assert process.wait(TIMEOUT_S) == 0
+    assert "Traceback" not in log_file.read_text()
+
+
 def test_a_worker_that_cannot_start_again_is_tried_again_and_the_others_serve(
     start_server, artifact, detector, rows, tmp_path
 ):

@@ -229,8 +229,8 @@ class Metrics:
         assert self._board is not None  # noqa: S101
         try:
             self._board.post(self._registry.collect())
-        except OSError as error:
-            log(_logger, logging.ERROR, "metrics_not_posted", reason=error)
+        except Exception as error:  # whatever it was, the next post may work
+            log(_logger, logging.ERROR, "metrics_not_posted", exception=error)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics in the text format that an `Accept` header asks for.

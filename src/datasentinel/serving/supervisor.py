@@ -156,7 +156,8 @@ class _Supervisor:
             started_s = loop.time()
             code = await self._run_once(worker)
             if self._stopping.is_set():
-                if code != 0:
+                # One that the signal ended outright had not begun to serve: it would have drained.
+                if code not in (0, -signal.SIGTERM):
                     raise ServerError(f"worker {worker.number} did not stop well: {_in_words(code)}")
                 return
             if not self._started:
