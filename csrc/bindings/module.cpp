@@ -228,6 +228,20 @@ py::dict counts(const LoadedScorer& self) {
   return result;
 }
 
+py::dict histograms(const LoadedScorer& self) {
+  py::dict result;
+  const ScoringHistograms* all = self.scorer->histograms();
+  if (all == nullptr) return result;
+  const auto put = [&result](const char* name, const Histogram& histogram) {
+    Histogram::Values values = histogram.values();
+    result[name] = py::make_tuple(histogram.bounds(), std::move(values.counts), values.sum);
+  };
+  put("batch_rows", all->batch_rows);
+  put("compute_s", all->compute_s);
+  put("scores", all->scores);
+  return result;
+}
+
 py::dict facts(const LoadedScorer& self) {
   py::dict result;
   for (const auto& [key, value] : self.scorer->session().facts()) result[py::str(key)] = value;
@@ -406,6 +420,8 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("facts", &facts)
       .def_readonly("plan", &LoadedScorer::plan)
       .def_property_readonly("counts", &counts)
+      .def("observe", [](const LoadedScorer& self) { self.scorer->observe(); })
+      .def_property_readonly("histograms", &histograms)
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))
       .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())
@@ -430,5 +446,7 @@ PYBIND11_MODULE(_native, module) {
       .def("finish", &finish)
       .def_property_readonly("closed", &LineSession::closed)
       .def_property_readonly("lines", &LineSession::lines)
-      .def_property_readonly("errors", &LineSession::errors);
+      .def_property_readonly("errors", &LineSession::errors)
+      .def_property_readonly("failures", &LineSession::failures)
+      .def_property_readonly("last_failure", &LineSession::last_failure);
 }

@@ -1,6 +1,7 @@
 #include "core/scorer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -52,12 +53,15 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
                                                  describe_column(cell->column));
   }
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
   session_->run(rows, outputs);
+  const std::chrono::duration<double> compute = histograms_ ? Clock::now() - started : Clock::duration();
   if (outputs.contributions != nullptr) {
     std::transform(outputs.contributions, outputs.contributions + rows.size(), outputs.contributions,
                    made_finite);
   }
-  if (outputs.scores == nullptr) return;
+  if (outputs.scores == nullptr) return record(rows, outputs, compute.count());
 
   std::uint64_t anomalies = 0;
   for (std::size_t i = 0; i < rows.rows; ++i) {
@@ -68,6 +72,20 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
+  record(rows, outputs, compute.count());
+}
+
+void Scorer::record(ConstRows rows, Outputs outputs, double compute_s) noexcept {
+  if (!histograms_) return;
+  histograms_->batch_rows.add(static_cast<double>(rows.rows));
+  histograms_->compute_s.add(compute_s);
+  if (outputs.scores == nullptr) return;
+  double sum = 0;
+  for (std::size_t i = 0; i < rows.rows; ++i) {
+    histograms_->scores.count(outputs.scores[i]);
+    sum += outputs.scores[i];
+  }
+  histograms_->scores.add_to_sum(sum);
 }
 
 }  // namespace datasentinel

@@ -172,6 +172,8 @@ void LineSession::score_pending(std::string& replies) {
     failure = error.what();
     for (char& c : failure) c = (c >= ' ' && c <= '~') ? c : ' ';
     errors_ += count;
+    failures_ += count;
+    last_failure_ = failure;
   }
 
   auto score = scores_.cbegin();

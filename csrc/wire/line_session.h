@@ -39,6 +39,9 @@ class LineSession {
 
   [[nodiscard]] std::uint64_t lines() const noexcept { return lines_; }
   [[nodiscard]] std::uint64_t errors() const noexcept { return errors_; }
+  /// Of the errors, those that are no fault of the line, but of the model or the machine.
+  [[nodiscard]] std::uint64_t failures() const noexcept { return failures_; }
+  [[nodiscard]] const std::string& last_failure() const noexcept { return last_failure_; }
 
  private:
   void take_line(std::string_view line, std::string& replies);
@@ -52,6 +55,8 @@ class LineSession {
   bool closed_ = false;
   std::uint64_t lines_ = 0;
   std::uint64_t errors_ = 0;
+  std::uint64_t failures_ = 0;
+  std::string last_failure_;
 
   // The lines taken but not answered yet. An entry of `outcomes_` is true for a row of `rows_`, in order, and
   // false for a reason of `reasons_`, in order.

@@ -1,10 +1,13 @@
 // The core without Python: arrays, scorer, registry, pool, plan.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -68,6 +71,38 @@ void scores_decides_and_counts() {
 
   scorer.run({.data = nullptr, .rows = 0, .columns = 2}, {.scores = nullptr});
   CHECK(scorer.counts().batches == 1);
+}
+
+void observes_batches_times_and_scores() {
+  Scorer scorer(std::make_shared<SumSession>(1), 10.0);
+  CHECK(scorer.histograms() == nullptr);
+  const std::vector<float> rows{1, 10, 10.5F, 2000};
+  std::vector<float> scores(4);
+  scorer.run({.data = rows.data(), .rows = 4, .columns = 1}, {.scores = scores.data()});
+  scorer.observe();
+  CHECK(scorer.histograms()->batch_rows.values().counts[0] == 0);
+  scorer.run({.data = rows.data(), .rows = 4, .columns = 1}, {.scores = scores.data()});
+  scorer.run({.data = rows.data(), .rows = 1, .columns = 1}, {.scores = scores.data()});
+
+  const auto& all = *scorer.histograms();
+  const auto batches = all.batch_rows.values();
+  CHECK(batches.counts[0] == 1);  // One row,
+  CHECK(batches.counts[2] == 1);  // and four.
+  CHECK(batches.sum == 5);
+  const auto times = all.compute_s.values();
+  CHECK(std::accumulate(times.counts.begin(), times.counts.end(), std::uint64_t{0}) == 2);
+  CHECK(times.sum > 0);
+  const auto values = all.scores.values();
+  const auto& bounds = all.scores.bounds();
+  const auto bucket = [&](double score) {
+    return static_cast<std::size_t>(std::lower_bound(bounds.begin(), bounds.end(), score) - bounds.begin());
+  };
+  CHECK(bounds[bucket(10)] == 10);  // The threshold is a bound, so that anomalies can be told from the rest.
+  CHECK(values.counts[bucket(1)] == 2);
+  CHECK(values.counts[bucket(10)] == 1);
+  CHECK(values.counts[bucket(10.5)] == 1);
+  CHECK(values.counts.back() == 1);
+  CHECK(values.sum == 1 + 10 + 10.5 + 2000 + 1);
 }
 
 void refuses_bad_rows_by_position_and_name() {
@@ -263,6 +298,7 @@ int main() {
   finds_the_first_non_finite_value();
   computes_the_mean_squared_error();
   scores_decides_and_counts();
+  observes_batches_times_and_scores();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();
   only_backends_that_can_run_the_model_are_candidates();

@@ -18,6 +18,7 @@ import onnx
 import pytest
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel import Detector
 from tests.integration.server_process import (
@@ -54,6 +55,20 @@ def health(server, path="/v2/health/ready") -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def scrape(server) -> dict[str, dict[str, float]]:
+    """The metrics of each transport whose code, if they have one, is "internal"."""
+    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    samples: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("code", "internal") == "internal" and "transport" in sample.labels:
+                samples.setdefault(sample.name, {})[sample.labels["transport"]] = sample.value
+    return samples
 
 
 def test_the_ready_line_names_every_address(server):
@@ -292,6 +307,11 @@ def test_a_failing_backend_harms_only_the_request_it_fails(start_server, tmp_pat
                 assert [replies.readline(), replies.readline()] == [b"OK\n", b"ANOMALY\n"]
             response = stub.Evaluate(inference_pb2.EvaluateRequest(values=[3, 2]), timeout=10)
             assert (response.status, response.mse) == (inference_pb2.ANOMALY, 2.5)
+        (line,) = [line for line in server.log().splitlines() if "event=lines_failed" in line][:1]
+        assert "level=error" in line
+        assert "lines=1" in line
+        assert "Gather" in line
+        assert scrape(server)["datasentinel_error_codes_total"] == {"tcp": 3.0, "grpc": 3.0}
 
 
 def test_the_server_never_loads_torch(server, rows):

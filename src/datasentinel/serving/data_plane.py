@@ -6,7 +6,9 @@ answers and is counted alike.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -14,12 +16,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.backend import LineSession
+from datasentinel.errors import (
+    BackendError,
+    InvalidInputError,
+    OutOfMemoryError,
+    ResourceExhaustedError,
+    UnsupportedModelError,
+)
+from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasentinel.detector import Detector
     from datasentinel.reasons import Reason
+
+_logger = logging.getLogger(__name__)
+
+# What an error is called in the metrics, for transports without codes of their own; the first that fits.
+INVALID, INTERNAL = "invalid_argument", "internal"
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (InvalidInputError, INVALID),
+    (UnsupportedModelError, "unimplemented"),
+    (ResourceExhaustedError, "resource_exhausted"),
+    (OutOfMemoryError, "resource_exhausted"),
+    (BackendError, INTERNAL),
+)
 
 # Upper bounds in seconds. The first is below what one row of a small model takes, the last above any chunk.
 LATENCY_BOUNDS_S = (
@@ -51,6 +73,10 @@ class TransportAccount:
     ----------
     requests, rows, anomalies, errors : int
         Requests answered; rows scored; of those, anomalies; requests answered with an error.
+    error_codes : Counter of str
+        The same errors by code; those whose code nobody told are missing.
+    refused_connections, timed_out_connections : int
+        Connections refused over the limit; closed because they were idle or slow for too long.
     open_connections : int or None
         None where the transport's library does not tell.
     latency_counts : list of int
@@ -64,16 +90,23 @@ class TransportAccount:
     rows: int = 0
     anomalies: int = 0
     errors: int = 0
+    error_codes: Counter[str] = field(default_factory=Counter)
+    refused_connections: int = 0
+    timed_out_connections: int = 0
     open_connections: int | None = None
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     latency_sum_s: float = 0.0
 
-    def add(self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float) -> None:
-        """Account for `requests` requests that were answered together."""
+    def add(
+        self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
+    ) -> None:
+        """Account for `requests` requests that were answered together; `code` tells what all errors were."""
         self.requests += requests
         self.rows += rows
         self.anomalies += anomalies
         self.errors += errors
+        if errors and code:
+            self.error_codes[code] += errors
         self.latency_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += requests
         self.latency_sum_s += requests * latency_s
 
@@ -90,13 +123,14 @@ class Evaluation:
 class LineStream:
     """One connection of the line protocol, accounted for: bytes in, reply bytes out."""
 
-    __slots__ = ("_account", "_errors", "_lines", "_session", "mid_message")
+    __slots__ = ("_account", "_errors", "_failures", "_lines", "_session", "mid_message")
 
     def __init__(self, session: LineSession, account: TransportAccount) -> None:
         self._session = session
         self._account = account
         self._lines = 0
         self._errors = 0
+        self._failures = 0
         self.mid_message = False
 
     @property
@@ -134,6 +168,22 @@ class LineStream:
             errors=errors,
             latency_s=latency_s,
         )
+        if errors:
+            self._explain(errors)
+
+    def _explain(self, errors: int) -> None:
+        """Count errors by code, and log those that are not the client's fault."""
+        failures = self._session.failures - self._failures
+        if errors > failures:
+            self._account.error_codes[INVALID] += errors - failures
+        if failures:
+            self._failures += failures
+            self._account.error_codes[INTERNAL] += failures
+            _failure_log(lines=failures, reason=self._session.last_failure)
+
+
+# A broken backend fails every line; a line in the log for each would be a second failure.
+_failure_log = RateLimitedLog(_logger, logging.ERROR, "lines_failed")
 
 
 class DataPlane:
@@ -172,6 +222,7 @@ class DataPlane:
         after = self.detector.scorer.counts
         for name, value in after.items():
             self._uncounted[name] += value - before[name]
+        self.detector.scorer.observe()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -210,6 +261,7 @@ class DataPlane:
         """
         started = perf_counter()
         scored = anomaly = False
+        code = ""
         reasons: Sequence[Reason] = ()
         try:
             row = np.array(values, dtype=np.float32)
@@ -217,6 +269,9 @@ class DataPlane:
                 (reasons,) = self.detector.explain(row, explain_top)
             score = float(self.detector.score(row)[0])
             scored, anomaly = True, score > self.detector.threshold
+        except Exception as error:
+            code = code_of(error)
+            raise
         finally:
             account.add(
                 requests=1,
@@ -224,5 +279,11 @@ class DataPlane:
                 anomalies=anomaly,
                 errors=not scored,
                 latency_s=perf_counter() - started,
+                code=code,
             )
         return Evaluation(score, anomaly, reasons)
+
+
+def code_of(error: Exception) -> str:
+    """Tell what an error is called in the metrics."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)

@@ -27,6 +27,38 @@ def log(logger: logging.Logger, level: int, event: str, **fields: object) -> Non
     )
 
 
+class RateLimitedLog:
+    """Writes an event at most once in a while, and then says how often it happened in between.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+    level : int
+    event : str
+    interval_s : float
+    """
+
+    def __init__(self, logger: logging.Logger, level: int, event: str, interval_s: float = 1.0) -> None:
+        self._logger = logger
+        self._level = level
+        self._event = event
+        self._interval_s = interval_s
+        self._next_s = 0.0
+        self._suppressed = 0
+
+    def __call__(self, **fields: object) -> None:
+        """Write the line, or count it where the last one is too recent."""
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            self._suppressed += 1
+            return
+        self._next_s = now_s + self._interval_s
+        if self._suppressed:
+            fields["suppressed_before"] = self._suppressed
+            self._suppressed = 0
+        log(self._logger, self._level, self._event, **fields)
+
+
 def configure_logging(settings: Settings, **constant: object) -> None:
     """Send our log lines to standard error, in the format asked for, with `constant` fields in each."""
     handler = logging.StreamHandler()

@@ -41,11 +41,21 @@ _BY_TRANSPORT = {
     "rows": "Rows scored.",
     "anomalies": "Rows above the threshold.",
     "errors": "Requests answered with an error.",
+    "refused_connections": "Connections refused because too many were open.",
+    "timed_out_connections": "Connections closed because they were idle or slow for too long.",
 }
 _BY_MODEL = {
     "rows": "Rows scored by the model, over all transports.",
     "anomalies": "Rows above the threshold, over all transports.",
     "batches": "Batches run by the backend.",
+}
+
+
+# Name of the metric, help text.
+_HISTOGRAMS = {
+    "batch_rows": ("datasentinel_batch_rows", "Rows that the backend ran together."),
+    "compute_s": ("datasentinel_compute_duration_seconds", "Time the backend took for one batch."),
+    "scores": ("datasentinel_score", "Scores, in bounds around the model's threshold."),
 }
 
 
@@ -98,6 +108,10 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+        for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
+            metric, help_text = _HISTOGRAMS[name]
+            buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
+            yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)
 
     def _by_transport(self) -> Iterator[Metric]:
         for name, help_text in _BY_TRANSPORT.items():
@@ -105,6 +119,14 @@ class _DataPlaneCollector(Collector):
             for transport, account in self._plane.accounts.items():
                 counter.add_metric([transport], getattr(account, name))
             yield counter
+
+        codes = CounterMetricFamily(
+            "datasentinel_error_codes", "The same errors by code.", labels=["transport", "code"]
+        )
+        for transport, account in self._plane.accounts.items():
+            for code, count in account.error_codes.items():
+                codes.add_metric([transport, code], count)
+        yield codes
 
         connections = GaugeMetricFamily(
             "datasentinel_open_connections", "Connections open now.", labels=["transport"]

@@ -64,6 +64,34 @@ def test_a_line_stream_accounts_for_every_line_once(detector):
     assert sum(account.latency_counts) == 4
 
 
+def test_errors_are_counted_by_code(detector):
+    plane = DataPlane(detector)
+    account = plane.account("tcp")
+    stream = plane.line_stream(account, max_line_bytes=1000)
+    stream.feed(b"0 0 0 0\nbad\n1 2\n")
+    with pytest.raises(InvalidInputError):
+        plane.evaluate([1.0], account)
+    assert account.error_codes == {"invalid_argument": 3}
+    assert account.errors == 3
+
+
+def test_histograms_begin_after_the_warm_up(detector):
+    assert detector.scorer.histograms == {}
+    plane = DataPlane(detector)
+    plane.warm_up()
+    rows = np.random.default_rng(0).normal(0, 3, (100, D)).astype(np.float32)
+    scores = detector.score(rows)
+    bounds, counts, total = detector.scorer.histograms["scores"]
+    assert sum(counts) == 100
+    assert total == pytest.approx(scores.sum(dtype=np.float64))
+    threshold = bounds.index(detector.threshold)
+    assert sum(counts[threshold + 1 :]) == np.count_nonzero(detector.predict(rows))
+    bounds, counts, total = detector.scorer.histograms["batch_rows"]
+    assert total == 200
+    assert counts[bounds.index(128)] == 2
+    assert sum(detector.scorer.histograms["compute_s"][1]) == 2
+
+
 @pytest.mark.parametrize(
     ("latency_s", "bucket"),
     [(0.0, 0), (LATENCY_BOUNDS_S[0], 0), (LATENCY_BOUNDS_S[0] * 1.01, 1), (1e9, len(LATENCY_BOUNDS_S))],

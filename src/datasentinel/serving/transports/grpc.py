@@ -16,6 +16,7 @@ from datasentinel.errors import (
     UnsupportedModelError,
 )
 from datasentinel.serving import auth
+from datasentinel.serving.data_plane import INVALID
 from datasentinel.serving.logs import log
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
 from datasentinel.v1 import inference_pb2
@@ -63,6 +64,7 @@ class _InferenceService:
         try:
             request = inference_pb2.EvaluateRequest.FromString(data)
         except DecodeError:
+            self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=INVALID)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
         try:
             evaluation = self._plane.evaluate(request.values, self._account, explain_top=request.explain_top)
@@ -103,11 +105,13 @@ def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
 class _TokenCheck(grpc.aio.ServerInterceptor):
     """Refuses calls without a valid token; health checks need none."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, account: TransportAccount) -> None:
         self._guard = guard
+        self._account = account
         self._refusal: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._refuse)
 
     async def _refuse(self, data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG002
+        self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code="unauthenticated")
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, auth.REFUSAL)
 
     async def intercept_service(
@@ -158,7 +162,8 @@ class GrpcTransport:
     name = NAME
 
     def __init__(self, plane: DataPlane, settings: Settings, guard: Guard) -> None:
-        self._service = _InferenceService(plane, plane.account(NAME))
+        self._account = plane.account(NAME)
+        self._service = _InferenceService(plane, self._account)
         self._settings = settings
         self._guard = guard
         self._server: grpc.aio.Server | None = None
@@ -178,7 +183,7 @@ class GrpcTransport:
             # grpcio does not tell why it could not bind; the operating system does.
             listening_socket(address, NAME).close()
         server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._guard)] if self._guard.tokens is not None else [],
+            interceptors=[_TokenCheck(self._guard, self._account)] if self._guard.tokens is not None else [],
             maximum_concurrent_rpcs=settings.grpc_max_calls,
             options=[
                 # Without it a second server would share the port in silence.

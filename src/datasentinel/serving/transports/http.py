@@ -201,6 +201,7 @@ class HttpSession:
             anomalies=0,
             errors=status >= HTTPStatus.BAD_REQUEST,
             latency_s=perf_counter() - started,
+            code=str(status.value),
         )
         return sent
 

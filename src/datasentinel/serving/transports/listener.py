@@ -15,7 +15,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Protocol, cast
 
-from datasentinel.serving.logs import log
+from datasentinel.serving.logs import RateLimitedLog, log
 from datasentinel.serving.tls import TlsChannel
 from datasentinel.serving.transports import Address, listening_socket, resolve
 
@@ -112,6 +112,8 @@ class Listener:
         self._account = account
         self._connections: set[_Connection] = set()
         self._open_count = 0
+        # Who floods the server with connections shall not flood its log, too.
+        self._refusal_log = RateLimitedLog(_logger, logging.WARNING, "connection_refused")
         account.open_connections = 0
         self._host = host
         self._port = port
@@ -176,14 +178,8 @@ class Listener:
         if self._open_count < self._max_connections:
             self._count(+1)
             return Admission.ADMITTED
-        log(
-            _logger,
-            logging.WARNING,
-            "connection_refused",
-            transport=self.name,
-            peer=connection.peer,
-            max_connections=self._max_connections,
-        )
+        self._account.refused_connections += 1
+        self._refusal_log(transport=self.name, peer=connection.peer, max_connections=self._max_connections)
         crowded = len(self._connections) > 2 * self._max_connections
         return Admission.CUT_OFF if crowded or self.tls_context else Admission.REFUSED
 
@@ -215,6 +211,7 @@ class Listener:
                     event = "slow_sender_closed"
                 else:
                     continue
+                self._account.timed_out_connections += 1
                 log(_logger, logging.INFO, event, transport=self.name, peer=connection.peer)
                 # Not close(): that would wait for a peer that reads nothing.
                 connection.abort()
