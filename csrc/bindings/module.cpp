@@ -22,6 +22,7 @@
 #include "backends/all.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
+#include "core/model_table.h"
 #include "core/plan.h"
 #include "core/registry.h"
 #include "core/scorer.h"
@@ -334,6 +335,14 @@ std::vector<roof::Roof> measure_roof(double seconds) {
 
 // --------------------------------------------------------------------------------------------------- wire
 
+/// Name and version of the model that requests for `name` and `version` go to, or nothing.
+std::optional<std::pair<std::string, std::string>> find_model(const ModelTable& self, std::string_view name,
+                                                              std::string_view version) {
+  const auto model = self.find(name, version);
+  if (model == nullptr) return std::nullopt;
+  return std::pair(model->name, model->version);
+}
+
 py::bytes feed(LineSession& session, std::string_view data) {
   std::string replies;
   {
@@ -436,12 +445,25 @@ PYBIND11_MODULE(_native, module) {
   module.def("measure_roof", &measure_roof, py::arg("seconds"));
   module.def("measure_gflops", &measure_gflops, py::arg("isa"), py::arg("seconds"));
 
+  py::class_<ModelTable, std::shared_ptr<ModelTable>>(module, "ModelTable")
+      .def(py::init<>())
+      .def(
+          "put",
+          [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer) {
+            self.put(std::move(name), std::move(version), scorer.scorer);
+          },
+          py::arg("name"), py::arg("version"), py::arg("scorer"))
+      .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
+      .def("set_default", &ModelTable::set_default, py::arg("name"))
+      .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")
+      .def_property_readonly("generation", &ModelTable::generation);
+
   py::class_<LineSession>(module, "LineSession")
-      .def(py::init([](const LoadedScorer& scorer, std::size_t max_line_bytes) {
-             return std::make_unique<LineSession>(scorer.scorer,
+      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_line_bytes) {
+             return std::make_unique<LineSession>(std::move(models),
                                                   LineLimits{.max_line_bytes = max_line_bytes});
            }),
-           py::arg("scorer"), py::kw_only(), py::arg("max_line_bytes"))
+           py::arg("models"), py::kw_only(), py::arg("max_line_bytes"))
       .def("feed", &feed, py::arg("data"))
       .def("finish", &finish)
       .def_property_readonly("closed", &LineSession::closed)

@@ -39,6 +39,7 @@ except ImportError as error:
 
 BackendStatus = _native.BackendStatus
 LineSession = _native.LineSession
+ModelTable = _native.ModelTable
 Roof = _native.Roof
 Scorer = _native.Scorer
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import LineSession
+from datasentinel.backend import LineSession, ModelTable
 from datasentinel.errors import (
     BackendError,
     InvalidInputError,
@@ -63,6 +63,10 @@ LATENCY_BOUNDS_S = (
 )
 
 _WARM_UP_ROWS = (1, 64, 1)
+
+# What requests call a model whose artifact does not say.
+_UNNAMED = "datasentinel"
+_UNVERSIONED = "1"
 
 
 @dataclass(slots=True)
@@ -196,6 +200,8 @@ class DataPlane:
 
     Attributes
     ----------
+    models : ModelTable
+        The models as requests name them; every protocol asks it anew for each batch.
     ready : bool
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
     accounts : dict of str to TransportAccount
@@ -204,6 +210,9 @@ class DataPlane:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
+        self.models = ModelTable()
+        config = detector.artifact.config
+        self.models.put(config.name or _UNNAMED, config.version or _UNVERSIONED, detector.scorer)
         self.ready = False
         self.accounts: dict[str, TransportAccount] = {}
         self._uncounted = dict.fromkeys(detector.scorer.counts, 0)
@@ -235,7 +244,7 @@ class DataPlane:
 
     def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
         """Open a connection of the line protocol."""
-        return LineStream(LineSession(self.detector.scorer, max_line_bytes=max_line_bytes), account)
+        return LineStream(LineSession(self.models, max_line_bytes=max_line_bytes), account)
 
     def evaluate(
         self, values: Sequence[float], account: TransportAccount, *, explain_top: int = 0
