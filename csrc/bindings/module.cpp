@@ -28,7 +28,9 @@
 #include "core/scorer.h"
 #include "onnx/graph.h"
 #include "roof/roof.h"
+#include "wire/http_session.h"
 #include "wire/line_session.h"
+#include "wire/rest_inference.h"
 
 namespace py = pybind11;
 
@@ -343,6 +345,67 @@ std::optional<std::pair<std::string, std::string>> find_model(const ModelTable& 
   return std::pair(model->name, model->version);
 }
 
+/// What became of the requests to a served model, or nothing.
+std::optional<py::dict> statistics_of(const ModelTable& self, std::string_view name,
+                                      std::string_view version) {
+  const auto model = self.find(name, version);
+  if (model == nullptr) return std::nullopt;
+  const RequestStatistics::Values values = model->statistics.values();
+  py::dict result;
+  result["successes"] = values.successes;
+  result["success_ns"] = values.success_ns;
+  result["failures"] = values.failures;
+  result["failure_ns"] = values.failure_ns;
+  result["last_ms"] = values.last_ms;
+  return result;
+}
+
+/// A request that was answered in Python.
+void count_request(const ModelTable& self, std::string_view name, std::string_view version, bool success,
+                   std::int64_t took_ns) {
+  if (const auto model = self.find(name, version)) {
+    model->statistics.add(success, std::chrono::nanoseconds(took_ns));
+  }
+}
+
+/// Status, body, and how many bytes of the body are JSON where tensors' bytes follow.
+std::tuple<int, py::bytes, std::optional<std::size_t>> answer(RestInference& self, std::string_view name,
+                                                              std::string_view version, std::string_view body,
+                                                              std::optional<std::size_t> json_bytes) {
+  const RestReply* reply = nullptr;
+  {
+    const py::gil_scoped_release release;  // Safe for the same reason as in feed().
+    reply =
+        &self.answer({.model_name = name, .model_version = version, .body = body, .json_bytes = json_bytes});
+  }
+  return {reply->status, py::bytes(reply->body), reply->json_bytes};
+}
+
+std::unique_ptr<HttpSession> http_session(std::shared_ptr<RestInference> inference,
+                                          std::size_t max_header_bytes, std::size_t max_body_bytes,
+                                          std::string server, const std::optional<py::function>& authorize) {
+  Authorize ask;
+  if (authorize) {
+    ask = [function = *authorize](std::optional<std::string_view> header) {
+      const py::gil_scoped_acquire acquire;
+      return (header ? function(py::bytes(*header)) : function(py::none())).cast<bool>();
+    };
+  }
+  return std::make_unique<HttpSession>(
+      std::move(inference),
+      HttpLimits{.max_header_bytes = max_header_bytes, .max_body_bytes = max_body_bytes}, std::move(server),
+      std::move(ask));
+}
+
+py::bytes feed_http(HttpSession& session, std::string_view data) {
+  std::string replies;
+  {
+    const py::gil_scoped_release release;  // Safe for the same reason as in feed().
+    session.feed(data, replies);
+  }
+  return replies;
+}
+
 py::bytes feed(LineSession& session, std::string_view data) {
   std::string replies;
   {
@@ -456,7 +519,30 @@ PYBIND11_MODULE(_native, module) {
       .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
       .def("set_default", &ModelTable::set_default, py::arg("name"))
       .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")
+      .def("statistics", &statistics_of, py::arg("name"), py::arg("version"))
+      .def("count_request", &count_request, py::arg("name"), py::arg("version"), py::kw_only(),
+           py::arg("success"), py::arg("took_ns"))
       .def_property_readonly("generation", &ModelTable::generation);
+
+  py::class_<RestInference, std::shared_ptr<RestInference>>(module, "RestInference")
+      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_rows) {
+             return std::make_shared<RestInference>(std::move(models), max_rows);
+           }),
+           py::arg("models"), py::kw_only(), py::arg("max_rows"))
+      .def("answer", &answer, py::arg("name"), py::arg("version"), py::arg("body"), py::arg("json_bytes"))
+      .def_property_readonly("counts", [](const RestInference& self) {
+        const RestInference::Counts& counts = self.counts();
+        return std::tuple(counts.requests, counts.rows, counts.anomalies, counts.errors);
+      });
+
+  py::class_<HttpSession>(module, "HttpSession")
+      .def(py::init(&http_session), py::arg("inference"), py::kw_only(), py::arg("max_header_bytes"),
+           py::arg("max_body_bytes"), py::arg("server"), py::arg("authorize") = py::none())
+      .def("feed", &feed_http, py::arg("data"))
+      .def("finish", &HttpSession::finish)
+      .def("take_declined", [](HttpSession& self) { return py::bytes(self.take_declined()); })
+      .def_property_readonly("declined", &HttpSession::declined)
+      .def_property_readonly("mid_message", &HttpSession::mid_message);
 
   py::class_<LineSession>(module, "LineSession")
       .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_line_bytes) {

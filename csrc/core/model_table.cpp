@@ -18,8 +18,7 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
   if (name.empty() || version.empty() || scorer == nullptr) {
     throw Error(ErrorCode::invalid_argument, "a served model needs a name, a version and a scorer");
   }
-  auto model = std::make_shared<const ServedModel>(
-      ServedModel{.name = std::move(name), .version = std::move(version), .scorer = std::move(scorer)});
+  auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer));
   Versions replaced;  // Freed after the lock: it may hold the last reference to a large model.
   const std::lock_guard lock(mutex_);
   if (default_name_.empty()) default_name_ = model->name;

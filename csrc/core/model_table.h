@@ -8,8 +8,10 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "core/request_statistics.h"
 #include "core/scorer.h"
 
 namespace datasentinel {
@@ -19,6 +21,10 @@ struct ServedModel {
   std::string name;
   std::string version;
   std::shared_ptr<Scorer> scorer;
+  mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
+
+  ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_)
+      : name(std::move(name_)), version(std::move(version_)), scorer(std::move(scorer_)) {}
 };
 
 /// The models being served, shared by all protocols. A protocol asks it anew for every batch and keeps the

@@ -38,8 +38,10 @@ except ImportError as error:
     ) from error
 
 BackendStatus = _native.BackendStatus
+HttpSession = _native.HttpSession
 LineSession = _native.LineSession
 ModelTable = _native.ModelTable
+RestInference = _native.RestInference
 Roof = _native.Roof
 Scorer = _native.Scorer
 
