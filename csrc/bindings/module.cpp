@@ -530,8 +530,8 @@ PYBIND11_MODULE(_native, module) {
            }),
            py::arg("models"), py::kw_only(), py::arg("max_rows"))
       .def("answer", &answer, py::arg("name"), py::arg("version"), py::arg("body"), py::arg("json_bytes"))
-      .def_property_readonly("counts", [](const RestInference& self) {
-        const RestInference::Counts& counts = self.counts();
+      .def("take_counts", [](RestInference& self) {
+        const RestInference::Counts counts = self.take_counts();
         return std::tuple(counts.requests, counts.rows, counts.anomalies, counts.errors);
       });
 

@@ -109,7 +109,7 @@ void RestInference::recycle() {
 }
 
 void RestInference::refuse(int status, std::string_view reason) {
-  ++counts_.errors;
+  ++counts_.errors[status];
   reply_.status = status;
   reply_.json_bytes.reset();
   reply_.body = "{\"error\":";

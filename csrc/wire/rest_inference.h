@@ -3,10 +3,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/model_table.h"
@@ -41,7 +43,7 @@ class RestInference {
     std::uint64_t requests = 0;
     std::uint64_t rows = 0;
     std::uint64_t anomalies = 0;
-    std::uint64_t errors = 0;
+    std::map<int, std::uint64_t> errors;  ///< Requests answered with an error, by status.
   };
 
   /// `max_rows` limits one request.
@@ -50,7 +52,8 @@ class RestInference {
   /// Never throws for the request's sake; the reply is good until the next call.
   const RestReply& answer(const RestRequest& request);
 
-  [[nodiscard]] const Counts& counts() const noexcept { return counts_; }
+  /// What was answered since the last call.
+  [[nodiscard]] Counts take_counts() { return std::exchange(counts_, {}); }
 
  private:
   enum class Output : std::uint8_t { score, anomaly, output, contributions };

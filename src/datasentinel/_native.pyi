@@ -141,8 +141,8 @@ class RestInference:
     def answer(
         self, name: str, version: str, body: bytes, json_bytes: int | None
     ) -> tuple[int, bytes, int | None]: ...
-    @property
-    def counts(self) -> tuple[int, int, int, int]: ...
+    # Requests, rows, anomalies, and errors by status, since the last call.
+    def take_counts(self) -> tuple[int, int, int, dict[int, int]]: ...
 
 @final
 class HttpSession:

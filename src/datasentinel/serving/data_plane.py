@@ -223,6 +223,8 @@ class DataPlane:
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
     accounts : dict of str to TransportAccount
         By transport.
+    reloads : dict of str to int
+        Changed artifacts since the start: those that were served ("ok"), and those that could not ("failed").
     """
 
     def __init__(self, detector: Detector | None = None) -> None:
@@ -231,11 +233,17 @@ class DataPlane:
             self.served.serve(*names_of(detector), detector)
         self.ready = False
         self.accounts: dict[str, TransportAccount] = {}
+        self.reloads = {"ok": 0, "failed": 0}
 
     @property
     def models(self) -> ModelTable:
         """The models as native sessions see them; every protocol asks it anew for each batch."""
         return self.served.table
+
+    @property
+    def has_default(self) -> bool:
+        """Whether requests that name no model can be answered."""
+        return bool(self.served.versions(self.served.default_name))
 
     @property
     def detector(self) -> Detector:
@@ -328,9 +336,7 @@ class DataPlane:
         outputs: dict[str, npt.NDArray[np.generic]] = {}
         with self._counted(model, account) as outcome:
             if rows.ndim != 2 or rows.shape[1] != detector.input_dim:
-                raise InvalidInputError(
-                    f"expected shape [N, {detector.input_dim}], got {list(rows.shape)}"
-                )
+                raise InvalidInputError(f"expected shape [N, {detector.input_dim}], got {list(rows.shape)}")
             if "score" in wanted or "anomaly" in wanted:
                 scores = detector.score(rows)
                 # In float64, as the core decides: the threshold may lie between two float32.

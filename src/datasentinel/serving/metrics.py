@@ -72,9 +72,18 @@ class _DataPlaneCollector(Collector):
         yield GaugeMetricFamily(
             "datasentinel_ready", "1 while requests are welcome.", value=float(self._plane.ready)
         )
-        yield from self._about()
+        if self._plane.has_default:
+            yield from self._about()
         yield from self._by_model()
         yield from self._by_transport()
+        reloads = CounterMetricFamily(
+            "datasentinel_model_reloads",
+            "Changed artifacts since the start: served (ok), or not (failed).",
+            labels=["result"],
+        )
+        for result, count in self._plane.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
 
     def _about(self) -> Iterator[Metric]:
         info = self._plane.detector.info()
@@ -108,7 +117,8 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
-        for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
+        histograms = self._plane.detector.scorer.histograms if self._plane.has_default else {}
+        for name, (bounds, bucket_counts, total) in histograms.items():
             metric, help_text = _HISTOGRAMS[name]
             buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
             yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)

@@ -14,6 +14,10 @@ from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
 if TYPE_CHECKING:
     from datasentinel.detector import Detector
 
+# What a model may be asked for, and what it answers when the request does not say.
+OUTPUTS = ("score", "anomaly", "output", "contributions")
+DEFAULT_OUTPUTS = OUTPUTS[:2]
+
 _WARM_UP_ROWS = (1, 64, 1)
 
 
@@ -32,7 +36,7 @@ def warm_up(detector: Detector) -> None:
 def outputs_of(detector: Detector) -> tuple[str, ...]:
     """Name the outputs that a model can compute, by asking it for each."""
     row = np.zeros((1, detector.input_dim), dtype=np.float32)
-    names = ["score", "anomaly"]
+    names = list(DEFAULT_OUTPUTS)
     for name, compute in (("output", detector.reconstruct), ("contributions", detector.contributions)):
         with suppress(UnsupportedModelError):
             compute(row)
@@ -85,9 +89,10 @@ class ServedModels:
 
     def serve(self, name: str, version: str, detector: Detector) -> None:
         """Serve a model from now on, as the latest version of its name; the first name is the default."""
+        model = ServedModel(name, version, detector, outputs_of(detector), detector.scorer.counts)
+        detector.scorer.observe()
         versions = self._by_name.setdefault(name, {})
         self._retire(versions.pop(version, None))
-        model = ServedModel(name, version, detector, outputs_of(detector), detector.scorer.counts)
         versions[version] = model
         self.table.put(name, version, detector.scorer)
         if not self.default_name:
@@ -100,6 +105,15 @@ class ServedModels:
         if not versions:
             self._by_name.pop(name, None)
         self.table.remove(name, version)
+
+    def order(self, name: str, wanted: list[str]) -> None:
+        """Put versions that are served into an order, the latest last; others come before them."""
+        versions = self._by_name.get(name, {})
+        if list(versions)[len(versions) - len(wanted) :] == wanted:
+            return
+        for version in wanted:
+            versions[version] = model = versions.pop(version)
+            self.table.put(name, version, model.detector.scorer)
 
     def set_default(self, name: str) -> None:
         """Let `name` answer requests that name no model."""

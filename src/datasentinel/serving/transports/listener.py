@@ -13,7 +13,7 @@ import logging
 import ssl
 import struct
 import termios
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from datasentinel.serving.logs import RateLimitedLog, log
 from datasentinel.serving.tls import TlsChannel
@@ -49,6 +49,18 @@ class Session(Protocol):
     @property
     def mid_message(self) -> bool:
         """Whether the start of a message was read, but not its end."""
+
+
+@runtime_checkable
+class DeferringSession(Session, Protocol):
+    """A session some of whose answers come later than the bytes they answer."""
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when such an answer is there; `feed(b"")` then gives it."""
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for such an answer."""
 
 
 class Admission(enum.Enum):
@@ -240,6 +252,8 @@ class _Connection(asyncio.Protocol):
         admission = listener.enter(self)
         if admission is Admission.ADMITTED:
             self._session = listener.open_session()
+            if isinstance(self._session, DeferringSession):
+                self._session.on_wake(self._wake)
             if listener.tls_context is not None:
                 self._tls = TlsChannel(listener.tls_context)
                 self.receiving_since_s = self.last_active_s
@@ -270,6 +284,11 @@ class _Connection(asyncio.Protocol):
         if self._tls.ended and not self._closing:
             self._finish(self._session)
 
+    def _wake(self) -> None:
+        if not self._closing and self._session is not None:
+            self.last_active_s = self._loop.time()
+            self._take(self._session, b"")
+
     def _take(self, session: Session, data: bytes) -> None:
         try:
             replies = session.feed(data)
@@ -280,7 +299,7 @@ class _Connection(asyncio.Protocol):
             self._write(replies)
         if session.closed:
             self._close()
-        elif not session.mid_message:
+        elif not session.mid_message or (isinstance(session, DeferringSession) and session.deferring):
             self.receiving_since_s = None
         elif replies or self.receiving_since_s is None:
             self.receiving_since_s = self.last_active_s
