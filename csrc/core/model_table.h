@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cost_estimate.h"
 #include "core/request_statistics.h"
 #include "core/scorer.h"
 
@@ -22,6 +23,7 @@ struct ServedModel {
   std::string version;
   std::shared_ptr<Scorer> scorer;
   mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
+  mutable CostEstimate cost;             ///< Kept up to date by who scores batches.
 
   ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_)
       : name(std::move(name_)), version(std::move(version_)), scorer(std::move(scorer_)) {}

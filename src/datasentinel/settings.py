@@ -121,6 +121,12 @@ class Settings:
     tcp_idle_timeout_s: float = _setting(
         600.0, "Close a TCP connection on which nothing moved for so long; 0 never does.", minimum=0
     )
+    grpc_implementation: str = _setting(
+        "auto",
+        'What serves gRPC: "native" (sessions in C++) or "grpcio"; "auto" takes native where it is built.',
+        choices=("auto", "native", "grpcio"),
+    )
+    grpc_max_connections: int = _setting(1024, "Open gRPC connections; more are refused.", minimum=1)
     grpc_max_message_bytes: int = _setting(
         4 << 20, "Largest gRPC message accepted.", minimum=1, maximum=2**31 - 1
     )
@@ -148,6 +154,20 @@ class Settings:
         30.0,
         "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: any time.",
         minimum=0,
+    )
+    max_inline_us: float = _setting(
+        300.0,
+        "Scoring that is expected to take longer, and all scoring on a GPU, is done off the event loop.",
+        minimum=0,
+    )
+    queue_rows: int = _setting(
+        1 << 16, "Rows that may wait off the event loop; more get RESOURCE_EXHAUSTED at once.", minimum=1
+    )
+    max_queue_delay_us: int = _setting(
+        0,
+        "How long a request off the event loop may wait for others to share its batch.",
+        minimum=0,
+        maximum=10**6,
     )
     write_buffer_bytes: int = _setting(
         256 << 10,

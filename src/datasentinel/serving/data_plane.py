@@ -29,7 +29,7 @@ from datasentinel.serving.logs import RateLimitedLog
 from datasentinel.serving.models import ServedModels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -95,6 +95,8 @@ class TransportAccount:
         are answered together, so each of them took the time of the chunk.
     latency_sum_s : float
         Time of all requests together.
+    source : callable, optional
+        Adds what native code has counted since it was last asked.
     """
 
     requests: int = 0
@@ -107,6 +109,12 @@ class TransportAccount:
     open_connections: int | None = None
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     latency_sum_s: float = 0.0
+    source: Callable[[], None] | None = None
+
+    def refresh(self) -> None:
+        """Bring the counts up to date."""
+        if self.source is not None:
+            self.source()
 
     def add(
         self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
@@ -221,8 +229,6 @@ class DataPlane:
         The models, by name and version.
     ready : bool
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
-    accounts : dict of str to TransportAccount
-        By transport.
     reloads : dict of str to int
         Changed artifacts since the start: those that were served ("ok"), and those that could not ("failed").
     """
@@ -232,7 +238,7 @@ class DataPlane:
         if detector is not None:
             self.served.serve(*names_of(detector), detector)
         self.ready = False
-        self.accounts: dict[str, TransportAccount] = {}
+        self._accounts: dict[str, TransportAccount] = {}
         self.reloads = {"ok": 0, "failed": 0}
 
     @property
@@ -261,9 +267,16 @@ class DataPlane:
         """The models' own counters `rows`, `anomalies` and `batches`, without the warm-up."""
         return self.served.counts
 
+    @property
+    def accounts(self) -> dict[str, TransportAccount]:
+        """The accounts by transport, up to date."""
+        for account in self._accounts.values():
+            account.refresh()
+        return self._accounts
+
     def account(self, transport: str) -> TransportAccount:
         """Give the account of a transport, opened at first use."""
-        return self.accounts.setdefault(transport, TransportAccount())
+        return self._accounts.setdefault(transport, TransportAccount())
 
     def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
         """Open a connection of the line protocol."""

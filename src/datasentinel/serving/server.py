@@ -179,9 +179,9 @@ def _make_transports(
 
         transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
-        from datasentinel.serving.transports.grpc import GrpcTransport
+        from datasentinel.serving.transports.grpc import grpc_transport
 
-        transports.append(GrpcTransport(plane, repository, settings, guard))
+        transports.append(grpc_transport(plane, repository, settings, guard))
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 

@@ -1,12 +1,16 @@
-"""gRPC on grpcio's asyncio server: all services of `datasentinel.serving.protocols`."""
+"""gRPC: which implementation serves it, and the one on grpcio's asyncio server."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from datasentinel.backend import grpc_library
+from datasentinel.errors import SettingsError
 from datasentinel.serving import auth
+from datasentinel.serving.logs import log
 from datasentinel.serving.protocols.methods import make_methods
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
 from datasentinel.serving.transports.grpc_calls import Calls
@@ -18,9 +22,12 @@ if TYPE_CHECKING:
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.tls import Tls
+    from datasentinel.serving.transports import Transport
     from datasentinel.settings import Settings
 
 NAME = "grpc"
+
+_logger = logging.getLogger(__name__)
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
@@ -76,8 +83,33 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
+def grpc_transport(
+    plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+) -> Transport:
+    """Make the gRPC transport that the settings ask for and the extension allows.
+
+    Raises
+    ------
+    SettingsError
+        The extension's own implementation is asked for, and this build has none.
+    """
+    library = grpc_library()
+    if settings.grpc_implementation == "native" and not library:
+        raise SettingsError(
+            "grpc_implementation: this build has no native gRPC, because libnghttp2 was not found; install "
+            "libnghttp2-dev and build again, or choose grpcio"
+        )
+    native = bool(library) and settings.grpc_implementation != "grpcio"
+    log(_logger, logging.INFO, "grpc_implementation", name=f"native, {library}" if native else "grpcio")
+    if native:
+        from datasentinel.serving.transports.grpc_native import NativeGrpcTransport
+
+        return NativeGrpcTransport(plane, repository, settings, guard)
+    return GrpcTransport(plane, repository, settings, guard)
+
+
 class GrpcTransport:
-    """Serves gRPC on one address.
+    """Serves gRPC on one address with grpcio's asyncio server.
 
     Parameters
     ----------
