@@ -39,7 +39,12 @@ except ImportError as error:
     ) from error
 
 BackendStatus = _native.BackendStatus
+GrpcService = _native.GrpcService
+GrpcSession = _native.GrpcSession
+HttpSession = _native.HttpSession
 LineSession = _native.LineSession
+ModelTable = _native.ModelTable
+RestInference = _native.RestInference
 PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
@@ -115,6 +120,11 @@ def backends() -> list[BackendStatus]:
 def build_info() -> dict[str, str]:
     """Tell how the extension was built: version, compiler, build type."""
     return _native.build_info()
+
+
+def grpc_library() -> str:
+    """Name the HTTP/2 library under the extension's own gRPC sessions; empty in a build without one."""
+    return _native.grpc_library()
 
 
 def cpu_features() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -19,18 +20,25 @@ from datasentinel.backend import LineSession
 from datasentinel.errors import (
     BackendError,
     InvalidInputError,
+    ModelNotFoundError,
     OutOfMemoryError,
     ResourceExhaustedError,
     UnsupportedModelError,
 )
 from datasentinel.serving.logs import RateLimitedLog
+from datasentinel.serving.models import ServedModels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+    import numpy.typing as npt
+
+    from datasentinel.backend import ModelTable
     from datasentinel.detector import Detector
     from datasentinel.reasons import Reason
+    from datasentinel.serving.models import ServedModel
     from datasentinel.serving.tracing import Tracing
+    from datasentinel.types import Float32Array
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +46,7 @@ _logger = logging.getLogger(__name__)
 INVALID, INTERNAL = "invalid_argument", "internal"
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (InvalidInputError, INVALID),
+    (ModelNotFoundError, "not_found"),
     (UnsupportedModelError, "unimplemented"),
     (ResourceExhaustedError, "resource_exhausted"),
     (OutOfMemoryError, "resource_exhausted"),
@@ -63,7 +72,9 @@ LATENCY_BOUNDS_S = (
     2.5,
 )
 
-_WARM_UP_ROWS = (1, 64, 1)
+# What requests call a model whose artifact does not say.
+_UNNAMED = "datasentinel"
+_UNVERSIONED = "1"
 
 
 class Answered(NamedTuple):
@@ -101,6 +112,8 @@ class TransportAccount:
         Time of all requests together.
     observer : callable or None
         Called with everything that is added.
+    source : callable, optional
+        Adds what native code has counted since it was last asked.
     """
 
     requests: int = 0
@@ -114,6 +127,12 @@ class TransportAccount:
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     latency_sum_s: float = 0.0
     observer: Observer | None = None
+    source: Callable[[], None] | None = None
+
+    def refresh(self) -> None:
+        """Bring the counts up to date."""
+        if self.source is not None:
+            self.source()
 
     def add(
         self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
@@ -207,62 +226,88 @@ class LineStream:
 _failure_log = RateLimitedLog(_logger, logging.ERROR, "lines_failed")
 
 
+class _Outcome:
+    """What became of one request: filled in while it is answered."""
+
+    __slots__ = ("anomalies", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.anomalies = 0
+
+
 class DataPlane:
-    """A detector that is being served.
+    """Models that are being served.
 
     Parameters
     ----------
-    detector : Detector
-        The loaded model.
+    detector : Detector, optional
+        Served from the start, under the name and version that its artifact gives.
     tracing : Tracing, optional
         Gets to know of every answer.
 
     Attributes
     ----------
+    served : ServedModels
+        The models, by name and version.
     ready : bool
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
-    accounts : dict of str to TransportAccount
-        By transport.
+    reloads : dict of str to int
+        Changed artifacts since the start: those that were served ("ok"), and those that could not ("failed").
     """
 
-    def __init__(self, detector: Detector, tracing: Tracing | None = None) -> None:
-        self.detector = detector
+    def __init__(self, detector: Detector | None = None, tracing: Tracing | None = None) -> None:
         self._tracing = tracing
+        self.served = ServedModels()
+        if detector is not None:
+            self.served.serve(*names_of(detector), detector)
         self.ready = False
-        self.accounts: dict[str, TransportAccount] = {}
-        self._uncounted = dict.fromkeys(detector.scorer.counts, 0)
+        self._accounts: dict[str, TransportAccount] = {}
+        self.reloads = {"ok": 0, "failed": 0}
 
-    def warm_up(self) -> None:
-        """Score a few rows that no metric counts, so that the first client does not pay for first-time work.
+    @property
+    def models(self) -> ModelTable:
+        """The models as native sessions see them; every protocol asks it anew for each batch."""
+        return self.served.table
+
+    @property
+    def has_default(self) -> bool:
+        """Whether requests that name no model can be answered."""
+        return bool(self.served.versions(self.served.default_name))
+
+    @property
+    def detector(self) -> Detector:
+        """The default model's latest version.
 
         Raises
         ------
-        BackendError, OutOfMemoryError
-            The model loads but does not run.
+        ModelNotFoundError
+            It is not being served.
         """
-        before = self.detector.scorer.counts
-        for count in _WARM_UP_ROWS:
-            self.detector.score(np.zeros((count, self.detector.input_dim), dtype=np.float32))
-        after = self.detector.scorer.counts
-        for name, value in after.items():
-            self._uncounted[name] += value - before[name]
-        self.detector.scorer.observe()
+        return self.served.find().detector
 
     @property
     def counts(self) -> dict[str, int]:
-        """The model's own counters `rows`, `anomalies` and `batches`, without the warm-up."""
-        return {name: value - self._uncounted[name] for name, value in self.detector.scorer.counts.items()}
+        """The models' own counters `rows`, `anomalies` and `batches`, without the warm-up."""
+        return self.served.counts
+
+    @property
+    def accounts(self) -> dict[str, TransportAccount]:
+        """The accounts by transport, up to date."""
+        for account in self._accounts.values():
+            account.refresh()
+        return self._accounts
 
     def account(self, transport: str) -> TransportAccount:
         """Give the account of a transport, opened at first use."""
-        account = self.accounts.setdefault(transport, TransportAccount())
+        account = self._accounts.setdefault(transport, TransportAccount())
         if self._tracing is not None and account.observer is None:
             account.observer = self._tracing.observer(transport)
         return account
 
     def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
         """Open a connection of the line protocol."""
-        return LineStream(LineSession(self.detector.scorer, max_line_bytes=max_line_bytes), account)
+        return LineStream(LineSession(self.models, max_line_bytes=max_line_bytes), account)
 
     def evaluate(
         self,
@@ -272,7 +317,7 @@ class DataPlane:
         explain_top: int = 0,
         with_p_value: bool = False,
     ) -> Evaluation:
-        """Score one row.
+        """Score one row with the default model.
 
         Parameters
         ----------
@@ -288,38 +333,103 @@ class DataPlane:
         ------
         InvalidInputError
             Wrong number of values, or a non-finite one.
+        ModelNotFoundError
+            No model is being served.
         UnsupportedModelError
             Reasons or a p-value are asked for, and the model cannot give any.
         BackendError, OutOfMemoryError
             The backend failed.
         """
-        started = perf_counter()
-        scored = anomaly = False
-        code = ""
+        model = self.served.find()
+        detector = model.detector
         reasons: Sequence[Reason] = ()
         p_value = None
-        try:
+        with self._counted(model, account) as outcome:
             row = np.array(values, dtype=np.float32)
             if explain_top:
-                (reasons,) = self.detector.explain(row, explain_top)
-            scores = self.detector.score(row)
+                (reasons,) = detector.explain(row, explain_top)
+            scores = detector.score(row)
             if with_p_value:
-                p_value = float(self.detector.p_values_of_scores(scores)[0])
+                p_value = float(detector.p_values_of_scores(scores)[0])
             score = float(scores[0])
-            scored, anomaly = True, score > self.detector.threshold
+            outcome.rows = 1
+            outcome.anomalies = int(score > detector.threshold)
+        return Evaluation(score, bool(outcome.anomalies), reasons, p_value)
+
+    def infer(
+        self, model: ServedModel, rows: Float32Array, wanted: Collection[str], account: TransportAccount
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Compute the outputs wanted of many rows, and nothing else.
+
+        Parameters
+        ----------
+        model : ServedModel
+        rows : ndarray of float32, shape [N, D], raw units
+        wanted : collection of {"score", "anomaly", "output", "contributions"}
+        account : TransportAccount
+            Where the request is counted.
+
+        Returns
+        -------
+        dict of str to ndarray
+            `score` float32 [N], `anomaly` bool [N], `output` and `contributions` float32 [N, D].
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong shape, or a non-finite value; row and column are named.
+        UnsupportedModelError
+            The model has no such output.
+        BackendError, OutOfMemoryError
+            The backend failed.
+        """
+        detector = model.detector
+        outputs: dict[str, npt.NDArray[np.generic]] = {}
+        with self._counted(model, account) as outcome:
+            if rows.ndim != 2 or rows.shape[1] != detector.input_dim:
+                raise InvalidInputError(f"expected shape [N, {detector.input_dim}], got {list(rows.shape)}")
+            if "score" in wanted or "anomaly" in wanted:
+                scores = detector.score(rows)
+                # In float64, as the core decides: the threshold may lie between two float32.
+                anomalies = scores.astype(np.float64) > detector.threshold
+                outputs |= {"score": scores, "anomaly": anomalies}
+                outcome.anomalies = int(np.count_nonzero(anomalies))
+            if "output" in wanted:
+                outputs["output"] = detector.reconstruct(rows)
+            if "contributions" in wanted:
+                outputs["contributions"] = detector.contributions(rows)
+            outcome.rows = len(rows)
+        return outputs
+
+    @contextmanager
+    def _counted(self, model: ServedModel, account: TransportAccount) -> Iterator[_Outcome]:
+        """Account for one request, whatever becomes of it."""
+        started = perf_counter()
+        outcome = _Outcome()
+        success, code = False, ""
+        try:
+            yield outcome
+            success = True
         except Exception as error:
             code = code_of(error)
             raise
         finally:
+            took_s = perf_counter() - started
             account.add(
                 requests=1,
-                rows=scored,
-                anomalies=anomaly,
-                errors=not scored,
-                latency_s=perf_counter() - started,
+                rows=outcome.rows,
+                anomalies=outcome.anomalies,
+                errors=not success,
+                latency_s=took_s,
                 code=code,
             )
-        return Evaluation(score, anomaly, reasons, p_value)
+            self.models.count_request(model.name, model.version, success=success, took_ns=int(took_s * 1e9))
+
+
+def names_of(detector: Detector) -> tuple[str, str]:
+    """Give the name and version that a model's artifact carries, or those of one that does not say."""
+    config = detector.artifact.config
+    return config.name or _UNNAMED, config.version or _UNVERSIONED
 
 
 def code_of(error: Exception) -> str:

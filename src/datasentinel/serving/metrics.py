@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.models import ServedModel
 
 _logger = logging.getLogger(__name__)
 
@@ -68,21 +69,26 @@ def _label(fact: str) -> str:
 class _DataPlaneCollector(Collector):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        detector = plane.detector
-        table = ScoreTable.of_config(detector.artifact.config)
-        self._drift = ScoreDrift(table.histogram(), lambda: detector.scorer.score_counts) if table else None
-        self._score_bounds = [*map(str, table.histogram().edges), "+Inf"] if table else []
-        self._warm_up_scores = detector.scorer.score_counts
+        self._watch: _ScoreWatch | None = None
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "datasentinel_ready", "1 while requests are welcome.", value=float(self._plane.ready)
         )
-        yield from self._about()
+        if self._plane.has_default:
+            yield from self._about()
+            yield from self._batches()
+            yield from self._scores()
         yield from self._by_model()
         yield from self._by_transport()
-        if self._drift is not None:
-            yield from self._score_drift(self._drift)
+        reloads = CounterMetricFamily(
+            "datasentinel_model_reloads",
+            "Changed artifacts since the start: served (ok), or not (failed).",
+            labels=["result"],
+        )
+        for result, count in self._plane.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
 
     def _about(self) -> Iterator[Metric]:
         info = self._plane.detector.info()
@@ -116,33 +122,18 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+
+    def _batches(self) -> Iterator[Metric]:
         for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
             metric, help_text = _HISTOGRAMS[name]
             buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
             yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)
-        if self._score_bounds:
-            live = zip(self._plane.detector.scorer.score_counts, self._warm_up_scores, strict=True)
-            score_counts = accumulate(count - warm_up for count, warm_up in live)
-            yield HistogramMetricFamily(
-                "datasentinel_score",
-                "Live scores, in intervals that held equal shares of the calibration scores.",
-                buckets=list(zip(self._score_bounds, score_counts, strict=True)),
-                sum_value=None,
-            )
 
-    def _score_drift(self, drift: ScoreDrift) -> Iterator[Metric]:
-        rows, index = drift.measure()
-        yield GaugeMetricFamily(
-            "datasentinel_score_window_rows", "Rows in the window of datasentinel_score_psi.", value=rows
-        )
-        gauge = GaugeMetricFamily(
-            "datasentinel_score_psi",
-            "Population stability index of the last hour's scores against calibration; 0.25 means drift. "
-            "Absent while the window has fewer than 500 rows.",
-        )
-        if index is not None:
-            gauge.add_metric([], index)
-        yield gauge
+    def _scores(self) -> Iterator[Metric]:
+        model = self._plane.served.find()
+        if self._watch is None or self._watch.model is not model:
+            self._watch = _ScoreWatch(model)
+        yield from self._watch.collect()
 
     def _by_transport(self) -> Iterator[Metric]:
         for name, help_text in _BY_TRANSPORT.items():
@@ -175,6 +166,39 @@ class _DataPlaneCollector(Collector):
             latency.add_metric([transport], buckets=buckets, sum_value=account.latency_sum_s)
         yield connections
         yield latency
+
+
+class _ScoreWatch:
+    """How one model's live scores are distributed, and how far they have moved from the calibration scores."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        table = ScoreTable.of_config(model.detector.artifact.config)
+        self._expected = table.histogram() if table else None
+        self._drift = ScoreDrift(self._expected, lambda: model.score_counts) if self._expected else None
+
+    def collect(self) -> Iterator[Metric]:
+        if self._expected is None or self._drift is None:
+            return
+        bounds = [*map(str, self._expected.edges), "+Inf"]
+        yield HistogramMetricFamily(
+            "datasentinel_score",
+            "Live scores, in intervals that held equal shares of the calibration scores.",
+            buckets=list(zip(bounds, accumulate(self.model.score_counts), strict=True)),
+            sum_value=None,
+        )
+        rows, index = self._drift.measure()
+        yield GaugeMetricFamily(
+            "datasentinel_score_window_rows", "Rows in the window of datasentinel_score_psi.", value=rows
+        )
+        gauge = GaugeMetricFamily(
+            "datasentinel_score_psi",
+            "Population stability index of the last hour's scores against calibration; 0.25 means drift. "
+            "Absent while the window has fewer than 500 rows.",
+        )
+        if index is not None:
+            gauge.add_metric([], index)
+        yield gauge
 
 
 class _WorkerCollector(Collector):

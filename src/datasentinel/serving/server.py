@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
@@ -13,6 +16,7 @@ from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
+from datasentinel.serving.repository import ModelRepository
 from datasentinel.serving.signals import Signals
 from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
@@ -51,6 +55,9 @@ class Server:
         self._guard = Guard()
         self._tracing: Tracing | None = None
         self._plane: DataPlane | None = None
+        self._repository: ModelRepository | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._refreshes: set[asyncio.Task[None]] = set()
         self._transports: list[Transport] = []
 
     async def start(self) -> dict[str, Address]:
@@ -73,24 +80,14 @@ class Server:
         settings = self._settings
         self._guard = guard = Guard.from_settings(settings)
         self._tracing = Tracing.from_settings(settings)
-        detector = Detector.load(
-            settings.model,
-            backend=settings.backend,
-            num_threads=settings.num_threads,
-            plan_budget_s=settings.plan_budget_s,
-        )
-        self._plane = plane = DataPlane(detector, self._tracing)
-        plane.warm_up()
-        info = detector.info()
-        plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
-        log(_logger, logging.INFO, "model_loaded", **{key: info[key] for key in _MODEL_FACTS}, plan=plan)
-        for backend, reason in info["refusals"].items():
-            log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)
+        self._plane = plane = DataPlane(tracing=self._tracing)
+        self._repository = repository = _make_repository(plane, settings)
+        await repository.open()
 
         metrics = Metrics(plane, self._board)
         addresses: dict[str, Address] = {}
         try:
-            for transport in _make_transports(plane, settings, guard, metrics):
+            for transport in _make_transports(plane, repository, settings, guard, metrics):
                 addresses[transport.name] = address = await transport.start()
                 self._transports.append(transport)
                 log(_logger, logging.INFO, "listening", transport=transport.name, address=address)
@@ -108,6 +105,8 @@ class Server:
             await self._stop_transports(0.0)
             raise
         plane.ready = True
+        if settings.watch:
+            self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
         if self._board is not None:
             self._poster = asyncio.create_task(metrics.post_for_ever())
         return addresses
@@ -117,6 +116,7 @@ class Server:
         if self._plane is None:
             return
         self._plane.ready = False
+        await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
         if self._poster is not None:
@@ -127,12 +127,24 @@ class Server:
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
 
     def reload(self) -> None:
-        """Read the files of certificates and tokens again."""
+        """Read the files of certificates, tokens and models again."""
         self._guard.reload()
+        if self._repository is not None and self._plane is not None and self._plane.ready:
+            refresh = asyncio.create_task(self._repository.refresh(again=True))
+            self._refreshes.add(refresh)
+            refresh.add_done_callback(self._refreshes.discard)
 
     async def hurry(self) -> None:
         """Cut a stop in progress short: close now, whatever is unfinished."""
         await self._stop_transports(0.0)
+
+    async def _stop_refreshing(self) -> None:
+        tasks = [*self._refreshes, *([self._watcher] if self._watcher is not None else [])]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
     async def _stop_transports(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -145,10 +157,26 @@ class Server:
             await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
 
 
-_MODEL_FACTS = ("name", "version", "directory", "input_dim", "threshold", "backend")
+def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
+    load = partial(
+        Detector,
+        backend=settings.backend,
+        num_threads=settings.num_threads,
+        plan_budget_s=settings.plan_budget_s,
+    )
+    return ModelRepository(
+        Path(settings.model),
+        plane,
+        load,
+        default_model=settings.default_model,
+        served_versions=settings.served_versions,
+        control=settings.repository_control,
+    )
 
 
-def _make_transports(plane: DataPlane, settings: Settings, guard: Guard, metrics: Metrics) -> list[Transport]:
+def _make_transports(
+    plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard, metrics: Metrics
+) -> list[Transport]:
     """Make the transports that are on; a library is imported only where its transport is."""
     transports: list[Transport] = []
     if settings.tcp:
@@ -156,21 +184,21 @@ def _make_transports(plane: DataPlane, settings: Settings, guard: Guard, metrics
 
         transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
-        from datasentinel.serving.transports.grpc import GrpcTransport
+        from datasentinel.serving.transports.grpc import grpc_transport
 
-        transports.append(GrpcTransport(plane, settings, guard))
+        transports.append(grpc_transport(plane, repository, settings, guard))
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 
-        transports.append(http_transport(plane, metrics, settings, guard))
+        transports.append(http_transport(plane, repository, metrics, settings, guard))
     return transports
 
 
 def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
 
-    SIGHUP makes the server read its certificates and tokens again. With `settings.workers` above 1, so many
-    processes serve, under a supervisor in this one.
+    SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1, so
+    many processes serve, under a supervisor in this one.
 
     Parameters
     ----------

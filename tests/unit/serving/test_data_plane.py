@@ -8,6 +8,7 @@ import pytest
 from datasentinel import Detector
 from datasentinel.errors import InvalidInputError
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S, DataPlane, TransportAccount
+from datasentinel.serving.models import warm_up
 from tests.networks import Network, write_artifact
 
 D = 4
@@ -20,8 +21,8 @@ def detector(tmp_path) -> Detector:
 
 
 def test_the_warm_up_runs_the_model_and_is_not_counted(detector):
+    warm_up(detector)
     plane = DataPlane(detector)
-    plane.warm_up()
     assert detector.scorer.counts["rows"] > 1
     assert plane.counts == {"rows": 0, "anomalies": 0, "batches": 0}
     detector.score(np.ones((5, D), dtype=np.float32))
@@ -77,11 +78,12 @@ def test_errors_are_counted_by_code(detector):
 
 def test_histograms_begin_after_the_warm_up(detector):
     assert detector.scorer.histograms == {}
+    warm_up(detector)
     plane = DataPlane(detector)
-    plane.warm_up()
     rows = np.random.default_rng(0).normal(0, 3, (100, D)).astype(np.float32)
     detector.score(rows)
     detector.score(rows)
+    assert plane.counts["rows"] == 200
     bounds, counts, total = detector.scorer.histograms["batch_rows"]
     assert total == 200
     assert counts[bounds.index(128)] == 2

@@ -1,4 +1,4 @@
-"""gRPC: `datasentinel.v1.InferenceService`, on grpcio's asyncio server."""
+"""gRPC: which implementation serves it, and the one on grpcio's asyncio server."""
 
 from __future__ import annotations
 
@@ -6,106 +6,34 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from datasentinel.errors import (
-    DataSentinelError,
-    InvalidInputError,
-    OutOfMemoryError,
-    ResourceExhaustedError,
-    UnsupportedModelError,
-)
+from datasentinel.backend import grpc_library
+from datasentinel.errors import SettingsError
 from datasentinel.serving import auth
-from datasentinel.serving.data_plane import INVALID
 from datasentinel.serving.logs import log
+from datasentinel.serving.protocols.methods import make_methods
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
-from datasentinel.v1 import inference_pb2
+from datasentinel.serving.transports.grpc_calls import Calls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
     from datasentinel.serving.guard import Guard
+    from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.tls import Tls
+    from datasentinel.serving.transports import Transport
     from datasentinel.settings import Settings
 
 NAME = "grpc"
-_SERVICE = "datasentinel.v1.InferenceService"
-_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 _logger = logging.getLogger(__name__)
-
-# The first class that fits tells the status; a bad vector is no RPC error and never comes here.
-_STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
-    (ResourceExhaustedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (Exception, grpc.StatusCode.INTERNAL),
-)
-
-
-class _InferenceService:
-    """The methods of the service. They decode requests themselves, so that junk gets a proper status."""
-
-    def __init__(self, plane: DataPlane, account: TransportAccount) -> None:
-        self._plane = plane
-        self._account = account
-
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Give grpcio the table of methods."""
-        evaluate: grpc.RpcMethodHandler[bytes, inference_pb2.EvaluateResponse]
-        evaluate = grpc.unary_unary_rpc_method_handler(
-            self.evaluate, response_serializer=inference_pb2.EvaluateResponse.SerializeToString
-        )
-        return grpc.method_handlers_generic_handler(_SERVICE, {"Evaluate": evaluate})
-
-    async def evaluate(
-        self, data: bytes, context: grpc.aio.ServicerContext[bytes, inference_pb2.EvaluateResponse]
-    ) -> inference_pb2.EvaluateResponse:
-        try:
-            request = inference_pb2.EvaluateRequest.FromString(data)
-        except DecodeError:
-            self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=INVALID)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
-        try:
-            evaluation = self._plane.evaluate(
-                request.values,
-                self._account,
-                explain_top=request.explain_top,
-                with_p_value=request.with_p_value,
-            )
-        except (InvalidInputError, UnsupportedModelError) as error:
-            return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
-        except Exception as error:  # whatever it was, it stays in this call
-            await context.abort(*_report(error, context.peer()))
-        return inference_pb2.EvaluateResponse(
-            status=inference_pb2.ANOMALY if evaluation.is_anomaly else inference_pb2.OK,
-            mse=evaluation.score,
-            contributions=[
-                inference_pb2.Contribution(
-                    feature=reason.feature,
-                    contribution=reason.contribution,
-                    value=reason.value,
-                    expected=reason.expected,
-                )
-                for reason in evaluation.reasons
-            ],
-            p_value=evaluation.p_value,
-        )
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
 def _milliseconds(option: str, time_s: float) -> list[tuple[str, int]]:
     """Make the option of a time limit; 0 sets none."""
     return [(option, max(1, round(time_s * 1000)))] if time_s else []
-
-
-def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
-    """Log a fault of ours; give the status and the words that the client gets."""
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    if isinstance(error, DataSentinelError):
-        log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, reason=error)
-        return status, str(error)
-    log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, exception=error)
-    return status, "internal error"
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):
@@ -155,21 +83,50 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
+def grpc_transport(
+    plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+) -> Transport:
+    """Make the gRPC transport that the settings ask for and the extension allows.
+
+    Raises
+    ------
+    SettingsError
+        The extension's own implementation is asked for, and this build has none.
+    """
+    library = grpc_library()
+    if settings.grpc_implementation == "native" and not library:
+        raise SettingsError(
+            "grpc_implementation: this build has no native gRPC, because libnghttp2 was not found; install "
+            "libnghttp2-dev and build again, or choose grpcio"
+        )
+    native = bool(library) and settings.grpc_implementation != "grpcio"
+    log(_logger, logging.INFO, "grpc_implementation", name=f"native, {library}" if native else "grpcio")
+    if native:
+        from datasentinel.serving.transports.grpc_native import NativeGrpcTransport
+
+        return NativeGrpcTransport(plane, repository, settings, guard)
+    return GrpcTransport(plane, repository, settings, guard)
+
+
 class GrpcTransport:
-    """Serves `datasentinel.v1` on one address.
+    """Serves gRPC on one address with grpcio's asyncio server.
 
     Parameters
     ----------
     plane : DataPlane
+    repository : ModelRepository
     settings : Settings
     guard : Guard
     """
 
     name = NAME
 
-    def __init__(self, plane: DataPlane, settings: Settings, guard: Guard) -> None:
+    def __init__(
+        self, plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+    ) -> None:
         self._account = plane.account(NAME)
-        self._service = _InferenceService(plane, self._account)
+        methods = make_methods(plane, repository, self._account, max_rows=settings.max_request_rows)
+        self._calls = Calls(methods, self._account)
         self._settings = settings
         self._guard = guard
         self._server: grpc.aio.Server | None = None
@@ -200,7 +157,7 @@ class GrpcTransport:
                 *_milliseconds("grpc.server_handshake_timeout_ms", settings.receive_timeout_s),
             ],
         )
-        server.add_generic_rpc_handlers((self._service.handler(),))
+        server.add_generic_rpc_handlers((self._calls,))
         try:
             if self._guard.tls is None:
                 port = server.add_insecure_port(str(address))
@@ -217,5 +174,6 @@ class GrpcTransport:
 
         grpcio accepts a call when its handler starts; calls that it read but had not started are refused.
         """
+        self._calls.drain()
         if self._server is not None:
             await self._server.stop(timeout_s)

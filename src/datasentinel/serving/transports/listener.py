@@ -13,7 +13,7 @@ import logging
 import ssl
 import struct
 import termios
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from datasentinel.serving.logs import RateLimitedLog, log
 from datasentinel.serving.tls import TlsChannel
@@ -49,6 +49,33 @@ class Session(Protocol):
     @property
     def mid_message(self) -> bool:
         """Whether the start of a message was read, but not its end."""
+
+
+@runtime_checkable
+class DeferringSession(Session, Protocol):
+    """A session some of whose answers come later than the bytes they answer."""
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when such an answer is there; `feed(b"")` then gives it."""
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for such an answer."""
+
+
+@runtime_checkable
+class DrainingSession(DeferringSession, Protocol):
+    """A session that takes part in the end of its connection."""
+
+    def drain(self) -> None:
+        """Have the peer asked, in its protocol, to send no more; called again and again until `drained`."""
+
+    def abandon(self) -> None:
+        """Take the end of the connection: nothing can be sent any more."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything that was asked is answered."""
 
 
 class Admission(enum.Enum):
@@ -225,7 +252,9 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._session: Session | None = None
+        self._draining: DrainingSession | None = None  # The session, if it is one.
         self._tls: TlsChannel | None = None
+        self._ended = False  # The peer has ended its side; answers are still to come.
         self._closing = False
         self._linger: asyncio.TimerHandle | None = None
         self.last_active_s = self._loop.time()
@@ -240,6 +269,10 @@ class _Connection(asyncio.Protocol):
         admission = listener.enter(self)
         if admission is Admission.ADMITTED:
             self._session = listener.open_session()
+            if isinstance(self._session, DeferringSession):
+                self._session.on_wake(self._wake)
+            if isinstance(self._session, DrainingSession):
+                self._draining = self._session
             if listener.tls_context is not None:
                 self._tls = TlsChannel(listener.tls_context)
                 self.receiving_since_s = self.last_active_s
@@ -270,6 +303,11 @@ class _Connection(asyncio.Protocol):
         if self._tls.ended and not self._closing:
             self._finish(self._session)
 
+    def _wake(self) -> None:
+        if not self._closing and self._session is not None:
+            self.last_active_s = self._loop.time()
+            self._take(self._session, b"")
+
     def _take(self, session: Session, data: bytes) -> None:
         try:
             replies = session.feed(data)
@@ -278,9 +316,9 @@ class _Connection(asyncio.Protocol):
             return
         if replies:
             self._write(replies)
-        if session.closed:
+        if session.closed or (self._ended and self._draining is not None and self._draining.drained):
             self._close()
-        elif not session.mid_message:
+        elif not session.mid_message or (isinstance(session, DeferringSession) and session.deferring):
             self.receiving_since_s = None
         elif replies or self.receiving_since_s is None:
             self.receiving_since_s = self.last_active_s
@@ -289,7 +327,7 @@ class _Connection(asyncio.Protocol):
         # Over TLS the stream ends with TLS's own farewell; without it, somebody may have cut a message short.
         if not self._closing and self._session is not None and self._tls is None:
             self._finish(self._session)
-        return False  # The transport closes once everything is written.
+        return self._ended  # If not, the transport closes once everything is written.
 
     def _finish(self, session: Session) -> None:
         try:
@@ -299,6 +337,9 @@ class _Connection(asyncio.Protocol):
             return
         if replies:
             self._write(replies)
+        if self._draining is not None and not self._draining.drained:
+            self._ended = True
+            return
         if self._tls is not None:
             self._close()
         self._closing = True
@@ -328,11 +369,20 @@ class _Connection(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._listener.leave(self, admitted=self._session is not None)
-        self._session = None
+        if self._draining is not None:
+            self._draining.abandon()
+        self._session = self._draining = None
 
     def close_when_drained(self) -> None:
         """Close if everything that the peer sent has been answered."""
-        if self._closing or self._session is None or self._session.mid_message:
+        if self._closing or self._session is None:
+            return
+        if self._draining is not None:
+            self._draining.drain()
+            self._wake()
+        elif self._session.mid_message:
+            return
+        if self._draining is not None and not self._draining.drained:
             return
         if _unread_bytes(self._transport) == 0:
             self._close()
@@ -344,6 +394,8 @@ class _Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Send what is left and end the stream; then wait a moment for the peer to end it too."""
+        if self._closing:
+            return
         self._closing = True
         if self._tls is not None:
             self._tls.end()
