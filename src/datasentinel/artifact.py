@@ -114,7 +114,7 @@ def load_artifact(path: str | os.PathLike[str], *, within: str | os.PathLike[str
     ModelNotFoundError
         There is no artifact.
     ArtifactError
-        The artifact is broken, a file is too large or lies outside of `within`, or `path` holds several models.
+        The artifact is broken, a file is too large or outside of `within`, or `path` holds several models.
     """
     directory = resolve_artifact(path)
     if within is not None:
@@ -230,8 +230,8 @@ def find_artifacts(path: str | os.PathLike[str]) -> dict[str, list[Path]]:
     Returns
     -------
     dict of str to list of Path
-        By the name of the model's folder, sorted: its artifacts, the greatest version last. Where `path` is one
-        model itself, its name is empty.
+        By the name of the model's folder, sorted: its artifacts, the greatest version last. The name is empty
+        where `path` is one model itself.
 
     Raises
     ------

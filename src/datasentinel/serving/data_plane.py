@@ -402,6 +402,18 @@ class DataPlane:
         return outputs
 
     @contextmanager
+    def refusals_counted(self, account: TransportAccount, model: ServedModel | None = None) -> Iterator[None]:
+        """Account for a request that fails before it reaches `infer`, and a model where it is known."""
+        try:
+            yield
+        except Exception as error:
+            code = code_of(error)
+            account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=code)
+            if model is not None:
+                self.models.count_request(model.name, model.version, success=False, took_ns=0)
+            raise
+
+    @contextmanager
     def _counted(self, model: ServedModel, account: TransportAccount) -> Iterator[_Outcome]:
         """Account for one request, whatever becomes of it."""
         started = perf_counter()

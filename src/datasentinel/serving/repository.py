@@ -1,7 +1,7 @@
 """The model repository: a folder of artifacts, and which of them are served.
 
-A new version is loaded, checked and warmed up in a thread while the old one serves; the switch itself is one step
-on the event loop. What does not load is reported and changes nothing.
+A new version is loaded, checked and warmed up in a thread while the old one serves; the switch itself is one
+step on the event loop. What does not load is reported and changes nothing.
 """
 
 from __future__ import annotations

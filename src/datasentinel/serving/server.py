@@ -197,8 +197,8 @@ def _make_transports(
 def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
 
-    SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1, so
-    many processes serve, under a supervisor in this one.
+    SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1,
+    so many processes serve, under a supervisor in this one.
 
     Parameters
     ----------

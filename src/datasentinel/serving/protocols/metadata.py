@@ -17,7 +17,6 @@ EXTENSIONS = (
     "binary_tensor_data",
     "model_configuration",
     "model_repository",
-    "model_repository(unload_dependents)",
     "statistics",
 )
 

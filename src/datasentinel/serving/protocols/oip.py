@@ -13,8 +13,6 @@ from datasentinel.serving.models import DEFAULT_OUTPUTS, OUTPUTS
 from datasentinel.serving.protocols import metadata
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
     from datasentinel.serving.repository import ModelRepository
     from datasentinel.types import Float32Array
@@ -51,39 +49,49 @@ class OpenInference:
         self._max_rows = max_rows
 
     def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: ARG002
+        """Tell whether the server runs."""
         return pb.ServerLiveResponse(live=True)
 
     def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: ARG002
+        """Tell whether requests are welcome."""
         return pb.ServerReadyResponse(ready=self._plane.ready)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Tell whether a model is served."""
         self._plane.served.find(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._plane.ready)
 
     def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: ARG002
+        """Tell who answers."""
         return pb.ServerMetadataResponse(**metadata.server_metadata())
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """Tell a model's tensors."""
         model = self._plane.served.find(request.name, request.version)
         return json_format.ParseDict(
             metadata.model_metadata(self._plane.served, model), pb.ModelMetadataResponse()
         )
 
     def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """Tell a model's configuration."""
         model = self._plane.served.find(request.name, request.version)
         config = metadata.model_config(model, self._max_rows)
         return json_format.ParseDict({"config": config}, pb.ModelConfigResponse())
 
     def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """Tell what a model did, or all of them."""
         served = self._plane.served
         models = [served.find(request.name, request.version)] if request.name else served.all()
         statistics = [metadata.model_statistics(served, model) for model in models]
         return json_format.ParseDict({"model_stats": statistics}, pb.ModelStatisticsResponse())
 
     def model_infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        model = self._plane.served.find(request.model_name, request.model_version)
-        names = _requested_outputs(request)
-        rows = _rows_of(request, model.detector.input_dim, self._max_rows)
+        """Compute the outputs asked for."""
+        with self._plane.refusals_counted(self._account):
+            model = self._plane.served.find(request.model_name, request.model_version)
+        with self._plane.refusals_counted(self._account, model):
+            names = _requested_outputs(request)
+            rows = _rows_of(request, model.detector.input_dim, self._max_rows)
         try:
             outputs = self._plane.infer(model, rows, names, self._account)
         except InvalidInputError as error:
@@ -115,12 +123,14 @@ class OpenInference:
             )
 
     def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """List the models of the repository."""
         index = self._repository.index(ready_only=request.ready)
         return json_format.ParseDict({"models": index}, pb.RepositoryIndexResponse())
 
     async def repository_model_load(
         self, request: pb.RepositoryModelLoadRequest
     ) -> pb.RepositoryModelLoadResponse:
+        """Load or reload a model."""
         _refuse_parameters(request)
         await self._repository.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
@@ -128,6 +138,7 @@ class OpenInference:
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
+        """Serve a model no longer."""
         await self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
@@ -187,7 +198,7 @@ def _rows_of(request: pb.ModelInferRequest, columns: int, max_rows: int) -> Floa
     return np.frombuffer(raw, dtype="<f4").reshape(shape)
 
 
-def _refuse_parameters(request: Message) -> None:
-    if request.parameters:  # type: ignore[attr-defined]
-        names = ", ".join(sorted(request.parameters))  # type: ignore[attr-defined]
+def _refuse_parameters(request: pb.RepositoryModelLoadRequest) -> None:
+    if request.parameters:
+        names = ", ".join(sorted(request.parameters))
         raise InvalidInputError(f"no parameters are supported here, got {names}")

@@ -57,8 +57,10 @@ class Inference:
     def evaluate_batch(self, request: pb.EvaluateBatchRequest) -> pb.EvaluateBatchResponse:
         """Score a batch; a bad one is answered with a message and no scores."""
         try:
-            model = self._plane.served.find(request.model_name, request.model_version)
-            rows = _rows_of(request, model.detector.input_dim, self._max_rows)
+            with self._plane.refusals_counted(self._account):
+                model = self._plane.served.find(request.model_name, request.model_version)
+            with self._plane.refusals_counted(self._account, model):
+                rows = _rows_of(request, model.detector.input_dim, self._max_rows)
             outputs = self._plane.infer(model, rows, DEFAULT_OUTPUTS, self._account)
         except (InvalidInputError, ModelNotFoundError) as error:
             return pb.EvaluateBatchResponse(id=request.id, message=str(error))

@@ -110,9 +110,9 @@ class Routes:
         repository: ModelRepository,
         metrics: Metrics,
         guard: Guard,
+        *,
         inference: RestInference,
         account: TransportAccount,
-        *,
         metrics_open: bool,
         max_rows: int,
         max_body_bytes: int,
@@ -207,7 +207,7 @@ class Routes:
         served = self._plane.served
         return Response.json(metadata.model_metadata(served, served.find(*_names(found))))
 
-    def _model_ready(self, request: Request, found: Mapping[str, str]) -> Response:
+    def _model_ready(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
         model = self._plane.served.find(*_names(found))
         ready = self._plane.ready
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
