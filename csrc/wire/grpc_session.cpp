@@ -275,9 +275,9 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   void take_message(GrpcCall& call, PendingRequest& pending, std::string_view message) {
     pending.state = State::received;
     pending.arrived = now_;
-    bool wants_reasons = false;
-    GrpcStatus status = decode(call.method, message, *pending.request, wants_reasons);
-    if (wants_reasons) return hand_over(call, message);
+    bool wants_more = false;
+    GrpcStatus status = decode(call.method, message, *pending.request, wants_more);
+    if (wants_more) return hand_over(call, message);
     if (is_streaming(call.method)) {
       if (!status.ok() && call.method == GrpcMethod::evaluate_stream) {
         pending.request->task.failure = Error(ErrorCode::invalid_argument, status.message);
@@ -290,10 +290,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   GrpcStatus decode(GrpcMethod method, std::string_view message, InferenceRequest& request,
-                    bool& wants_reasons) const {
+                    bool& wants_more) const {
     const InferenceLimits limits{.max_rows = service_->limits().max_rows};
     switch (method) {
-      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request, wants_reasons);
+      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request, wants_more);
       case GrpcMethod::evaluate_batch:
       case GrpcMethod::evaluate_stream:
         return decode_evaluate_batch(message, service_->models(), limits, request);

@@ -365,15 +365,17 @@ void encode_model_stream_infer(const InferenceRequest& request, std::string_view
 }
 
 GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request,
-                           bool& wants_reasons) {
+                           bool& wants_more) {
   ScoringTask& task = request.task;
   Reader field(message);
   std::uint64_t explain_top = 0;
+  std::uint64_t with_p_value = 0;
   while (field.next()) {
     if (field.is(2, WireType::varint)) explain_top = field.varint();
+    if (field.is(3, WireType::varint)) with_p_value = field.varint();
   }
   if (!field.ok() || !read_floats(message, 1, task.values)) return not_a("EvaluateRequest");
-  wants_reasons = static_cast<std::uint32_t>(explain_top) != 0;
+  wants_more = static_cast<std::uint32_t>(explain_top) != 0 || with_p_value != 0;
   task.model = models.find({}, {});
   if (task.model == nullptr) return {GrpcCode::not_found, "no model is being served"};
   const std::size_t columns = task.model->scorer->input_dim();

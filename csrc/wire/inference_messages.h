@@ -44,9 +44,9 @@ void encode_model_infer(const InferenceRequest& request, std::string& out);
 /// Appends an inference.ModelStreamInferResponse: the same, or the problem where there is one.
 void encode_model_stream_infer(const InferenceRequest& request, std::string_view problem, std::string& out);
 
-/// Decodes a datasentinel.v1.EvaluateRequest. Sets `wants_reasons` for one that this codec does not answer.
+/// Decodes a datasentinel.v1.EvaluateRequest. Sets `wants_more` for one that this codec does not answer.
 [[nodiscard]] GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models,
-                                         InferenceRequest& request, bool& wants_reasons);
+                                         InferenceRequest& request, bool& wants_more);
 
 /// Appends a datasentinel.v1.EvaluateResponse, also for a row that was refused.
 void encode_evaluate(const InferenceRequest& request, std::string& out);

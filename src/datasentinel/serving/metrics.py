@@ -169,7 +169,7 @@ class _DataPlaneCollector(Collector):
 
 
 class _ScoreWatch:
-    """How one model's live scores are distributed, and how far they have moved from the calibration scores."""
+    """How one model's live scores are distributed, and how far they are from the calibration scores."""
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model

@@ -43,7 +43,6 @@ def gauges(metrics):
 
 def test_the_gauge_tells_drift_from_none(detector):
     plane = DataPlane(detector)
-    plane.warm_up()
     metrics = Metrics(plane)
     assert gauges(metrics)["datasentinel_score_window_rows"] == 0
     detector.score(rows_of(499, seed=1))

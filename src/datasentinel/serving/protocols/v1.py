@@ -37,7 +37,12 @@ class Inference:
     def evaluate(self, request: pb.EvaluateRequest) -> pb.EvaluateResponse:
         """Score one vector; a bad one is answered with a message."""
         try:
-            evaluation = self._plane.evaluate(request.values, self._account, explain_top=request.explain_top)
+            evaluation = self._plane.evaluate(
+                request.values,
+                self._account,
+                explain_top=request.explain_top,
+                with_p_value=request.with_p_value,
+            )
         except (InvalidInputError, UnsupportedModelError) as error:
             return pb.EvaluateResponse(status=pb.ERROR, message=str(error))
         return pb.EvaluateResponse(
@@ -52,6 +57,7 @@ class Inference:
                 )
                 for reason in evaluation.reasons
             ],
+            p_value=evaluation.p_value,
         )
 
     def evaluate_batch(self, request: pb.EvaluateBatchRequest) -> pb.EvaluateBatchResponse:
