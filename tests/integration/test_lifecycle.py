@@ -176,7 +176,7 @@ def test_busy_clients_get_an_answer_to_every_line_that_was_accepted(start_server
 
 def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector, rows):
     """A call is answered rightly or refused, and the server scored exactly as many as were answered."""
-    scores: list[float] = []
+    scores: dict[int, float] = {}
     codes: list[grpc.StatusCode] = []
     with start_server() as server, grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -188,16 +188,17 @@ def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector,
             if number == 300:
                 server.process.send_signal(signal.SIGTERM)
                 break
-        for future in futures:
+        for number, future in enumerate(futures):
             try:
-                scores.append(future.result().mse)
+                scores[number] = future.result().mse
             except grpc.RpcError as error:
                 codes.append(error.code())
         assert server.process.wait(20) == 0
         assert f"event=stopped rows={len(scores)} " in server.log()
     assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert len(scores) >= 250
-    assert scores == [detector.score(row)[0] for row in rows[: len(scores)]]
+    # Calls run at the same time: which of the last ones were refused need not go by their order.
+    assert scores == {number: detector.score(rows[number])[0] for number in scores}
 
 
 def test_while_draining_the_server_is_not_ready_and_accepts_nobody(start_server, detector, rows):
