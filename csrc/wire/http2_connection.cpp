@@ -183,6 +183,10 @@ Http2Connection::Http2Connection(Http2Handler& handler, const Http2Limits& limit
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_no_closed_streams(option, 1);
   nghttp2_option_set_max_outbound_ack(option, 100);
+#if NGHTTP2_VERSION_NUM >= 0x013200
+  // A blank around a header's value, a token's for instance, deserves an answer, not a reset stream.
+  nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(option, 1);
+#endif
 
   nghttp2_session* session = nullptr;
   check(nghttp2_session_server_new2(&session, callbacks, this, option));

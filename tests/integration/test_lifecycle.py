@@ -198,7 +198,9 @@ def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector,
     assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert len(scores) >= 250
     # Calls run at the same time: which of the last ones were refused need not go by their order.
-    assert scores == {number: detector.score(rows[number])[0] for number in scores}
+    # Those that arrived together were scored as one batch, whose last bits may differ from a single row's.
+    for number, score in scores.items():
+        assert score == pytest.approx(detector.score(rows[number])[0], rel=1e-5)
 
 
 def test_while_draining_the_server_is_not_ready_and_accepts_nobody(start_server, detector, rows):
