@@ -11,6 +11,7 @@ DIM = 8
 
 
 def main() -> None:
+    """Print as many rows as the first argument says."""
     rows = int(sys.argv[1])
     print(*(f"signal_{column}" for column in range(1, DIM + 1)), "label", sep=",")
     for values, label in itertools.islice(Telemetry(DIM), rows):

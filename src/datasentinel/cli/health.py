@@ -22,7 +22,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what to dial 
     help="The server's TOML file of settings.  [env: DATASENTINEL_CONFIG]",
 )
 @click.option(
-    "--timeout-s", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="Wait so long."
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Wait so long.",
 )
 def command(*, config_file: Path | None, timeout_s: float) -> None:
     """Ask the server on this machine whether it is ready: exit code 0 if it is, 1 if not.

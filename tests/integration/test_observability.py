@@ -1,0 +1,111 @@
+"""Dashboard and alert rules against what a running server really exports."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
+ALERTS = FOLDER / "prometheus" / "alerts.yml"
+DASHBOARD = FOLDER / "grafana" / "dashboards" / "datasentinel.json"
+ADDED_BY_PROMETHEUS = {"job", "instance"}
+# The names of metrics that our expressions may use: the server's own, its process's, and Prometheus' "up".
+METRIC = re.compile(r"\b(?:datasentinel|process|python)_\w+|\bup\b")
+SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
+
+
+@pytest.fixture(scope="module")
+def exported(server) -> dict[str, set[str]]:
+    """Every sample name of a server that has had traffic, with its label names."""
+    server.ask(b"1 2 3 4 5 6 7 8\n1 2 x\n")
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as response:
+        text = response.read().decode()
+    samples: dict[str, set[str]] = {"up": set()}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, set()).update(sample.labels)
+    return samples
+
+
+def alert_rules() -> list[dict]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict]:
+    return json.loads(DASHBOARD.read_text())["panels"]
+
+
+def expressions() -> dict[str, str]:
+    found = {f"alert {rule['alert']}": rule["expr"] for rule in alert_rules()}
+    for panel in panels():
+        for target in panel["targets"]:
+            found[f"panel {panel['title']} {target['refId']}"] = target["expr"]
+    for variable in json.loads(DASHBOARD.read_text())["templating"]["list"]:
+        if variable["type"] == "query":
+            found[f"variable {variable['name']}"] = variable["definition"]
+    return found
+
+
+@pytest.mark.parametrize(("where", "expression"), expressions().items(), ids=expressions())
+def test_metrics_and_labels_are_exported(exported, where, expression):
+    names = METRIC.findall(expression)
+    assert names, where
+    for name in names:
+        assert name in exported, f"{where}: the server exports no {name}"
+    for name, matchers in SELECTOR.findall(expression):
+        for label in re.findall(r"(\w+)\s*[=!]", matchers):
+            assert label in exported[name] | ADDED_BY_PROMETHEUS, f"{where}: {name} has no label {label}"
+    for grouping in re.findall(r"\bby \(([^)]*)\)", expression):
+        labels = set(grouping.replace(" ", "").split(","))
+        assert labels <= exported[names[0]] | ADDED_BY_PROMETHEUS, where
+
+
+def test_every_server_metric_is_on_the_dashboard(exported):
+    shown = " ".join(target["expr"] for panel in panels() for target in panel["targets"])
+    # Versions are for a look at the model's own page; sums and counts belong to histograms whose buckets show.
+    left_out = {"datasentinel_build_info", "datasentinel_backend_info"}
+    for name in exported:
+        if name.startswith("datasentinel_") and not name.endswith(("_sum", "_count")):
+            assert name in shown or name in left_out, f"{name} is on no panel"
+
+
+def test_alerts_say_what_and_how_bad():
+    names = [rule["alert"] for rule in alert_rules()]
+    assert len(names) == len(set(names)) >= 7
+    for rule in alert_rules():
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_panels_do_not_overlap():
+    taken: set[tuple[int, int]] = set()
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+    for panel in panels():
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_alerts_fire_when_they_should():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: package prometheus)")
+    for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]):
+        finished = subprocess.run(
+            [promtool, *arguments], cwd=ALERTS.parent, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
