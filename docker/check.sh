@@ -103,7 +103,7 @@ chmod 755 "$work"
 train() {
     "$engine" run --name "$run-trainer" "${run_flags[@]}" --network none --user "$owner" --volume "$work/models:/models" "$@"
 }
-train --rm --entrypoint tini datasentinel-trainer -- train-once --steps 50
+train --rm --entrypoint tini datasentinel-trainer -- train-once
 expect "the artifact's owner" "$owner" "$(stat --format %u:%g "$work/models/config.json")"
 digest=$(sha256sum "$work/models/model.onnx")
 train --rm --entrypoint tini datasentinel-trainer -- train-once
@@ -111,7 +111,7 @@ expect "the artifact after a second start" "$digest" "$(sha256sum "$work/models/
 
 say "SIGTERM while training"
 train --detach --env DATASENTINEL_MODEL=/tmp --entrypoint tini datasentinel-trainer -- \
-    train-once --steps 1000000 >/dev/null
+    train-once --model ensemble --steps 1000000 >/dev/null
 sleep 10
 "$engine" stop --time 10 "$run-trainer" >/dev/null
 expect "the trainer's exit code" 143 "$(exit_code "$run-trainer")"

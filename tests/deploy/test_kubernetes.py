@@ -91,7 +91,7 @@ def test_kustomizations_name_every_file_beside_them():
             assert {name for name in named if not name.startswith("..")} == beside, file
 
 
-@pytest.mark.parametrize("target", ["base", "overlays/kserve"])
+@pytest.mark.parametrize("target", ["base", "overlays/example", "overlays/kserve"])
 def test_what_kustomize_renders_is_valid(target):
     objects = render(target)
     assert validate(objects) or {each["kind"] for each in objects} <= CUSTOM_KINDS
@@ -214,6 +214,28 @@ def test_prometheus_is_told_of_the_http_port(tmp_path):
     assert {each["port"] for each in monitor["spec"]["endpoints"]} <= {
         each["name"] for each in service["spec"]["ports"]
     }
+
+
+def test_the_example_has_tls_and_tokens_where_the_settings_say():
+    objects = render("overlays/example")
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    for variable, secret, key in (
+        ("DATASENTINEL_TLS_CERTIFICATE", "datasentinel-tls", "tls.crt"),
+        ("DATASENTINEL_TLS_KEY", "datasentinel-tls", "tls.key"),
+        ("DATASENTINEL_TOKEN_FILE", "datasentinel-tokens", "tokens"),
+    ):
+        path = Path(environment[variable])
+        assert path.name == key
+        assert secrets[mounts[str(path.parent)]] == secret
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+    assert one(objects, "ServiceMonitor")["spec"]["endpoints"][0]["scheme"] == "https"
+    for each in objects:
+        assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "datasentinel"
 
 
 def test_kserve_gets_a_runtime_for_the_format_that_the_service_asks_for():

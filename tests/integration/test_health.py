@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+from tests.certificates import Authority
 from tests.integration.server_process import clean_environment, to_line
 
 
@@ -29,6 +32,27 @@ def test_a_server_on_every_address(start_server):
     with start_server("--host", "0.0.0.0") as server:
         port = str(server.http_port)
         assert health(DATASENTINEL_HTTP_PORT=port, DATASENTINEL_HOST="0.0.0.0").returncode == 0
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["TLS", "mutual TLS"])
+def test_a_server_that_speaks_tls(start_server, tmp_path, mutual):
+    authority = Authority(tmp_path)
+    certificate, key = map(str, authority.sign("server"))
+    variables = {"DATASENTINEL_TLS_CERTIFICATE": certificate, "DATASENTINEL_TLS_KEY": key}
+    if mutual:
+        variables["DATASENTINEL_TLS_CLIENT_CA"] = str(authority.file)
+    with start_server(environ=variables) as server:
+        port = str(server.http_port)
+        answer = health(DATASENTINEL_HTTP_PORT=port, **variables)
+        assert answer.returncode == 0, answer.stderr
+        assert health(DATASENTINEL_HTTP_PORT=port).returncode == 1
+
+
+def test_a_server_that_wants_tokens_asks_none_for_health(start_server, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    with start_server(environ={"DATASENTINEL_TOKEN_FILE": str(tokens)}) as server:
+        assert health(DATASENTINEL_HTTP_PORT=str(server.http_port)).returncode == 0
 
 
 def test_a_draining_server_is_not_ready(start_server, rows):
