@@ -13,6 +13,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from datasentinel.calibration import calibrate
+from tests.integration.server_process import to_lines
+from tests.networks import write_artifact
+
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 ALERTS = FOLDER / "prometheus" / "alerts.yml"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "datasentinel.json"
@@ -23,15 +27,31 @@ SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
 
 
 @pytest.fixture(scope="module")
-def exported(server) -> dict[str, set[str]]:
-    """Every sample name of a server that has had traffic, with its label names."""
-    server.ask(b"1 2 3 4 5 6 7 8\n1 2 x\n")
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as response:
-        text = response.read().decode()
+def calibrated(network, detector, rows, tmp_path_factory) -> Path:
+    """The usual artifact with a calibration, whose scores the server can compare with."""
+    calibration = calibrate(detector.score(rows), method="conformal", target_fpr=0.01)
+    folder = tmp_path_factory.mktemp("calibrated") / "models"
+    return write_artifact(
+        folder,
+        network.to_onnx(),
+        input_dim=rows.shape[1],
+        threshold=calibration.threshold,
+        calibration=calibration.facts(),
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(start_server, calibrated, rows) -> dict[str, set[str]]:
+    """Every sample name, with its label names, of servers that have had traffic; one has two workers."""
     samples: dict[str, set[str]] = {"up": set()}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            samples.setdefault(sample.name, set()).update(sample.labels)
+    for flags in ([], ["--workers", "2"]):
+        with start_server(*flags, artifact=calibrated) as server:
+            server.ask(to_lines(rows) + b"1 2 x\n")
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as response:
+                text = response.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples.setdefault(sample.name, set()).update(sample.labels)
     return samples
 
 
