@@ -86,7 +86,10 @@ expect "health check" "[CMD datasentinel health]" "$health_test"
 work=$(mktemp --directory)
 run=datasentinel-check-$$
 cleanup() {
-    "$engine" rm --force "$run-trainer" "$run-server" "$run-producer" >/dev/null 2>&1 || true
+    # The producer first, for it shares the server's network.
+    for container in "$run-producer" "$run-server" "$run-trainer"; do
+        "$engine" rm --force "$container" >/dev/null 2>&1 || true
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
