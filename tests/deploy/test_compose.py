@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,15 @@ def test_locks_pin_every_package_with_hashes(path):
     if path.stem == "trainer-cpu":
         constraint = (REPOSITORY / "constraints.txt").read_text().split()[-1]
         assert f"{constraint}+cpu" in {f"{name}=={version}" for name, version in names}
+
+
+def test_locks_hold_what_the_package_needs():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
+    for path in (REPOSITORY / "docker" / "requirements").glob("*.txt"):
+        if path.stem != "build":
+            locked = set(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
+            assert needed <= locked, f"{path.name}: run docker/lock.sh"
 
 
 def test_scripts_are_shell_that_parses():
