@@ -45,6 +45,8 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/hadolint docker/Dockerfile
 
 format: setup  ## Rewrite the sources in the house style
 	$(BIN)/ruff check --fix

@@ -16,6 +16,7 @@ _COMMANDS: dict[str, str] = {
     "train": "Train a detector on a CSV, Parquet or NumPy file.",
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
+    "health": "Ask the server on this machine whether it is ready.",
     "evaluate": "Judge a model by labelled data, in a table and an HTML report.",
     "recalibrate": "Move a model's threshold without retraining.",
     "drift": "Tell whether data has moved away from what a model was calibrated on.",

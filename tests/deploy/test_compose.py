@@ -1,0 +1,167 @@
+"""compose.yaml and the Dockerfile: what they promise in the documents, read from the files themselves."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datasentinel.cli.produce import command as produce
+from datasentinel.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()
+STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.DOTALL | re.MULTILINE))
+OURS = ("trainer", "server", "producer", "trainer-gpu", "server-gpu")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
+
+
+def environment_of(service: dict) -> dict[str, str]:
+    """The variables with their defaults; an empty one counts as not set."""
+    filled = {
+        name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
+        for name, text in service.get("environment", {}).items()
+    }
+    return {name: text for name, text in filled.items() if text}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_are_locked_down(compose, name):
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["build"]["target"] == name.removesuffix("-gpu")
+    assert service["build"]["target"] in STAGES
+
+
+def test_each_starts_when_what_it_needs_is_there(compose):
+    services = compose["services"]
+    trained = {"trainer": {"condition": "service_completed_successfully"}}
+    assert services["server"]["depends_on"] == services["server-gpu"]["depends_on"] == trained
+    assert services["producer"]["depends_on"] == {"server": {"condition": "service_healthy"}}
+
+
+def test_only_profiles_start_what_is_not_everybodys(compose):
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert {name for name, profile in profiles.items() if profile is None} == {
+        "trainer",
+        "server",
+        "producer",
+    }
+    assert {name for name, profile in profiles.items() if profile == ["gpu"]} == {"trainer-gpu", "server-gpu"}
+    assert {name for name, profile in profiles.items() if profile == ["observability"]} == {
+        "prometheus",
+        "grafana",
+    }
+
+
+def test_only_the_trainer_may_write_models_and_as_the_folders_owner(compose):
+    for name, service in compose["services"].items():
+        mounts = [mount for mount in service.get("volumes", ()) if ":/models" in mount]
+        if name.startswith("trainer"):
+            assert mounts == ["./models:/models"]
+            assert service["user"] == "${HOST_UID:-1000}:${HOST_GID:-1000}"
+        else:
+            assert all(mount.endswith(":ro") for mount in mounts), name
+
+
+def test_published_ports_are_the_servers_and_local(compose):
+    defaults = Settings()
+    ports = {defaults.tcp_port, defaults.grpc_port, defaults.http_port}
+    for name in ("server", "server-gpu"):
+        published = compose["services"][name]["ports"]
+        assert {int(mapping.rpartition(":")[2]) for mapping in published} == ports
+        assert all(mapping.startswith("${BIND_ADDRESS:-127.0.0.1}:") for mapping in published)
+    hosts = [
+        mapping.rsplit(":", 2)[1]
+        for service in compose["services"].values()
+        for mapping in service.get("ports", ())
+    ]
+    assert len(hosts) == len(set(hosts))
+
+
+def test_the_server_accepts_its_environment_and_has_time_to_drain(compose):
+    service = compose["services"]["server"]
+    settings = load_settings(environ=image_environment("server") | environment_of(service))
+    assert settings.host == "0.0.0.0"
+    assert settings.model == "/models"
+    assert float(service["stop_grace_period"].removesuffix("s")) > settings.drain_timeout_s
+
+
+def test_the_producer_reads_the_variables_of_old(compose):
+    service = compose["services"]["producer"]
+    known = {option.envvar for option in produce.params if option.envvar}
+    assert known == set(service["environment"])
+    arguments = [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in service["command"]]
+    with produce.make_context("produce", arguments[1:]) as context:
+        assert context.params["model"] == Path("/models")
+        assert context.params["rate"] == 100
+
+
+def image_environment(stage: str) -> dict[str, str]:
+    (block,) = re.findall(r"^ENV (.*?[^\\])$", STAGES[stage], re.DOTALL | re.MULTILINE)
+    pairs = dict(word.split("=", 1) for word in shlex.split(block.replace("\\\n", " ")))
+    return {name: text for name, text in pairs.items() if name.startswith("DATASENTINEL_")}
+
+
+def test_the_health_check_asks_the_real_endpoint():
+    assert re.search(r'^HEALTHCHECK .*CMD \["datasentinel", "health"\]$', STAGES["server"], re.MULTILINE)
+
+
+def test_images_of_others_are_pinned(compose):
+    images = [compose["services"][name]["image"] for name in ("prometheus", "grafana")]
+    images.append(re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[1])
+    images.append(re.search(r":-(.*)\}$", compose["x-gpu"]["BASE_IMAGE"])[1])
+    for image in images:
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
+
+
+def test_users_are_numbers_and_not_root():
+    assert re.findall(r"^USER (\S+)$", STAGES["runtime"], re.MULTILINE)[-1] == "10001:10001"
+    for stage in ("trainer", "producer", "server"):
+        assert re.findall(r"^USER (\S+)$", STAGES[stage], re.MULTILINE)[-1:] in ([], ["10001:10001"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "docker" / "requirements").glob("*.txt")), ids=lambda p: p.stem
+)
+def test_locks_pin_every_package_with_hashes(path):
+    requirements = re.split(r"\n(?=\S)", path.read_text().strip())
+    assert len(requirements) > 5
+    for requirement in requirements:
+        assert re.match(r"[\w.-]+==\S+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+    names = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)
+    if path.stem.endswith("-cpu"):
+        assert not [name for name, _ in names if re.match("nvidia|cuda|triton", name)]
+    if path.stem == "trainer-cpu":
+        constraint = (REPOSITORY / "constraints.txt").read_text().split()[-1]
+        assert f"{constraint}+cpu" in {f"{name}=={version}" for name, version in names}
+
+
+def test_locks_hold_what_the_package_needs():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
+    for path in (REPOSITORY / "docker" / "requirements").glob("*.txt"):
+        if path.stem != "build":
+            locked = set(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
+            assert needed <= locked, f"{path.name}: run docker/lock.sh"
+
+
+def test_scripts_are_shell_that_parses():
+    scripts = [*REPOSITORY.glob("docker/*.sh"), REPOSITORY / "docker" / "train-once"]
+    assert len(scripts) >= 4
+    for script in scripts:
+        interpreter = script.read_text().splitlines()[0].split()[-1].rpartition("/")[2]
+        subprocess.run([interpreter, "-n", script], check=True)
+        assert script.stat().st_mode & 0o111, f"{script} cannot be executed"
