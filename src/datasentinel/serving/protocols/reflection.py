@@ -43,7 +43,7 @@ class Reflection:
             elif question == "file_by_filename":
                 _describe(pool.FindFileByName(request.file_by_filename), response)
             elif question == "file_containing_symbol":
-                _describe(pool.FindFileContainingSymbol(request.file_containing_symbol), response)
+                _describe(_file_of(request.file_containing_symbol), response)
             elif question == "all_extension_numbers_of_type":
                 pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
                 response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
@@ -53,6 +53,17 @@ class Reflection:
             response.error_response.error_code = Code.NOT_FOUND
             response.error_response.error_message = f"unknown: {question}"
         return response
+
+
+def _file_of(symbol: str) -> FileDescriptor:
+    pool = descriptor_pool.Default()
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:  # The pool does not know methods, but the services that have them.
+        service, _, method = symbol.rpartition(".")
+        if method not in pool.FindServiceByName(service).methods_by_name:
+            raise
+        return pool.FindFileContainingSymbol(service)
 
 
 def _describe(file: FileDescriptor, response: pb.ServerReflectionResponse) -> None:
