@@ -16,7 +16,7 @@ LibraryHint hint_for(const LibraryHints& libraries, const char* backend) {
 
 Registry make_registry(const LibraryHints& libraries) {
   Registry registry;
-  registry.add(make_tensorrt_backend());
+  registry.add(make_tensorrt_backend(hint_for(libraries, "tensorrt")));
   registry.add(make_fused_backend());
   registry.add(make_onnxruntime_backend(hint_for(libraries, "onnxruntime")));
   return registry;

@@ -1,6 +1,7 @@
 // The Python face of the C++ core. Thin: it checks array layouts, releases the GIL around work, and turns
 // error codes into the classes of datasentinel.errors.
 
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "backends/all.h"
+#include "backends/tensorrt/backend.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
 #include "core/plan.h"
@@ -97,8 +99,8 @@ py::array_t<float> output_array(const py::object& out, std::span<const py::ssize
               "out must be a writeable, C-contiguous float32 array of shape (" + wanted + ")");
 }
 
-Model as_model(const std::string& name, std::string_view onnx) {
-  return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size()))};
+Model as_model(const std::string& name, std::string_view onnx, std::string_view sha256 = {}) {
+  return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size())), .sha256 = sha256};
 }
 
 // ------------------------------------------------------------------------------------------------ scoring
@@ -161,10 +163,13 @@ std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
 std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, const std::string& name,
                                    const std::string& backend, double threshold,
                                    std::vector<std::string> feature_names, int num_threads,
-                                   const std::string& precision, const Plan* plan, double plan_budget_s) {
+                                   const std::string& precision, const std::string& sha256,
+                                   const EngineOptions* engine, const Plan* plan, double plan_budget_s) {
   const py::gil_scoped_release release;
-  const SessionOptions options{.num_threads = num_threads, .precision = precision};
-  const Model model = as_model(name, onnx);
+  const SessionOptions options{.num_threads = num_threads,
+                               .precision = precision,
+                               .engine = engine == nullptr ? EngineOptions{} : *engine};
+  const Model model = as_model(name, onnx, sha256);
   auto loaded = std::make_unique<LoadedScorer>();
   std::shared_ptr<Session> session =
       backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
@@ -352,6 +357,7 @@ PYBIND11_MODULE(_native, module) {
     info["version"] = DATASENTINEL_VERSION;
     info["compiler"] = DATASENTINEL_COMPILER;
     info["build type"] = DATASENTINEL_BUILD_TYPE;
+    info["TensorRT headers"] = tensorrt_headers();
     info["pybind11"] =
         PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
     return info;
@@ -391,12 +397,29 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("timings", &timings_of)
       .def_property_readonly("refusals", &refusals_of);
 
+  py::class_<EngineOptions>(module, "EngineOptions")
+      .def(py::init([](int optimization_level, std::size_t workspace_mib, std::size_t max_rows,
+                       bool hardware_compatible, bool version_compatible, const std::string& cache_dir,
+                       std::function<void(const std::string&, int, int)> progress) {
+             return EngineOptions{.optimization_level = optimization_level,
+                                  .workspace_mib = workspace_mib,
+                                  .max_rows = max_rows,
+                                  .hardware_compatible = hardware_compatible,
+                                  .version_compatible = version_compatible,
+                                  .cache_dir = cache_dir,
+                                  .progress = std::move(progress)};
+           }),
+           py::kw_only(), py::arg("optimization_level"), py::arg("workspace_mib"), py::arg("max_rows"),
+           py::arg("hardware_compatible"), py::arg("version_compatible"), py::arg("cache_dir"),
+           py::arg("progress") = nullptr);
+
   py::class_<Registry>(module, "Registry")
       .def(py::init(&registry_with), py::arg("libraries"))
       .def("status", &statuses)
       .def("load", &load, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
-           py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
+           py::arg("sha256") = "", py::arg("engine") = nullptr, py::arg("plan") = nullptr,
+           py::arg("plan_budget_s") = 1.0);
 
   py::class_<LoadedScorer>(module, "Scorer")
       .def_property_readonly("input_dim", [](const LoadedScorer& self) { return self.scorer->input_dim(); })

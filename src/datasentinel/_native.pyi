@@ -1,6 +1,6 @@
 """The C++ extension. Only datasentinel.backend imports it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
@@ -65,6 +65,20 @@ class Plan:
     def refusals(self) -> list[tuple[str, str]]: ...
 
 @final
+class EngineOptions:
+    def __init__(
+        self,
+        *,
+        optimization_level: int,
+        workspace_mib: int,
+        max_rows: int,
+        hardware_compatible: bool,
+        version_compatible: bool,
+        cache_dir: str,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None: ...
+
+@final
 class Registry:
     def __init__(self, libraries: dict[str, tuple[str, str]]) -> None: ...
     def status(self) -> list[BackendStatus]: ...
@@ -78,6 +92,8 @@ class Registry:
         feature_names: Sequence[str],
         num_threads: int,
         precision: str,
+        sha256: str = "",
+        engine: EngineOptions | None = None,
         plan: Plan | None = None,
         plan_budget_s: float = 1.0,
     ) -> Scorer: ...

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
 from datasentinel.errors import ArtifactError, InvalidInputError
+from datasentinel.gpu import EngineOptions, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.types import BACKEND_NAMES
 
@@ -95,7 +96,7 @@ def find_onnxruntime_library() -> tuple[str, str]:
 
 @functools.cache
 def _registry() -> _native.Registry:
-    return _native.Registry({"onnxruntime": find_onnxruntime_library()})
+    return _native.Registry({"onnxruntime": find_onnxruntime_library(), "tensorrt": find_tensorrt()})
 
 
 def backends() -> list[BackendStatus]:
@@ -202,12 +203,13 @@ def _check_signature(artifact: Artifact) -> None:
             )
 
 
-def _plan_key(artifact: Artifact, num_threads: int, precision: str) -> PlanKey:
+def _plan_key(sha256: str, num_threads: int, precision: str, engine: EngineOptions) -> PlanKey:
     extension = Path(_native.__file__).stat()
     versions = [f"{status.name} {status.version}" for status in backends()]
     versions += [f"{extension.st_size}-{extension.st_mtime_ns}", os.environ.get("DATASENTINEL_ISA", "")]
+    versions += [repr(engine)]
     return PlanKey(
-        model_sha256=hashlib.sha256(artifact.onnx).hexdigest(),
+        model_sha256=sha256,
         cpu=f"{plan_cache.cpu_identity()} {' '.join(cpu_features())}",
         num_threads=num_threads,
         precision=precision,
@@ -244,6 +246,8 @@ def load_scorer(
     num_threads: int = 1,
     precision: str = "float32",
     plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
+    engine: EngineOptions | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Scorer:
     """Load an artifact's model into a backend.
 
@@ -260,6 +264,11 @@ def load_scorer(
     plan_budget_s : float
         For "auto": about how long measuring the backends may take when no plan for this model, machine and
         set of libraries is remembered. 0 takes the first backend that can run the model.
+    engine : EngineOptions, optional
+        How a backend that compiles models for a device is to do so.
+    on_progress : callable, optional
+        Called with (phase, step, steps) while an engine is built, perhaps from another thread; raising ends
+        the build.
 
     Returns
     -------
@@ -282,6 +291,8 @@ def load_scorer(
     if not 0 <= plan_budget_s < math.inf:
         raise InvalidInputError(f"plan_budget_s must be finite and not negative, got {plan_budget_s}")
     _check_signature(artifact)
+    engine = engine or EngineOptions()
+    sha256 = hashlib.sha256(artifact.onnx).hexdigest()
     load = functools.partial(
         _registry().load,
         artifact.onnx,
@@ -291,7 +302,17 @@ def load_scorer(
         feature_names=list(artifact.config.feature_names),
         num_threads=num_threads,
         precision=precision,
+        sha256=sha256,
+        engine=_native.EngineOptions(
+            optimization_level=engine.optimization_level,
+            workspace_mib=engine.workspace_mib,
+            max_rows=engine.max_rows,
+            hardware_compatible=engine.hardware_compatible,
+            version_compatible=engine.version_compatible,
+            cache_dir=str(plan_cache.cache_dir() / "engines"),
+            progress=on_progress,
+        ),
     )
     if backend != "auto" or plan_budget_s == 0:
         return load(plan_budget_s=plan_budget_s)
-    return _load_planned(load, _plan_key(artifact, num_threads, precision), plan_budget_s)
+    return _load_planned(load, _plan_key(sha256, num_threads, precision, engine), plan_budget_s)

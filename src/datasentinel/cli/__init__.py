@@ -17,6 +17,7 @@ _COMMANDS: dict[str, str] = {
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
     "produce": "Send samples to a server and summarise its replies.",
+    "build-engine": "Build a model's TensorRT engine ahead of time.",
     "bench": "Measure a model on this machine, or compare two results.",
     "info": "Show versions, backends and, given a model, what it is.",
     "demo": "Train, serve and produce on real data, in one go.",
@@ -31,10 +32,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import `datasentinel.cli.<name>` and return its `command`."""
+        """Import `datasentinel.cli.<name>`, with underscores for hyphens, and return its `command`."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"datasentinel.cli.{cmd_name}")
+        module = importlib.import_module(f"datasentinel.cli.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101
         return command

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
+from datasentinel.gpu import EngineOptions
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
@@ -64,6 +65,11 @@ class Server:
             backend=settings.backend,
             num_threads=settings.num_threads,
             plan_budget_s=settings.plan_budget_s,
+            engine=EngineOptions(
+                optimization_level=settings.engine_optimization_level,
+                workspace_mib=settings.engine_workspace_mib,
+                max_rows=settings.engine_max_rows,
+            ),
         )
         self._plane = plane = DataPlane(detector)
         plane.warm_up()
