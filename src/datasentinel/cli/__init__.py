@@ -14,6 +14,7 @@ EXIT_FAILURE = 1
 
 _COMMANDS: dict[str, str] = {
     "train": "Train a detector on a CSV, Parquet or NumPy file.",
+    "export": "Write a trained model in a lower precision.",
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
     "produce": "Send samples to a server and summarise its replies.",

@@ -49,7 +49,7 @@ _DEFAULTS = EngineOptions()
 )
 @click.option("--hardware-compatible", is_flag=True, help="Let it run on other GPUs from Ampere on, too.")
 @click.option("--version-compatible", is_flag=True, help="Let it run with other minor versions of TensorRT.")
-def command(
+def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
     precision: str,
     optimization_level: int,
