@@ -21,6 +21,9 @@
 #include <vector>
 
 #include "backends/all.h"
+#include "backends/fused/lowering.h"
+#include "backends/fused_cuda/nvrtc.h"
+#include "backends/fused_cuda/source.h"
 #include "backends/tensorrt/backend.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
@@ -311,6 +314,29 @@ py::tuple shape_of(const onnx::ValueInfo& value) {
   return shape;
 }
 
+fused_cuda::Source cuda_source(std::string_view onnx, const std::string& name, std::size_t shared_bytes) {
+  const py::gil_scoped_release release;
+  return fused_cuda::generate(fused::lower(onnx::read_graph(as_model(name, onnx))), shared_bytes);
+}
+
+py::bytes compile_cuda(const std::string& source, int architecture, const std::string& library) {
+  Bytes code;
+  {
+    const py::gil_scoped_release release;
+    code = fused_cuda::Nvrtc(library).compile(source, architecture);
+  }
+  return {reinterpret_cast<const char*>(code.data()), code.size()};
+}
+
+py::dict as_dict(const fused_cuda::Kernel& kernel) {
+  py::dict result;
+  result["name"] = kernel.name;
+  result["rows"] = kernel.rows;
+  result["threads"] = kernel.threads;
+  result["shared_bytes"] = kernel.shared_bytes;
+  return result;
+}
+
 // --------------------------------------------------------------------------------------------------- roof
 
 double measure_gflops(const std::string& isa, double seconds) {
@@ -390,6 +416,21 @@ PYBIND11_MODULE(_native, module) {
       .def_readonly("inputs", &onnx::Graph::inputs)
       .def_readonly("outputs", &onnx::Graph::outputs);
   module.def("inspect_model", &inspect_model, py::arg("onnx"), py::kw_only(), py::arg("name"));
+
+  py::class_<fused_cuda::Source>(module, "CudaSource")
+      .def_readonly("text", &fused_cuda::Source::text)
+      .def_readonly("in_registers", &fused_cuda::Source::in_registers)
+      .def_property_readonly("constants",
+                             [](const fused_cuda::Source& self) {
+                               return py::array_t<float>(static_cast<py::ssize_t>(self.constants.size()),
+                                                         self.constants.data());
+                             })
+      .def_property_readonly("few", [](const fused_cuda::Source& self) { return as_dict(self.few); })
+      .def_property_readonly("bulk", [](const fused_cuda::Source& self) { return as_dict(self.bulk); });
+  module.def("cuda_source", &cuda_source, py::arg("onnx"), py::kw_only(), py::arg("name"),
+             py::arg("shared_bytes"));
+  module.def("compile_cuda", &compile_cuda, py::arg("source"), py::kw_only(), py::arg("architecture"),
+             py::arg("library"));
 
   py::class_<Plan>(module, "Plan")
       .def(py::init(&plan_of), py::kw_only(), py::arg("steps"), py::arg("timings"), py::arg("refusals"))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
-from datasentinel.errors import ArtifactError, InvalidInputError
-from datasentinel.gpu import EngineOptions, find_tensorrt
+from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
+from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.types import BACKEND_NAMES
 
@@ -42,10 +42,13 @@ BackendStatus = _native.BackendStatus
 LineSession = _native.LineSession
 Roof = _native.Roof
 Scorer = _native.Scorer
+CudaSource = _native.CudaSource
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_PLAN_BUDGET_S = 1.0
+# What a block may use on compute capability 8.0, the least that is served; 9.0 and 10.0 offer 227 KiB.
+DEFAULT_SHARED_BYTES = 163 << 10
 ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
@@ -177,6 +180,61 @@ def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:
         The bytes are not a sound ONNX model.
     """
     return _native.inspect_model(onnx, name=name)
+
+
+def cuda_source(onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES) -> CudaSource:
+    """Generate the CUDA C++ kernel of a model, as the `fused-cuda` backend does. Needs no GPU.
+
+    Parameters
+    ----------
+    onnx : bytes
+        The serialised model.
+    name : str
+        What messages call it.
+    shared_bytes : int
+        Shared memory that a block of threads may use, in bytes.
+
+    Returns
+    -------
+    CudaSource
+        With `text`, the float32 array `constants` that the kernel reads, `in_registers`, and for the entry
+        points `few` and `bulk` their `name`, `rows`, `threads` and `shared_bytes`.
+
+    Raises
+    ------
+    ArtifactError
+        The bytes are not a sound ONNX model.
+    UnsupportedModelError
+        The model has an operator that cannot be lowered, or its layers are too wide.
+    """
+    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes)
+
+
+def compile_cuda(source: str, *, architecture: int) -> bytes:
+    """Compile CUDA C++ text with NVRTC. Needs no GPU.
+
+    Parameters
+    ----------
+    source : str
+    architecture : int
+        Compute capability without its dot, such as 90.
+
+    Returns
+    -------
+    bytes
+        A cubin.
+
+    Raises
+    ------
+    BackendUnavailableError
+        No NVRTC is installed.
+    BackendError
+        NVRTC refuses the text; its log is in the message.
+    """
+    library, problem = find_nvrtc()
+    if not library:
+        raise BackendUnavailableError(problem)
+    return _native.compile_cuda(source, architecture=architecture, library=library)
 
 
 def _check_signature(artifact: Artifact) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasentinel.errors import InvalidInputError
 
+NVRTC_LIBRARY_VARIABLE = "DATASENTINEL_NVRTC_LIBRARY"
 TENSORRT_LIBRARY_VARIABLE = "DATASENTINEL_TENSORRT_LIBRARY"
 
 # The wheels put the libraries into packages of these names; the lean runtime runs engines but builds none.
@@ -64,6 +65,33 @@ def _package_folders(package: str) -> list[Path]:
     if spec is None or spec.submodule_search_locations is None:
         return []
     return [Path(location) for location in spec.submodule_search_locations]
+
+
+def find_nvrtc() -> tuple[str, str]:
+    """Find NVRTC, the compiler of generated kernels, without importing anything of NVIDIA's.
+
+    The environment variable `DATASENTINEL_NVRTC_LIBRARY` wins; otherwise the library of an installed
+    `nvidia-cuda-nvrtc` wheel is taken, or that of a CUDA toolkit in `CUDA_HOME` or `/usr/local/cuda`.
+
+    Returns
+    -------
+    path, problem : str
+        As for `find_tensorrt`.
+    """
+    override = os.environ.get(NVRTC_LIBRARY_VARIABLE)
+    if override:
+        if Path(override).is_file():
+            return override, ""
+        return "", f"{NVRTC_LIBRARY_VARIABLE} names '{override}', which is not a file"
+    folders = [lib for root in _package_folders("nvidia") for lib in sorted(root.glob("*/lib"), reverse=True)]
+    for home in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"):
+        if home:
+            folders += [Path(home) / "lib64", Path(home) / "lib"]
+    for folder in folders:
+        found = sorted(folder.glob("libnvrtc.so*"), reverse=True)
+        if found:
+            return str(found[0]), ""
+    return "", "no NVRTC is installed; run `pip install nvidia-cuda-nvrtc`"
 
 
 def find_tensorrt() -> tuple[str, str]:

@@ -6,10 +6,10 @@
 #include <string_view>
 #include <vector>
 
-#include "backends/tensorrt/engine_cache.h"
 #include "check.h"
+#include "core/engine_cache.h"
 
-namespace datasentinel::tensorrt {
+namespace datasentinel {
 namespace {
 
 namespace fs = std::filesystem;
@@ -200,10 +200,10 @@ void hints_are_kept_by_name() {
 }
 
 }  // namespace
-}  // namespace datasentinel::tensorrt
+}  // namespace datasentinel
 
 int main() {
-  using namespace datasentinel::tensorrt;
+  using namespace datasentinel;
   gives_back_what_was_stored();
   only_the_owner_may_read_the_folder();
   an_engine_of_another_gpu_is_a_miss();

@@ -6,8 +6,8 @@
 
 #include "backends/tensorrt/builder.h"
 #include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/engine_cache.h"
 #include "backends/tensorrt/session.h"
+#include "core/engine_cache.h"
 #include "core/error.h"
 
 namespace datasentinel {
@@ -47,10 +47,10 @@ class TensorRtBackend final : public Backend {
     bounded.engine.max_rows = std::max<std::size_t>(options.engine.max_rows, 1);
 
     const std::string name(model.name);
-    const tensorrt::EngineCache cache(model.sha256.empty() ? std::string() : options.engine.cache_dir);
-    const tensorrt::EngineKey key = tensorrt::key_of(model, bounded, *library, device);
+    const EngineCache cache(model.sha256.empty() ? std::string() : options.engine.cache_dir);
+    const EngineKey key = tensorrt::key_of(model, bounded, *library, device);
     std::shared_ptr<const tensorrt::Engine> engine;
-    const bool built = tensorrt::use_stored_or_built(
+    const bool built = use_stored_or_built(
         cache, key,
         [&](std::span<const std::byte> bytes) {
           engine = std::make_shared<const tensorrt::Engine>(library, bytes, bounded.engine, name);

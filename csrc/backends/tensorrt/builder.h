@@ -3,9 +3,9 @@
 #include <string>
 
 #include "backends/tensorrt/cuda.h"
-#include "backends/tensorrt/engine_cache.h"
 #include "backends/tensorrt/library.h"
 #include "core/backend.h"
+#include "core/engine_cache.h"
 
 namespace datasentinel::tensorrt {
 

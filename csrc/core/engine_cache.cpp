@@ -1,4 +1,4 @@
-#include "backends/tensorrt/engine_cache.h"
+#include "core/engine_cache.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 
-namespace datasentinel::tensorrt {
+namespace datasentinel {
 namespace {
 
 namespace fs = std::filesystem;
@@ -89,13 +89,15 @@ EngineKey& EngineKey::add(const std::string& name, const std::string& value) {
   return *this;
 }
 
-std::string EngineKey::file_name() const {
+std::string checksum_text(std::span<const std::byte> bytes) {
   constexpr std::string_view kDigits = "0123456789abcdef";
-  std::uint64_t hash = checksum(bytes_of(text_));
-  std::string name(16, '0');
-  for (std::size_t i = name.size(); i-- > 0; hash >>= 4U) name[i] = kDigits[hash & 15U];
-  return name + ".engine";
+  std::uint64_t hash = checksum(bytes);
+  std::string text(16, '0');
+  for (std::size_t i = text.size(); i-- > 0; hash >>= 4U) text[i] = kDigits[hash & 15U];
+  return text;
 }
+
+std::string EngineKey::file_name() const { return checksum_text(bytes_of(text_)) + ".engine"; }
 
 fs::path EngineCache::path_of(const EngineKey& key) const { return folder_ / key.file_name(); }
 
@@ -150,4 +152,4 @@ bool use_stored_or_built(const EngineCache& cache, const EngineKey& key,
   return true;
 }
 
-}  // namespace datasentinel::tensorrt
+}  // namespace datasentinel

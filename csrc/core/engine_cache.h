@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace datasentinel::tensorrt {
+namespace datasentinel {
 
 using Bytes = std::vector<std::byte>;
 
@@ -27,9 +27,9 @@ class EngineKey {
   std::string text_;
 };
 
-/// Built engines in one folder per user, each in a file that starts with its key, its length and a checksum.
-/// An engine holds code, so the folder is made readable by its owner only. Thread-safe, and safe among
-/// processes: files are replaced atomically.
+/// Built engines (code compiled for one device) in one folder per user, each in a file that starts with its
+/// key, its length and a checksum. An engine holds code, so the folder is made readable by its owner only.
+/// Thread-safe, and safe among processes: files are replaced atomically.
 class EngineCache {
  public:
   /// An empty folder means that nothing is kept.
@@ -54,6 +54,9 @@ class EngineCache {
   std::filesystem::path folder_;
 };
 
+/// FNV-1a, 64 bits, in hexadecimal: it tells accidents from the real thing, not forgeries.
+[[nodiscard]] std::string checksum_text(std::span<const std::byte> bytes);
+
 /// Hands a usable engine to `use`: the stored one, and if `use` throws Error over it, or there is none, a
 /// newly built one, which replaces it. `use` throwing over a new engine is final: it is built once, not in a
 /// loop.
@@ -63,4 +66,4 @@ bool use_stored_or_built(const EngineCache& cache, const EngineKey& key,
                          const std::function<void(std::span<const std::byte>)>& use,
                          const std::function<Bytes()>& build);
 
-}  // namespace datasentinel::tensorrt
+}  // namespace datasentinel
