@@ -99,7 +99,13 @@ def find_onnxruntime_library() -> tuple[str, str]:
 
 @functools.cache
 def _registry() -> _native.Registry:
-    return _native.Registry({"onnxruntime": find_onnxruntime_library(), "tensorrt": find_tensorrt()})
+    return _native.Registry(
+        {
+            "onnxruntime": find_onnxruntime_library(),
+            "tensorrt": find_tensorrt(),
+            "fused-cuda": find_nvrtc(),
+        }
+    )
 
 
 def backends() -> list[BackendStatus]:

@@ -11,5 +11,5 @@ Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
-BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused"]
-BACKEND_NAMES: tuple[BackendName, ...] = ("auto", "onnxruntime", "tensorrt", "fused")
+BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda"]
+BACKEND_NAMES: tuple[BackendName, ...] = ("auto", "onnxruntime", "tensorrt", "fused", "fused-cuda")
