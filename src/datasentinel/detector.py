@@ -68,7 +68,7 @@ class Detector:
     ----------
     artifact : Artifact
         The model and its configuration.
-    backend : {"auto", "onnxruntime", "tensorrt", "fused", "fused-cuda"}
+    backend : {"auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"}
         What runs the model. "auto" measures those that can and takes the fastest for each batch size; a named
         backend that cannot run is an error.
     num_threads : int

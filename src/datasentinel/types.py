@@ -11,5 +11,12 @@ Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
-BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda"]
-BACKEND_NAMES: tuple[BackendName, ...] = ("auto", "onnxruntime", "tensorrt", "fused", "fused-cuda")
+BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"]
+BACKEND_NAMES: tuple[BackendName, ...] = (
+    "auto",
+    "onnxruntime",
+    "tensorrt",
+    "fused",
+    "fused-cuda",
+    "onnxruntime-cuda",
+)
