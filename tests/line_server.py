@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel import Detector
 from datasentinel.backend import LineSession
+from datasentinel.serving.data_plane import DataPlane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,7 +52,7 @@ async def talk_lines(
     delay_s: float = 0.0,
 ) -> None:
     """Answer lines, each chunk `delay_s` late; hang up without a word after `max_replies`."""
-    session = LineSession(detector.scorer, max_line_bytes=MAX_LINE_BYTES)
+    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
     left = max_replies
     while data := await reader.read(1 << 16):
         await asyncio.sleep(delay_s)

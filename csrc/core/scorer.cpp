@@ -1,6 +1,7 @@
 #include "core/scorer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -18,8 +19,12 @@ float made_finite(float value) noexcept {
 
 }  // namespace
 
-Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names)
-    : session_(std::move(session)), threshold_(threshold), feature_names_(std::move(feature_names)) {
+Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
+               std::optional<ScoreHistogram> histogram)
+    : session_(std::move(session)),
+      threshold_(threshold),
+      feature_names_(std::move(feature_names)),
+      histogram_(std::move(histogram)) {
   if (!std::isfinite(threshold)) {
     throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
   }
@@ -42,6 +47,10 @@ Scorer::Counts Scorer::counts() const noexcept {
           .batches = batches_.load(std::memory_order_relaxed)};
 }
 
+std::vector<std::uint64_t> Scorer::score_counts() const {
+  return histogram_ ? histogram_->counts() : std::vector<std::uint64_t>();
+}
+
 void Scorer::run(ConstRows rows, Outputs outputs) {
   if (rows.columns != input_dim()) {
     throw Error(ErrorCode::invalid_argument, "expected " + std::to_string(input_dim()) +
@@ -52,12 +61,15 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
                                                  describe_column(cell->column));
   }
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
   session_->run(rows, outputs);
+  const std::chrono::duration<double> compute = histograms_ ? Clock::now() - started : Clock::duration();
   if (outputs.contributions != nullptr) {
     std::transform(outputs.contributions, outputs.contributions + rows.size(), outputs.contributions,
                    made_finite);
   }
-  if (outputs.scores == nullptr) return;
+  if (outputs.scores == nullptr) return record(rows.rows, compute.count());
 
   std::uint64_t anomalies = 0;
   for (std::size_t i = 0; i < rows.rows; ++i) {
@@ -68,6 +80,14 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
+  if (histogram_) histogram_->add({outputs.scores, rows.rows});
+  record(rows.rows, compute.count());
+}
+
+void Scorer::record(std::size_t rows, double compute_s) noexcept {
+  if (!histograms_) return;
+  histograms_->batch_rows.add(static_cast<double>(rows));
+  histograms_->compute_s.add(compute_s);
 }
 
 }  // namespace datasentinel

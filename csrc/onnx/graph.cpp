@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "onnx/external_data.h"
 #include "onnx/protobuf_reader.h"
 #include "onnx/tensor_reader.h"
 
@@ -265,6 +266,7 @@ std::vector<std::string> Graph::operators() const {
 
 Graph read_graph(const Model& model) {
   try {
+    require_self_contained(model.onnx);
     return read_model(model.onnx);
   } catch (const Error& error) {
     throw Error(error.code(), std::string(model.name) + ": " + error.what());

@@ -88,21 +88,22 @@ bool is_blank_line(std::string_view line) noexcept {
 
 }  // namespace
 
-LineSession::LineSession(std::shared_ptr<Scorer> scorer, LineLimits limits)
-    : scorer_(std::move(scorer)), limits_(limits) {
+LineSession::LineSession(std::shared_ptr<const ModelTable> models, LineLimits limits)
+    : models_(std::move(models)), limits_(limits) {
   if (limits_.max_line_bytes == 0 || limits_.max_batch_rows == 0) {
     throw Error(ErrorCode::invalid_argument, "max_line_bytes and max_batch_rows must be at least 1");
   }
 }
 
 void LineSession::feed(std::string_view bytes, std::string& replies) {
+  begin();
   while (!closed_ && !bytes.empty()) {
     const std::size_t newline = bytes.find('\n');
     const bool complete = newline != std::string_view::npos;
     const std::string_view piece = bytes.substr(0, newline);
     if (partial_.size() + piece.size() > limits_.max_line_bytes) {
-      refuse_over_long_line(replies);
-      return;
+      refuse_over_long_line();
+      break;
     }
     if (!complete) {
       partial_.append(piece);
@@ -117,23 +118,32 @@ void LineSession::feed(std::string_view bytes, std::string& replies) {
     }
     bytes.remove_prefix(newline + 1);
   }
-  score_pending(replies);
+  end(replies);
 }
 
 void LineSession::finish(std::string& replies) {
   if (closed_) return;
+  begin();
   if (!partial_.empty()) take_line(partial_, replies);
   partial_.clear();
-  score_pending(replies);
+  end(replies);
   closed_ = true;
+}
+
+void LineSession::begin() { model_ = models_->find({}, {}); }
+
+void LineSession::end(std::string& replies) {
+  score_pending(replies);
+  model_ = nullptr;  // An idle connection keeps no model in memory.
 }
 
 void LineSession::take_line(std::string_view line, std::string& replies) {
   if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
   if (is_blank_line(line)) return;
   ++lines_;
+  if (model_ == nullptr) return refuse("no model is being served");
   const std::size_t before = rows_.size();
-  std::string reason = parse_row(line, scorer_->input_dim(), rows_);
+  std::string reason = parse_row(line, model_->scorer->input_dim(), rows_);
   if (reason.empty()) {
     outcomes_.push_back(true);
   } else {
@@ -143,10 +153,9 @@ void LineSession::take_line(std::string_view line, std::string& replies) {
   if (outcomes_.size() >= limits_.max_batch_rows) score_pending(replies);
 }
 
-void LineSession::refuse_over_long_line(std::string& replies) {
+void LineSession::refuse_over_long_line() {
   ++lines_;
   refuse("line longer than " + std::to_string(limits_.max_line_bytes) + " bytes");
-  score_pending(replies);
   partial_.clear();
   partial_.shrink_to_fit();
   closed_ = true;
@@ -158,22 +167,28 @@ void LineSession::refuse(std::string reason) {
   reasons_.push_back(std::move(reason));
 }
 
-void LineSession::score_pending(std::string& replies) {
-  if (outcomes_.empty()) return;
-  const std::size_t columns = scorer_->input_dim();
+std::string LineSession::score_rows() {
+  if (rows_.empty()) return {};
+  Scorer& scorer = *model_->scorer;
+  const std::size_t columns = scorer.input_dim();
   const std::size_t count = rows_.size() / columns;
   scores_.resize(count);
-  std::string failure;
   try {
-    scorer_->run({.data = rows_.data(), .rows = count, .columns = columns},
-                 {.scores = scores_.data(), .reconstructions = nullptr});
+    scorer.run({.data = rows_.data(), .rows = count, .columns = columns}, {.scores = scores_.data()});
+    return {};
   } catch (const Error& error) {
     // Every line of the batch still gets its answer, and the connection lives on.
-    failure = error.what();
-    for (char& c : failure) c = (c >= ' ' && c <= '~') ? c : ' ';
     errors_ += count;
+    failures_ += count;
+    last_failure_ = error.what();
+    for (char& c : last_failure_) c = (c >= ' ' && c <= '~') ? c : ' ';
+    return last_failure_;
   }
+}
 
+void LineSession::score_pending(std::string& replies) {
+  if (outcomes_.empty()) return;
+  const std::string failure = score_rows();
   auto score = scores_.cbegin();
   auto reason = reasons_.cbegin();
   for (const bool is_row : outcomes_) {
@@ -182,7 +197,7 @@ void LineSession::score_pending(std::string& replies) {
     } else if (!failure.empty()) {
       replies.append("ERROR: ").append(failure).append("\n");
     } else {
-      replies.append(scorer_->is_anomaly(*score++) ? "ANOMALY\n" : "OK\n");
+      replies.append(model_->scorer->is_anomaly(*score++) ? "ANOMALY\n" : "OK\n");
     }
   }
   outcomes_.clear();

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/scorer.h"
+#include "core/model_table.h"
 
 namespace datasentinel {
 
@@ -21,12 +21,13 @@ struct LineLimits {
 /// A line holds one row: D decimal numbers separated by blanks or by one comma (with blanks around it), ended
 /// by `\n` or `\r\n`. Each line that is not blank is answered in order by `OK`, `ANOMALY` or
 /// `ERROR: <reason>`. All complete lines of a chunk are scored as one batch. An error answers its own line
-/// only; an over-long line is answered and ends the session, because its end is unknown.
+/// only; an over-long line is answered and ends the session, because its end is unknown. Every chunk goes to
+/// the model that is the default when it arrives.
 ///
 /// One thread at a time.
 class LineSession {
  public:
-  LineSession(std::shared_ptr<Scorer> scorer, LineLimits limits);
+  LineSession(std::shared_ptr<const ModelTable> models, LineLimits limits);
 
   /// Takes the next bytes of the stream and appends the replies to every line they complete.
   void feed(std::string_view bytes, std::string& replies);
@@ -39,19 +40,28 @@ class LineSession {
 
   [[nodiscard]] std::uint64_t lines() const noexcept { return lines_; }
   [[nodiscard]] std::uint64_t errors() const noexcept { return errors_; }
+  /// Of the errors, those that are no fault of the line, but of the model or the machine.
+  [[nodiscard]] std::uint64_t failures() const noexcept { return failures_; }
+  [[nodiscard]] const std::string& last_failure() const noexcept { return last_failure_; }
 
  private:
+  void begin();
   void take_line(std::string_view line, std::string& replies);
-  void refuse_over_long_line(std::string& replies);
+  void refuse_over_long_line();
   void refuse(std::string reason);
+  [[nodiscard]] std::string score_rows();
   void score_pending(std::string& replies);
+  void end(std::string& replies);
 
-  std::shared_ptr<Scorer> scorer_;
+  std::shared_ptr<const ModelTable> models_;
+  std::shared_ptr<const ServedModel> model_;  ///< Of the chunk at hand; null when none is served.
   LineLimits limits_;
   std::string partial_;  ///< The start of a line whose end has not arrived.
   bool closed_ = false;
   std::uint64_t lines_ = 0;
   std::uint64_t errors_ = 0;
+  std::uint64_t failures_ = 0;
+  std::string last_failure_;
 
   // The lines taken but not answered yet. An entry of `outcomes_` is true for a row of `rows_`, in order, and
   // false for a reason of `reasons_`, in order.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,9 @@ from datasentinel.errors import ArtifactError, ModelNotFoundError
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
+
+# A protobuf message, which an ONNX file is, ends at 2 GiB.
+_MAX_BYTES = {MODEL_FILE: 2**31 - 1, CONFIG_FILE: 16 << 20}
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -94,7 +98,7 @@ class Artifact:
     onnx: bytes
 
 
-def load_artifact(path: str | os.PathLike[str]) -> Artifact:
+def load_artifact(path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None) -> Artifact:
     """Load the artifact at `path`.
 
     Parameters
@@ -102,15 +106,19 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     path : path-like
         A directory with `model.onnx` and `config.json`, one with numbered versions of a model (the newest
         is taken), or one with a single `<name>/<version>/`.
+    within : path-like, optional
+        The folder that the files have to lie in, once symbolic links are followed.
 
     Raises
     ------
     ModelNotFoundError
         There is no artifact.
     ArtifactError
-        The artifact is broken, or `path` holds several models.
+        The artifact is broken, a file is too large or outside of `within`, or `path` holds several models.
     """
     directory = resolve_artifact(path)
+    if within is not None:
+        _require_within(directory, Path(within))
     seen: tuple[bytes, str] | None = None
     unchanged = 0
     for _ in range(_LOOKS):
@@ -173,13 +181,30 @@ def save_artifact(directory: str | os.PathLike[str], onnx: bytes, config: Config
     return directory
 
 
+def save_config(directory: str | os.PathLike[str], config: Config) -> None:
+    """Replace the `config.json` of an artifact, leaving its `model.onnx` alone.
+
+    Raises
+    ------
+    ArtifactError
+        The configuration is not sound, or the file cannot be written.
+    """
+    directory = Path(directory)
+    raw = format_config(config)
+    parse_config(raw, where=directory / CONFIG_FILE)
+    try:
+        _write_temporary(directory, CONFIG_FILE, raw).replace(directory / CONFIG_FILE)
+        _sync_directory(directory)
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory / CONFIG_FILE}: cannot be written: {error.strerror or error}"
+        ) from error
+
+
 def resolve_artifact(path: str | os.PathLike[str]) -> Path:
     """Find the directory that holds `model.onnx` and `config.json`; see `load_artifact`."""
     path = Path(path)
-    if not path.exists():
-        raise ModelNotFoundError(f"{path}: no such directory; make one with `datasentinel train`")
-    if not path.is_dir():
-        raise ModelNotFoundError(f"{path}: a file, not a directory with {MODEL_FILE} and {CONFIG_FILE}")
+    _require_directory(path)
     if _is_artifact(path):
         return path
     newest = newest_version(path)
@@ -194,13 +219,50 @@ def resolve_artifact(path: str | os.PathLike[str]) -> Path:
     return resolve_artifact(models[0])
 
 
+def find_artifacts(path: str | os.PathLike[str]) -> dict[str, list[Path]]:
+    """Find all artifacts in a folder.
+
+    Parameters
+    ----------
+    path : path-like
+        An artifact, numbered versions of one model, or folders `<name>/` or `<name>/<version>/` of several.
+
+    Returns
+    -------
+    dict of str to list of Path
+        By the name of the model's folder, sorted: its artifacts, the greatest version last. The name is empty
+        where `path` is one model itself.
+
+    Raises
+    ------
+    ModelNotFoundError
+        There is no artifact.
+    """
+    path = Path(path)
+    _require_directory(path)
+    if _is_artifact(path):
+        return {"": [path]}
+    if versions := _versions(path):
+        return {"": versions}
+    models = {
+        child.name: [child] if _is_artifact(child) else _versions(child) for child in _subdirectories(path)
+    }
+    models = {name: versions for name, versions in models.items() if versions}
+    if not models:
+        raise ModelNotFoundError(f"{path}: no model here ({MODEL_FILE} and {CONFIG_FILE})")
+    return models
+
+
 def newest_version(directory: Path) -> int:
     """Return the greatest number N for which `directory/N` is an artifact, or 0."""
-    if not directory.is_dir():
-        return 0
-    names = [child.name for child in _subdirectories(directory) if _is_artifact(child)]
+    versions = _versions(directory) if directory.is_dir() else []
+    return int(versions[-1].name) if versions else 0
+
+
+def is_version(name: str) -> bool:
+    """Whether a folder of this name holds a version of the model that its parent is."""
     # "07" and "7" would be the same number, but only the plain spelling leads back to the directory.
-    return max((int(name) for name in names if name.isdecimal() and str(int(name)) == name), default=0)
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def parse_config(raw: bytes, *, where: Path) -> Config:
@@ -260,9 +322,18 @@ def format_config(config: Config) -> bytes:
     document.pop("extra")
     document.update(config.extra)
     try:
-        return (json.dumps(document, indent=2, allow_nan=False, default=_plain) + "\n").encode()
+        return (_readable(document) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{CONFIG_FILE}: cannot be written as JSON: {error}") from error
+
+
+def _readable(value: object, indent: str = "") -> str:
+    """Write objects with a key a line, and everything else, long lists of numbers above all, on one line."""
+    if not isinstance(value, Mapping) or not value:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    inner = indent + "  "
+    members = (f"{inner}{json.dumps(str(key))}: {_readable(item, inner)}" for key, item in value.items())
+    return "{\n" + ",\n".join(members) + f"\n{indent}}}"
 
 
 def _plain(value: object) -> object:
@@ -335,13 +406,46 @@ def _is_artifact(directory: Path) -> bool:
     return (directory / MODEL_FILE).is_file() or (directory / CONFIG_FILE).is_file()
 
 
+def _versions(directory: Path) -> list[Path]:
+    """List the numbered artifacts of a folder, the greatest number last."""
+    folders = [
+        child for child in _subdirectories(directory) if is_version(child.name) and _is_artifact(child)
+    ]
+    return sorted(folders, key=lambda folder: int(folder.name))
+
+
+def _require_directory(path: Path) -> None:
+    if not path.exists():
+        raise ModelNotFoundError(f"{path}: no such directory; make one with `datasentinel train`")
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path}: a file, not a directory with {MODEL_FILE} and {CONFIG_FILE}")
+
+
+def _require_within(directory: Path, root: Path) -> None:
+    for name in (CONFIG_FILE, MODEL_FILE):
+        path = directory / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ArtifactError(f"{path}: leads outside of {root}, which is not allowed here")
+
+
 def _subdirectories(directory: Path) -> list[Path]:
     return sorted(child for child in directory.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _read(path: Path) -> bytes:
+    limit = _MAX_BYTES[path.name]
     try:
-        return path.read_bytes()
+        # Opening a pipe would wait for a writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtifactError(f"{path}: not a regular file")
+            if status.st_size > limit:
+                raise ArtifactError(
+                    f"{path}: {status.st_size} bytes, more than the {limit} that are sensible"
+                )
+            return file.read(limit + 1)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; an artifact is {MODEL_FILE} and {CONFIG_FILE}") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
+from datasentinel.calibration import ScoreTable
 from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
 from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
@@ -39,7 +40,13 @@ except ImportError as error:
     ) from error
 
 BackendStatus = _native.BackendStatus
+GrpcService = _native.GrpcService
+GrpcSession = _native.GrpcSession
+HttpSession = _native.HttpSession
 LineSession = _native.LineSession
+ModelTable = _native.ModelTable
+RestInference = _native.RestInference
+PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
 CudaSource = _native.CudaSource
@@ -123,6 +130,11 @@ def backends() -> list[BackendStatus]:
 def build_info() -> dict[str, str]:
     """Tell how the extension was built: version, compiler, build type."""
     return _native.build_info()
+
+
+def grpc_library() -> str:
+    """Name the HTTP/2 library under the extension's own gRPC sessions; empty in a build without one."""
+    return _native.grpc_library()
 
 
 def cpu_features() -> list[str]:
@@ -267,6 +279,20 @@ def _check_signature(artifact: Artifact) -> None:
             )
 
 
+def load_p_values(artifact: Artifact) -> PValueTable | None:
+    """Load the p-values of an artifact; None where its calibration has none.
+
+    Raises
+    ------
+    ArtifactError
+        The calibration is broken.
+    """
+    table = ScoreTable.of_config(artifact.config)
+    if table is None:
+        return None
+    return PValueTable(scores=table.scores.tolist(), greater=table.greater.tolist(), rows=table.rows)
+
+
 def _plan_key(sha256: str, num_threads: int, precision: str, engine: EngineOptions) -> PlanKey:
     extension = Path(_native.__file__).stat()
     versions = [f"{status.name} {status.version}" for status in backends()]
@@ -357,6 +383,7 @@ def load_scorer(
     _check_signature(artifact)
     engine = engine or EngineOptions()
     sha256 = hashlib.sha256(artifact.onnx).hexdigest()
+    table = ScoreTable.of_config(artifact.config)
     load = functools.partial(
         _registry().load,
         artifact.onnx,
@@ -366,6 +393,7 @@ def load_scorer(
         feature_names=list(artifact.config.feature_names),
         num_threads=num_threads,
         precision=precision,
+        score_edges=table.histogram().edges.tolist() if table else [],
         sha256=sha256,
         engine=_native.EngineOptions(
             optimization_level=engine.optimization_level,

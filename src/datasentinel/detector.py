@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact
-from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_scorer
+from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_p_values, load_scorer
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
 from datasentinel.reasons import rank_reasons
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from datasentinel.gpu import EngineOptions
     from datasentinel.reasons import Reason
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
+
+_Result = TypeVar("_Result")
 
 
 def as_float32_rows(x: object) -> Float32Array:
@@ -59,6 +62,12 @@ def as_float32_rows(x: object) -> Float32Array:
     return rows
 
 
+def _call(method: Callable[..., _Result], x: object, out: Float32Array | None = None) -> _Result:
+    """Call a method of the core with `x` as it is, or converted where the core cannot use it in place."""
+    result = method(x) if out is None else method(x, out)
+    return _call(method, as_float32_rows(x), out) if result is NotImplemented else result
+
+
 class Detector:
     """A trained detector, loaded and ready to score.
 
@@ -86,7 +95,7 @@ class Detector:
     array([0.0123], dtype=float32)
     """
 
-    __slots__ = ("_score", "artifact", "scorer")
+    __slots__ = ("_p_values", "_score", "artifact", "scorer")
 
     def __init__(
         self,
@@ -102,6 +111,7 @@ class Detector:
             artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s, engine=engine
         )
         self._score = self.scorer.score
+        self._p_values = load_p_values(artifact)
 
     @classmethod
     def load(
@@ -183,10 +193,7 @@ class Detector:
         BackendError
             The backend's library failed.
         """
-        scores = self._score(x, out)  # type: ignore[arg-type]
-        if scores is NotImplemented:
-            scores = self._score(as_float32_rows(x), out)
-        return scores
+        return _call(self._score, x, out)
 
     def predict(self, x: object) -> BoolArray:
         """Decide which rows are anomalies: score strictly above the threshold.
@@ -204,10 +211,41 @@ class Detector:
         InvalidInputError, BackendError
             As for `score`.
         """
-        decisions = self.scorer.predict(x)  # type: ignore[arg-type]
-        if decisions is NotImplemented:
-            decisions = self.scorer.predict(as_float32_rows(x))
-        return decisions
+        return _call(self.scorer.predict, x)
+
+    def p_values(self, x: object) -> Float64Array:
+        """Tell for each row how rare a score like its own is among normal rows.
+
+        The p-value is the share of calibration rows, the row itself counted in, that score at least as much
+        (see `datasentinel.calibration`). Of new normal rows at most a share a has a p-value of a or less, so
+        `p_values(x) <= a` finds anomalies with a false-positive rate of at most a.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+
+        Returns
+        -------
+        ndarray of float64, shape [N] ([1] for a single row)
+            In (0, 1]; never greater for a greater score.
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        UnsupportedModelError
+            The artifact has no calibration scores to compare with.
+        """
+        return self.p_values_of_scores(self.score(x))
+
+    def p_values_of_scores(self, scores: Float32Array) -> Float64Array:
+        """Return the p-values [N] of scores [N] that `score` gave; see `p_values`."""
+        if self._p_values is None:
+            raise UnsupportedModelError(
+                f"{self.artifact.directory}: config.json has no 'calibration.score_table' to take p-values "
+                "from; run `datasentinel recalibrate` with normal rows"
+            )
+        return self._p_values.p_values(scores)
 
     def reconstruct(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Give the model's idea of each row had it been normal, in raw units.
@@ -229,10 +267,7 @@ class Detector:
         UnsupportedModelError
             The model scores without reconstructing.
         """
-        reconstruction = self.scorer.reconstruct(x, out)  # type: ignore[arg-type]
-        if reconstruction is NotImplemented:
-            reconstruction = self.scorer.reconstruct(as_float32_rows(x), out)
-        return reconstruction
+        return _call(self.scorer.reconstruct, x, out)
 
     def contributions(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Give each feature's part in the score.
@@ -256,10 +291,7 @@ class Detector:
         UnsupportedModelError
             The model scores without saying why.
         """
-        contributions = self.scorer.contributions(x, out)  # type: ignore[arg-type]
-        if contributions is NotImplemented:
-            contributions = self.scorer.contributions(as_float32_rows(x), out)
-        return contributions
+        return _call(self.scorer.contributions, x, out)
 
     def explain(self, x: object, top: int = 5) -> list[list[Reason]]:
         """Name the features that contributed most to the score of each row.

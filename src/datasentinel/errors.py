@@ -58,6 +58,10 @@ class ResourceExhaustedError(DataSentinelError):
     """A limit was hit: queue depth, message size, connections."""
 
 
+class NotAllowedError(DataSentinelError, PermissionError):
+    """The server's settings do not allow what was asked for; the message names the setting."""
+
+
 class ServerError(DataSentinelError, RuntimeError):
     """The server could not start or stop as asked, for example because a port is taken."""
 

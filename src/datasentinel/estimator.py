@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from datasentinel.calibration import ThresholdMethod
     from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.plain import PlainAutoencoder
-    from datasentinel.training.settings import ModelKind, ThresholdMethod
+    from datasentinel.training.pipeline import Model
+    from datasentinel.training.settings import ModelKind
     from datasentinel.types import Float32Array, Float64Array
 
 # Where an artifact is said to lie that lies in memory only.
@@ -52,14 +53,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Parameters
     ----------
-    model : {"ensemble", "autoencoder"}
-        The default detector or a plain autoencoder.
+    model : {"auto", "ensemble", "subspace", "autoencoder"}
+        "auto" takes the principal subspace for a recording, in which neighbouring rows are alike, and the
+        ensemble for everything else.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
     target_fpr : float
         Share of normal rows that may be called anomalies.
-    threshold_method : {"quantile", "mean+3std"}
-        How the threshold is found; `target_fpr` is for "quantile".
+    threshold_method : {"conformal", "quantile", "mean+3std"}
+        How the threshold is found, see `datasentinel.calibration.calibrate`; `target_fpr` is for the first
+        two.
     backend : {"auto", "onnxruntime", "tensorrt", "fused"}
         What scores; "auto" takes the first one that can.
     warm_start : bool
@@ -99,10 +102,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     def __init__(
         self,
         *,
-        model: ModelKind = "ensemble",
+        model: ModelKind = "auto",
         steps: int | None = None,
         target_fpr: float = 0.01,
-        threshold_method: ThresholdMethod = "quantile",
+        threshold_method: ThresholdMethod = "conformal",
         backend: str = "auto",
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = 0,
@@ -153,7 +156,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             feature_names=getattr(self, "feature_names_in_", ()),
             training_facts={"seed": int(seed)},
         )
-        self._trained: Ensemble | PlainAutoencoder | None = result.model
+        self._trained: Model | None = result.model
         self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
         self.decision_scores_ = self._score(rows)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
@@ -189,19 +192,37 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         decisions: npt.NDArray[np.int_] = np.where(self.decision_function(X) >= 0, 1, -1)
         return decisions
 
+    def p_values(self, X: object) -> Float64Array:  # noqa: N803
+        """Tell how rare scores like the rows' own are among held-out normal rows.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape [N, D]
+
+        Returns
+        -------
+        float64 array, shape [N]
+            In (0, 1]; of new normal rows at most a share a has a p-value of a or less, see
+            `datasentinel.Detector.p_values`.
+
+        Raises
+        ------
+        InvalidInputError
+            A value is not finite as float32.
+        UnsupportedModelError
+            A loaded artifact has no calibration scores to compare with.
+        """
+        scores = self.score_samples(X)
+        return self._loaded().p_values_of_scores(scores)
+
     def predict_proba(self, X: object) -> Float32Array:  # noqa: N803
         """Return how extreme rows are among held-out normal rows, shape [N, 2].
 
-        The second column is the share of held-out normal rows that score lower than the row (one minus its
-        p-value, interpolated between stored quantiles), the first is its complement. As in PyOD, the columns
-        are for "normal" and "anomaly"; unlike a classifier's, they know nothing of how frequent anomalies
-        are.
+        The first column is `p_values`, the second its complement. As in PyOD, the columns are for "normal"
+        and "anomaly"; unlike a classifier's, they know nothing of how frequent anomalies are.
         """
-        scores = self.score_samples(X)
-        facts: Any = self.artifact_.config.calibration
-        quantiles = facts["score_quantiles"]
-        share = np.interp(scores, quantiles["scores"], quantiles["probabilities"], left=0.0, right=1.0)
-        return np.column_stack([1 - share, share]).astype(np.float32)
+        p_values = self.p_values(X)
+        return np.column_stack([p_values, 1 - p_values]).astype(np.float32)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the artifact, `model.onnx` and `config.json`, for `Detector.load` and `datasentinel serve`.
@@ -256,13 +277,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     def _open(self, artifact: Artifact) -> Detector:
         return Detector(artifact, backend=self.backend, plan_budget_s=0)
 
-    def _score(self, rows: Float32Array | Float64Array) -> Float32Array:
+    def _loaded(self) -> Detector:
         if self._detector is None:
             self._detector = self._open(self.artifact_)
-        return self._detector.score(rows)
+        return self._detector
+
+    def _score(self, rows: Float32Array | Float64Array) -> Float32Array:
+        return self._loaded().score(rows)
 
     def _earlier(self) -> Ensemble | None:
-        if not self.warm_start or self.model != "ensemble":
+        if not self.warm_start or self.model not in ("auto", "ensemble"):
             return None
         from datasentinel.training.ensemble import Ensemble
 

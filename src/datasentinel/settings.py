@@ -74,7 +74,18 @@ class Settings:
         A value is out of its limits, or two values contradict each other.
     """
 
-    model: str = _setting("models", "Folder of the model artifact.")
+    model: str = _setting("models", "Folder of the model artifact, or of <name>/<version>/ ones.")
+    default_model: str = _setting(
+        "", "Which of several models answers requests that name none; empty: the first by name."
+    )
+    served_versions: int = _setting(
+        1, "How many versions of a model are served, the greatest numbers first.", minimum=1
+    )
+    watch: bool = _setting(False, "Watch the model folder, and serve new versions as they come.")
+    watch_interval_s: float = _setting(
+        1.0, "How often a watched folder is looked at.", minimum=0.01, maximum=86400
+    )
+    repository_control: bool = _setting(False, "Let clients load and unload models.")
     backend: str = _setting("auto", "What runs the model.", choices=BACKEND_NAMES)
     plan_budget_s: float = _setting(
         1.0, 'How long "auto" may measure the backends on a model that it has no plan for.', minimum=0
@@ -99,8 +110,26 @@ class Settings:
     tcp_port: int = _setting(9000, "Port of the line protocol; 0 picks a free one.", minimum=0, maximum=65535)
     grpc: bool = _setting(True, "Serve gRPC.")
     grpc_port: int = _setting(9001, "Port of gRPC; 0 picks a free one.", minimum=0, maximum=65535)
-    http: bool = _setting(True, "Serve health and metrics over HTTP.")
+    http: bool = _setting(True, "Serve inference, health and metrics over HTTP.")
     http_port: int = _setting(9002, "Port of HTTP; 0 picks a free one.", minimum=0, maximum=65535)
+
+    tls_certificate: str = _setting(
+        "", "PEM file of the certificate, which turns TLS on for every port; empty leaves it off."
+    )
+    tls_key: str = _setting("", "PEM file of its key, unencrypted; empty: it is in the certificate's file.")
+    tls_client_ca: str = _setting(
+        "", "PEM file of the authorities that sign clients' certificates; with it, every client needs one."
+    )
+    token_file: str = _setting(
+        "", "File of bearer tokens, one a line, of which gRPC and HTTP requests need one; empty: none needed."
+    )
+    metrics_need_token: bool = _setting(False, "With token_file, /metrics needs a token, too.")
+    workers: int = _setting(
+        1,
+        "Processes that share the ports; with more than one, a supervisor keeps them alive.",
+        minimum=1,
+        maximum=256,
+    )
 
     tcp_max_line_bytes: int = _setting(
         1 << 20, "Longest line accepted, without its newline; a longer one ends the connection.", minimum=1
@@ -109,12 +138,53 @@ class Settings:
     tcp_idle_timeout_s: float = _setting(
         600.0, "Close a TCP connection on which nothing moved for so long; 0 never does.", minimum=0
     )
+    grpc_implementation: str = _setting(
+        "auto",
+        'What serves gRPC: "native" (sessions in C++) or "grpcio"; "auto" takes native where it is built.',
+        choices=("auto", "native", "grpcio"),
+    )
+    grpc_max_connections: int = _setting(1024, "Open gRPC connections; more are refused.", minimum=1)
     grpc_max_message_bytes: int = _setting(
         4 << 20, "Largest gRPC message accepted.", minimum=1, maximum=2**31 - 1
     )
+    grpc_max_streams: int = _setting(
+        1024,
+        "Calls at a time on one gRPC connection; the client holds back more.",
+        minimum=1,
+        maximum=2**31 - 1,
+    )
+    grpc_max_calls: int = _setting(
+        4096, "Calls at a time over all gRPC connections; more get RESOURCE_EXHAUSTED at once.", minimum=1
+    )
+    grpc_idle_timeout_s: float = _setting(
+        600.0, "Close a gRPC connection without a call for so long; 0 never does.", minimum=0, maximum=10**6
+    )
+    max_request_rows: int = _setting(
+        1 << 20, "Most rows in one gRPC or HTTP request.", minimum=1, maximum=2**31 - 1
+    )
+    http_max_body_bytes: int = _setting(16 << 20, "Largest HTTP request body accepted.", minimum=1)
     http_max_connections: int = _setting(256, "Open HTTP connections; more are refused.", minimum=1)
     http_idle_timeout_s: float = _setting(
         60.0, "Close an HTTP connection on which nothing moved for so long; 0 never does.", minimum=0
+    )
+    receive_timeout_s: float = _setting(
+        30.0,
+        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: any time.",
+        minimum=0,
+    )
+    max_inline_us: float = _setting(
+        300.0,
+        "Scoring that is expected to take longer, and all scoring on a GPU, is done off the event loop.",
+        minimum=0,
+    )
+    queue_rows: int = _setting(
+        1 << 16, "Rows that may wait off the event loop; more get RESOURCE_EXHAUSTED at once.", minimum=1
+    )
+    max_queue_delay_us: int = _setting(
+        0,
+        "How long a request off the event loop may wait for others to share its batch.",
+        minimum=0,
+        maximum=10**6,
     )
     write_buffer_bytes: int = _setting(
         256 << 10,
@@ -125,6 +195,10 @@ class Settings:
         10.0, "How long a stopping server may take to finish what it accepted.", minimum=0
     )
 
+    tracing: bool = _setting(
+        False, "Send OpenTelemetry traces as OTEL_* variables say; needs datasentinel[otel]."
+    )
+    tracing_min_ms: float = _setting(1.0, "Answers that took less get no trace; 0 traces all.", minimum=0)
     log_level: str = _setting(
         "info", "Least severe log line shown.", choices=("debug", "info", "warning", "error")
     )
@@ -137,6 +211,13 @@ class Settings:
             raise SettingsError("tcp, grpc and http are all off: nothing would be served")
         if not self.host:
             raise SettingsError("host: must not be empty; 0.0.0.0 listens on every IPv4 address")
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) and not self.tls_certificate:
+                raise SettingsError(f"{name} is set, but tls_certificate is not")
+        if self.repository_control and self.workers > 1:
+            raise SettingsError(
+                "repository_control with several workers would load a model in one of them only; use watch"
+            )
         ports: dict[int, str] = {}
         for name in ("tcp", "grpc", "http"):
             port: int = getattr(self, f"{name}_port")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"]

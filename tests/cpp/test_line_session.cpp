@@ -12,10 +12,18 @@
 namespace datasentinel {
 namespace {
 
-/// Three values a line; an anomaly when their sum is above 10.
-LineSession make_session(LineLimits limits = {}) {
-  return {std::make_shared<Scorer>(std::make_shared<SumSession>(3), 10.0), limits};
+std::shared_ptr<Scorer> make_scorer(double threshold = 10.0, std::size_t columns = 3) {
+  return std::make_shared<Scorer>(std::make_shared<SumSession>(columns), threshold);
 }
+
+std::shared_ptr<ModelTable> serving(std::shared_ptr<Scorer> scorer) {
+  auto models = std::make_shared<ModelTable>();
+  models->put("sum", "1", std::move(scorer));
+  return models;
+}
+
+/// Three values a line; an anomaly when their sum is above 10.
+LineSession make_session(LineLimits limits = {}) { return {serving(make_scorer()), limits}; }
 
 std::string answer(const std::string& bytes, LineLimits limits = {}) {
   LineSession session = make_session(limits);
@@ -130,11 +138,30 @@ class FailingSession final : public Session {
 };
 
 void a_failing_backend_answers_every_line() {
-  LineSession session(std::make_shared<Scorer>(std::make_shared<FailingSession>(), 1.0), {});
+  LineSession session(serving(std::make_shared<Scorer>(std::make_shared<FailingSession>(), 1.0)), {});
   std::string replies;
   session.feed("1 2 3\nx\n4 5 6\n", replies);
   CHECK(replies == "ERROR: device lost\nERROR: value 1 is not a number: 'x'\nERROR: device lost\n");
   CHECK(!session.closed());
+}
+
+void a_new_version_takes_effect_on_an_open_connection() {
+  const auto models = serving(make_scorer(10.0));
+  LineSession session(models, {});
+  const auto fed = [&](std::string_view bytes) {
+    std::string replies;
+    session.feed(bytes, replies);
+    return replies;
+  };
+  CHECK(fed("5 5 5\n5 5") == "ANOMALY\n");
+  models->put("sum", "2", make_scorer(100.0));
+  CHECK(fed(" 5\n") == "OK\n");
+  models->put("sum", "3", make_scorer(1.0, 2));
+  CHECK(fed("5 5 5\n5 5\n") == "ERROR: expected 2 values, got 3\nANOMALY\n");
+  CHECK(models->remove("sum", "3"));
+  CHECK(fed("5 5 5\n") == "OK\n");
+  CHECK(models->remove("sum", "2") && models->remove("sum", "1"));
+  CHECK(fed("5 5 5\n") == "ERROR: no model is being served\n");
 }
 
 }  // namespace
@@ -150,5 +177,6 @@ int main() {
   answers_alike_however_the_bytes_are_cut();
   answers_any_bytes_with_one_reply_a_line();
   a_failing_backend_answers_every_line();
+  a_new_version_takes_effect_on_an_open_connection();
   return check::result();
 }

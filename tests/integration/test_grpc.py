@@ -6,18 +6,20 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import pytest
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
 from datasentinel import Detector
+from datasentinel.calibration import calibrate
 from tests.networks import write_artifact
 
 TIMEOUT_S = 20
 
 
 @pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+def channel(grpc_server):
+    with grpc.insecure_channel(f"{grpc_server.host}:{grpc_server.grpc_port}") as channel:
         yield channel
 
 
@@ -76,10 +78,10 @@ def test_a_bad_vector_has_no_reasons(channel):
     )
 
 
-def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, tmp_path):
+def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, grpc_implementation, tmp_path):
     silent = write_artifact(tmp_path, network.to_onnx(), input_dim=8, threshold=1.0)
     with (
-        start_server("--no-tcp", artifact=silent) as server,
+        start_server("--no-tcp", "--grpc-implementation", grpc_implementation, artifact=silent) as server,
         grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -89,6 +91,40 @@ def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, tmp_pa
         assert "no output 'contributions'" in response.message
         request.explain_top = 0
         assert stub.Evaluate(request, timeout=TIMEOUT_S).mse == Detector.load(silent).score(rows[0])[0]
+
+
+def test_p_values_come_on_request(network, rows, detector, start_server, tmp_path):
+    calibration = calibrate(detector.score(rows[200:]), method="conformal", target_fpr=0.05)
+    calibrated = write_artifact(
+        tmp_path,
+        network.to_onnx(with_contributions=True),
+        input_dim=8,
+        threshold=calibration.threshold,
+        calibration=calibration.facts(),
+    )
+    expected = Detector.load(calibrated)
+    with (
+        start_server("--no-tcp", artifact=calibrated) as server,
+        grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
+    ):
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for row in rows[:50]:
+            request = inference_pb2.EvaluateRequest(values=row, with_p_value=True, explain_top=1)
+            response = stub.Evaluate(request, timeout=TIMEOUT_S)
+            assert response.p_value == expected.p_values(row)[0]
+            assert (response.status == inference_pb2.ANOMALY) == (response.p_value <= 0.05)
+            assert len(response.contributions) == 1
+            request.with_p_value = False
+            assert not stub.Evaluate(request, timeout=TIMEOUT_S).HasField("p_value")
+
+
+def test_a_model_without_calibration_answers_so(channel, rows):
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    request = inference_pb2.EvaluateRequest(values=rows[0], with_p_value=True)
+    response = stub.Evaluate(request, timeout=TIMEOUT_S)
+    assert response.status == inference_pb2.ERROR
+    assert "datasentinel recalibrate" in response.message
+    assert not response.HasField("p_value")
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -106,7 +142,8 @@ def test_the_bytes_on_the_wire_are_the_contract_s(channel, detector, rows, packe
 def test_calls_at_once_are_not_mixed_up(evaluate, detector, rows):
     with ThreadPoolExecutor(16) as pool:
         scores = list(pool.map(lambda row: evaluate(row).mse, rows[:800]))
-    assert scores == [detector.score(row)[0] for row in rows[:800]]
+    # Requests that arrive together share a batch, and a batch may differ from a row in the last bits.
+    np.testing.assert_allclose(scores, detector.score(rows[:800]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +164,12 @@ def test_a_broken_call_is_an_rpc_error_and_harms_nobody(
     assert evaluate(rows[0]).mse == detector.score(rows[0])[0]
 
 
-def test_the_message_limit_can_be_set(limited):
-    with grpc.insecure_channel(f"{limited.host}:{limited.grpc_port}") as channel:
+def test_the_message_limit_can_be_set(start_server, grpc_implementation):
+    flags = ("--no-tcp", "--grpc-max-message-bytes", "50", "--grpc-implementation", grpc_implementation)
+    with (
+        start_server(*flags) as limited,
+        grpc.insecure_channel(f"{limited.host}:{limited.grpc_port}") as channel,
+    ):
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         fits = stub.Evaluate(inference_pb2.EvaluateRequest(values=[0.0] * 8), timeout=TIMEOUT_S)
         assert fits.status in (inference_pb2.OK, inference_pb2.ANOMALY)

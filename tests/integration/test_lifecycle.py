@@ -18,6 +18,7 @@ import onnx
 import pytest
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel import Detector
 from tests.integration.server_process import (
@@ -54,6 +55,20 @@ def health(server, path="/v2/health/ready") -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def scrape(server) -> dict[str, dict[str, float]]:
+    """The metrics of each transport whose code, if they have one, is "internal"."""
+    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    samples: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("code", "internal") == "internal" and "transport" in sample.labels:
+                samples.setdefault(sample.name, {})[sample.labels["transport"]] = sample.value
+    return samples
 
 
 def test_the_ready_line_names_every_address(server):
@@ -161,7 +176,7 @@ def test_busy_clients_get_an_answer_to_every_line_that_was_accepted(start_server
 
 def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector, rows):
     """A call is answered rightly or refused, and the server scored exactly as many as were answered."""
-    scores: list[float] = []
+    scores: dict[int, float] = {}
     codes: list[grpc.StatusCode] = []
     with start_server() as server, grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -173,16 +188,17 @@ def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector,
             if number == 300:
                 server.process.send_signal(signal.SIGTERM)
                 break
-        for future in futures:
+        for number, future in enumerate(futures):
             try:
-                scores.append(future.result().mse)
+                scores[number] = future.result().mse
             except grpc.RpcError as error:
                 codes.append(error.code())
         assert server.process.wait(20) == 0
         assert f"event=stopped rows={len(scores)} " in server.log()
     assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert len(scores) >= 250
-    assert scores == [detector.score(row)[0] for row in rows[: len(scores)]]
+    # Calls run at the same time: which of the last ones were refused need not go by their order.
+    assert scores == {number: detector.score(rows[number])[0] for number in scores}
 
 
 def test_while_draining_the_server_is_not_ready_and_accepts_nobody(start_server, detector, rows):
@@ -292,6 +308,11 @@ def test_a_failing_backend_harms_only_the_request_it_fails(start_server, tmp_pat
                 assert [replies.readline(), replies.readline()] == [b"OK\n", b"ANOMALY\n"]
             response = stub.Evaluate(inference_pb2.EvaluateRequest(values=[3, 2]), timeout=10)
             assert (response.status, response.mse) == (inference_pb2.ANOMALY, 2.5)
+        (line,) = [line for line in server.log().splitlines() if "event=lines_failed" in line][:1]
+        assert "level=error" in line
+        assert "lines=1" in line
+        assert "Gather" in line
+        assert scrape(server)["datasentinel_error_codes_total"] == {"tcp": 3.0, "grpc": 3.0}
 
 
 def test_the_server_never_loads_torch(server, rows):

@@ -76,7 +76,7 @@ def test_training_tells_what_it_did(trained):
     config = load_artifact(folder / "models").config
     assert config.feature_names == ("a", "b", "c", "d", "e")
     assert len(config.training["data_sha256"]) == 64
-    assert config.calibration["method"] == "quantile"
+    assert config.calibration["method"] == "conformal"
 
 
 def test_the_report_holds_plots(trained):
@@ -141,6 +141,45 @@ def test_scores_of_a_csv_file(trained):
     assert f"300 rows, {decisions.sum()} anomalies, 3 bad rows" in done.stderr
     assert "bad row: line 2: " in done.stderr
     assert np.mean(decisions == labels[good]) > 0.95
+
+
+def test_p_values_on_request(trained):
+    folder, _ = trained
+    values, labels = telemetry(60, seed=5)
+    data = write_csv(folder / "rare.csv", values, labels, broken=(7,))
+    done = datasentinel("score", data, "--model", folder / "models", "--p-values")
+    scores = read_scores(done.stdout)
+    assert scores[7]["p_value"] == ""
+    good = np.delete(np.arange(60), 7)
+    expected = Detector.load(folder / "models").p_values(values[good].astype(np.float32))
+    np.testing.assert_array_equal([float(scores[i]["p_value"]) for i in good], expected)
+    datasentinel("score", data, "--model", folder / "models", "--p-values", "--out", folder / "rare.parquet")
+    table = pytest.importorskip("pyarrow.parquet").read_table(folder / "rare.parquet")
+    column = table.column("p_value").to_pylist()
+    assert column[7] is None
+    np.testing.assert_array_equal([column[i] for i in good], expected)
+
+
+def test_p_values_and_reasons_together(trained):
+    folder, _ = trained
+    values, labels = telemetry(20, seed=6)
+    data = write_csv(folder / "both.csv", values, labels, broken=(3,))
+    arguments = ("score", data, "--model", folder / "models", "--p-values", "--explain", 1)
+    rows = read_scores(datasentinel(*arguments).stdout)
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "p_value", "reason_1"]
+    assert (rows[3]["p_value"], rows[3]["reason_1"]) == ("", "")
+    detector = Detector.load(folder / "models")
+    good = np.delete(values, 3, axis=0).astype(np.float32)
+    told = zip(detector.p_values(good), detector.explain(good, top=1), strict=True)
+    for row, (p_value, (reason,)) in zip([*rows[:3], *rows[4:]], told, strict=True):
+        assert float(row["p_value"]) == p_value
+        assert row["reason_1"] == str(reason)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    datasentinel(*arguments, "--out", folder / "both.parquet")
+    table = parquet.read_table(folder / "both.parquet").to_pylist()
+    expected = [float(row["p_value"]) if row["p_value"] else None for row in rows]
+    assert [row["p_value"] for row in table] == expected
+    assert [row["reason_1"] for row in table] == [row["reason_1"] for row in rows]
 
 
 def test_scores_on_standard_output_without_a_header_or_labels(trained):
@@ -270,13 +309,23 @@ def test_scoring_never_imports_torch(trained):
     datasentinel("score", folder / "data.csv", "--model", folder / "models", code=code)
 
 
-def test_quality_on_a_real_server_recording(shared_data):
-    """Server Machine Dataset, machine-1-6: what a plain autoencoder reaches is AUROC 0.92 and AP 0.87."""
-    rows = open_data(shared_data / "demo" / "smd-machine-1-6-train.csv").read()
-    test = open_data(shared_data / "demo" / "smd-machine-1-6-test.csv").read()
-    assert rows.values.shape == test.values.shape == (23_000, 38)
-    settings = TrainingSettings(model="autoencoder")
+@pytest.mark.parametrize(
+    ("name", "model", "auroc", "average_precision", "false_positive_rate"),
+    [
+        # The best that was measured of other detectors: 0.947 / 0.892 and 0.929 / 0.735.
+        ("smd-machine-1-6", "auto", 0.947, 0.892, 0.02),
+        ("asd-omi-8", "auto", 0.94, 0.75, 0.02),
+        ("smd-machine-1-6", "autoencoder", 0.93, 0.88, 1.0),
+    ],
+)
+def test_quality_on_real_server_recordings(
+    shared_data, name, model, auroc, average_precision, false_positive_rate
+):
+    rows = open_data(shared_data / "demo" / f"{name}-train.csv").read()
+    test = open_data(shared_data / "demo" / f"{name}-test.csv").read()
+    settings = TrainingSettings(model=model)
     result = train(rows.values, labels=rows.labels, test=(test.values, test.labels), settings=settings)
-    assert result.quality.anomalies == 3708
-    assert result.quality.auroc >= 0.93
-    assert result.quality.average_precision >= 0.88
+    assert result.recording == (model == "auto")
+    assert result.quality.auroc >= auroc
+    assert result.quality.average_precision >= average_precision
+    assert result.quality.false_positive_rate <= false_positive_rate

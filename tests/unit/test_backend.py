@@ -11,7 +11,7 @@ import pytest
 
 import datasentinel
 from datasentinel import backend
-from datasentinel.errors import ArtifactError
+from datasentinel.errors import ArtifactError, InvalidInputError
 from tests.networks import Network, write_artifact
 
 
@@ -116,3 +116,23 @@ def test_onnxruntime_s_own_words_reach_the_user(tmp_path):
 def test_importing_brings_no_heavy_package(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'onnx', 'onnxruntime', 'pandas', 'pyarrow') if m in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
+
+
+def test_a_table_of_models_answers_by_name_and_version(tmp_path):
+    artifact = write_artifact(tmp_path, Network.random([4, 2, 4]).to_onnx(), input_dim=4, threshold=1.0)
+    old, new = (datasentinel.Detector.load(artifact, plan_budget_s=0).scorer for _ in range(2))
+    models = backend.ModelTable()
+    assert models.find() is None
+    models.put("a", "1", old)
+    generation = models.generation
+    models.put("a", "2", new)
+    assert models.generation > generation
+    assert models.find() == models.find("a") == ("a", "2")
+    assert models.find("a", "1") == ("a", "1")
+    assert models.remove("a", "2")
+    assert not models.remove("a", "2")
+    assert models.find() == ("a", "1")
+    models.set_default("b")
+    assert models.find() is None
+    with pytest.raises(InvalidInputError, match="needs a name"):
+        models.put("", "1", old)

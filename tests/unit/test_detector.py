@@ -9,6 +9,7 @@ import pytest
 
 import datasentinel
 from datasentinel import Detector
+from datasentinel.calibration import calibrate
 from datasentinel.errors import (
     ArtifactError,
     BackendUnavailableError,
@@ -168,6 +169,38 @@ def test_a_value_outside_float32_is_not_called_infinite(detector):
     x[1, 3] = 1e39
     with pytest.raises(InvalidInputError, match=r"1e\+39.* at row 1, column 3 is outside float32's range"):
         detector.score(x)
+
+
+def test_p_values_are_the_ranks_among_calibration_scores(network, rows, tmp_path):
+    normal = np.random.default_rng(7).normal(0, 3, (500, D)).astype(np.float32)
+    scores = Detector.load(
+        write_artifact(tmp_path / "a", network.to_onnx(), input_dim=D, threshold=0.0)
+    ).score(normal)
+    calibration = calibrate(scores, method="conformal", target_fpr=0.05)
+    detector = Detector.load(
+        write_artifact(
+            tmp_path / "b",
+            network.to_onnx(),
+            input_dim=D,
+            threshold=calibration.threshold,
+            calibration=calibration.facts(),
+        )
+    )
+    p_values = detector.p_values(rows)
+    assert p_values.dtype == np.float64
+    at_least = (scores >= detector.score(rows)[:, np.newaxis]).sum(axis=1)
+    expected = (1 + at_least) / 501
+    assert (p_values >= expected).all()
+    np.testing.assert_allclose(p_values, expected, rtol=0.02)
+    np.testing.assert_array_equal(p_values[expected < 0.5], expected[expected < 0.5])
+    assert detector.p_values(rows[0]).shape == (1,)
+    assert sum(detector.scorer.score_counts) == 300 + 300 + 1
+
+
+def test_p_values_need_calibration_scores(detector, rows):
+    with pytest.raises(UnsupportedModelError, match="datasentinel recalibrate"):
+        detector.p_values(rows)
+    assert detector.scorer.score_counts == []
 
 
 def test_an_extreme_row_is_an_anomaly_with_a_finite_score(detector):

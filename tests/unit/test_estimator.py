@@ -79,7 +79,22 @@ def test_pyods_conventions(fitted):
     assert proba.shape == (600, 2)
     np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
     assert 0.35 < proba[:300, 1].mean() < 0.65
-    assert np.median(proba[300:, 1]) == 1
+    held_out = fitted.artifact_.config.calibration["rows"]
+    assert np.median(proba[300:, 1]) == pytest.approx(1 - 1 / (held_out + 1))
+
+
+def test_p_values(fitted, tmp_path):
+    normal, strange = normal_rows(2000, seed=2), strange_rows(300)
+    p_values = fitted.p_values(normal)
+    assert p_values.dtype == np.float64
+    # Held-out rows are 150, so a share of 0.1 is known to 0.025, and that of the new rows to 0.007.
+    assert np.mean(p_values <= 0.1) < 0.1 + 4 * 0.026
+    assert np.median(fitted.p_values(strange)) == 1 / (fitted.artifact_.config.calibration["rows"] + 1)
+    fitted.save(tmp_path)
+    np.testing.assert_array_equal(AutoencoderDetector.load(tmp_path).p_values(normal), p_values)
+    np.testing.assert_array_equal(
+        Detector.load(tmp_path, backend=fitted._loaded().backend).p_values(normal), p_values
+    )
 
 
 def test_what_is_scored_is_what_is_served(fitted, tmp_path):
@@ -91,7 +106,7 @@ def test_what_is_scored_is_what_is_served(fitted, tmp_path):
     loaded = AutoencoderDetector.load(tmp_path)
     np.testing.assert_array_equal(loaded.score_samples(rows), fitted.score_samples(rows))
     np.testing.assert_array_equal(loaded.predict_proba(rows), fitted.predict_proba(rows))
-    assert loaded.get_params() == {**fitted.get_params(), "steps": 600}
+    assert loaded.get_params() == {**fitted.get_params(), "model": "ensemble", "steps": 600}
     assert loaded.n_features_in_ == 4
     with pytest.raises(ModelNotFoundError):
         AutoencoderDetector.load(tmp_path / "nowhere")

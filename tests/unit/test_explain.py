@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from datasentinel import Detector, Reason
 from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
-from datasentinel.export.contributions import add_contributions
+from datasentinel.export.contributions import add_shares
 from tests.networks import Network, write_artifact, write_prototype
 
 D = 8
@@ -169,7 +169,7 @@ def test_contributions_of_another_width_are_refused_at_load(network, tmp_path):
 
 
 class _Graph:
-    """Collects what `add_contributions` adds to a graph of a linear residual and a scaled copy."""
+    """Collects what `add_shares` adds to a graph of a linear residual and a scaled copy."""
 
     def __init__(self, weight: np.ndarray, gain: np.ndarray) -> None:
         self.nodes = [
@@ -214,7 +214,7 @@ def test_shares_of_a_composite_score_add_up_to_one(rows, tmp_path, backend):
     weight = random.normal(0, 0.3, (D, D)).astype(np.float32)
     gain = random.uniform(0.5, 2, D).astype(np.float32)
     graph = _Graph(weight, gain)
-    assert add_contributions(graph, residual="r", marginal="v") == "contributions"
+    assert add_shares(graph, residual="r", marginal="v", output="contributions") == "contributions"
     detector = Detector.load(
         write_artifact(tmp_path, graph.to_onnx(), input_dim=D, threshold=1.0), backend=backend
     )

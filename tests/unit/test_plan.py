@@ -56,10 +56,11 @@ def test_scores_are_the_reference_s_at_every_size(network, folder):
 
 def test_a_plan_is_measured_once(folder, cache):
     first = Detector.load(folder).info()
-    assert len(plan_files(cache)) == 1
-    started = time.perf_counter()
+    (path,) = plan_files(cache)
+    written_ns = path.stat().st_mtime_ns
     second = Detector.load(folder).info()
-    assert time.perf_counter() - started < 0.5
+    assert plan_files(cache) == [path]
+    assert path.stat().st_mtime_ns == written_ns
     assert second["plan"] == first["plan"]
     assert second["timings"] == first["timings"]
     assert second["refusals"] == first["refusals"]
@@ -118,9 +119,10 @@ def test_no_budget_takes_the_first_that_can(folder, cache):
 
 
 def test_the_budget_is_kept(folder):
-    started = time.perf_counter()
+    # What this thread works, which other work on the machine does not lengthen.
+    started = time.thread_time()
     Detector.load(folder, plan_budget_s=0.2)
-    assert time.perf_counter() - started < 1.5
+    assert time.thread_time() - started < 1.0
 
 
 @pytest.mark.parametrize("budget", [-1, float("nan"), float("inf")])

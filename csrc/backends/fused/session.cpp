@@ -27,10 +27,9 @@ FusedSession::FusedSession(const Program& program, const Kernels& kernels, int n
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
       has_output_(program.output >= 0),
       has_contributions_(program.contributions >= 0),
-      frames_(program_.frame_floats()),
+      frames_([floats = program_.frame_floats()] { return std::make_unique<AlignedFloats>(floats); }),
       num_threads_(static_cast<std::size_t>(num_threads)) {
   if (num_threads_ > 1) threads_ = std::make_unique<ThreadPool>(num_threads_ - 1);
-  const FramePool::Lease warm(frames_);
 }
 
 void FusedSession::run(ConstRows rows, Outputs outputs) {
@@ -60,13 +59,13 @@ void FusedSession::run(ConstRows rows, Outputs outputs) {
 }
 
 void FusedSession::run_rows(ConstRows rows, Outputs outputs) {
-  const FramePool::Lease frame(frames_);
+  const auto frame = frames_.borrow();
   std::size_t first = 0;
   while (first < rows.rows) {
     const std::size_t count = std::min(rows.rows - first, program_.block_rows());
     const Outputs target = part_of(outputs, first, rows.columns);
     const auto run = count <= program_.few_rows() ? kernels_.run_few : kernels_.run_block;
-    run(program_.view(), rows.row(first), static_cast<int>(count), frame.data(), target.scores,
+    run(program_.view(), rows.row(first), static_cast<int>(count), frame->data(), target.scores,
         target.reconstructions, target.contributions);
     first += count;
   }

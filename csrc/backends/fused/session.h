@@ -2,10 +2,10 @@
 
 #include <memory>
 
-#include "backends/fused/frame_pool.h"
 #include "backends/fused/packed_program.h"
 #include "backends/fused/thread_pool.h"
 #include "core/backend.h"
+#include "core/pool.h"
 
 namespace datasentinel::fused {
 
@@ -27,7 +27,7 @@ class FusedSession final : public Session {
   std::size_t input_dim_;
   bool has_output_;
   bool has_contributions_;
-  FramePool frames_;
+  Pool<AlignedFloats> frames_;           ///< Scratch, one for each concurrent call.
   std::unique_ptr<ThreadPool> threads_;  ///< Null with one thread.
   std::size_t num_threads_;
 };

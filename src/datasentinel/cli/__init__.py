@@ -17,12 +17,19 @@ _COMMANDS: dict[str, str] = {
     "export": "Write a trained model in a lower precision.",
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
+    "evaluate": "Judge a model by labelled data, in a table and an HTML report.",
+    "recalibrate": "Move a model's threshold without retraining.",
+    "drift": "Tell whether data has moved away from what a model was calibrated on.",
+    "import": "Make a model artifact of a foreign ONNX graph.",
     "produce": "Send samples to a server and summarise its replies.",
     "build-engine": "Build a model's TensorRT engine ahead of time.",
     "bench": "Measure a model on this machine, or compare two results.",
     "info": "Show versions, backends and, given a model, what it is.",
     "demo": "Train, serve and produce on real data, in one go.",
 }
+
+# Where the module cannot have the command's name.
+_MODULES = {"import": "import_model", "build-engine": "build_engine"}
 
 
 class _LazyGroup(click.Group):
@@ -33,10 +40,10 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import `datasentinel.cli.<name>`, with underscores for hyphens, and return its `command`."""
+        """Import the command's module and return its `command`."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"datasentinel.cli.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"datasentinel.cli.{_MODULES.get(cmd_name, cmd_name)}")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101
         return command

@@ -35,6 +35,7 @@ def _machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu features": backend.cpu_features(),
         "build": backend.build_info(),
+        "grpc": f"native, {library}" if (library := backend.grpc_library()) else "grpcio",
         "packages": {name: _version(name) for name in _PACKAGES},
         "backends": [
             {
@@ -54,6 +55,7 @@ def _print(console: Console, machine: dict[str, Any], model: dict[str, Any] | No
     facts.add_row("python", f"{machine['python']} on {machine['platform']}")
     facts.add_row("cpu features", ", ".join(machine["cpu features"]) or "none of note")
     facts.add_row("build", ", ".join(f"{key} {value}" for key, value in machine["build"].items()))
+    facts.add_row("grpc", machine["grpc"])
     facts.add_row("packages", ", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
     console.print(facts)
 

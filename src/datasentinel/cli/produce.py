@@ -18,12 +18,14 @@ from rich.table import Table
 from datasentinel.artifact import load_artifact
 from datasentinel.producer import (
     PROTOCOLS,
+    Credentials,
     FileRows,
     Producer,
     Summary,
     Telemetry,
     connector,
     new_event_loop,
+    read_token,
     stream,
 )
 
@@ -149,6 +151,26 @@ def _print(summary: Summary, rows: FileRows | Telemetry) -> None:
     help="Its port.  [default: 9000 for tcp, 9001 for grpc]",
 )
 @click.option(
+    "--tls-ca",
+    type=click.Path(path_type=Path),
+    help="Speak TLS; PEM file of the authorities that sign the server's certificate.",
+)
+@click.option(
+    "--tls-certificate",
+    type=click.Path(path_type=Path),
+    help="PEM file of the certificate to show to the server.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    help="PEM file of its key.  [default: in the certificate's file]",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File whose first line is the bearer token to show to the server, over gRPC.",
+)
+@click.option(
     "--file",
     type=click.Path(path_type=Path),
     help="Send the rows of this CSV, Parquet or NumPy file instead of synthetic telemetry.",
@@ -209,6 +231,10 @@ def command(
     protocol: str,
     host: str,
     port: int | None,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    token_file: Path | None,
     file: Path | None,
     label: str | None,
     model: Path | None,
@@ -236,13 +262,21 @@ def command(
     """
     if replies and as_json:
         raise click.UsageError("--replies and --json do not go together.")
+    if token_file is not None and protocol == "tcp":
+        raise click.UsageError("--token-file is for gRPC; the line protocol has no tokens.")
+    credentials = Credentials(
+        ca=tls_ca,
+        certificate=tls_certificate,
+        key=tls_key,
+        token=read_token(token_file) if token_file is not None else "",
+    )
     rows = _rows(
         count=count, file=file, label=label, model=model, dim=dim, anomaly_share=anomaly_share, seed=seed
     )
     samples = stream(rows, invalid_every=invalid_every, faults=PROTOCOLS[protocol], seed=seed)
     producer = Producer(
         itertools.islice(samples, count),
-        connector(protocol, host, port or _DEFAULT_PORTS[protocol]),
+        connector(protocol, host, port or _DEFAULT_PORTS[protocol], credentials),
         rate=rate,
         window=window,
         give_up_s=give_up_s,

@@ -13,7 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from datasentinel.datasets import PARQUET_SUFFIXES, open_data
-from datasentinel.datasets.score_writers import CsvScoreWriter, ParquetScoreWriter, ScoreWriter
+from datasentinel.datasets.score_writers import (
+    CsvScoreWriter,
+    ExtraColumns,
+    ParquetScoreWriter,
+    ScoreWriter,
+)
 from datasentinel.errors import DataError
 from datasentinel.types import BACKEND_NAMES
 
@@ -21,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from datasentinel.datasets import Chunk
-    from datasentinel.datasets.score_writers import Row
-    from datasentinel.reasons import Reason
+    from datasentinel.datasets.score_writers import Extra, Row
+    from datasentinel.detector import Detector
     from datasentinel.types import Float32Array
 
 _BAD_ROWS_SHOWN = 5
@@ -43,6 +48,9 @@ _BAD_ROWS_SHOWN = 5
     help="CSV or Parquet file for the scores.  [default: CSV on standard output]",
 )
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+@click.option(
+    "--p-values", is_flag=True, help="Add a column p_value: how rare such a score is among normal rows."
+)
 @click.option("--label", help="Column that is no feature: its name, or its number from 1 (-1 is the last).")
 @click.option(
     "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
@@ -60,6 +68,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
     out: Path | None,
     backend: str,
+    p_values: bool,
     label: str | None,
     header: bool | None,
     num_reasons: int,
@@ -84,12 +93,15 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
     num_reasons = min(num_reasons, detector.input_dim)
     rows = anomalies = bad = 0
-    with _open_writer(out, num_reasons) as writer, _progress(file) as progress:
+    extra = ExtraColumns(p_values, num_reasons)
+    if p_values:
+        detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
+    with _open_writer(out, extra) as writer, _progress(file) as progress:
         for chunk in data.chunks():
             values = np.ascontiguousarray(chunk.values, dtype=np.float32)
-            reasons = detector.explain(values, num_reasons) if num_reasons else [[]] * len(values)
             scores = detector.score(values)
-            decided = list(decide(chunk, scores, detector.threshold, reasons, num_reasons=num_reasons))
+            told = _tell(detector, values, scores, extra)
+            decided = list(decide(chunk, scores, detector.threshold, told, extra))
             writer.write(decided)
             for wrong in chunk.bad[: max(0, _BAD_ROWS_SHOWN - bad)]:
                 click.echo(f"bad row: {wrong}", err=True)
@@ -108,34 +120,42 @@ def decide(
     chunk: Chunk,
     scores: Float32Array,
     threshold: float,
-    reasons: Sequence[Sequence[Reason]],
-    *,
-    num_reasons: int,
+    told: Sequence[Sequence[Extra]],
+    extra: ExtraColumns,
 ) -> Iterator[Row]:
-    """Merge the good rows' scores and reasons and the bad rows of a chunk, in the file's order."""
+    """Merge what is told of the good rows and the bad rows of a chunk, in the file's order."""
     bad = {wrong.row: wrong for wrong in chunk.bad}
     anomalies = scores.astype(np.float64) > threshold
-    good = zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), reasons, strict=True)
+    good = zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), told, strict=True)
     first = min([*bad, *chunk.rows[:1].tolist()], default=0)
     for row in range(first, first + len(bad) + len(chunk.rows)):
         if row in bad:
-            yield row, None, None, str(bad[row]), *[""] * num_reasons
+            yield row, None, None, str(bad[row]), *extra.of_bad_row
         else:
-            position, score, anomaly, why = next(good)
-            yield position, score, anomaly, "", *map(str, why)
+            position, score, anomaly, more = next(good)
+            yield position, score, anomaly, "", *more
+
+
+def _tell(
+    detector: Detector, values: Float32Array, scores: Float32Array, extra: ExtraColumns
+) -> list[tuple[Extra, ...]]:
+    """Give each row's values in the extra columns."""
+    p_values = zip(detector.p_values_of_scores(scores).tolist()) if extra.p_value else [()] * len(values)
+    reasons = detector.explain(values, extra.num_reasons) if extra.num_reasons else [[]] * len(values)
+    return [(*p_value, *map(str, why)) for p_value, why in zip(p_values, reasons, strict=True)]
 
 
 @contextlib.contextmanager
-def _open_writer(out: Path | None, num_reasons: int) -> Iterator[ScoreWriter]:
+def _open_writer(out: Path | None, extra: ExtraColumns) -> Iterator[ScoreWriter]:
     try:
         if out is None:
-            yield CsvScoreWriter(sys.stdout, num_reasons=num_reasons)
+            yield CsvScoreWriter(sys.stdout, extra)
         elif out.suffix.lower() in PARQUET_SUFFIXES:
-            with ParquetScoreWriter(out, num_reasons=num_reasons) as writer:
+            with ParquetScoreWriter(out, extra) as writer:
                 yield writer
         else:
             with out.open("w", encoding="utf-8", newline="") as file:
-                yield CsvScoreWriter(file, num_reasons=num_reasons)
+                yield CsvScoreWriter(file, extra)
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.artifact import load_artifact
+from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.datasets import open_data
 from datasentinel.errors import DataError
 from datasentinel.precisions import PRECISIONS
-from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, THRESHOLD_METHODS, TrainingSettings
+from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,9 +69,10 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--model",
     type=click.Choice(MODELS),
-    default="ensemble",
+    default="auto",
     show_default=True,
-    help="What to train. The options from --hidden to --device are for a plain autoencoder only.",
+    help="What to train; auto takes a subspace for a recording, whose neighbouring rows are alike, and an "
+    "ensemble for other data. The options from --hidden to --device are for a plain autoencoder only.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
@@ -96,7 +98,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--threshold-method",
     type=click.Choice(THRESHOLD_METHODS),
-    default="quantile",
+    default="conformal",
     show_default=True,
     help="How to choose the threshold from the scores of held-out normal rows.",
 )
@@ -177,7 +179,8 @@ def command(  # noqa: PLR0917 - click passes them by name
         from datasentinel.training.report import write_report
 
         written = write_report(result, report)
-        click.echo(f"report      {report} ({', '.join(path.name for path in written)})")
+        names = ", ".join(path.name for path in written) or "nothing to plot: no loss, no labelled test rows"
+        click.echo(f"report      {report} ({names})")
 
 
 def _read(path: Path, *, label: str | None, header: bool | None, features: Sequence[str] = ()) -> Dataset:
@@ -209,13 +212,15 @@ def _digest(path: Path) -> str:
 
 def _summarise(result: TrainingResult, exported: Exported) -> None:
     calibration, check = result.calibration, exported.verification
-    least = min(epoch.held_out_loss for epoch in result.history)
+    least = min((epoch.held_out_loss for epoch in result.history), default=None)
+    loss = "" if least is None else f", loss {least:.4g}"
+    held_out = "the last " if result.recording else ""
     target = (
         "" if calibration.target_fpr is None else f" for a false-positive rate of {calibration.target_fpr:g}"
     )
     click.echo(f"network     {result.model.summary()}")
     click.echo(
-        f"rows        {result.rows_trained} trained on, {result.rows_held_out} held out, loss {least:.4g}"
+        f"rows        {result.rows_trained} trained on, {held_out}{result.rows_held_out} held out{loss}"
     )
     click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.method}{target})")
     if result.quality:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from datasentinel.datasets.parquet_file import import_pyarrow
@@ -12,13 +13,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-Row = tuple[int, float | None, bool | None, str, *tuple[str, ...]]
-"""Row number from 0, score and decision (None for a bad row), what is wrong with it, and reasons."""
+Extra = float | str | None
+Row = tuple[int, float | None, bool | None, str, *tuple[Extra, ...]]
+"""Row number from 0, score and decision (None for a bad row), what is wrong with it, and extra columns."""
 
 
-def column_names(num_reasons: int) -> list[str]:
-    """Name the columns: row, score, anomaly, error, reason_1, reason_2, ..."""
-    return ["row", "score", "anomaly", "error", *(f"reason_{i}" for i in range(1, num_reasons + 1))]
+@dataclass(frozen=True)
+class ExtraColumns:
+    """Columns beside row, score, anomaly and error: p_value, if wanted, then reason_1, reason_2, ..."""
+
+    p_value: bool = False
+    num_reasons: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns."""
+        reasons = (f"reason_{i}" for i in range(1, self.num_reasons + 1))
+        return ["row", "score", "anomaly", "error", *["p_value"] * self.p_value, *reasons]
+
+    @property
+    def of_bad_row(self) -> tuple[Extra, ...]:
+        """What a bad row has in the extra columns."""
+        return (*[None] * self.p_value, *[""] * self.num_reasons)
+
+
+_NO_EXTRA = ExtraColumns()
 
 
 class ScoreWriter(Protocol):
@@ -30,11 +49,11 @@ class ScoreWriter(Protocol):
 
 
 class CsvScoreWriter:
-    """Columns row, score, anomaly (0 or 1), error and reasons; a bad row has an empty score and anomaly."""
+    """Columns row, score, anomaly (0 or 1), error and extra ones; a bad row has only row and error."""
 
-    def __init__(self, file: TextIO, *, num_reasons: int = 0) -> None:
+    def __init__(self, file: TextIO, extra: ExtraColumns = _NO_EXTRA) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(column_names(num_reasons))
+        self._writer.writerow(extra.names)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Append rows; nine digits tell all float32 values apart."""
@@ -45,16 +64,20 @@ class CsvScoreWriter:
 
 
 class ParquetScoreWriter(AbstractContextManager["ParquetScoreWriter"]):
-    """Columns row (int64), score (float32), anomaly (bool), error and reasons (string).
+    """Columns row (int64), score (float32), anomaly (bool), error (string) and extra ones.
 
-    A bad row has a null score and anomaly.
+    Of these, p_value is float64 and reasons are strings. A bad row has a null score, anomaly and p_value.
     """
 
-    def __init__(self, path: Path, *, num_reasons: int = 0) -> None:
+    def __init__(self, path: Path, extra: ExtraColumns = _NO_EXTRA) -> None:
         self._arrow, parquet = import_pyarrow()
         text = self._arrow.string()
-        types = [self._arrow.int64(), self._arrow.float32(), self._arrow.bool_(), text, *[text] * num_reasons]
-        self._schema = self._arrow.schema(list(zip(column_names(num_reasons), types, strict=True)))
+        types = [
+            *(self._arrow.int64(), self._arrow.float32(), self._arrow.bool_(), text),
+            *[self._arrow.float64()] * extra.p_value,
+            *[text] * extra.num_reasons,
+        ]
+        self._schema = self._arrow.schema(list(zip(extra.names, types, strict=True)))
         self._writer: Any = parquet.ParquetWriter(path, self._schema)
 
     def __exit__(self, *_: object) -> None:

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from datasentinel.training.attribution import SMALLEST_SQUARE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
-
-# Added to every square, so that the shares of a row without any residual are equal instead of 0 / 0. Far
-# below any square that matters, since the values are in standard deviations.
-_SMALLEST_SQUARE = 1e-12
 
 
 class GraphBuilder(Protocol):
@@ -30,15 +28,15 @@ class GraphBuilder(Protocol):
         ...
 
 
-def add_contributions(graph: GraphBuilder, *, residual: str, marginal: str) -> str:
-    """Add the output `contributions` of a score that is no plain sum over the features.
+def add_shares(graph: GraphBuilder, *, residual: str, marginal: str, output: str = "feature_shares") -> str:
+    """Add each feature's share in a score, float32 [batch, D]; return the name.
 
-    The contribution of feature i is the mean of two shares::
+    The share of feature i is the mean of two::
 
         r_i^2 / sum_j r_j^2    how far it is from its reconstruction
         v_i^2 / sum_j v_j^2    how far it is from its own usual values
 
-    so contributions are positive and add up to 1. docs/explanations.md measures this choice.
+    so shares are positive and add up to 1. docs/explanations.md measures this choice.
 
     Parameters
     ----------
@@ -48,19 +46,16 @@ def add_contributions(graph: GraphBuilder, *, residual: str, marginal: str) -> s
         Tensor r, float32 [batch, D]: the autoencoder's input minus its reconstruction.
     marginal : str
         Tensor v, float32 [batch, D]: each feature by itself, with mean 0 and variance 1 on normal rows.
-
-    Returns
-    -------
-    str
-        "contributions", float32 [batch, D].
+    output : str
+        The result's name.
     """
     graph.constant("contribution_axis", np.array([1]))
-    graph.constant("smallest_square", np.array([_SMALLEST_SQUARE], dtype=np.float32))
+    graph.constant("smallest_square", np.array([SMALLEST_SQUARE], dtype=np.float32))
     graph.constant("one_half", np.array([0.5], dtype=np.float32))
     shares = graph.add(
         "Add", [_shares(graph, residual, "residual"), _shares(graph, marginal, "marginal")], "both_shares"
     )
-    return graph.add("Mul", [shares, "one_half"], "contributions")
+    return graph.add("Mul", [shares, "one_half"], output)
 
 
 def _shares(graph: GraphBuilder, values: str, name: str) -> str:

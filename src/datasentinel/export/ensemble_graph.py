@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.export.builder import GraphBuilder
-from datasentinel.export.contributions import add_contributions
+from datasentinel.export.contributions import add_shares
+from datasentinel.export.mapping_graph import add_inverse_soft_clip, add_robust_map, add_soft_clip
 from datasentinel.training.combine import LEAST_SHARE, SHARPNESS
-from datasentinel.training.mapping import KNEE, LARGEST, LARGEST_EXPONENT
 from datasentinel.training.prototypes import RESOLUTION, TINY
 
 if TYPE_CHECKING:
     from datasentinel.training.combine import Combination
     from datasentinel.training.denoiser import Denoiser
     from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.mapping import RobustMap, SoftClip
     from datasentinel.training.prototypes import Prototypes
     from datasentinel.training.whitening import Whitening
 
@@ -45,60 +44,9 @@ def ensemble_graph(model: Ensemble) -> bytes:
     ]
     joined = graph.add("Concat", distances, "distances", {"axis": 1})
     add_combination(graph, model.combination, joined)
-    add_inverse_soft_clip(graph, rebuilt)
-    add_contributions(graph, residual=residual, marginal=robust)
+    add_inverse_soft_clip(graph, views.soft_clip, rebuilt)
+    add_shares(graph, residual=residual, marginal=robust, output="contributions")
     return graph.finish("datasentinel_ensemble", model.input_dim)
-
-
-def add_soft_clip(graph: GraphBuilder, part: SoftClip) -> str:
-    """Add u, [batch, D]."""
-    shift = graph.constant("shift", part.scaling.shift)
-    inverse_scale = graph.constant("inverse_scale", part.scaling.inverse_scale)
-    graph.constant("scale", part.scaling.scale)
-    z = graph.add("Mul", [graph.add("Sub", ["input", shift], "centred"), inverse_scale], "standardised")
-    magnitude = graph.add(
-        "Min", [graph.add("Abs", [z], "standardised_magnitude"), graph.number(LARGEST)], "magnitude"
-    )
-    share = graph.add("Mul", [magnitude, graph.number(1 / KNEE)], "share_of_knee")
-    beyond = graph.add("Log", [graph.add("Max", [share, graph.number(1)], "share_beyond_knee")], "log_beyond")
-    tail = graph.add("Mul", [beyond, graph.number(KNEE)], "tail")
-    body = graph.add("Min", [magnitude, graph.number(KNEE)], "body")
-    clipped = graph.add("Add", [body, tail], "clipped_magnitude")
-    return graph.add("Mul", [graph.add("Sign", [z], "sign"), clipped], "clipped")
-
-
-def add_inverse_soft_clip(graph: GraphBuilder, mapped: str) -> str:
-    """Add the reconstruction in raw units, [batch, D], the graph's `output`."""
-    magnitude = graph.add("Abs", [mapped], "rebuilt_magnitude")
-    share = graph.add("Mul", [magnitude, graph.number(1 / KNEE)], "rebuilt_share")
-    beyond = graph.add("Sub", [share, graph.number(1)], "rebuilt_beyond")
-    exponent = graph.add(
-        "Clip", [beyond, graph.number(0), graph.number(LARGEST_EXPONENT)], "rebuilt_exponent"
-    )
-    growth = graph.add("Sub", [graph.add("Exp", [exponent], "rebuilt_power"), graph.number(1)], "growth")
-    tail = graph.add("Mul", [growth, graph.number(KNEE)], "rebuilt_tail")
-    body = graph.add("Min", [magnitude, graph.number(KNEE)], "rebuilt_body")
-    whole = graph.add("Add", [body, tail], "rebuilt_unclipped")
-    sign = graph.add("Sign", [mapped], "rebuilt_sign")
-    scaled = graph.add("Mul", [graph.add("Mul", [sign, whole], "rebuilt_standardised"), "scale"], "rescaled")
-    return graph.add("Add", [scaled, "shift"], "output")
-
-
-def add_robust_map(graph: GraphBuilder, part: RobustMap) -> str:
-    """Add v, [batch, D]; the inverse hyperbolic sine out of operators that all backends have."""
-    centred = graph.add("Sub", ["input", graph.constant("median", part.median)], "centred_at_median")
-    t = graph.add("Mul", [centred, graph.constant("inverse_iqr", part.inverse_iqr)], "robust_units")
-    magnitude = graph.add(
-        "Min", [graph.add("Abs", [t], "robust_units_magnitude"), graph.number(LARGEST)], "robust_magnitude"
-    )
-    square = graph.add("Mul", [magnitude, magnitude], "robust_square")
-    root = graph.add(
-        "Sqrt", [graph.add("Add", [square, graph.number(1)], "robust_square_plus_1")], "robust_root"
-    )
-    log = graph.add("Log", [graph.add("Add", [magnitude, root], "robust_sum")], "robust_log")
-    asinh = graph.add("Mul", [graph.add("Sign", [t], "robust_sign"), log], "asinh")
-    gained = graph.add("Mul", [asinh, graph.constant("robust_gain", part.gain)], "asinh_scaled")
-    return graph.add("Add", [gained, graph.constant("robust_offset", part.offset)], "robust")
 
 
 def add_whitening(graph: GraphBuilder, part: Whitening, rows: str) -> str:

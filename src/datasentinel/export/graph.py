@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from datasentinel.export.autoencoder_graph import autoencoder_graph
 from datasentinel.export.ensemble_graph import ensemble_graph
+from datasentinel.export.subspace_graph import subspace_graph
 from datasentinel.training.ensemble import Ensemble
+from datasentinel.training.subspace import Subspace
 
 if TYPE_CHECKING:
-    from datasentinel.training.plain import PlainAutoencoder
+    from datasentinel.training.pipeline import Model
 
 
-def build_graph(model: Ensemble | PlainAutoencoder) -> bytes:
+def build_graph(model: Model) -> bytes:
     """Return the ONNX file of a detector.
 
     Input `input` float32 [batch, D] in raw units. Outputs `score` float32 [batch], see the model's
@@ -21,4 +23,6 @@ def build_graph(model: Ensemble | PlainAutoencoder) -> bytes:
     """
     if isinstance(model, Ensemble):
         return ensemble_graph(model)
+    if isinstance(model, Subspace):
+        return subspace_graph(model)
     return autoencoder_graph(model.scaling, model.network.layers())

@@ -19,7 +19,7 @@ import onnx
 from datasentinel.artifact import save_artifact
 from datasentinel.errors import DataError, InvalidInputError, MissingDependencyError, UnsupportedModelError
 from datasentinel.precisions import PRECISIONS
-from datasentinel.training.metrics import judge
+from datasentinel.quality import judge
 
 if TYPE_CHECKING:
     import os

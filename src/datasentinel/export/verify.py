@@ -10,12 +10,13 @@ import numpy as np
 from datasentinel.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.plain import PlainAutoencoder
+    from datasentinel.training.pipeline import Model
     from datasentinel.types import Float32Array
 
 # Two float32 computations of one network differ in the last digits only; more is a broken export.
 TOLERANCE = 1e-4
+# Contributions rank features: coarser is good enough, and finer is lost where a share is of small residuals.
+CONTRIBUTION_TOLERANCE = 1e-3
 # Where float32 itself is far from float64, two float32 computations may be this many times as far apart.
 _ROUNDING_ROOM = 10.0
 
@@ -40,15 +41,15 @@ class Verification:
     max_relative: float
 
 
-def verify_graph(onnx: bytes, model: Ensemble | PlainAutoencoder, rows: Float32Array) -> Verification:
-    """Score `rows` [N, D] with the graph and with the model that it was made of.
+def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
+    """Score and explain `rows` [N, D] with the graph and with the model that it was made of.
 
     Raises
     ------
     ArtifactError
         They differ by more than float32 rounding explains.
     """
-    runtime, scores, outputs = _run(onnx, rows)
+    runtime, scores, outputs, contributions = _run(onnx, rows)
     expected, expected_outputs = model.evaluate(rows)
     difference = np.abs(scores.astype(np.float64) - expected)
     verification = Verification(
@@ -62,15 +63,36 @@ def verify_graph(onnx: bytes, model: Ensemble | PlainAutoencoder, rows: Float32A
         (np.abs(outputs - expected_outputs) / (np.abs(expected_outputs) + scale_of_columns)).max()
     )
     limit = max(TOLERANCE, _ROUNDING_ROOM * model.rounding(rows))
-    if not (verification.max_relative <= limit and output_error <= TOLERANCE):
+    contribution_error, contribution_limit = _compare_contributions(contributions, model, rows)
+    if not (
+        verification.max_relative <= limit
+        and output_error <= TOLERANCE
+        and contribution_error <= contribution_limit
+    ):
         raise ArtifactError(
             f"the exported graph disagrees with the trained detector: scores by a factor of up to "
-            f"{verification.max_relative:.2g}, reconstructions by {output_error:.2g} ({runtime})"
+            f"{verification.max_relative:.2g}, reconstructions by {output_error:.2g}, contributions by "
+            f"{contribution_error:.2g} ({runtime})"
         )
     return verification
 
 
-def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Array]:
+def _compare_contributions(
+    contributions: Float32Array, model: Model, rows: Float32Array
+) -> tuple[float, float]:
+    """Return the greatest difference, as a share of a row's sum, and what rounding explains of it."""
+    expected = model.contributions(rows)
+    wide = model.contributions(rows.astype(np.float64))
+    sums = wide.sum(axis=1, keepdims=True, dtype=np.float64)
+    # A row that is reconstructed almost perfectly has contributions made of rounding alone.
+    unit = np.maximum(sums, max(float(np.median(sums)), float(np.finfo(np.float32).tiny)))
+    difference, rounding = (
+        float((np.abs(values.astype(np.float64) - wide) / unit).max()) for values in (contributions, expected)
+    )
+    return difference, max(CONTRIBUTION_TOLERANCE, _ROUNDING_ROOM * rounding)
+
+
+def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Array, Float32Array]:
     # ONNX Runtime is not part of the `train` extra, since one of its two packages has to be chosen.
     session: Any
     try:
@@ -86,5 +108,5 @@ def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Arr
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    scores, outputs = session.run(["score", "output"], {"input": rows})
-    return runtime, scores, outputs
+    scores, outputs, contributions = session.run(["score", "output", "contributions"], {"input": rows})
+    return runtime, scores, outputs, contributions

@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from datasentinel.errors import InvalidInputError, ServerError
+from datasentinel.producer.credentials import Credentials
 from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     import grpc.aio
@@ -74,7 +76,7 @@ class Connection(ABC):
 Connect: TypeAlias = "Callable[[Listener], Awaitable[Connection]]"
 
 
-def connector(protocol: str, host: str, port: int) -> Connect:
+def connector(protocol: str, host: str, port: int, credentials: Credentials | None = None) -> Connect:
     """Make the function that opens connections to a server.
 
     Parameters
@@ -83,16 +85,22 @@ def connector(protocol: str, host: str, port: int) -> Connect:
         The line protocol or `datasentinel.v1.InferenceService/Evaluate`.
     host, port : str, int
         Where the server listens.
+    credentials : Credentials, optional
+        Needed where the server speaks TLS or asks for a token.
 
     Raises
     ------
     InvalidInputError
         An unknown protocol.
+    SettingsError
+        A file of the credentials cannot be used.
     """
+    credentials = credentials or Credentials()
+    context = credentials.context()
     if protocol == "tcp":
-        return partial(_connect_tcp, host, port)
+        return partial(_connect_tcp, host, port, context)
     if protocol == "grpc":
-        return partial(_connect_grpc, host, port)
+        return partial(_connect_grpc, host, port, credentials)
     raise InvalidInputError(f"unknown protocol '{protocol}'; known: {', '.join(PROTOCOLS)}")
 
 
@@ -183,16 +191,18 @@ class TcpConnection(asyncio.Protocol, Connection):
         await asyncio.sleep(0)
 
 
-async def _connect_tcp(host: str, port: int, listener: Listener) -> Connection:
+async def _connect_tcp(
+    host: str, port: int, context: ssl.SSLContext | None, listener: Listener
+) -> Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: TcpConnection(listener), host, port)
+    _, connection = await loop.create_connection(lambda: TcpConnection(listener), host, port, ssl=context)
     return connection
 
 
 class GrpcConnection(Connection):
     """Unary calls, as many at a time as samples are in flight."""
 
-    def __init__(self, channel: grpc.aio.Channel, listener: Listener) -> None:
+    def __init__(self, channel: grpc.aio.Channel, token: str, listener: Listener) -> None:
         import grpc
 
         from datasentinel.v1 import inference_pb2, inference_pb2_grpc
@@ -204,7 +214,11 @@ class GrpcConnection(Connection):
         self._status_name = inference_pb2.Status.Name
         self._rpc_error = grpc.aio.AioRpcError
         self._lost_codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        self._hopeless_codes = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
+        self._hopeless_codes = {
+            grpc.StatusCode.UNIMPLEMENTED: "the server does not offer datasentinel.v1.InferenceService",
+            grpc.StatusCode.UNAUTHENTICATED: "the server wants another token",
+        }
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._calls: set[asyncio.Task[None]] = set()
 
     def send(self, samples: Iterable[Sample]) -> None:
@@ -216,7 +230,9 @@ class GrpcConnection(Connection):
 
     async def _call(self, sample: Sample) -> None:
         try:
-            response = await self._evaluate(self._request(values=sample.values.tolist()))
+            response = await self._evaluate(
+                self._request(values=sample.values.tolist()), metadata=self._metadata
+            )
         except self._rpc_error as error:
             self._failed(sample, error)
             return
@@ -231,7 +247,7 @@ class GrpcConnection(Connection):
         if error.code() in self._lost_codes:
             self._lose(ConnectionError(text))
         elif error.code() in self._hopeless_codes:
-            self._lose(ServerError(f"the server does not offer datasentinel.v1.InferenceService: {text}"))
+            self._lose(ServerError(f"{self._hopeless_codes[error.code()]}: {text}"))
         elif self._listener is not None:
             self._listener.on_reply(sample, Reply(ERROR, text))
 
@@ -250,7 +266,7 @@ class GrpcConnection(Connection):
         await self._channel.close(None)
 
 
-async def _connect_grpc(host: str, port: int, listener: Listener) -> Connection:
+async def _connect_grpc(host: str, port: int, credentials: Credentials, listener: Listener) -> Connection:
     import grpc
 
     options: Sequence[tuple[str, Any]] = [
@@ -261,7 +277,11 @@ async def _connect_grpc(host: str, port: int, listener: Listener) -> Connection:
         ("grpc.use_local_subchannel_pool", 1),
     ]
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    channel = grpc.aio.insecure_channel(target, options=options)
+    if credentials.ca is None:
+        channel = grpc.aio.insecure_channel(target, options=options)
+    else:
+        channel_credentials = grpc.ssl_channel_credentials(*credentials.pem())
+        channel = grpc.aio.secure_channel(target, channel_credentials, options=options)
     try:
         state = channel.get_state(try_to_connect=True)
         while state is not grpc.ChannelConnectivity.READY:
@@ -272,4 +292,4 @@ async def _connect_grpc(host: str, port: int, listener: Listener) -> Connection:
     except BaseException:
         await channel.close(None)
         raise
-    return GrpcConnection(channel, listener)
+    return GrpcConnection(channel, credentials.token, listener)

@@ -6,20 +6,52 @@ answers and is counted alike.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from datasentinel.backend import LineSession
+from datasentinel.errors import (
+    BackendError,
+    InvalidInputError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    ResourceExhaustedError,
+    UnsupportedModelError,
+)
+from datasentinel.serving.logs import RateLimitedLog
+from datasentinel.serving.models import ServedModels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+    import numpy.typing as npt
+
+    from datasentinel.backend import ModelTable
     from datasentinel.detector import Detector
     from datasentinel.reasons import Reason
+    from datasentinel.serving.models import ServedModel
+    from datasentinel.serving.tracing import Tracing
+    from datasentinel.types import Float32Array
+
+_logger = logging.getLogger(__name__)
+
+# What an error is called in the metrics, for transports without codes of their own; the first that fits.
+INVALID, INTERNAL = "invalid_argument", "internal"
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (InvalidInputError, INVALID),
+    (ModelNotFoundError, "not_found"),
+    (UnsupportedModelError, "unimplemented"),
+    (ResourceExhaustedError, "resource_exhausted"),
+    (OutOfMemoryError, "resource_exhausted"),
+    (BackendError, INTERNAL),
+)
 
 # Upper bounds in seconds. The first is below what one row of a small model takes, the last above any chunk.
 LATENCY_BOUNDS_S = (
@@ -40,7 +72,23 @@ LATENCY_BOUNDS_S = (
     2.5,
 )
 
-_WARM_UP_ROWS = (1, 64, 1)
+# What requests call a model whose artifact does not say.
+_UNNAMED = "datasentinel"
+_UNVERSIONED = "1"
+
+
+class Answered(NamedTuple):
+    """What was answered together: how much, in which time, and what its errors were."""
+
+    requests: int
+    rows: int
+    anomalies: int
+    errors: int
+    latency_s: float
+    code: str
+
+
+Observer: TypeAlias = "Callable[[Answered], None]"
 
 
 @dataclass(slots=True)
@@ -51,6 +99,10 @@ class TransportAccount:
     ----------
     requests, rows, anomalies, errors : int
         Requests answered; rows scored; of those, anomalies; requests answered with an error.
+    error_codes : Counter of str
+        The same errors by code; those whose code nobody told are missing.
+    refused_connections, timed_out_connections : int
+        Connections refused over the limit; closed because they were idle or slow for too long.
     open_connections : int or None
         None where the transport's library does not tell.
     latency_counts : list of int
@@ -58,45 +110,67 @@ class TransportAccount:
         are answered together, so each of them took the time of the chunk.
     latency_sum_s : float
         Time of all requests together.
+    observer : callable or None
+        Called with everything that is added.
+    source : callable, optional
+        Adds what native code has counted since it was last asked.
     """
 
     requests: int = 0
     rows: int = 0
     anomalies: int = 0
     errors: int = 0
+    error_codes: Counter[str] = field(default_factory=Counter)
+    refused_connections: int = 0
+    timed_out_connections: int = 0
     open_connections: int | None = None
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     latency_sum_s: float = 0.0
+    observer: Observer | None = None
+    source: Callable[[], None] | None = None
 
-    def add(self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float) -> None:
-        """Account for `requests` requests that were answered together."""
+    def refresh(self) -> None:
+        """Bring the counts up to date."""
+        if self.source is not None:
+            self.source()
+
+    def add(
+        self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
+    ) -> None:
+        """Account for `requests` requests that were answered together; `code` tells what all errors were."""
         self.requests += requests
         self.rows += rows
         self.anomalies += anomalies
         self.errors += errors
+        if errors and code:
+            self.error_codes[code] += errors
         self.latency_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += requests
         self.latency_sum_s += requests * latency_s
+        if self.observer is not None:
+            self.observer(Answered(requests, rows, anomalies, errors, latency_s, code))
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One scored row: its score, whether that is above the threshold and, if asked for, why."""
+    """One scored row: its score, whether that is above the threshold and, if asked for, why and how rare."""
 
     score: float
     is_anomaly: bool
     reasons: Sequence[Reason] = ()
+    p_value: float | None = None
 
 
 class LineStream:
     """One connection of the line protocol, accounted for: bytes in, reply bytes out."""
 
-    __slots__ = ("_account", "_errors", "_lines", "_session", "mid_message")
+    __slots__ = ("_account", "_errors", "_failures", "_lines", "_session", "mid_message")
 
     def __init__(self, session: LineSession, account: TransportAccount) -> None:
         self._session = session
         self._account = account
         self._lines = 0
         self._errors = 0
+        self._failures = 0
         self.mid_message = False
 
     @property
@@ -134,62 +208,116 @@ class LineStream:
             errors=errors,
             latency_s=latency_s,
         )
+        if errors:
+            self._explain(errors)
+
+    def _explain(self, errors: int) -> None:
+        """Count errors by code, and log those that are not the client's fault."""
+        failures = self._session.failures - self._failures
+        if errors > failures:
+            self._account.error_codes[INVALID] += errors - failures
+        if failures:
+            self._failures += failures
+            self._account.error_codes[INTERNAL] += failures
+            _failure_log(lines=failures, reason=self._session.last_failure)
+
+
+# A broken backend fails every line; a line in the log for each would be a second failure.
+_failure_log = RateLimitedLog(_logger, logging.ERROR, "lines_failed")
+
+
+class _Outcome:
+    """What became of one request: filled in while it is answered."""
+
+    __slots__ = ("anomalies", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.anomalies = 0
 
 
 class DataPlane:
-    """A detector that is being served.
+    """Models that are being served.
 
     Parameters
     ----------
-    detector : Detector
-        The loaded model.
+    detector : Detector, optional
+        Served from the start, under the name and version that its artifact gives.
+    tracing : Tracing, optional
+        Gets to know of every answer.
 
     Attributes
     ----------
+    served : ServedModels
+        The models, by name and version.
     ready : bool
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
-    accounts : dict of str to TransportAccount
-        By transport.
+    reloads : dict of str to int
+        Changed artifacts since the start: those that were served ("ok"), and those that could not ("failed").
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+    def __init__(self, detector: Detector | None = None, tracing: Tracing | None = None) -> None:
+        self._tracing = tracing
+        self.served = ServedModels()
+        if detector is not None:
+            self.served.serve(*names_of(detector), detector)
         self.ready = False
-        self.accounts: dict[str, TransportAccount] = {}
-        self._uncounted = dict.fromkeys(detector.scorer.counts, 0)
+        self._accounts: dict[str, TransportAccount] = {}
+        self.reloads = {"ok": 0, "failed": 0}
 
-    def warm_up(self) -> None:
-        """Score a few rows that no metric counts, so that the first client does not pay for first-time work.
+    @property
+    def models(self) -> ModelTable:
+        """The models as native sessions see them; every protocol asks it anew for each batch."""
+        return self.served.table
+
+    @property
+    def has_default(self) -> bool:
+        """Whether requests that name no model can be answered."""
+        return bool(self.served.versions(self.served.default_name))
+
+    @property
+    def detector(self) -> Detector:
+        """The default model's latest version.
 
         Raises
         ------
-        BackendError, OutOfMemoryError
-            The model loads but does not run.
+        ModelNotFoundError
+            It is not being served.
         """
-        before = self.detector.scorer.counts
-        for count in _WARM_UP_ROWS:
-            self.detector.score(np.zeros((count, self.detector.input_dim), dtype=np.float32))
-        after = self.detector.scorer.counts
-        for name, value in after.items():
-            self._uncounted[name] += value - before[name]
+        return self.served.find().detector
 
     @property
     def counts(self) -> dict[str, int]:
-        """The model's own counters `rows`, `anomalies` and `batches`, without the warm-up."""
-        return {name: value - self._uncounted[name] for name, value in self.detector.scorer.counts.items()}
+        """The models' own counters `rows`, `anomalies` and `batches`, without the warm-up."""
+        return self.served.counts
+
+    @property
+    def accounts(self) -> dict[str, TransportAccount]:
+        """The accounts by transport, up to date."""
+        for account in self._accounts.values():
+            account.refresh()
+        return self._accounts
 
     def account(self, transport: str) -> TransportAccount:
         """Give the account of a transport, opened at first use."""
-        return self.accounts.setdefault(transport, TransportAccount())
+        account = self._accounts.setdefault(transport, TransportAccount())
+        if self._tracing is not None and account.observer is None:
+            account.observer = self._tracing.observer(transport)
+        return account
 
     def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
         """Open a connection of the line protocol."""
-        return LineStream(LineSession(self.detector.scorer, max_line_bytes=max_line_bytes), account)
+        return LineStream(LineSession(self.models, max_line_bytes=max_line_bytes), account)
 
     def evaluate(
-        self, values: Sequence[float], account: TransportAccount, *, explain_top: int = 0
+        self,
+        values: Sequence[float],
+        account: TransportAccount,
+        *,
+        explain_top: int = 0,
+        with_p_value: bool = False,
     ) -> Evaluation:
-        """Score one row.
+        """Score one row with the default model.
 
         Parameters
         ----------
@@ -198,31 +326,124 @@ class DataPlane:
             Where the request is counted.
         explain_top : int
             How many reasons to give, the greatest contributions first; 0 computes none.
+        with_p_value : bool
+            Whether to give the score's p-value.
 
         Raises
         ------
         InvalidInputError
             Wrong number of values, or a non-finite one.
+        ModelNotFoundError
+            No model is being served.
         UnsupportedModelError
-            Reasons are asked for, and the model cannot give any.
+            Reasons or a p-value are asked for, and the model cannot give any.
         BackendError, OutOfMemoryError
             The backend failed.
         """
-        started = perf_counter()
-        scored = anomaly = False
+        model = self.served.find()
+        detector = model.detector
         reasons: Sequence[Reason] = ()
-        try:
+        p_value = None
+        with self._counted(model, account) as outcome:
             row = np.array(values, dtype=np.float32)
             if explain_top:
-                (reasons,) = self.detector.explain(row, explain_top)
-            score = float(self.detector.score(row)[0])
-            scored, anomaly = True, score > self.detector.threshold
+                (reasons,) = detector.explain(row, explain_top)
+            scores = detector.score(row)
+            if with_p_value:
+                p_value = float(detector.p_values_of_scores(scores)[0])
+            score = float(scores[0])
+            outcome.rows = 1
+            outcome.anomalies = int(score > detector.threshold)
+        return Evaluation(score, bool(outcome.anomalies), reasons, p_value)
+
+    def infer(
+        self, model: ServedModel, rows: Float32Array, wanted: Collection[str], account: TransportAccount
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Compute the outputs wanted of many rows, and nothing else.
+
+        Parameters
+        ----------
+        model : ServedModel
+        rows : ndarray of float32, shape [N, D], raw units
+        wanted : collection of {"score", "anomaly", "output", "contributions"}
+        account : TransportAccount
+            Where the request is counted.
+
+        Returns
+        -------
+        dict of str to ndarray
+            `score` float32 [N], `anomaly` bool [N], `output` and `contributions` float32 [N, D].
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong shape, or a non-finite value; row and column are named.
+        UnsupportedModelError
+            The model has no such output.
+        BackendError, OutOfMemoryError
+            The backend failed.
+        """
+        detector = model.detector
+        outputs: dict[str, npt.NDArray[np.generic]] = {}
+        with self._counted(model, account) as outcome:
+            if rows.ndim != 2 or rows.shape[1] != detector.input_dim:
+                raise InvalidInputError(f"expected shape [N, {detector.input_dim}], got {list(rows.shape)}")
+            if "score" in wanted or "anomaly" in wanted:
+                scores = detector.score(rows)
+                # In float64, as the core decides: the threshold may lie between two float32.
+                anomalies = scores.astype(np.float64) > detector.threshold
+                outputs |= {"score": scores, "anomaly": anomalies}
+                outcome.anomalies = int(np.count_nonzero(anomalies))
+            if "output" in wanted:
+                outputs["output"] = detector.reconstruct(rows)
+            if "contributions" in wanted:
+                outputs["contributions"] = detector.contributions(rows)
+            outcome.rows = len(rows)
+        return outputs
+
+    @contextmanager
+    def refusals_counted(self, account: TransportAccount, model: ServedModel | None = None) -> Iterator[None]:
+        """Account for a request that fails before it reaches `infer`, and a model where it is known."""
+        try:
+            yield
+        except Exception as error:
+            code = code_of(error)
+            account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=code)
+            if model is not None:
+                self.models.count_request(model.name, model.version, success=False, took_ns=0)
+            raise
+
+    @contextmanager
+    def _counted(self, model: ServedModel, account: TransportAccount) -> Iterator[_Outcome]:
+        """Account for one request, whatever becomes of it."""
+        started = perf_counter()
+        outcome = _Outcome()
+        success, code = False, ""
+        try:
+            yield outcome
+            success = True
+        except Exception as error:
+            code = code_of(error)
+            raise
         finally:
+            took_s = perf_counter() - started
             account.add(
                 requests=1,
-                rows=scored,
-                anomalies=anomaly,
-                errors=not scored,
-                latency_s=perf_counter() - started,
+                rows=outcome.rows,
+                anomalies=outcome.anomalies,
+                errors=not success,
+                latency_s=took_s,
+                code=code,
             )
-        return Evaluation(score, anomaly, reasons)
+            self.models.count_request(model.name, model.version, success=success, took_ns=int(took_s * 1e9))
+
+
+def names_of(detector: Detector) -> tuple[str, str]:
+    """Give the name and version that a model's artifact carries, or those of one that does not say."""
+    config = detector.artifact.config
+    return config.name or _UNNAMED, config.version or _UNVERSIONED
+
+
+def code_of(error: Exception) -> str:
+    """Tell what an error is called in the metrics."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)

@@ -5,9 +5,11 @@ Nothing here runs while requests are served: the counters live in the data plane
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -20,25 +22,42 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import datasentinel
+from datasentinel.calibration import ScoreTable
+from datasentinel.serving.board import POST_INTERVAL_S
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+from datasentinel.serving.logs import log
+from datasentinel.serving.score_drift import ScoreDrift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
 
+    from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.models import ServedModel
+
+_logger = logging.getLogger(__name__)
 
 _BY_TRANSPORT = {
     "requests": "Requests answered.",
     "rows": "Rows scored.",
     "anomalies": "Rows above the threshold.",
     "errors": "Requests answered with an error.",
+    "refused_connections": "Connections refused because too many were open.",
+    "timed_out_connections": "Connections closed because they were idle or slow for too long.",
 }
 _BY_MODEL = {
     "rows": "Rows scored by the model, over all transports.",
     "anomalies": "Rows above the threshold, over all transports.",
     "batches": "Batches run by the backend.",
+}
+
+
+# Name of the metric, help text.
+_HISTOGRAMS = {
+    "batch_rows": ("datasentinel_batch_rows", "Rows that the backend ran together."),
+    "compute_s": ("datasentinel_compute_duration_seconds", "Time the backend took for one batch."),
 }
 
 
@@ -50,14 +69,26 @@ def _label(fact: str) -> str:
 class _DataPlaneCollector(Collector):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self._watch: _ScoreWatch | None = None
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "datasentinel_ready", "1 while requests are welcome.", value=float(self._plane.ready)
         )
-        yield from self._about()
+        if self._plane.has_default:
+            yield from self._about()
+            yield from self._batches()
+            yield from self._scores()
         yield from self._by_model()
         yield from self._by_transport()
+        reloads = CounterMetricFamily(
+            "datasentinel_model_reloads",
+            "Changed artifacts since the start: served (ok), or not (failed).",
+            labels=["result"],
+        )
+        for result, count in self._plane.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
 
     def _about(self) -> Iterator[Metric]:
         info = self._plane.detector.info()
@@ -92,12 +123,32 @@ class _DataPlaneCollector(Collector):
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
 
+    def _batches(self) -> Iterator[Metric]:
+        for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
+            metric, help_text = _HISTOGRAMS[name]
+            buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
+            yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)
+
+    def _scores(self) -> Iterator[Metric]:
+        model = self._plane.served.find()
+        if self._watch is None or self._watch.model is not model:
+            self._watch = _ScoreWatch(model)
+        yield from self._watch.collect()
+
     def _by_transport(self) -> Iterator[Metric]:
         for name, help_text in _BY_TRANSPORT.items():
             counter = CounterMetricFamily(f"datasentinel_{name}", help_text, labels=["transport"])
             for transport, account in self._plane.accounts.items():
                 counter.add_metric([transport], getattr(account, name))
             yield counter
+
+        codes = CounterMetricFamily(
+            "datasentinel_error_codes", "The same errors by code.", labels=["transport", "code"]
+        )
+        for transport, account in self._plane.accounts.items():
+            for code, count in account.error_codes.items():
+                codes.add_metric([transport, code], count)
+        yield codes
 
         connections = GaugeMetricFamily(
             "datasentinel_open_connections", "Connections open now.", labels=["transport"]
@@ -117,6 +168,52 @@ class _DataPlaneCollector(Collector):
         yield latency
 
 
+class _ScoreWatch:
+    """How one model's live scores are distributed, and how far they are from the calibration scores."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        table = ScoreTable.of_config(model.detector.artifact.config)
+        self._expected = table.histogram() if table else None
+        self._drift = ScoreDrift(self._expected, lambda: model.score_counts) if self._expected else None
+
+    def collect(self) -> Iterator[Metric]:
+        if self._expected is None or self._drift is None:
+            return
+        bounds = [*map(str, self._expected.edges), "+Inf"]
+        yield HistogramMetricFamily(
+            "datasentinel_score",
+            "Live scores, in intervals that held equal shares of the calibration scores.",
+            buckets=list(zip(bounds, accumulate(self.model.score_counts), strict=True)),
+            sum_value=None,
+        )
+        rows, index = self._drift.measure()
+        yield GaugeMetricFamily(
+            "datasentinel_score_window_rows", "Rows in the window of datasentinel_score_psi.", value=rows
+        )
+        gauge = GaugeMetricFamily(
+            "datasentinel_score_psi",
+            "Population stability index of the last hour's scores against calibration; 0.25 means drift. "
+            "Absent while the window has fewer than 500 rows.",
+        )
+        if index is not None:
+            gauge.add_metric([], index)
+        yield gauge
+
+
+class _WorkerCollector(Collector):
+    def __init__(self, board: Board) -> None:
+        self._is_successor = board.is_successor
+
+    def collect(self) -> Iterator[Metric]:
+        # Each successor adds one to what it inherits.
+        yield CounterMetricFamily(
+            "datasentinel_worker_restarts",
+            "Workers that replaced a dead one.",
+            value=float(self._is_successor),
+        )
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
@@ -124,13 +221,40 @@ class Metrics:
     ----------
     plane : DataPlane
         Where the counters are.
+    board : Board, optional
+        Where the other workers' metrics are.
     """
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, board: Board | None = None) -> None:
+        self._board = board
         self._registry = CollectorRegistry()
         self._registry.register(_DataPlaneCollector(plane))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        if board is not None:
+            self._registry.register(_WorkerCollector(board))
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the metrics of the whole server."""
+        own = self._registry.collect()
+        return own if self._board is None else self._board.combine(own)
+
+    async def post_for_ever(self) -> None:
+        """Post this worker's metrics on the board until cancelled, and then once more."""
+        assert self._board is not None  # noqa: S101
+        try:
+            while True:
+                self._post()
+                await asyncio.sleep(POST_INTERVAL_S)
+        finally:
+            self._post()
+
+    def _post(self) -> None:
+        assert self._board is not None  # noqa: S101
+        try:
+            self._board.post(self._registry.collect())
+        except Exception as error:  # whatever it was, the next post may work
+            log(_logger, logging.ERROR, "metrics_not_posted", exception=error)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics in the text format that an `Accept` header asks for.
@@ -141,4 +265,4 @@ class Metrics:
         content_type : str
         """
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(cast("CollectorRegistry", self)), content_type

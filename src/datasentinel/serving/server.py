@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import os
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
 from datasentinel.gpu import EngineOptions
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
+from datasentinel.serving.repository import ModelRepository
+from datasentinel.serving.signals import Signals
+from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.board import Board
     from datasentinel.serving.transports import Address, Transport
     from datasentinel.settings import Settings
 
@@ -31,6 +39,8 @@ class Server:
     ----------
     settings : Settings
         What to serve and where.
+    board : Board, optional
+        Where the workers of a supervised server share their metrics.
 
     Examples
     --------
@@ -39,9 +49,16 @@ class Server:
     >>> await server.stop()                             # doctest: +SKIP
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, board: Board | None = None) -> None:
         self._settings = settings
+        self._board = board
+        self._poster: asyncio.Task[None] | None = None
+        self._guard = Guard()
+        self._tracing: Tracing | None = None
         self._plane: DataPlane | None = None
+        self._repository: ModelRepository | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._refreshes: set[asyncio.Task[None]] = set()
         self._transports: list[Transport] = []
 
     async def start(self) -> dict[str, Address]:
@@ -56,48 +73,43 @@ class Server:
         ------
         ModelNotFoundError, ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
             The model cannot be loaded or run.
+        SettingsError
+            A file of certificates or tokens cannot be used.
         ServerError
             An address cannot be bound; whatever listened already is closed again.
         """
         settings = self._settings
-        detector = Detector.load(
-            settings.model,
-            backend=settings.backend,
-            num_threads=settings.num_threads,
-            plan_budget_s=settings.plan_budget_s,
-            engine=EngineOptions(
-                optimization_level=settings.engine_optimization_level,
-                workspace_mib=settings.engine_workspace_mib,
-                max_rows=settings.engine_max_rows,
-            ),
-        )
-        self._plane = plane = DataPlane(detector)
-        plane.warm_up()
-        info = detector.info()
-        plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
-        log(_logger, logging.INFO, "model_loaded", **{key: info[key] for key in _MODEL_FACTS}, plan=plan)
-        for backend, reason in info["refusals"].items():
-            log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)
+        self._guard = guard = Guard.from_settings(settings)
+        self._tracing = Tracing.from_settings(settings)
+        self._plane = plane = DataPlane(tracing=self._tracing)
+        self._repository = repository = _make_repository(plane, settings)
+        await repository.open()
 
+        metrics = Metrics(plane, self._board)
         addresses: dict[str, Address] = {}
         try:
-            for transport in _make_transports(plane, settings):
+            for transport in _make_transports(plane, repository, settings, guard, metrics):
                 addresses[transport.name] = address = await transport.start()
                 self._transports.append(transport)
                 log(_logger, logging.INFO, "listening", transport=transport.name, address=address)
-                if not is_loopback(address):
+                guarded = guard.tls or (guard.tokens and transport.name != "tcp")
+                if not guarded and not is_loopback(address):
                     log(
                         _logger,
                         logging.WARNING,
                         "reachable_from_other_machines",
                         transport=transport.name,
                         address=address,
-                        advice="nothing on this port is encrypted or authenticated",
+                        advice="nothing on this port is encrypted or authenticated; see --tls-certificate",
                     )
         except BaseException:
             await self._stop_transports(0.0)
             raise
         plane.ready = True
+        if settings.watch:
+            self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
+        if self._board is not None:
+            self._poster = asyncio.create_task(metrics.post_for_ever())
         return addresses
 
     async def stop(self) -> None:
@@ -105,13 +117,35 @@ class Server:
         if self._plane is None:
             return
         self._plane.ready = False
+        await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
+        if self._poster is not None:
+            self._poster.cancel()
+            await asyncio.gather(self._poster, return_exceptions=True)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.shut_down)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
+
+    def reload(self) -> None:
+        """Read the files of certificates, tokens and models again."""
+        self._guard.reload()
+        if self._repository is not None and self._plane is not None and self._plane.ready:
+            refresh = asyncio.create_task(self._repository.refresh(again=True))
+            self._refreshes.add(refresh)
+            refresh.add_done_callback(self._refreshes.discard)
 
     async def hurry(self) -> None:
         """Cut a stop in progress short: close now, whatever is unfinished."""
         await self._stop_transports(0.0)
+
+    async def _stop_refreshing(self) -> None:
+        tasks = [*self._refreshes, *([self._watcher] if self._watcher is not None else [])]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
     async def _stop_transports(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -124,29 +158,53 @@ class Server:
             await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
 
 
-_MODEL_FACTS = ("name", "version", "directory", "input_dim", "threshold", "backend")
+def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
+    load = partial(
+        Detector,
+        backend=settings.backend,
+        num_threads=settings.num_threads,
+        plan_budget_s=settings.plan_budget_s,
+        engine=EngineOptions(
+            optimization_level=settings.engine_optimization_level,
+            workspace_mib=settings.engine_workspace_mib,
+            max_rows=settings.engine_max_rows,
+        ),
+    )
+    return ModelRepository(
+        Path(settings.model),
+        plane,
+        load,
+        default_model=settings.default_model,
+        served_versions=settings.served_versions,
+        control=settings.repository_control,
+    )
 
 
-def _make_transports(plane: DataPlane, settings: Settings) -> list[Transport]:
+def _make_transports(
+    plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard, metrics: Metrics
+) -> list[Transport]:
     """Make the transports that are on; a library is imported only where its transport is."""
     transports: list[Transport] = []
     if settings.tcp:
         from datasentinel.serving.transports.tcp import tcp_transport
 
-        transports.append(tcp_transport(plane, settings))
+        transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
-        from datasentinel.serving.transports.grpc import GrpcTransport
+        from datasentinel.serving.transports.grpc import grpc_transport
 
-        transports.append(GrpcTransport(plane, settings))
+        transports.append(grpc_transport(plane, repository, settings, guard))
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 
-        transports.append(http_transport(plane, Metrics(plane), settings))
+        transports.append(http_transport(plane, repository, metrics, settings, guard))
     return transports
 
 
 def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
+
+    SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1,
+    so many processes serve, under a supervisor in this one.
 
     Parameters
     ----------
@@ -157,11 +215,45 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
     Raises
     ------
     DataSentinelError
-        As for `Server.start`.
+        As for `Server.start`, or a worker failed.
     """
+    if settings.workers > 1:
+        from datasentinel.serving.supervisor import supervise
+
+        supervise(settings, on_ready)
+        return
     configure_logging(settings)
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
+
+
+def run_worker(
+    settings: Settings,
+    on_ready: Callable[[dict[str, Address]], None],
+    number: int,
+    board: Board,
+    lifeline: int,
+) -> None:
+    """Serve as one worker of several, as `run` does, and until the file descriptor `lifeline` ends.
+
+    Parameters
+    ----------
+    settings : Settings
+    on_ready : callable
+    number : int
+        The worker's number, for its log lines.
+    board : Board
+    lifeline : int
+        A pipe that the supervisor holds open.
+
+    Raises
+    ------
+    DataSentinelError
+        As for `Server.start`.
+    """
+    configure_logging(settings, worker=number)
+    with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+        runner.run(_serve(settings, on_ready, board, lifeline))
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -173,11 +265,19 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
+async def _serve(
+    settings: Settings,
+    on_ready: Callable[[dict[str, Address]], None],
+    board: Board | None = None,
+    lifeline: int | None = None,
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_unhandled)
-    signals = _Signals(loop)
-    server = Server(settings)
+    signals = Signals(loop)
+    server = Server(settings, board)
+    signals.on_hangup(server.reload)
+    if lifeline is not None:
+        loop.add_reader(lifeline, _watch_lifeline, loop, lifeline, signals)
     addresses = await server.start()
     if not signals.first.is_set():
         log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
@@ -190,21 +290,24 @@ async def _serve(settings: Settings, on_ready: Callable[[dict[str, Address]], No
     if not draining.done():
         log(_logger, logging.WARNING, "drain_cut_short")
         await server.hurry()
-    await draining
+    await asyncio.gather(draining, impatience, return_exceptions=True)
+    draining.result()
+    _report_stuck_tasks()
 
 
-class _Signals:
-    """The first and the second SIGTERM or SIGINT."""
+def _report_stuck_tasks() -> None:
+    """Say which tasks are still there although all is over: each one is a fault of ours."""
+    stuck = asyncio.all_tasks() - {asyncio.current_task()}
+    names = [str(task.get_coro()) for task in stuck if not task.done()]
+    if names:
+        log(_logger, logging.WARNING, "tasks_left", tasks=names)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._receive, number)
 
-    def _receive(self, number: signal.Signals) -> None:
-        log(_logger, logging.INFO, "signal", name=number.name)
-        (self.second if self.first.is_set() else self.first).set()
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, signals: Signals) -> None:
+    if os.read(lifeline, 1) == b"":
+        loop.remove_reader(lifeline)
+        log(_logger, logging.WARNING, "supervisor_gone")
+        signals.stop()
 
 
 def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.training.attribution import attribute
 from datasentinel.training.combine import Combination, fit_combination
 from datasentinel.training.denoiser import HIDDEN, STEPS, Denoiser, batch_size, fit_denoisers
 from datasentinel.training.mapping import RobustMap, SoftClip, fit_robust_map, fit_soft_clip
 from datasentinel.training.prototypes import Prototypes, fit_coarse, fit_fine
+from datasentinel.training.recording import last_rows
 from datasentinel.training.whitening import Whitening, fit_whitening
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ PARTS = (
     "denoising autoencoder",
     "marginal size",
 )
+# Of a recording's rows.
+HELD_OUT = 0.25
 _CROSS_FIT_BELOW = 400
 _FOLDS = 3
 _MOST_HELD_OUT = 1000
@@ -115,6 +119,12 @@ class Ensemble:
         """Score raw rows, shape [N, D]."""
         return self.evaluate(rows)[0]
 
+    def contributions(self, rows: Float32Array) -> Float32Array:
+        """Return each feature's share in the scores of raw rows, shape [N, D], in the precision of `rows`."""
+        with np.errstate(over="ignore"):
+            u = self.views.soft_clip.apply(rows)
+            return attribute(u - self.views.denoiser.reconstruct(u), self.views.robust_map.apply(rows))
+
     def tolerable(self, scores: Float32Array) -> Float32Array:
         """Return what differences of these scores are measured by."""
         return np.maximum(np.abs(scores), 1)
@@ -168,6 +178,7 @@ def fit_ensemble(
     seed: int,
     steps: int = STEPS,
     held_out: float | None = None,
+    recording: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
     start: Ensemble | None = None,
 ) -> FittedEnsemble:
@@ -187,6 +198,8 @@ def fit_ensemble(
     held_out : float, optional
         Share of the rows to hold out. By default a quarter, 1,000 at most; of fewer than 400 rows, each is
         held out once (three folds).
+    recording : bool
+        Whether the order of the rows matters: then their last quarter, or `held_out`, is held out.
     on_epoch : callable, optional
         Told of the progress.
     start : Ensemble, optional
@@ -194,7 +207,9 @@ def fit_ensemble(
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
-    if held_out is not None:
+    if recording:
+        folds = [last_rows(len(rows), held_out or HELD_OUT)]
+    elif held_out is not None:
         folds = [order[: max(2, round(held_out * len(rows)))]]
     elif len(rows) < _CROSS_FIT_BELOW:
         folds = [order[i::_FOLDS] for i in range(_FOLDS)]

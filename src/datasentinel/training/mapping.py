@@ -12,7 +12,7 @@ from datasentinel.training.standardise import Scaling, fit_scaling
 if TYPE_CHECKING:
     from datasentinel.types import Float32Array
 
-# Standard deviations; beyond it a value counts logarithmically.
+# Standard deviations; beyond it a value counts logarithmically, unless a detector chooses otherwise.
 KNEE = 3.0
 # Keeps the square of a standardised value finite in float32.
 LARGEST = 1e18
@@ -26,26 +26,28 @@ IQR_OF_NORMAL = 1.349
 
 @dataclass(frozen=True)
 class SoftClip:
-    """u = sign(z) (min(|z|, 3) + 3 log max(|z| / 3, 1)) of standardised columns z.
+    """u = sign(z) (min(|z|, knee) + knee log max(|z| / knee, 1)) of standardised columns z.
 
-    The identity up to three standard deviations, logarithmic and smooth beyond.
+    The identity up to `knee` standard deviations, logarithmic and smooth beyond.
     """
 
     scaling: Scaling
+    knee: float = KNEE
 
     def apply(self, rows: Float32Array) -> Float32Array:
         """Map raw rows, shape [N, D]."""
         z = (rows - self.scaling.shift) * self.scaling.inverse_scale
         magnitude = np.minimum(np.abs(z), LARGEST)
-        tail = KNEE * np.log(np.maximum(magnitude * (1 / KNEE), 1))
-        clipped: Float32Array = np.sign(z) * (np.minimum(magnitude, KNEE) + tail)
+        tail = self.knee * np.log(np.maximum(magnitude * (1 / self.knee), 1))
+        clipped: Float32Array = np.sign(z) * (np.minimum(magnitude, self.knee) + tail)
         return clipped
 
     def invert(self, mapped: Float32Array) -> Float32Array:
         """Map rows back to raw units."""
         magnitude = np.abs(mapped)
-        tail = KNEE * np.expm1(np.minimum(np.maximum(magnitude * (1 / KNEE) - 1, 0), LARGEST_EXPONENT))
-        z = np.sign(mapped) * (np.minimum(magnitude, KNEE) + tail)
+        beyond = np.maximum(magnitude * (1 / self.knee) - 1, 0)
+        tail = self.knee * np.expm1(np.minimum(beyond, LARGEST_EXPONENT))
+        z = np.sign(mapped) * (np.minimum(magnitude, self.knee) + tail)
         return np.asarray(z * self.scaling.scale + self.scaling.shift, mapped.dtype)
 
 
@@ -71,9 +73,9 @@ class RobustMap:
         return mapped
 
 
-def fit_soft_clip(rows: Float32Array) -> SoftClip:
+def fit_soft_clip(rows: Float32Array, *, knee: float = KNEE) -> SoftClip:
     """Learn the standardisation below the soft clip from raw rows, shape [N, D]."""
-    return SoftClip(fit_scaling(rows))
+    return SoftClip(fit_scaling(rows), knee)
 
 
 def fit_robust_map(rows: Float32Array, scaling: Scaling) -> RobustMap:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
+from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError, InvalidInputError
-from datasentinel.training.calibrate import Calibration, calibrate
+from datasentinel.quality import Quality, judge
 from datasentinel.training.denoiser import STEPS
-from datasentinel.training.ensemble import Ensemble, fit_ensemble
-from datasentinel.training.metrics import Quality, judge
-from datasentinel.training.plain import HELD_OUT, PlainAutoencoder, fit_plain
+from datasentinel.training.ensemble import HELD_OUT, Ensemble, fit_ensemble
+from datasentinel.training.plain import HELD_OUT as PLAIN_HELD_OUT
+from datasentinel.training.plain import PlainAutoencoder, fit_plain
+from datasentinel.training.recording import is_recording
 from datasentinel.training.settings import TrainingSettings
+from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
     from datasentinel.training.progress import Epoch
     from datasentinel.types import BoolArray, Float32Array
+
+    _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+Model: TypeAlias = Ensemble | Subspace | PlainAutoencoder
 
 MIN_NORMAL_ROWS = 10
 _TEST_SHARE = 0.2
@@ -33,26 +40,29 @@ class TrainingResult:
 
     Attributes
     ----------
-    model : Ensemble or PlainAutoencoder
+    model : Ensemble, Subspace or PlainAutoencoder
         From raw rows to scores and reconstructions.
     calibration : Calibration
         The threshold and where it is from.
     history : list of Epoch
         The progress of training.
     rows_trained, rows_held_out : int
-        Numbers of normal rows. Those held out from an ensemble's calibration are among those trained on in
-        the end.
+        Numbers of normal rows. Unless the model is a plain autoencoder, those held out are among those
+        trained on in the end.
+    recording : bool
+        Whether the rows were treated as a recording; see `is_recording`. Never for a plain autoencoder.
     test_scores, test_labels : array, shape [T], or None
         Scores and labels of rows that had no part in training, where there are any.
     quality : Quality or None
         Their comparison.
     """
 
-    model: Ensemble | PlainAutoencoder
+    model: Model
     calibration: Calibration
     history: list[Epoch]
     rows_trained: int
     rows_held_out: int
+    recording: bool
     test_scores: Float32Array | None
     test_labels: BoolArray | None
     quality: Quality | None
@@ -75,7 +85,7 @@ def train(
         Raw rows, finite also as float32.
     labels : array-like of bool, shape [N], optional
         True for anomalies. They are never trained on; where there are some and `test` is not given, all of
-        them and a fifth of the normal rows are set aside to judge the detector by.
+        them and a fifth of the normal rows (the last of a recording) are set aside to judge the detector by.
     test : pair of array-like, shapes [T, D] and [T], optional
         Rows and labels to judge the detector by.
     settings : TrainingSettings, optional
@@ -100,51 +110,91 @@ def train(
         test_rows = _rows("test rows", test[0], width=values.shape[1])
         judged = test_rows, _labels("test labels", test[1], len(test_rows))
 
-    random = np.random.default_rng(settings.seed)
-    normal = random.permutation(np.flatnonzero(~is_anomaly))
+    normal = np.flatnonzero(~is_anomaly)
+    # A plain autoencoder is not trained again on the rows it was stopped by: it would never see the end.
+    recording = settings.model != "autoencoder" and is_recording(values[normal])
+    if not recording:
+        normal = np.random.default_rng(settings.seed).permutation(normal)
     if judged is None and is_anomaly.any():
-        aside, normal = np.split(normal, [round(_TEST_SHARE * len(normal))])
+        aside, normal = _split(normal, _TEST_SHARE, recording=recording)
         chosen = np.concatenate([aside, np.flatnonzero(is_anomaly)])
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
-    model: Ensemble | PlainAutoencoder
-    if settings.model == "ensemble":
-        trained = values[normal]
-        if not np.ptp(trained, axis=0).any():
-            raise DataError("no column varies in the normal rows: there is nothing to learn from them")
-        fitted = fit_ensemble(
-            trained,
-            seed=settings.seed,
-            steps=settings.steps or STEPS,
-            held_out=settings.held_out,
-            on_epoch=on_epoch,
-            start=start,
-        )
-        model, history, held_out_scores = fitted.model, fitted.history, fitted.held_out_scores
-    else:
-        share = HELD_OUT if settings.held_out is None else settings.held_out
-        held_out_index, fit_index = np.split(normal, [max(2, round(share * len(normal)))])
-        trained, held_out_rows = values[fit_index], values[held_out_index]
-        if not len(trained):
-            raise DataError(f"held_out {share} leaves no rows to train on")
-        model, history = fit_plain(trained, held_out_rows, settings=settings, on_epoch=on_epoch)
-        held_out_scores = model.score(held_out_rows)
+    fitted = _fit(values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    model = fitted.model
 
-    calibration = calibrate(held_out_scores, method=settings.threshold_method, target_fpr=settings.target_fpr)
+    calibration = calibrate(
+        fitted.held_out_scores,
+        method=settings.threshold_method,
+        target_fpr=settings.target_fpr,
+        rows=values[normal],
+    )
     test_scores = model.score(judged[0]) if judged else None
     return TrainingResult(
         model=model,
         calibration=calibration,
-        history=history,
-        rows_trained=len(trained),
-        rows_held_out=len(held_out_scores),
+        history=fitted.history,
+        rows_trained=fitted.rows_trained,
+        rows_held_out=len(fitted.held_out_scores),
+        recording=recording,
         test_scores=test_scores,
         test_labels=judged[1] if judged else None,
         quality=judge(test_scores, judged[1], calibration.threshold)
         if judged and test_scores is not None
         else None,
     )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    model: Model
+    held_out_scores: Float32Array
+    history: list[Epoch]
+    rows_trained: int
+
+
+def _fit(
+    rows: Float32Array,
+    *,
+    recording: bool,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None,
+    start: Ensemble | None,
+) -> _Fitted:
+    kind = settings.model
+    if kind == "auto":
+        kind = "subspace" if recording and can_span(rows) else "ensemble"
+    if kind == "ensemble":
+        if not np.ptp(rows, axis=0).any():
+            raise DataError("no column varies in the normal rows: there is nothing to learn from them")
+        fitted = fit_ensemble(
+            rows,
+            seed=settings.seed,
+            steps=settings.steps or STEPS,
+            held_out=settings.held_out,
+            recording=recording,
+            on_epoch=on_epoch,
+            start=start,
+        )
+        return _Fitted(fitted.model, fitted.held_out_scores, fitted.history, len(rows))
+    share = settings.held_out or (PLAIN_HELD_OUT if kind == "autoencoder" else HELD_OUT)
+    held_out, kept = _split(rows, share, recording=recording)
+    if not len(kept):
+        raise DataError(f"held_out {share} leaves no rows to train on")
+    if kind == "subspace":
+        judged = fit_subspace(kept, held_out)
+        return _Fitted(refit(judged, rows), judged.score(held_out), [], len(rows))
+    model, history = fit_plain(kept, held_out, settings=settings, on_epoch=on_epoch)
+    return _Fitted(model, model.score(held_out), history, len(kept))
+
+
+def _split(
+    items: npt.NDArray[_Scalar], share: float, *, recording: bool
+) -> tuple[npt.NDArray[_Scalar], npt.NDArray[_Scalar]]:
+    """Return a share of the items, at least two, and the others: the last of a recording, else the first."""
+    count = max(2, round(share * len(items)))
+    return (items[-count:], items[:-count]) if recording else (items[:count], items[count:])
 
 
 def _rows(name: str, rows: npt.ArrayLike, width: int | None = None) -> Float32Array:

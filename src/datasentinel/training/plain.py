@@ -74,6 +74,15 @@ class PlainAutoencoder:
         """Score raw rows, shape [N, D]."""
         return ScoringModule(self.network, self.scaling).score(rows)
 
+    def contributions(self, rows: Float32Array) -> Float32Array:
+        """Return each feature's term of the scores of raw rows, shape [N, D]."""
+        # The network computes in float32, whatever the precision of the rows.
+        standardised = torch.from_numpy(self.scaling.apply(rows.astype(np.float32)))
+        with torch.no_grad():
+            terms = (standardised - self.network(standardised)).square() / self.input_dim
+        contributions: Float32Array = terms.numpy()
+        return contributions
+
     def tolerable(self, scores: Float32Array) -> Float32Array:
         """Return what differences of these scores are measured by.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_report(result: TrainingResult, directory: str | os.PathLike[str]) -> list[Path]:
-    """Write `loss.png` and, given labelled test rows, `scores.png` and `precision_recall.png`.
+    """Plot the loss, where there was one, and the scores and precision of labelled test rows, if given.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def write_report(result: TrainingResult, directory: str | os.PathLike[str]) -> l
             'the report needs matplotlib: pip install "datasentinel[train]"'
         ) from error
     directory = Path(directory)
-    plots = ["loss"]
+    plots = ["loss"] if result.history else []
     if result.quality:
         plots += ["scores", "precision_recall"]
     written = []

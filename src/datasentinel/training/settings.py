@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.errors import SettingsError
 
-ModelKind: TypeAlias = Literal["ensemble", "autoencoder"]
+ModelKind: TypeAlias = Literal["auto", "ensemble", "subspace", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-ThresholdMethod: TypeAlias = Literal["quantile", "mean+3std"]
 
 MODELS: tuple[ModelKind, ...] = get_args(ModelKind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 DEVICES: tuple[Device, ...] = get_args(Device)
-THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,9 @@ class TrainingSettings:
     Attributes
     ----------
     model : str
-        "ensemble", the default detector, or "autoencoder", a plain one. The architecture and the schedule
+        "ensemble"; "subspace", principal components in closed form; "autoencoder", a plain one; or "auto",
+        a subspace for a recording (rows that resemble their neighbours), else an ensemble. The architecture
+        and the schedule
         (`hidden` to `learning_rate`, and `device`) can be chosen for the latter only.
     hidden : tuple of int, optional
         Widths of the encoder's hidden layers; the decoder mirrors them.
@@ -42,20 +43,23 @@ class TrainingSettings:
     steps : int, optional
         Training steps of the ensemble's denoising autoencoder, 600 by default.
     held_out : float, optional
-        Share of the normal rows that is kept aside, for early stopping and the threshold. None stands for a
-        fifth of an autoencoder's rows, and a quarter of an ensemble's, 1,000 at most (all, by turns, where
-        there are fewer than 400); an ensemble is trained on all rows in the end.
+        Share of the normal rows that is kept aside, for early stopping and the threshold: the last ones of a
+        recording, but random ones otherwise and for an autoencoder. None stands for a fifth of an
+        autoencoder's rows, and a quarter otherwise; for an ensemble, unless it is of a recording, 1,000 at
+        most (all, by turns, where there are fewer than 400). Ensembles and subspaces are trained on all rows
+        in the end.
     threshold_method : str
-        "quantile" for a target false-positive rate, or "mean+3std".
+        "conformal" or "quantile" for a target false-positive rate, with and without a guarantee for finitely
+        many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
     target_fpr : float
-        Share of normal rows that may be called anomalies, for "quantile".
+        Share of normal rows that may be called anomalies, for "conformal" and "quantile".
     device : str
         "cpu", "cuda", or "auto": CUDA where there is a device.
     seed : int
         Seed of everything random.
     """
 
-    model: ModelKind = "ensemble"
+    model: ModelKind = "auto"
     hidden: tuple[int, ...] | None = None
     latent: int | None = None
     activation: Activation | None = None
@@ -64,7 +68,7 @@ class TrainingSettings:
     learning_rate: float | None = None
     steps: int | None = None
     held_out: float | None = None
-    threshold_method: ThresholdMethod = "quantile"
+    threshold_method: ThresholdMethod = "conformal"
     target_fpr: float = 0.01
     device: Device = "auto"
     seed: int = 0
@@ -86,9 +90,9 @@ class TrainingSettings:
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
         self._check_names()
-        if self.model == "ensemble":
-            self._check_ensemble()
-        elif self.steps is not None:
+        if self.model != "autoencoder":
+            self._check_not_plain()
+        if self.steps is not None and self.model not in ("auto", "ensemble"):
             raise SettingsError("steps can be chosen for the model 'ensemble' only")
 
     def _check_names(self) -> None:
@@ -103,9 +107,9 @@ class TrainingSettings:
             if value not in known and not (name == "activation" and value is None):
                 raise SettingsError(f"unknown {name} '{value}'; known are {', '.join(known)}")
 
-    def _check_ensemble(self) -> None:
+    def _check_not_plain(self) -> None:
         for name in ("hidden", "latent", "activation", "epochs", "batch_size", "learning_rate"):
             if getattr(self, name) is not None:
                 raise SettingsError(f"{name} can be chosen for the model 'autoencoder' only")
         if self.device == "cuda":
-            raise SettingsError("device 'cuda': the ensemble is trained on the CPU")
+            raise SettingsError("device 'cuda': only the model 'autoencoder' can be trained there")

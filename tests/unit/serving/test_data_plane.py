@@ -8,6 +8,7 @@ import pytest
 from datasentinel import Detector
 from datasentinel.errors import InvalidInputError
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S, DataPlane, TransportAccount
+from datasentinel.serving.models import warm_up
 from tests.networks import Network, write_artifact
 
 D = 4
@@ -20,8 +21,8 @@ def detector(tmp_path) -> Detector:
 
 
 def test_the_warm_up_runs_the_model_and_is_not_counted(detector):
+    warm_up(detector)
     plane = DataPlane(detector)
-    plane.warm_up()
     assert detector.scorer.counts["rows"] > 1
     assert plane.counts == {"rows": 0, "anomalies": 0, "batches": 0}
     detector.score(np.ones((5, D), dtype=np.float32))
@@ -62,6 +63,31 @@ def test_a_line_stream_accounts_for_every_line_once(detector):
     assert (account.requests, account.rows, account.errors) == (4, 3, 1)
     assert account.anomalies == plane.counts["anomalies"]
     assert sum(account.latency_counts) == 4
+
+
+def test_errors_are_counted_by_code(detector):
+    plane = DataPlane(detector)
+    account = plane.account("tcp")
+    stream = plane.line_stream(account, max_line_bytes=1000)
+    stream.feed(b"0 0 0 0\nbad\n1 2\n")
+    with pytest.raises(InvalidInputError):
+        plane.evaluate([1.0], account)
+    assert account.error_codes == {"invalid_argument": 3}
+    assert account.errors == 3
+
+
+def test_histograms_begin_after_the_warm_up(detector):
+    assert detector.scorer.histograms == {}
+    warm_up(detector)
+    plane = DataPlane(detector)
+    rows = np.random.default_rng(0).normal(0, 3, (100, D)).astype(np.float32)
+    detector.score(rows)
+    detector.score(rows)
+    assert plane.counts["rows"] == 200
+    bounds, counts, total = detector.scorer.histograms["batch_rows"]
+    assert total == 200
+    assert counts[bounds.index(128)] == 2
+    assert sum(detector.scorer.histograms["compute_s"][1]) == 2
 
 
 @pytest.mark.parametrize(

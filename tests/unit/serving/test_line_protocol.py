@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from datasentinel import Detector
 from datasentinel.backend import LineSession
+from datasentinel.serving.data_plane import DataPlane
 from tests.networks import Network, write_artifact
 
 D = 3
@@ -45,7 +46,7 @@ streams = st.one_of(
 
 
 def replies_in_pieces(detector: Detector, stream: bytes, cuts: list[int]) -> bytes:
-    session = LineSession(detector.scorer, max_line_bytes=MAX_LINE_BYTES)
+    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     replies = b"".join(session.feed(stream[a:b]) for a, b in pairwise(edges))
     return replies + session.finish()
@@ -85,7 +86,7 @@ def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(detector, stream, cu
     newline=st.sampled_from(["\n", "\r\n"]),
 )
 def test_good_rows_get_the_detector_s_decisions(detector, rows, separator, newline):
-    session = LineSession(detector.scorer, max_line_bytes=1000)
+    session = LineSession(DataPlane(detector).models, max_line_bytes=1000)
     text = "".join(separator.join(map(repr, row)) + newline for row in rows)
     decisions = detector.predict(np.array(rows, dtype=np.float32).reshape(-1, D))
     expected = b"".join(b"ANOMALY\n" if decision else b"OK\n" for decision in decisions)
@@ -94,7 +95,7 @@ def test_good_rows_get_the_detector_s_decisions(detector, rows, separator, newli
 
 
 def test_nothing_is_read_after_an_over_long_line(detector):
-    session = LineSession(detector.scorer, max_line_bytes=MAX_LINE_BYTES)
+    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
     assert session.feed(b"1" * (MAX_LINE_BYTES + 1)).startswith(b"ERROR: line longer")
     assert session.closed
     assert session.feed(b"\n1 2 3\n") == b""

@@ -35,17 +35,43 @@ def account() -> TransportAccount:
     return TransportAccount()
 
 
-def listener(account: TransportAccount, *, port: int = 0, host: str = "127.0.0.1") -> Listener:
+class Lines(Echo):
+    """Echoes whole lines; the start of another one waits for its end."""
+
+    mid_message = False
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> bytes:
+        lines, newline, self._partial = (self._partial + data).rpartition(b"\n")
+        self.mid_message = self._partial != b""
+        return lines + newline
+
+
+class FastForward(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be moved on."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+def listener(
+    account: TransportAccount, *, port: int = 0, host: str = "127.0.0.1", session=Echo, **limits: float
+) -> Listener:
     return Listener(
         "echo",
         host,
         port,
         account=account,
-        open_session=Echo,
+        open_session=session,
         refusal=b"full",
         max_connections=2,
         idle_timeout_s=0.0,
         write_buffer_bytes=1024,
+        **limits,
     )
 
 
@@ -113,3 +139,28 @@ def test_addresses_that_cannot_be_bound_are_named(account):
 
 def test_stopping_what_never_started_is_nothing(account):
     asyncio.run(listener(account).stop(1.0))
+
+
+def test_each_message_has_its_own_time_to_arrive(account):
+    """A chunk may end in the middle of a message, again and again; only one message that takes long is slow."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, FastForward)
+        lines = listener(account, session=Lines, receive_timeout_s=1000.0)
+        reader, writer = await asyncio.open_connection(*await lines.start())
+        writer.write(b"a")
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            loop.ahead_s += 600.0
+            writer.write(b"b\na")
+            assert await reader.readexactly(3) == b"ab\n"
+        assert account.timed_out_connections == 0
+        loop.ahead_s += 1100.0
+        assert await reader.read() == b""
+        assert account.timed_out_connections == 1
+        writer.close()
+        await lines.stop(1.0)
+
+    with asyncio.Runner(loop_factory=FastForward) as runner:
+        runner.run(scenario())

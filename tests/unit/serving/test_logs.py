@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+
+from datasentinel.serving.logs import RateLimitedLog
 
 SCRIPT = """
 import logging
@@ -53,3 +56,14 @@ def test_json_lines():
         "empty": "",
     }
     assert "ZeroDivisionError: division by zero" in failed["exception"]
+
+
+def test_a_rate_limited_event_says_how_often_it_happened(caplog):
+    logger = logging.getLogger("datasentinel.test")
+    often = RateLimitedLog(logger, logging.ERROR, "broken", interval_s=1000.0)
+    for number in range(5):
+        often(number=number)
+    assert [record.fields for record in caplog.records] == [{"number": 0}]
+    often._next_s = 0.0
+    often(number=5)
+    assert caplog.records[-1].fields == {"number": 5, "suppressed_before": 4}

@@ -150,3 +150,20 @@ def test_a_graph_that_disagrees_is_refused(result):
     model = autoencoder_graph(result.model.scaling, [*layers[:-1], bent])
     with pytest.raises(ArtifactError, match="disagrees"):
         verify_graph(model, result.model, rows_with_offsets(100))
+
+
+@pytest.mark.parametrize("model", ["ensemble", "subspace", "autoencoder"])
+def test_a_graph_that_explains_otherwise_is_refused(model):
+    result = train(rows_with_offsets(60), settings=TrainingSettings(model=model))
+    graph = build_graph(result.model)
+    verify_graph(graph, result.model, rows_with_offsets(100, seed=1))
+    document = onnx.load_model_from_string(graph)
+    (last,) = (node for node in document.graph.node if "contributions" in node.output)
+    last.output[0] = "of_the_next_feature"
+    indices = onnx.numpy_helper.from_array(np.roll(np.arange(9), 1), "indices")
+    document.graph.initializer.append(indices)
+    document.graph.node.append(
+        onnx.helper.make_node("Gather", ["of_the_next_feature", "indices"], ["contributions"], axis=1)
+    )
+    with pytest.raises(ArtifactError, match="disagrees"):
+        verify_graph(document.SerializeToString(), result.model, rows_with_offsets(100, seed=1))

@@ -55,8 +55,10 @@ def resolve(host: str, port: int, transport: str) -> Address:
     return Address(str(found[0][4][0]), port)
 
 
-def listening_socket(address: Address, transport: str, backlog: int = 1) -> socket.socket:
-    """Listen on an address.
+def listening_socket(
+    address: Address, transport: str, backlog: int = 1, *, reuse_port: bool = False
+) -> socket.socket:
+    """Listen on an address, with `reuse_port` beside other processes that allow it, too.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def listening_socket(address: Address, transport: str, backlog: int = 1) -> sock
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=backlog)
+        return socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise bind_error(address, transport, reason) from error

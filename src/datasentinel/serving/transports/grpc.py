@@ -1,108 +1,134 @@
-"""gRPC: `datasentinel.v1.InferenceService`, on grpcio's asyncio server."""
+"""gRPC: which implementation serves it, and the one on grpcio's asyncio server."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from datasentinel.errors import (
-    DataSentinelError,
-    InvalidInputError,
-    OutOfMemoryError,
-    ResourceExhaustedError,
-    UnsupportedModelError,
-)
+from datasentinel.backend import grpc_library
+from datasentinel.errors import SettingsError
+from datasentinel.serving import auth
 from datasentinel.serving.logs import log
+from datasentinel.serving.protocols.methods import make_methods
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
-from datasentinel.v1 import inference_pb2
+from datasentinel.serving.transports.grpc_calls import Calls
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.guard import Guard
+    from datasentinel.serving.repository import ModelRepository
+    from datasentinel.serving.tls import Tls
+    from datasentinel.serving.transports import Transport
     from datasentinel.settings import Settings
 
 NAME = "grpc"
-_SERVICE = "datasentinel.v1.InferenceService"
 
 _logger = logging.getLogger(__name__)
-
-# The first class that fits tells the status; a bad vector is no RPC error and never comes here.
-_STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
-    (ResourceExhaustedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (Exception, grpc.StatusCode.INTERNAL),
-)
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
-class _InferenceService:
-    """The methods of the service. They decode requests themselves, so that junk gets a proper status."""
+def _milliseconds(option: str, time_s: float) -> list[tuple[str, int]]:
+    """Make the option of a time limit; 0 sets none."""
+    return [(option, max(1, round(time_s * 1000)))] if time_s else []
 
-    def __init__(self, plane: DataPlane, account: TransportAccount) -> None:
-        self._plane = plane
+
+class _TokenCheck(grpc.aio.ServerInterceptor):
+    """Refuses calls without a valid token; health checks need none."""
+
+    def __init__(self, guard: Guard, account: TransportAccount) -> None:
+        self._guard = guard
         self._account = account
+        self._refusal: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._refuse)
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Give grpcio the table of methods."""
-        evaluate: grpc.RpcMethodHandler[bytes, inference_pb2.EvaluateResponse]
-        evaluate = grpc.unary_unary_rpc_method_handler(
-            self.evaluate, response_serializer=inference_pb2.EvaluateResponse.SerializeToString
+    async def _refuse(self, data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG002
+        self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code="unauthenticated")
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, auth.REFUSAL)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401  # a handler of whatever messages
+        if not handler_call_details.method.startswith(_HEALTH_PREFIX):
+            metadata = dict(handler_call_details.invocation_metadata)
+            if not self._guard.admits(metadata.get("authorization")):
+                return self._refusal
+        return await continuation(handler_call_details)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Give grpcio the certificate, and the renewed one when it was reloaded."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, certificate, client_ca = tls.pem()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)
+
+    generation = tls.generation
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal generation
+        if generation == tls.generation:
+            return None  # nothing new
+        generation = tls.generation
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        renewed,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
+        require_client_authentication=tls.client_ca is not None,
+    )
+
+
+def grpc_transport(
+    plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+) -> Transport:
+    """Make the gRPC transport that the settings ask for and the extension allows.
+
+    Raises
+    ------
+    SettingsError
+        The extension's own implementation is asked for, and this build has none.
+    """
+    library = grpc_library()
+    if settings.grpc_implementation == "native" and not library:
+        raise SettingsError(
+            "grpc_implementation: this build has no native gRPC, because libnghttp2 was not found; install "
+            "libnghttp2-dev and build again, or choose grpcio"
         )
-        return grpc.method_handlers_generic_handler(_SERVICE, {"Evaluate": evaluate})
+    native = bool(library) and settings.grpc_implementation != "grpcio"
+    log(_logger, logging.INFO, "grpc_implementation", name=f"native, {library}" if native else "grpcio")
+    if native:
+        from datasentinel.serving.transports.grpc_native import NativeGrpcTransport
 
-    async def evaluate(
-        self, data: bytes, context: grpc.aio.ServicerContext[bytes, inference_pb2.EvaluateResponse]
-    ) -> inference_pb2.EvaluateResponse:
-        try:
-            request = inference_pb2.EvaluateRequest.FromString(data)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not an EvaluateRequest")
-        try:
-            evaluation = self._plane.evaluate(request.values, self._account, explain_top=request.explain_top)
-        except (InvalidInputError, UnsupportedModelError) as error:
-            return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
-        except Exception as error:  # whatever it was, it stays in this call
-            await context.abort(*_report(error, context.peer()))
-        return inference_pb2.EvaluateResponse(
-            status=inference_pb2.ANOMALY if evaluation.is_anomaly else inference_pb2.OK,
-            mse=evaluation.score,
-            contributions=[
-                inference_pb2.Contribution(
-                    feature=reason.feature,
-                    contribution=reason.contribution,
-                    value=reason.value,
-                    expected=reason.expected,
-                )
-                for reason in evaluation.reasons
-            ],
-        )
-
-
-def _report(error: Exception, peer: str) -> tuple[grpc.StatusCode, str]:
-    """Log a fault of ours; give the status and the words that the client gets."""
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    if isinstance(error, DataSentinelError):
-        log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, reason=error)
-        return status, str(error)
-    log(_logger, logging.ERROR, "request_failed", transport=NAME, peer=peer, exception=error)
-    return status, "internal error"
+        return NativeGrpcTransport(plane, repository, settings, guard)
+    return GrpcTransport(plane, repository, settings, guard)
 
 
 class GrpcTransport:
-    """Serves `datasentinel.v1` on one address.
+    """Serves gRPC on one address with grpcio's asyncio server.
 
     Parameters
     ----------
     plane : DataPlane
+    repository : ModelRepository
     settings : Settings
+    guard : Guard
     """
 
     name = NAME
 
-    def __init__(self, plane: DataPlane, settings: Settings) -> None:
-        self._service = _InferenceService(plane, plane.account(NAME))
+    def __init__(
+        self, plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+    ) -> None:
+        self._account = plane.account(NAME)
+        methods = make_methods(plane, repository, self._account, max_rows=settings.max_request_rows)
+        self._calls = Calls(methods, self._account)
         self._settings = settings
+        self._guard = guard
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> Address:
@@ -115,18 +141,28 @@ class GrpcTransport:
         """
         settings = self._settings
         address = resolve(settings.host, settings.grpc_port, NAME)
-        # grpcio does not tell why it could not bind; the operating system does.
-        listening_socket(address, NAME).close()
+        shared = settings.workers > 1
+        if not shared:  # A supervisor knows that the port is ours.
+            # grpcio does not tell why it could not bind; the operating system does.
+            listening_socket(address, NAME).close()
         server = grpc.aio.server(
+            interceptors=[_TokenCheck(self._guard, self._account)] if self._guard.tokens is not None else [],
+            maximum_concurrent_rpcs=settings.grpc_max_calls,
             options=[
                 # Without it a second server would share the port in silence.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
-            ]
+                ("grpc.max_concurrent_streams", settings.grpc_max_streams),
+                *_milliseconds("grpc.max_connection_idle_ms", settings.grpc_idle_timeout_s),
+                *_milliseconds("grpc.server_handshake_timeout_ms", settings.receive_timeout_s),
+            ],
         )
-        server.add_generic_rpc_handlers((self._service.handler(),))
+        server.add_generic_rpc_handlers((self._calls,))
         try:
-            port = server.add_insecure_port(str(address))
+            if self._guard.tls is None:
+                port = server.add_insecure_port(str(address))
+            else:
+                port = server.add_secure_port(str(address), _credentials(self._guard.tls))
         except RuntimeError as error:
             raise bind_error(address, NAME, str(error)) from error
         await server.start()
@@ -138,5 +174,6 @@ class GrpcTransport:
 
         grpcio accepts a call when its handler starts; calls that it read but had not started are refused.
         """
+        self._calls.drain()
         if self._server is not None:
             await self._server.stop(timeout_s)

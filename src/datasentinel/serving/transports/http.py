@@ -1,9 +1,8 @@
-"""HTTP: health, readiness and metrics. A sans-IO session over h11, answering from a table of routes."""
+"""HTTP/1.1: a native session answers plain inference requests; all others go through h11 to the routes."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import asyncio
 from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,158 +10,141 @@ from typing import TYPE_CHECKING
 import h11
 
 import datasentinel
+from datasentinel import backend
+from datasentinel.serving.rest.messages import Request, Response
+from datasentinel.serving.rest.routes import Routes, refusal_of
 from datasentinel.serving.transports.listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.guard import Guard
     from datasentinel.serving.metrics import Metrics
+    from datasentinel.serving.repository import ModelRepository
     from datasentinel.settings import Settings
 
 NAME = "http"
 
 _MAX_HEADER_BYTES = 16 << 10
-_MAX_BODY_BYTES = 64 << 10  # No route takes a body; a small one is read and left aside.
-_JSON = "application/json"
-_TEXT = "text/plain; charset=utf-8"
+_MAX_WAITING_BYTES = 256 << 10  # What may come while an answer is waited for.
+_SERVER = f"datasentinel/{datasentinel.__version__}"
 _CLOSE = ("Connection", "close")
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a route answers."""
+class _Exchange:
+    """One request that goes through h11, and its response: bytes in, bytes out.
 
-    status: HTTPStatus
-    body: bytes
-    content_type: str = _JSON
-    headers: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def json(cls, content: Mapping[str, object], status: HTTPStatus = HTTPStatus.OK) -> Response:
-        """Answer with a JSON object."""
-        return cls(status, json.dumps(content).encode() + b"\n")
-
-    @classmethod
-    def error(cls, status: HTTPStatus, reason: str, *headers: tuple[str, str]) -> Response:
-        """Answer with the Open Inference Protocol's error object."""
-        return cls(status, json.dumps({"error": reason}).encode() + b"\n", headers=headers)
-
-
-class Routes:
-    """The paths that can be asked for.
-
-    Parameters
+    Attributes
     ----------
-    plane : DataPlane
-    metrics : Metrics
+    done : bool
+        The response is complete, and the connection goes on with what is in `rest`.
+    closed : bool
+        The connection ends with what was sent.
     """
 
-    def __init__(self, plane: DataPlane, metrics: Metrics) -> None:
-        self._plane = plane
-        self._metrics = metrics
-        self._by_path: dict[str, Callable[[Mapping[str, str]], Response]] = {
-            "/healthz": self._healthz,
-            "/v2/health/live": self._live,
-            "/v2/health/ready": self._ready,
-            "/metrics": self._render_metrics,
-        }
-
-    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Response:
-        """Answer one request; `headers` have lower-case names."""
-        path = target.partition("?")[0]
-        route = self._by_path.get(path)
-        if route is None:
-            return Response.error(HTTPStatus.NOT_FOUND, f"no such path; known: {', '.join(self._by_path)}")
-        if method not in ("GET", "HEAD"):
-            reason = f"method {method} is not allowed here"
-            return Response.error(HTTPStatus.METHOD_NOT_ALLOWED, reason, ("Allow", "GET, HEAD"))
-        return route(headers)
-
-    def _healthz(self, headers: Mapping[str, str]) -> Response:  # noqa: ARG002
-        # For humans and simple probes: ready or not, in a word.
-        ready = self._plane.ready
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return Response(status, b"ok\n" if ready else b"not ready\n", _TEXT)
-
-    def _live(self, headers: Mapping[str, str]) -> Response:  # noqa: ARG002
-        return Response.json({"live": True})
-
-    def _ready(self, headers: Mapping[str, str]) -> Response:  # noqa: ARG002
-        ready = self._plane.ready
-        return Response.json({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
-
-    def _render_metrics(self, headers: Mapping[str, str]) -> Response:
-        body, content_type = self._metrics.render(headers.get("accept", ""))
-        return Response(HTTPStatus.OK, body, content_type)
-
-
-class HttpSession:
-    """One HTTP/1.1 connection: bytes in, bytes out. Pipelined requests are answered in order."""
-
-    __slots__ = ("_account", "_body_bytes", "_connection", "_request", "_routes", "closed")
-
-    def __init__(self, routes: Routes, account: TransportAccount) -> None:
+    def __init__(self, routes: Routes, account: TransportAccount, wake: Callable[[], None]) -> None:
         self._routes = routes
         self._account = account
+        self._wake = wake
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEADER_BYTES)
         self._request: h11.Request | None = None
-        self._body_bytes = 0
+        self._body = bytearray()
+        self._pending: asyncio.Task[Response] | None = None
+        self._started = 0.0
+        self.done = False
         self.closed = False
 
     @property
-    def mid_message(self) -> bool:
-        """Whether the start of a request was read, but not its end."""
-        return self._request is not None or bool(self._connection.trailing_data[0])
+    def pending(self) -> bool:
+        """Whether the request is read, and its answer not there yet."""
+        return self._pending is not None
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the request."""
+        return self._connection.trailing_data[0]
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; give the responses to every request they complete."""
-        self._connection.receive_data(data)
-        return self._answer_all()
+        """Take the next bytes, or b"" to look whether the answer is there by now."""
+        if data:
+            self._connection.receive_data(data)
+        if self._pending is not None and len(self.rest) > _MAX_WAITING_BYTES:
+            self.closed = True
+        return self._go_on()
 
     def finish(self) -> bytes:
         """Nothing more will come; a half-sent request is refused."""
         self._connection.receive_data(b"")
-        return self._answer_all()
+        return self._go_on()
 
-    def _answer_all(self) -> bytes:
-        replies = bytearray()
-        while not self.closed:
-            started = perf_counter()
+    def _go_on(self) -> bytes:
+        sent = b""
+        while not (self.done or self.closed):
+            if self._pending is not None:
+                return sent + self._send(self._pending.result()) if self._pending.done() else sent
             try:
                 event = self._connection.next_event()
             except h11.RemoteProtocolError as error:
-                status = HTTPStatus(error.error_status_hint)
-                replies += self._send(Response.error(status, str(error), _CLOSE), started)
-                break
+                return sent + self._refuse(HTTPStatus(error.error_status_hint), str(error))
             if event is h11.NEED_DATA:
                 break
             if isinstance(event, h11.Request):
-                self._request, self._body_bytes = event, 0
-                if self._connection.they_are_waiting_for_100_continue:
-                    replies += self._encode(h11.InformationalResponse(status_code=100, headers=[]))
+                sent += self._begin(event)
             elif isinstance(event, h11.Data):
-                self._body_bytes += len(event.data)
-                if self._body_bytes > _MAX_BODY_BYTES:
-                    reason = f"body longer than {_MAX_BODY_BYTES} bytes"
-                    too_long = Response.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason, _CLOSE)
-                    replies += self._send(too_long, started)
+                self._body += event.data
+                if len(self._body) > self._max_body_bytes():
+                    sent += self._refuse_length()
             elif isinstance(event, h11.EndOfMessage):
-                replies += self._send(self._answer(), started)
+                sent += self._answer()
             else:
                 self.closed = True  # The peer ended the stream between two requests.
-        return bytes(replies)
+        return sent
 
-    def _answer(self) -> Response:
-        assert self._request is not None  # noqa: S101  # h11 gives a request before its end
-        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in self._request.headers}
-        method, target = self._request.method.decode("ascii"), self._request.target.decode("ascii")
-        return self._routes.answer(method, target, headers)
+    def _begin(self, request: h11.Request) -> bytes:
+        self._request = request
+        self._started = perf_counter()
+        # Later lengths are checked as the bytes come; what is announced need not come first.
+        lengths = [int(value) for name, value in request.headers if name == b"content-length"]
+        if any(length > self._max_body_bytes() for length in lengths):
+            return self._refuse_length()
+        if self._connection.they_are_waiting_for_100_continue:
+            return self._encode(h11.InformationalResponse(status_code=100, headers=[]))
+        return b""
 
-    def _send(self, response: Response, started: float) -> bytes:
+    def _max_body_bytes(self) -> int:
+        assert self._request is not None  # noqa: S101  # h11 gives a request before its body
+        return self._routes.max_body_bytes(self._request.target.decode("ascii").partition("?")[0])
+
+    def _answer(self) -> bytes:
+        assert self._request is not None  # noqa: S101
+        answer = self._routes.answer(
+            Request(
+                method=self._request.method.decode("ascii"),
+                target=self._request.target.decode("ascii"),
+                headers={
+                    name.decode("ascii"): value.decode("latin-1") for name, value in self._request.headers
+                },
+                body=bytes(self._body),
+            )
+        )
+        if isinstance(answer, Response):
+            return self._send(answer)
+        self._pending = asyncio.ensure_future(_caught(answer))
+        self._pending.add_done_callback(lambda _: self._wake())
+        return b""
+
+    def _refuse_length(self) -> bytes:
+        reason = f"body longer than {self._max_body_bytes()} bytes"
+        return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> bytes:
+        return self._send(Response.error(status, reason, _CLOSE))
+
+    def _send(self, response: Response) -> bytes:
         connection = self._connection
         if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.closed = True
@@ -170,7 +152,7 @@ class HttpSession:
         headers = [
             ("Content-Type", response.content_type),
             ("Content-Length", str(len(response.body))),
-            ("Server", f"datasentinel/{datasentinel.__version__}"),
+            ("Server", _SERVER),
             *response.headers,
         ]
         status = response.status
@@ -178,17 +160,15 @@ class HttpSession:
         if self._request is None or self._request.method != b"HEAD":
             sent += self._encode(h11.Data(data=response.body))
         sent += self._encode(h11.EndOfMessage())
-        self._request = None
-        if set(connection.states.values()) == {h11.DONE}:
-            connection.start_next_cycle()
-        else:
-            self.closed = True
+        self.done = set(connection.states.values()) == {h11.DONE}
+        self.closed = not self.done
         self._account.add(
             requests=1,
             rows=0,
             anomalies=0,
             errors=status >= HTTPStatus.BAD_REQUEST,
-            latency_s=perf_counter() - started,
+            latency_s=perf_counter() - self._started if self._started else 0.0,
+            code=str(status.value),
         )
         return sent
 
@@ -196,18 +176,149 @@ class HttpSession:
         return self._connection.send(event) or b""
 
 
-def http_transport(plane: DataPlane, metrics: Metrics, settings: Settings) -> Listener:
-    """Make the transport of health and metrics."""
+async def _caught(answer: Awaitable[Response]) -> Response:
+    try:
+        return await answer
+    except Exception as error:  # whatever it was, it stays in this request
+        return refusal_of(error)
+
+
+class HttpSession:
+    """One HTTP/1.1 connection: bytes in, bytes out. Pipelined requests are answered in order.
+
+    Parameters
+    ----------
+    lean : HttpSession
+        The native session, which takes what it understands.
+    inference : RestInference
+        Where that session counts what it answers.
+    routes : Routes
+        Answers everything else.
+    account : TransportAccount
+    """
+
+    __slots__ = ("_account", "_exchange", "_inference", "_lean", "_routes", "_wake", "closed")
+
+    def __init__(
+        self,
+        lean: backend.HttpSession,
+        inference: backend.RestInference,
+        routes: Routes,
+        account: TransportAccount,
+    ) -> None:
+        self._lean = lean
+        self._inference = inference
+        self._routes = routes
+        self._account = account
+        self._exchange: _Exchange | None = None
+        self._wake: Callable[[], None] = _nobody
+        self.closed = False
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether the start of a request was read, but not its end, or its answer is not there yet."""
+        return self._exchange is not None or self._lean.mid_message
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for an answer that takes long."""
+        return self._exchange is not None and self._exchange.pending
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when an answer that had to wait is there; `feed(b"")` then gives it."""
+        self._wake = wake
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; give the responses to every request they complete."""
+        replies = b""
+        while True:
+            if self._exchange is None:
+                replies += self._feed_lean(data)
+                if not self._lean.declined:
+                    return replies
+                data = self._lean.take_declined()
+                self._exchange = _Exchange(self._routes, self._account, self._wake)
+            replies += self._exchange.feed(data)
+            if not self._exchange.done:
+                self.closed = self._exchange.closed
+                return replies
+            data = self._exchange.rest
+            self._exchange = None
+            if not data:
+                return replies
+
+    def finish(self) -> bytes:
+        """Nothing more will come; a half-sent request is refused."""
+        replies = b""
+        self._lean.finish()
+        if self._exchange is None and self._lean.declined:
+            self._exchange = _Exchange(self._routes, self._account, self._wake)
+            replies = self._exchange.feed(self._lean.take_declined())
+        if self._exchange is not None and not self._exchange.closed:
+            replies += self._exchange.finish()
+        self.closed = True
+        return replies
+
+    def _feed_lean(self, data: bytes) -> bytes:
+        started = perf_counter()
+        replies = self._lean.feed(data)
+        if replies:
+            requests, rows, anomalies, errors = self._inference.take_counts()
+            self._account.add(
+                requests=requests,
+                rows=rows,
+                anomalies=anomalies,
+                errors=sum(errors.values()),
+                latency_s=perf_counter() - started,
+            )
+            for status, count in errors.items():
+                self._account.error_codes[str(status)] += count
+        return replies
+
+
+def _nobody() -> None:
+    """Nobody waits for a session without a connection."""
+
+
+def http_transport(
+    plane: DataPlane, repository: ModelRepository, metrics: Metrics, settings: Settings, guard: Guard
+) -> Listener:
+    """Make the transport of inference over HTTP, health and metrics."""
     account = plane.account(NAME)
-    routes = Routes(plane, metrics)
+    inference = backend.RestInference(plane.models, max_rows=settings.max_request_rows)
+    routes = Routes(
+        plane,
+        repository,
+        metrics,
+        guard,
+        inference=inference,
+        account=account,
+        metrics_open=not settings.metrics_need_token,
+        max_rows=settings.max_request_rows,
+        max_body_bytes=settings.http_max_body_bytes,
+    )
+
+    def open_session() -> HttpSession:
+        lean = backend.HttpSession(
+            inference,
+            max_header_bytes=_MAX_HEADER_BYTES,
+            max_body_bytes=settings.http_max_body_bytes,
+            server=_SERVER,
+            authorize=guard.admits if guard.tokens is not None else None,
+        )
+        return HttpSession(lean, inference, routes, account)
+
     return Listener(
         NAME,
         settings.host,
         settings.http_port,
         account=account,
-        open_session=lambda: HttpSession(routes, account),
+        open_session=open_session,
         refusal=_REFUSAL,
         max_connections=settings.http_max_connections,
         idle_timeout_s=settings.http_idle_timeout_s,
         write_buffer_bytes=settings.write_buffer_bytes,
+        receive_timeout_s=settings.receive_timeout_s,
+        tls_context=guard.tls_context("http/1.1"),
+        reuse_port=settings.workers > 1,
     )

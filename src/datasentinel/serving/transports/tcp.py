@@ -9,13 +9,14 @@ from datasentinel.serving.transports.listener import Listener
 
 if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.guard import Guard
     from datasentinel.settings import Settings
 
 NAME = "tcp"
 _REFUSAL = b"ERROR: too many connections, try again later\n"
 
 
-def tcp_transport(plane: DataPlane, settings: Settings) -> Listener:
+def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listener:
     """Make the transport of the line protocol."""
     account = plane.account(NAME)
     return Listener(
@@ -28,4 +29,7 @@ def tcp_transport(plane: DataPlane, settings: Settings) -> Listener:
         max_connections=settings.tcp_max_connections,
         idle_timeout_s=settings.tcp_idle_timeout_s,
         write_buffer_bytes=settings.write_buffer_bytes,
+        receive_timeout_s=settings.receive_timeout_s,
+        tls_context=guard.tls_context(),
+        reuse_port=settings.workers > 1,
     )

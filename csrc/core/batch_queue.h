@@ -1,0 +1,85 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/batch_scorer.h"
+
+namespace datasentinel {
+
+/// A scoring task on its way through the queue, with what leads its answer back.
+struct ScoringJob {
+  ScoringJob() = default;
+  ScoringJob(const ScoringJob&) = delete;
+  ScoringJob& operator=(const ScoringJob&) = delete;
+  virtual ~ScoringJob() = default;
+
+  ScoringTask task;
+  std::uint64_t connection = 0;  ///< Whose it is; the queue is fair between connections.
+  std::int32_t call = 0;         ///< The owner's own.
+  std::uint64_t sequence = 0;    ///< The owner's own.
+  /// Set by the owner when nobody waits for the answer any more; the job may then come back unscored.
+  std::shared_ptr<std::atomic<bool>> cancelled;
+};
+
+struct QueueLimits {
+  std::size_t max_rows = std::size_t{1} << 16;  ///< Waiting or running; more are refused.
+  std::size_t max_batch_rows = 4096;            ///< A batch takes no further job beyond this.
+  std::chrono::microseconds max_delay{0};       ///< How long a job may wait for company.
+  std::size_t threads = 1;
+};
+
+/// Scores jobs off the event loop. While a batch runs, the next one gathers; nobody waits for a timer unless
+/// asked to. Every job that is accepted comes back exactly once.
+///
+/// Thread-safe.
+class BatchQueue {
+ public:
+  /// `wake` is called from a worker whenever jobs are to be collected and none were before. Throws
+  /// Error{invalid_argument} for a limit of 0.
+  BatchQueue(QueueLimits limits, std::function<void()> wake);
+  BatchQueue(const BatchQueue&) = delete;
+  BatchQueue& operator=(const BatchQueue&) = delete;
+  /// Waits for the batches that run; jobs still waiting are dropped.
+  ~BatchQueue();
+
+  /// Takes the job, or leaves it where it is and says false: the queue is full.
+  [[nodiscard]] bool submit(std::unique_ptr<ScoringJob>& job);
+
+  /// The jobs finished since the last call.
+  [[nodiscard]] std::vector<std::unique_ptr<ScoringJob>> collect();
+
+  /// Rows waiting or running.
+  [[nodiscard]] std::size_t depth_rows() const;
+
+ private:
+  using Jobs = std::deque<std::unique_ptr<ScoringJob>>;
+
+  void work();
+  /// One job of every connection in turn, until the batch is full. The lock is held.
+  void take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch);
+
+  QueueLimits limits_;
+  std::function<void()> wake_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::uint64_t, Jobs> waiting_;  ///< By connection; none of them empty.
+  std::uint64_t last_served_ = 0;
+  std::size_t waiting_rows_ = 0;
+  std::size_t running_rows_ = 0;
+  std::vector<std::unique_ptr<ScoringJob>> finished_;
+  bool stopping_ = false;
+  std::vector<std::jthread> workers_;
+};
+
+}  // namespace datasentinel

@@ -1,0 +1,66 @@
+#include "core/model_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+
+namespace datasentinel {
+namespace {
+
+auto of_version(std::string_view version) {
+  return [version](const std::shared_ptr<const ServedModel>& model) { return model->version == version; };
+}
+
+}  // namespace
+
+void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scorer> scorer) {
+  if (name.empty() || version.empty() || scorer == nullptr) {
+    throw Error(ErrorCode::invalid_argument, "a served model needs a name, a version and a scorer");
+  }
+  auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer));
+  Versions replaced;  // Freed after the lock: it may hold the last reference to a large model.
+  const std::lock_guard lock(mutex_);
+  if (default_name_.empty()) default_name_ = model->name;
+  Versions& versions = models_[model->name];
+  if (const auto same = std::ranges::find_if(versions, of_version(model->version)); same != versions.end()) {
+    replaced.push_back(std::move(*same));
+    versions.erase(same);
+  }
+  versions.push_back(std::move(model));
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+bool ModelTable::remove(std::string_view name, std::string_view version) {
+  Versions removed;  // Freed after the lock.
+  const std::lock_guard lock(mutex_);
+  const auto named = models_.find(name);
+  if (named == models_.end()) return false;
+  Versions& versions = named->second;
+  const auto found = std::ranges::find_if(versions, of_version(version));
+  if (found == versions.end()) return false;
+  removed.push_back(std::move(*found));
+  versions.erase(found);
+  if (versions.empty()) models_.erase(named);
+  generation_.fetch_add(1, std::memory_order_release);
+  return true;
+}
+
+void ModelTable::set_default(std::string name) {
+  if (name.empty()) throw Error(ErrorCode::invalid_argument, "the default model needs a name");
+  const std::lock_guard lock(mutex_);
+  default_name_ = std::move(name);
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+std::shared_ptr<const ServedModel> ModelTable::find(std::string_view name, std::string_view version) const {
+  const std::lock_guard lock(mutex_);
+  const auto named = models_.find(name.empty() ? std::string_view(default_name_) : name);
+  if (named == models_.end()) return nullptr;
+  const Versions& versions = named->second;
+  if (version.empty()) return versions.back();
+  const auto found = std::ranges::find_if(versions, of_version(version));
+  return found == versions.end() ? nullptr : *found;
+}
+
+}  // namespace datasentinel

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/cost_estimate.h"
+#include "core/request_statistics.h"
+#include "core/scorer.h"
+
+namespace datasentinel {
+
+/// A model as requests name it. Whoever holds one keeps the model alive, even when it is no longer served.
+struct ServedModel {
+  std::string name;
+  std::string version;
+  std::shared_ptr<Scorer> scorer;
+  mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
+  mutable CostEstimate cost;             ///< Kept up to date by who scores batches.
+
+  ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_)
+      : name(std::move(name_)), version(std::move(version_)), scorer(std::move(scorer_)) {}
+};
+
+/// The models being served, shared by all protocols. A protocol asks it anew for every batch and keeps the
+/// answer for that batch only: so a new version takes effect on open connections, and rows already taken
+/// finish on the model they were taken for.
+///
+/// Thread-safe.
+class ModelTable {
+ public:
+  /// Serves a model from now on; it becomes the latest version of its name, and replaces one of the same
+  /// version. The first name ever put is the default until `set_default` says otherwise. Throws
+  /// Error{invalid_argument} for an empty name or version, or no scorer.
+  void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer);
+
+  /// Serves this version no longer; the one put before it is then the latest. False when there is none.
+  bool remove(std::string_view name, std::string_view version);
+
+  /// Which model answers requests that name none. It may be put later. Throws Error{invalid_argument} for an
+  /// empty name.
+  void set_default(std::string name);
+
+  /// The model for a request: an empty name stands for the default model, an empty version for the latest.
+  /// Null when there is none.
+  [[nodiscard]] std::shared_ptr<const ServedModel> find(std::string_view name,
+                                                        std::string_view version) const;
+
+  /// A number that grows with every change of the table.
+  [[nodiscard]] std::uint64_t generation() const noexcept {
+    return generation_.load(std::memory_order_acquire);
+  }
+
+ private:
+  using Versions = std::vector<std::shared_ptr<const ServedModel>>;  ///< Of one name; the latest is last.
+
+  mutable std::mutex mutex_;
+  std::map<std::string, Versions, std::less<>> models_;
+  std::string default_name_;
+  std::atomic<std::uint64_t> generation_{0};
+};
+
+}  // namespace datasentinel

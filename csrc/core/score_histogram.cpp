@@ -1,0 +1,45 @@
+#include "core/score_histogram.h"
+
+#include <array>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace datasentinel {
+
+ScoreHistogram::ScoreHistogram(std::vector<float> edges)
+    : edges_(std::move(edges)), counts_(std::make_unique<std::atomic<std::uint64_t>[]>(edges_.size() + 1)) {
+  if (edges_.size() > kMaxEdges) {
+    throw Error(ErrorCode::invalid_argument,
+                "a histogram of scores takes at most " + std::to_string(kMaxEdges) + " edges");
+  }
+  for (std::size_t i = 1; i < edges_.size(); ++i) {
+    if (!(edges_[i] > edges_[i - 1])) {
+      throw Error(ErrorCode::invalid_argument, "the edges of a histogram of scores must be ascending");
+    }
+  }
+}
+
+void ScoreHistogram::add(std::span<const float> scores) noexcept {
+  // Counting edge by edge is a plain loop over the scores, which the compiler turns into vector code.
+  std::array<std::uint64_t, kMaxEdges + 2> above{};
+  above[0] = scores.size();
+  for (std::size_t e = 0; e < edges_.size(); ++e) {
+    std::uint32_t count = 0;
+    for (const float score : scores) count += static_cast<std::uint32_t>(score > edges_[e]);
+    above[e + 1] = count;
+  }
+  for (std::size_t i = 0; i <= edges_.size(); ++i) {
+    const std::uint64_t count = above[i] - above[i + 1];
+    if (count != 0) counts_[i].fetch_add(count, std::memory_order_relaxed);
+  }
+}
+
+std::vector<std::uint64_t> ScoreHistogram::counts() const {
+  std::vector<std::uint64_t> result(edges_.size() + 1);
+  for (std::size_t i = 0; i < result.size(); ++i) result[i] = counts_[i].load(std::memory_order_relaxed);
+  return result;
+}
+
+}  // namespace datasentinel

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "wire/grpc_status.h"
+#include "wire/http2_connection.h"
+#include "wire/inference_messages.h"
+
+namespace datasentinel {
+
+/// The methods whose messages the session answers itself; `other` ones go to its owner.
+enum class GrpcMethod : std::uint8_t {
+  other,
+  model_infer,
+  model_stream_infer,
+  evaluate,
+  evaluate_batch,
+  evaluate_stream,
+};
+
+inline constexpr std::string_view kModelInferPath = "/inference.GRPCInferenceService/ModelInfer";
+inline constexpr std::string_view kModelStreamInferPath = "/inference.GRPCInferenceService/ModelStreamInfer";
+inline constexpr std::string_view kEvaluatePath = "/datasentinel.v1.InferenceService/Evaluate";
+inline constexpr std::string_view kEvaluateBatchPath = "/datasentinel.v1.InferenceService/EvaluateBatch";
+inline constexpr std::string_view kEvaluateStreamPath = "/datasentinel.v1.InferenceService/EvaluateStream";
+
+/// The method of a `:path`.
+[[nodiscard]] GrpcMethod grpc_method(std::string_view path) noexcept;
+
+[[nodiscard]] constexpr bool is_streaming(GrpcMethod method) noexcept {
+  return method == GrpcMethod::model_stream_infer || method == GrpcMethod::evaluate_stream;
+}
+
+/// Reads a `grpc-timeout` value, e.g. "100m", in seconds. Nothing when it is not valid.
+[[nodiscard]] std::optional<double> parse_grpc_timeout(std::string_view text) noexcept;
+
+/// A message of one of the session's own methods, on its way to a reply. Replies keep the messages' order.
+struct PendingRequest {
+  enum class State : std::uint8_t { inflating, received, scoring, done };
+
+  std::unique_ptr<InferenceRequest> request;  ///< Null while it is scored off the event loop.
+  std::chrono::steady_clock::time_point arrived{};
+  std::string problem;  ///< Of a streaming method: why the message was refused.
+  State state = State::received;
+  std::shared_ptr<std::atomic<bool>> cancelled;  ///< Shared with the job while it is scored elsewhere.
+};
+
+/// One call: an HTTP/2 stream, and what gRPC says on it.
+struct GrpcCall final : Http2Stream {
+  using Clock = std::chrono::steady_clock;
+
+  std::size_t index = 0;  ///< Where the session keeps it.
+  GrpcMethod method = GrpcMethod::other;
+  bool is_post = false;
+  bool is_grpc = false;     ///< By its content type.
+  bool compresses = false;  ///< Its messages may be compressed.
+  bool ended = false;       ///< The peer has sent all of its messages.
+  GrpcStatus refusal = {};  ///< What is wrong with the headers.
+  std::size_t header_bytes = 0;
+  std::optional<Clock::time_point> deadline;
+  std::string body;  ///< The start of a message whose end has not arrived.
+  std::string authorization;
+  std::string path;                                           ///< Of `other` methods.
+  std::vector<std::pair<std::string, std::string>> metadata;  ///< Of `other` methods.
+  std::vector<PendingRequest> pending;
+  std::uint64_t answered = 0;  ///< The number of the first of `pending`: so many messages came before it.
+
+  /// As new, but with its memory.
+  void recycle() noexcept;
+};
+
+/// Appends a length-prefixed message, which `encode` appends.
+template <typename Encode>
+void append_grpc_message(std::string& out, Encode&& encode) {
+  const std::size_t start = out.size();
+  out.append(5, '\0');
+  encode(out);
+  const std::size_t size = out.size() - start - 5;
+  for (unsigned i = 0; i < 4; ++i) out[start + 1 + i] = static_cast<char>(size >> (24 - 8 * i));
+}
+
+}  // namespace datasentinel

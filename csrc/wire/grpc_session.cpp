@@ -1,0 +1,557 @@
+#include "wire/grpc_session.h"
+
+#include <nghttp2/nghttp2ver.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "wire/grpc_call.h"
+#include "wire/http2_connection.h"
+#include "wire/inference_messages.h"
+
+namespace datasentinel {
+namespace {
+
+using Clock = GrpcCall::Clock;
+using State = PendingRequest::State;
+
+constexpr std::size_t kPrefixBytes = 5;
+constexpr std::size_t kReservedBytes = std::size_t{1} << 20;
+constexpr std::size_t kSpareCalls = 16;
+
+const GrpcStatus kLate{GrpcCode::deadline_exceeded, "the deadline has passed"};
+
+double seconds(Clock::duration duration) noexcept { return std::chrono::duration<double>(duration).count(); }
+
+std::size_t message_size(std::string_view prefix) noexcept {
+  std::size_t size = 0;
+  for (const char c : prefix.substr(1, 4)) size = (size << 8) | static_cast<unsigned char>(c);
+  return size;
+}
+
+class Http2GrpcSession final : public GrpcSession, private Http2Handler, private ScoredJobs {
+ public:
+  explicit Http2GrpcSession(std::shared_ptr<GrpcService> service)
+      : service_(std::move(service)),
+        connection_(*this, {.max_streams = service_->limits().max_streams,
+                            .max_header_bytes = service_->limits().max_header_bytes}),
+        number_(service_->enter(*this)) {}
+
+  ~Http2GrpcSession() override {
+    service_->leave(number_);
+    for (const auto& call : calls_) forget_requests(*call);
+  }
+
+  void feed(std::string_view bytes, std::string& out) override {
+    now_ = Clock::now();
+    std::size_t held = buffered_bytes_;
+    for (const auto& call : calls_) held += call->unsent();
+    overloaded_ = held > service_->limits().max_buffered_bytes;
+    connection_.receive(bytes);
+    score_ready();
+    connection_.send(out);
+  }
+
+  void take_output(std::string& out) override { connection_.send(out); }
+
+  std::vector<GrpcEvent> take_events() override { return std::exchange(events_, {}); }
+
+  void reply(std::int32_t id, std::string_view message) override {
+    GrpcCall* const call = find(id);
+    if (call == nullptr || call->finished) return;
+    append_grpc_message(call->out, [message](std::string& out) { out.append(message); });
+    connection_.push(*call);
+  }
+
+  void finish_call(std::int32_t id, int status, std::string_view message) override {
+    if (GrpcCall* const call = find(id)) finish(*call, status, message);
+  }
+
+  void deliver(std::int32_t id, std::string_view message) override {
+    GrpcCall* const call = find(id);
+    if (call == nullptr || call->finished) return;
+    const auto waiting = std::ranges::find(call->pending, State::inflating, &PendingRequest::state);
+    if (waiting == call->pending.end()) return;
+    now_ = Clock::now();
+    take_message(*call, *waiting, message);
+    if (call->ended && !call->finished) end(*call);
+    score_ready();
+  }
+
+  void expire() override {
+    const auto now = Clock::now();
+    watched_ = Clock::time_point::max();
+    for (const auto& call : calls_) {
+      if (call->finished || !call->deadline || *call->deadline > now) continue;
+      if (call->method == GrpcMethod::other) add_event(GrpcEvent::Kind::cancel, *call);
+      fail(*call, kLate);
+    }
+  }
+
+  std::optional<double> next_deadline_s() override {
+    watched_ = next_deadline();
+    if (watched_ == Clock::time_point::max()) return std::nullopt;
+    return std::max(0.0, seconds(watched_ - Clock::now()));
+  }
+
+  void drain() override {
+    if (!std::exchange(draining_, true)) return connection_.announce_shutdown();
+    if (!std::exchange(refusing_, true)) connection_.refuse_new_streams();
+    for (const auto& call : calls_) end_drained(*call);
+  }
+
+  bool needs_attention() const noexcept override { return !events_.empty() || next_deadline() < watched_; }
+
+  std::size_t open_calls() const noexcept override {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        calls_, [](const auto& call) { return !call->finished || call->unsent() != 0; }));
+  }
+
+  bool mid_message() const noexcept override { return buffered_bytes_ != 0; }
+
+  std::uint64_t number() const noexcept override { return number_; }
+
+  bool closed() const noexcept override { return connection_.closed(); }
+
+ private:
+  /// A message of one of the session's own methods that can be scored.
+  struct Ready {
+    GrpcCall* call;
+    std::uint64_t sequence;
+  };
+
+  // ------------------------------------------------------------------------------- what the connection tells
+
+  Http2Stream& open_stream(std::int32_t id) override {
+    if (spares_.empty()) spares_.push_back(std::make_unique<GrpcCall>());
+    spares_.back()->id = id;
+    spares_.back()->index = calls_.size();
+    calls_.push_back(std::move(spares_.back()));
+    spares_.pop_back();
+    return *calls_.back();
+  }
+
+  void on_header(Http2Stream& stream, std::string_view name, std::string_view value) override {
+    auto& call = static_cast<GrpcCall&>(stream);
+    call.header_bytes += name.size() + value.size() + 32;
+    if (call.header_bytes > service_->limits().max_header_bytes) {
+      call.metadata.clear();
+      call.refusal = {
+          GrpcCode::resource_exhausted,
+          "headers larger than " + std::to_string(service_->limits().max_header_bytes) + " bytes"};
+    } else if (name == ":path") {
+      call.method = grpc_method(value);
+      if (call.method == GrpcMethod::other || service_->admit()) call.path = value;
+    } else if (name == ":method") {
+      call.is_post = value == "POST";
+    } else if (name == "content-type") {
+      call.is_grpc = value.starts_with("application/grpc");
+    } else if (name == "grpc-timeout") {
+      if (const auto timeout_s = parse_grpc_timeout(value)) {
+        const std::chrono::duration<double> timeout(*timeout_s);
+        call.deadline = now_ + std::chrono::duration_cast<Clock::duration>(timeout);
+      } else {
+        call.refusal = {GrpcCode::invalid_argument, "grpc-timeout is not valid"};
+      }
+    } else if (name == "grpc-encoding") {
+      call.compresses = value == "gzip" || value == "deflate";
+      if (!call.compresses && value != "identity") {
+        call.refusal = {GrpcCode::unimplemented,
+                        "message encoding '" + std::string(value) + "' is not supported"};
+      }
+    } else if (name == "authorization" && service_->admit()) {
+      call.authorization = value;
+    } else if (call.method == GrpcMethod::other && !name.starts_with(':')) {
+      call.metadata.emplace_back(name, value);
+    }
+  }
+
+  void on_headers_end(Http2Stream& stream) override {
+    auto& call = static_cast<GrpcCall&>(stream);
+    if (!call.is_grpc || !call.is_post) return connection_.refuse(call);
+    if (!call.refusal.ok()) return fail(call, call.refusal);
+    if (service_->admit() && !service_->admit()(call.path, call.authorization)) {
+      return fail(
+          call, {GrpcCode::unauthenticated, "a valid bearer token is needed: Authorization: Bearer <token>"});
+    }
+    if (call.method != GrpcMethod::other) return;
+    GrpcEvent& event = add_event(GrpcEvent::Kind::call, call);
+    event.text = std::move(call.path);
+    event.metadata = std::move(call.metadata);
+  }
+
+  void on_data(Http2Stream& stream, std::string_view data) override {
+    auto& call = static_cast<GrpcCall&>(stream);
+    if (call.finished) return;
+    const bool buffered = !call.body.empty();
+    std::string_view rest = data;
+    if (buffered) {
+      call.body.append(data);
+      buffered_bytes_ += data.size();
+      rest = call.body;
+    }
+    while (rest.size() >= kPrefixBytes) {
+      const std::size_t size = message_size(rest);
+      if (!accepts(call, rest[0], size)) return;
+      if (rest.size() - kPrefixBytes < size) break;
+      on_message(call, rest[0] != 0, rest.substr(kPrefixBytes, size));
+      if (call.finished) return;
+      rest.remove_prefix(kPrefixBytes + size);
+    }
+    if (!buffered) {
+      if (rest.empty()) return;
+      if (rest.size() >= kPrefixBytes) {
+        call.body.reserve(std::min(kPrefixBytes + message_size(rest), kReservedBytes));
+      }
+      call.body = rest;
+      buffered_bytes_ += rest.size();
+    } else {
+      const std::size_t used = call.body.size() - rest.size();
+      call.body.erase(0, used);
+      buffered_bytes_ -= used;
+    }
+  }
+
+  void on_end(Http2Stream& stream) override {
+    auto& call = static_cast<GrpcCall&>(stream);
+    if (call.finished) return;
+    if (!call.body.empty()) return fail(call, {GrpcCode::invalid_argument, "the last message is cut off"});
+    end(call);
+  }
+
+  void close_stream(Http2Stream& stream) override {
+    auto& call = static_cast<GrpcCall&>(stream);
+    if (!call.finished && call.method == GrpcMethod::other) add_event(GrpcEvent::Kind::cancel, call);
+    forget_requests(call);
+    drop_body(call);
+    const std::size_t index = call.index;
+    std::swap(calls_[index], calls_.back());
+    calls_[index]->index = index;
+    std::unique_ptr<GrpcCall> closed = std::move(calls_.back());
+    calls_.pop_back();
+    if (spares_.size() == kSpareCalls) return;
+    closed->recycle();
+    spares_.push_back(std::move(closed));
+  }
+
+  // ------------------------------------------------------------------------------------------------ messages
+
+  /// Whether a message with this prefix may come; otherwise the call has failed.
+  bool accepts(GrpcCall& call, char flag, std::size_t size) {
+    const GrpcLimits& limits = service_->limits();
+    if (size > limits.max_message_bytes) {
+      refuse(call,
+             {GrpcCode::resource_exhausted, "message of " + std::to_string(size) + " bytes; at most " +
+                                                std::to_string(limits.max_message_bytes) + " are accepted"});
+    } else if (flag != 0 && (flag != 1 || !call.compresses)) {
+      refuse(call, {GrpcCode::internal, "compressed message without a grpc-encoding"});
+    } else if (overloaded_) {
+      refuse(call, {GrpcCode::resource_exhausted, "too many unread replies and unfinished messages"});
+    } else if (call.method != GrpcMethod::other && !is_streaming(call.method) && !call.pending.empty()) {
+      refuse(call, {GrpcCode::invalid_argument, "this method takes one message"});
+    }
+    return !call.finished;
+  }
+
+  void on_message(GrpcCall& call, bool compressed, std::string_view message) {
+    if (call.method == GrpcMethod::other) {
+      GrpcEvent& event = add_event(GrpcEvent::Kind::message, call);
+      event.text = message;
+      event.compressed = compressed;
+      return;
+    }
+    PendingRequest& pending = call.pending.emplace_back();
+    pending.request = service_->new_request();
+    if (compressed) {
+      pending.state = State::inflating;
+      add_event(GrpcEvent::Kind::inflate, call).text = message;
+    } else {
+      take_message(call, pending, message);
+    }
+  }
+
+  /// Decodes a message into `pending`, one of the call's.
+  void take_message(GrpcCall& call, PendingRequest& pending, std::string_view message) {
+    pending.state = State::received;
+    pending.arrived = now_;
+    bool wants_more = false;
+    GrpcStatus status = decode(call.method, message, *pending.request, wants_more);
+    if (wants_more) return hand_over(call, message);
+    if (is_streaming(call.method)) {
+      if (!status.ok() && call.method == GrpcMethod::evaluate_stream) {
+        pending.request->task.failure = Error(ErrorCode::invalid_argument, status.message);
+      }
+      pending.problem = std::move(status.message);
+      ready_.push_back({&call, sequence_of(call, pending)});
+    } else if (!status.ok()) {
+      refuse(call, status);
+    }
+  }
+
+  GrpcStatus decode(GrpcMethod method, std::string_view message, InferenceRequest& request,
+                    bool& wants_more) const {
+    const InferenceLimits limits{.max_rows = service_->limits().max_rows};
+    switch (method) {
+      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request, wants_more);
+      case GrpcMethod::evaluate_batch:
+      case GrpcMethod::evaluate_stream:
+        return decode_evaluate_batch(message, service_->models(), limits, request);
+      default: return decode_model_infer(message, service_->models(), limits, request);
+    }
+  }
+
+  /// Leaves a call of one of the session's own methods to the owner. Its metadata was not kept.
+  void hand_over(GrpcCall& call, std::string_view message) {
+    forget_requests(call);
+    call.method = GrpcMethod::other;
+    add_event(GrpcEvent::Kind::call, call).text = kEvaluatePath;
+    add_event(GrpcEvent::Kind::message, call).text = message;
+  }
+
+  /// The peer has sent everything.
+  void end(GrpcCall& call) {
+    call.ended = true;
+    if (call.method == GrpcMethod::other) {
+      add_event(GrpcEvent::Kind::end, call);
+    } else if (is_streaming(call.method)) {
+      answer(call);
+    } else if (call.pending.empty()) {
+      refuse(call, {GrpcCode::invalid_argument, "this method takes one message, got none"});
+    } else if (call.pending.front().state == State::received) {
+      ready_.push_back({&call, call.answered});
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------- scoring
+
+  /// Scores what has become ready in this chunk, as one batch, here or in the queue; answers what is done.
+  void score_ready() {
+    if (ready_.empty()) return;
+    tasks_.clear();
+    drop_late();
+    for (const Ready& ready : ready_) {
+      PendingRequest& pending = pending_of(ready);
+      pending.state = State::done;
+      if (!pending.problem.empty() || pending.request->task.failure) continue;
+      pending.state = State::scoring;
+      tasks_.push_back(&pending.request->task);
+    }
+    if (service_->is_long(tasks_)) {
+      for (const Ready& ready : ready_) park(*ready.call, pending_of(ready), ready.sequence);
+    } else {
+      if (!tasks_.empty()) service_->score(tasks_);
+      for (const Ready& ready : ready_) pending_of(ready).state = State::done;
+    }
+    scored_.swap(ready_);
+    for (const Ready& ready : scored_) answer(*ready.call);
+    scored_.clear();
+  }
+
+  /// Ends the calls whose deadline has passed before their rows were scored.
+  void drop_late() {
+    for (std::size_t i = ready_.size(); i-- > 0;) {
+      if (i >= ready_.size()) continue;  // `refuse` took other messages of the same call out, too.
+      GrpcCall& call = *ready_[i].call;
+      if (call.deadline && *call.deadline <= now_) refuse(call, kLate);
+    }
+  }
+
+  void park(GrpcCall& call, PendingRequest& pending, std::uint64_t sequence) {
+    if (pending.state != State::scoring) return;
+    pending.cancelled = std::make_shared<std::atomic<bool>>(false);
+    InferenceRequest& request = *pending.request;
+    request.connection = number_;
+    request.call = call.id;
+    request.sequence = sequence;
+    request.cancelled = pending.cancelled;
+    std::unique_ptr<ScoringJob> job = std::move(pending.request);
+    if (service_->queue().submit(job)) return;
+    pending.request.reset(static_cast<InferenceRequest*>(job.release()));
+    pending.state = State::done;
+    pending.request->task.failure =
+        Error(ErrorCode::resource_exhausted, "the queue is full, try again later");
+  }
+
+  void on_scored(std::unique_ptr<InferenceRequest> request) override {
+    GrpcCall* const call = find(request->call);
+    const std::uint64_t sequence = request->sequence;
+    if (call == nullptr || call->finished || sequence - call->answered >= call->pending.size()) {
+      return service_->recycle(std::move(request));
+    }
+    PendingRequest& pending = call->pending[sequence - call->answered];
+    pending.request = std::move(request);
+    pending.state = State::done;
+    answer(*call);
+  }
+
+  /// Sends the replies that are done and not behind one that is not.
+  void answer(GrpcCall& call) {
+    if (call.finished) return;
+    std::size_t done = 0;
+    for (; done < call.pending.size() && call.pending[done].state == State::done; ++done) {
+      PendingRequest& pending = call.pending[done];
+      count(pending);
+      if (!append_reply(call, pending)) return;
+    }
+    const auto first = call.pending.begin();
+    const auto last = first + static_cast<std::ptrdiff_t>(done);
+    for (auto pending = first; pending != last; ++pending) service_->recycle(std::move(pending->request));
+    call.pending.erase(first, last);
+    call.answered += done;
+    if (call.ended && call.pending.empty()) {
+      connection_.finish(call, 0, {});
+    } else if (done != 0) {
+      connection_.push(call);
+      if (refusing_) end_drained(call);
+    }
+  }
+
+  /// Ends a stream between two messages: nobody knows when its client would.
+  void end_drained(GrpcCall& call) {
+    if (call.finished || !is_streaming(call.method) || !call.pending.empty() || !call.body.empty()) return;
+    fail(call, {GrpcCode::unavailable, "the server is draining; connect again"});
+  }
+
+  void count(const PendingRequest& pending) {
+    const InferenceRequest& request = *pending.request;
+    const ScoringTask& task = request.task;
+    GrpcCode code = GrpcCode::ok;
+    if (task.failure) {
+      code = grpc_code(task.failure->code());
+    } else if (!pending.problem.empty()) {
+      code = GrpcCode::invalid_argument;
+    }
+    const bool good = code == GrpcCode::ok;
+    const Clock::duration took = Clock::now() - pending.arrived;
+    service_->counts().add(good ? task.rows : 0, good ? count_anomalies(request) : 0, static_cast<int>(code),
+                           seconds(took));
+    if (task.model != nullptr) {
+      task.model->statistics.add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took));
+    }
+  }
+
+  /// False when the call has failed instead. A streaming call never fails for one message's sake.
+  bool append_reply(GrpcCall& call, PendingRequest& pending) {
+    const InferenceRequest& request = *pending.request;
+    if (const auto& failure = request.task.failure) {
+      const bool is_ours = report(call, *failure) || failure->code() == ErrorCode::resource_exhausted;
+      if (call.method == GrpcMethod::model_infer || (is_ours && !is_streaming(call.method))) {
+        fail(call, {grpc_code(failure->code()), describe(call, *failure)});
+        return false;
+      }
+      pending.problem = describe(call, *failure);
+    }
+    append_grpc_message(call.out, [&](std::string& out) {
+      switch (call.method) {
+        case GrpcMethod::evaluate: return encode_evaluate(request, out);
+        case GrpcMethod::evaluate_batch:
+        case GrpcMethod::evaluate_stream: return encode_evaluate_batch(request, out);
+        case GrpcMethod::model_stream_infer: return encode_model_stream_infer(request, pending.problem, out);
+        default: return encode_model_infer(request, out);
+      }
+    });
+    return true;
+  }
+
+  static std::string describe(const GrpcCall& call, const Error& failure) {
+    const bool names_input =
+        failure.code() == ErrorCode::invalid_argument &&
+        (call.method == GrpcMethod::model_infer || call.method == GrpcMethod::model_stream_infer);
+    return (names_input ? "input 'input': " : "") + std::string(failure.what());
+  }
+
+  /// Tells the owner of a fault of ours, for the log; whether it is one.
+  bool report(const GrpcCall& call, const Error& failure) {
+    const bool is_ours =
+        grpc_code(failure.code()) == GrpcCode::internal || failure.code() == ErrorCode::out_of_memory;
+    if (is_ours) add_event(GrpcEvent::Kind::failure, call).text = failure.what();
+    return is_ours;
+  }
+
+  // --------------------------------------------------------------------------------------------------- calls
+
+  GrpcCall* find(std::int32_t id) const noexcept { return static_cast<GrpcCall*>(connection_.find(id)); }
+
+  static std::uint64_t sequence_of(const GrpcCall& call, const PendingRequest& pending) noexcept {
+    return call.answered + static_cast<std::uint64_t>(&pending - call.pending.data());
+  }
+
+  static PendingRequest& pending_of(const Ready& ready) noexcept {
+    return ready.call->pending[ready.sequence - ready.call->answered];
+  }
+
+  void finish(GrpcCall& call, int status, std::string_view message) {
+    if (call.finished) return;
+    forget_requests(call);
+    drop_body(call);
+    connection_.finish(call, status, message);
+  }
+
+  void fail(GrpcCall& call, const GrpcStatus& status) {
+    finish(call, static_cast<int>(status.code), status.message);
+  }
+
+  /// Fails a call whose request is not even scored.
+  void refuse(GrpcCall& call, const GrpcStatus& status) {
+    if (call.method != GrpcMethod::other)
+      service_->counts().add(0, 0, static_cast<int>(status.code), seconds(Clock::now() - now_));
+    if (call.method == GrpcMethod::other) add_event(GrpcEvent::Kind::cancel, call);
+    fail(call, status);
+  }
+
+  void forget_requests(GrpcCall& call) {
+    std::erase_if(ready_, [&call](const Ready& ready) { return ready.call == &call; });
+    for (PendingRequest& pending : call.pending) {
+      if (pending.cancelled != nullptr) pending.cancelled->store(true, std::memory_order_relaxed);
+      service_->recycle(std::move(pending.request));
+    }
+    call.pending.clear();
+  }
+
+  void drop_body(GrpcCall& call) {
+    buffered_bytes_ -= call.body.size();
+    call.body.clear();
+  }
+
+  Clock::time_point next_deadline() const noexcept {
+    auto earliest = Clock::time_point::max();
+    for (const auto& call : calls_) {
+      if (!call->finished && call->deadline) earliest = std::min(earliest, *call->deadline);
+    }
+    return earliest;
+  }
+
+  GrpcEvent& add_event(GrpcEvent::Kind kind, const GrpcCall& call) {
+    GrpcEvent& event = events_.emplace_back();
+    event.kind = kind;
+    event.call = call.id;
+    return event;
+  }
+
+  std::shared_ptr<GrpcService> service_;
+  Http2Connection connection_;
+  std::uint64_t number_;
+  std::vector<std::unique_ptr<GrpcCall>> calls_;  ///< The streams that are open.
+  std::vector<std::unique_ptr<GrpcCall>> spares_;
+  std::vector<GrpcEvent> events_;
+  std::vector<Ready> ready_;
+  std::vector<Ready> scored_;
+  std::vector<ScoringTask*> tasks_;
+  std::size_t buffered_bytes_ = 0;  ///< In the calls' bodies.
+  bool overloaded_ = false;
+  bool draining_ = false;  ///< The peer knows that the connection will close.
+  bool refusing_ = false;  ///< New calls are refused.
+  Clock::time_point now_{};
+  Clock::time_point watched_ = Clock::time_point::max();
+};
+
+}  // namespace
+
+std::string grpc_library() { return "nghttp2 " NGHTTP2_VERSION; }
+
+std::unique_ptr<GrpcSession> make_grpc_session(std::shared_ptr<GrpcService> service) {
+  return std::make_unique<Http2GrpcSession>(std::move(service));
+}
+
+}  // namespace datasentinel

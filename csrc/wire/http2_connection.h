@@ -1,0 +1,112 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+struct nghttp2_session;
+
+namespace datasentinel {
+
+struct Http2Limits {
+  std::uint32_t max_streams = 128;
+  std::uint32_t max_header_bytes = 16U << 10;
+  std::int32_t stream_window_bytes = 1 << 20;      ///< What a peer may send on a stream before we read it.
+  std::int32_t connection_window_bytes = 8 << 20;  ///< The same for all streams together.
+  std::size_t max_unsent_bytes = std::size_t{1} << 20;  ///< Of one stream, before it is not read any more.
+};
+
+/// One request and its response. The handler owns it and may derive from it.
+struct Http2Stream {
+  std::int32_t id = 0;
+  std::string out;  ///< Response bytes that are not sent yet, from `out_start` on.
+  std::size_t out_start = 0;
+  bool responding = false;     ///< The response's headers are on their way.
+  bool finished = false;       ///< Nothing will be added to `out`; trailers follow it.
+  bool deferred = false;       ///< The library waits to be told that `out` has grown.
+  std::size_t unread = 0;      ///< Received, but the peer has no new credit for it yet.
+  std::string status;          ///< For the trailers, in decimal; empty stands for 0.
+  std::string status_message;  ///< For the trailers, percent-encoded.
+
+  [[nodiscard]] std::size_t unsent() const noexcept { return out.size() - out_start; }
+};
+
+/// What happens on a connection.
+class Http2Handler {
+ public:
+  virtual ~Http2Handler() = default;
+  /// A peer opens a stream; the reference stays valid until `close_stream`.
+  virtual Http2Stream& open_stream(std::int32_t id) = 0;
+  virtual void on_header(Http2Stream& stream, std::string_view name, std::string_view value) = 0;
+  virtual void on_headers_end(Http2Stream& stream) = 0;
+  virtual void on_data(Http2Stream& stream, std::string_view data) = 0;
+  virtual void on_end(Http2Stream& stream) = 0;
+  /// The stream is gone: complete, or given up by either side.
+  virtual void close_stream(Http2Stream& stream) = 0;
+};
+
+/// The server's side of an HTTP/2 connection that carries gRPC, over nghttp2: bytes in, bytes out.
+///
+/// One thread at a time.
+class Http2Connection {
+ public:
+  Http2Connection(Http2Handler& handler, const Http2Limits& limits);
+  Http2Connection(const Http2Connection&) = delete;
+  Http2Connection& operator=(const Http2Connection&) = delete;
+  ~Http2Connection();
+
+  /// Takes the next bytes of the stream; the handler hears of everything in them.
+  void receive(std::string_view bytes);
+
+  /// Appends what may be sent now.
+  void send(std::string& out);
+
+  /// `stream.out` has grown: starts the response, or goes on with it.
+  void push(Http2Stream& stream);
+
+  /// Ends the response after what is in `stream.out`, with this status in the trailers.
+  void finish(Http2Stream& stream, int status, std::string_view message);
+
+  /// Answers what is no gRPC call with HTTP's "unsupported media type".
+  void refuse(Http2Stream& stream);
+
+  /// Announces that the connection will close: the peer should send no new requests.
+  void announce_shutdown();
+
+  /// Takes no new requests from now on; those under way go on.
+  void refuse_new_streams();
+
+  /// Nothing more will be read, or written after what `send` gives.
+  [[nodiscard]] bool closed() const noexcept;
+
+  /// The stream of this number, or null.
+  [[nodiscard]] Http2Stream* find(std::int32_t id) const noexcept;
+
+ private:
+  struct Callbacks;
+  friend struct Callbacks;
+
+  struct Free {
+    void operator()(nghttp2_session* session) const noexcept;
+  };
+
+  /// Counts a frame that gets nobody anywhere. Too many of them, too fast, close the connection; requests and
+  /// replies make up for them.
+  void count_idle_frame();
+  void give_credit(Http2Stream& stream);
+
+  Http2Handler& handler_;
+  Http2Limits limits_;
+  std::unique_ptr<nghttp2_session, Free> session_;
+  bool failed_ = false;
+  double idle_frames_ = 0;
+  std::chrono::steady_clock::time_point idle_frames_since_{};
+};
+
+/// A status message as the trailer carries it: bytes outside of printable ASCII, and '%', as %XX.
+[[nodiscard]] std::string percent_encode(std::string_view text);
+
+}  // namespace datasentinel

@@ -1,0 +1,476 @@
+#include "wire/inference_messages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "core/utf8.h"
+#include "wire/protobuf.h"
+
+namespace datasentinel {
+namespace {
+
+using protobuf::bytes_field_size;
+using protobuf::Reader;
+using protobuf::varint_size;
+using protobuf::WireType;
+using protobuf::Writer;
+using Output = InferenceRequest::Output;
+
+constexpr std::array<std::string_view, 4> kOutputNames{"score", "anomaly", "output", "contributions"};
+constexpr std::size_t kMaxQuotedBytes = 64;
+
+// datasentinel.v1.Status
+constexpr std::uint64_t kOk = 1;
+constexpr std::uint64_t kAnomaly = 2;
+constexpr std::uint64_t kError = 3;
+
+GrpcStatus invalid(std::string message) { return {GrpcCode::invalid_argument, std::move(message)}; }
+
+GrpcStatus not_a(std::string_view type) { return invalid("the message is not a valid " + std::string(type)); }
+
+/// A name from the request as a message may show it: printable ASCII, not too long.
+std::string quoted(std::string_view name) {
+  std::string text = "'";
+  for (const char c : name.substr(0, kMaxQuotedBytes)) text += (c >= ' ' && c <= '~') ? c : '?';
+  if (name.size() > kMaxQuotedBytes) text += "...";
+  return text + "'";
+}
+
+std::string describe_missing(std::string_view model_name, std::string_view model_version) {
+  if (model_name.empty()) return "no model is being served";
+  std::string text = "unknown model " + quoted(model_name);
+  if (!model_version.empty()) text += ", version " + quoted(model_version);
+  return text;
+}
+
+/// Whether a map's entry has this key. What else the map holds is of no concern here.
+bool has_parameter(std::string_view entry, std::string_view key) noexcept {
+  Reader field(entry);
+  while (field.next()) {
+    if (field.is(1, WireType::bytes)) return field.bytes() == key;
+  }
+  return false;
+}
+
+// ------------------------------------------------------------------------------------------
+// ModelInferRequest
+
+/// An input tensor as it came. Views borrow from the message.
+struct InputTensor {
+  std::string_view name;
+  std::string_view datatype;
+  std::array<std::int64_t, 2> shape{};
+  std::size_t rank = 0;
+  std::string_view contents;
+  bool has_contents = false;
+  bool in_shared_memory = false;
+};
+
+void add_dimension(InputTensor& tensor, std::uint64_t dimension) noexcept {
+  if (tensor.rank < tensor.shape.size()) tensor.shape[tensor.rank] = static_cast<std::int64_t>(dimension);
+  ++tensor.rank;
+}
+
+bool read_input(std::string_view message, InputTensor& tensor) noexcept {
+  Reader field(message);
+  while (field.next()) {
+    switch (field.number()) {
+      case 1:
+        if (field.type() == WireType::bytes) tensor.name = field.bytes();
+        break;
+      case 2:
+        if (field.type() == WireType::bytes) tensor.datatype = field.bytes();
+        break;
+      case 3:
+        if (field.type() == WireType::varint) {
+          add_dimension(tensor, field.varint());
+        } else if (field.type() == WireType::bytes) {
+          std::string_view packed = field.bytes();
+          std::uint64_t dimension = 0;
+          while (!packed.empty()) {
+            if (!Reader::take_varint(packed, dimension)) return false;
+            add_dimension(tensor, dimension);
+          }
+        }
+        break;
+      case 4:
+        if (field.type() == WireType::bytes) {
+          tensor.in_shared_memory |= has_parameter(field.bytes(), "shared_memory_region");
+        }
+        break;
+      case 5:
+        if (field.type() == WireType::bytes) {
+          tensor.contents = field.bytes();
+          tensor.has_contents = true;
+        }
+        break;
+      default: break;
+    }
+  }
+  return field.ok();
+}
+
+/// Appends the floats of field `number`, packed or one by one. False when the message is broken.
+bool read_floats(std::string_view message, std::uint32_t number, FloatBuffer& values) {
+  Reader field(message);
+  while (field.next()) {
+    if (field.number() != number) continue;
+    const std::string_view bytes = field.bytes();
+    if (field.type() != WireType::bytes && field.type() != WireType::fixed32) continue;
+    if (bytes.size() % sizeof(float) != 0) return false;
+    if (!bytes.empty()) std::memcpy(values.extend(bytes.size() / sizeof(float)), bytes.data(), bytes.size());
+  }
+  return field.ok();
+}
+
+/// Adds a requested output. Returns why it cannot be, or an empty string.
+std::string read_requested_output(std::string_view message, InferenceRequest& request) {
+  Reader field(message);
+  std::string_view name;
+  bool in_shared_memory = false;
+  bool classified = false;
+  while (field.next()) {
+    if (field.is(1, WireType::bytes)) name = field.bytes();
+    if (field.is(2, WireType::bytes)) {
+      in_shared_memory |= has_parameter(field.bytes(), "shared_memory_region");
+      classified |= has_parameter(field.bytes(), "classification");
+    }
+  }
+  if (!field.ok()) return "the message is not a valid ModelInferRequest";
+  const auto known = std::ranges::find(kOutputNames, name);
+  if (known == kOutputNames.end()) {
+    return "unknown output " + quoted(name) + "; this model has score, anomaly, output and contributions";
+  }
+  if (in_shared_memory || classified) {
+    return "output " + quoted(name) + ": shared memory and classification are not supported";
+  }
+  const auto output = static_cast<Output>(known - kOutputNames.begin());
+  const auto asked = request.outputs.begin() + static_cast<std::ptrdiff_t>(request.output_count);
+  if (std::find(request.outputs.begin(), asked, output) != asked) {
+    return "output " + quoted(name) + " is asked for twice";
+  }
+  request.outputs[request.output_count++] = output;
+  return {};
+}
+
+Wanted wanted_by(const InferenceRequest& request) noexcept {
+  Wanted wanted;
+  for (std::size_t i = 0; i < request.output_count; ++i) {
+    switch (request.outputs[i]) {
+      case Output::score:
+      case Output::anomaly: wanted.scores = true; break;
+      case Output::output: wanted.reconstructions = true; break;
+      case Output::contributions: wanted.contributions = true; break;
+    }
+  }
+  return wanted;
+}
+
+/// Checks the input's declaration against the model. Returns what is wrong, or an empty string.
+std::string check_input(const InputTensor& input, std::size_t columns, const InferenceLimits& limits) {
+  const std::string expected = "expected shape [N, " + std::to_string(columns) + "]";
+  if (input.name != "input") {
+    return "unknown input " + quoted(input.name) + "; this model has one input, 'input'";
+  }
+  if (input.in_shared_memory) return "input 'input': shared memory is not supported";
+  if (input.datatype != "FP32") {
+    return "input 'input': expected datatype FP32, got " + quoted(input.datatype);
+  }
+  if (input.rank != 2)
+    return "input 'input': " + expected + ", got one of rank " + std::to_string(input.rank);
+  if (input.shape[0] < 0 || std::cmp_not_equal(input.shape[1], columns)) {
+    return "input 'input': " + expected + ", got [" + std::to_string(input.shape[0]) + ", " +
+           std::to_string(input.shape[1]) + "]";
+  }
+  if (std::cmp_greater(input.shape[0], limits.max_rows)) {
+    return "input 'input': at most " + std::to_string(limits.max_rows) + " rows a request, got " +
+           std::to_string(input.shape[0]);
+  }
+  return {};
+}
+
+/// Takes the rows from the raw bytes or the contents. Returns what is wrong, or an empty string.
+std::string read_rows(const InputTensor& input, std::optional<std::string_view> raw, std::size_t size,
+                      FloatBuffer& values) {
+  if (raw && input.has_contents) return "input 'input': it has both contents and raw_input_contents";
+  if (raw) {
+    if (raw->size() != size * sizeof(float)) {
+      return "input 'input': its shape needs " + std::to_string(size * sizeof(float)) +
+             " bytes of raw_input_contents, got " + std::to_string(raw->size());
+    }
+    if (size != 0) std::memcpy(values.extend(size), raw->data(), raw->size());
+    return {};
+  }
+  if (!read_floats(input.contents, 6, values)) return "input 'input': its contents are not valid";
+  if (values.size() != size) {
+    return "input 'input': its shape needs " + std::to_string(size) + " values of fp32_contents, got " +
+           std::to_string(values.size());
+  }
+  return {};
+}
+
+// -----------------------------------------------------------------------------------------
+// ModelInferResponse
+
+std::size_t bytes_of(const InferenceRequest& request, Output output) noexcept {
+  const std::size_t columns = request.task.model->scorer->input_dim();
+  switch (output) {
+    case Output::score: return request.task.rows * sizeof(float);
+    case Output::anomaly: return request.task.rows;
+    case Output::output:
+    case Output::contributions: return request.task.rows * columns * sizeof(float);
+  }
+  return 0;
+}
+
+void append_output(const InferenceRequest& request, Output output, std::string& out) {
+  const ScoringTask& task = request.task;
+  const auto append = [&out](const FloatBuffer& values) {
+    if (values.size() != 0) {
+      out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    }
+  };
+  switch (output) {
+    case Output::score: return append(task.scores);
+    case Output::output: return append(task.reconstructions);
+    case Output::contributions: return append(task.contributions);
+    case Output::anomaly:
+      for (std::size_t i = 0; i < task.rows; ++i) {
+        out.push_back(task.model->scorer->is_anomaly(task.scores.data()[i]) ? '\1' : '\0');
+      }
+  }
+}
+
+/// Appends an InferOutputTensor, with its contents unless they follow as raw bytes.
+void append_tensor(const InferenceRequest& request, Output output, std::string& out) {
+  Writer writer(out);
+  const bool is_matrix = output == Output::output || output == Output::contributions;
+  const std::size_t columns = request.task.model->scorer->input_dim();
+  const std::string_view name = kOutputNames[static_cast<std::size_t>(output)];
+  const std::string_view datatype = output == Output::anomaly ? "BOOL" : "FP32";
+  const std::size_t shape_bytes =
+      varint_size(request.task.rows) + (is_matrix ? varint_size(columns) : std::size_t{0});
+  const std::size_t value_bytes = bytes_of(request, output);
+  const std::size_t contents_bytes = bytes_field_size(value_bytes);
+  writer.begin_bytes(5, bytes_field_size(name.size()) + bytes_field_size(datatype.size()) +
+                            bytes_field_size(shape_bytes) +
+                            (request.raw ? std::size_t{0} : bytes_field_size(contents_bytes)));
+  writer.bytes_field(1, name);
+  writer.bytes_field(2, datatype);
+  writer.begin_bytes(3, shape_bytes);
+  writer.varint(request.task.rows);
+  if (is_matrix) writer.varint(columns);
+  if (!request.raw) {
+    writer.begin_bytes(5, contents_bytes);
+    writer.begin_bytes(output == Output::anomaly ? 1 : 6, value_bytes);
+    append_output(request, output, out);
+  }
+}
+
+}  // namespace
+
+void InferenceRequest::recycle() noexcept {
+  task.recycle();
+  cancelled = nullptr;
+  id.clear();
+  number = 0;
+  output_count = 0;
+  raw = false;
+}
+
+GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models,
+                              const InferenceLimits& limits, InferenceRequest& request) {
+  std::string_view model_name;
+  std::string_view model_version;
+  std::string_view id;
+  InputTensor input;
+  std::size_t inputs = 0;
+  std::optional<std::string_view> raw;
+  std::size_t raws = 0;
+  Reader field(message);
+  while (field.next()) {
+    if (field.type() != WireType::bytes) continue;
+    switch (field.number()) {
+      case 1: model_name = field.bytes(); break;
+      case 2: model_version = field.bytes(); break;
+      case 3: id = field.bytes(); break;
+      case 5:
+        if (++inputs == 1 && !read_input(field.bytes(), input)) return not_a("ModelInferRequest");
+        break;
+      case 6:
+        if (std::string problem = read_requested_output(field.bytes(), request); !problem.empty()) {
+          return invalid(std::move(problem));
+        }
+        break;
+      case 7:
+        raw = field.bytes();
+        ++raws;
+        break;
+      default: break;
+    }
+  }
+  if (!field.ok() || !is_utf8(id)) return not_a("ModelInferRequest");
+  request.id = id;  // Also for a refusal.
+
+  ScoringTask& task = request.task;
+  task.model = models.find(model_name, model_version);
+  if (task.model == nullptr) {
+    return {GrpcCode::not_found, describe_missing(model_name, model_version)};
+  }
+  if (inputs != 1) return invalid("expected 1 input, 'input', got " + std::to_string(inputs));
+  if (raws > 1) return invalid("expected 1 entry of raw_input_contents, got " + std::to_string(raws));
+
+  const std::size_t columns = task.model->scorer->input_dim();
+  std::string problem = check_input(input, columns, limits);
+  if (problem.empty()) {
+    task.rows = static_cast<std::size_t>(input.shape[0]);
+    problem = read_rows(input, raw, task.rows * columns, task.values);
+  }
+  if (!problem.empty()) return invalid(std::move(problem));
+
+  request.raw = raw.has_value();
+  if (request.output_count == 0) {
+    request.outputs = {Output::score, Output::anomaly};
+    request.output_count = 2;
+  }
+  task.wanted = wanted_by(request);
+  return {};
+}
+
+void encode_model_infer(const InferenceRequest& request, std::string& out) {
+  Writer writer(out);
+  const ServedModel& model = *request.task.model;
+  writer.bytes_field(1, model.name);
+  writer.bytes_field(2, model.version);
+  if (!request.id.empty()) writer.bytes_field(3, request.id);
+  for (std::size_t i = 0; i < request.output_count; ++i) append_tensor(request, request.outputs[i], out);
+  if (!request.raw) return;
+  for (std::size_t i = 0; i < request.output_count; ++i) {
+    writer.begin_bytes(6, bytes_of(request, request.outputs[i]));
+    append_output(request, request.outputs[i], out);
+  }
+}
+
+void encode_model_stream_infer(const InferenceRequest& request, std::string_view problem, std::string& out) {
+  std::string response;
+  if (problem.empty()) {
+    encode_model_infer(request, response);
+  } else {
+    if (!request.id.empty()) Writer(response).bytes_field(3, request.id);
+    Writer(out).bytes_field(1, problem);
+  }
+  Writer(out).bytes_field(2, response);
+}
+
+GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request,
+                           bool& wants_more) {
+  ScoringTask& task = request.task;
+  Reader field(message);
+  std::uint64_t explain_top = 0;
+  std::uint64_t with_p_value = 0;
+  while (field.next()) {
+    if (field.is(2, WireType::varint)) explain_top = field.varint();
+    if (field.is(3, WireType::varint)) with_p_value = field.varint();
+  }
+  if (!field.ok() || !read_floats(message, 1, task.values)) return not_a("EvaluateRequest");
+  wants_more = static_cast<std::uint32_t>(explain_top) != 0 || with_p_value != 0;
+  task.model = models.find({}, {});
+  if (task.model == nullptr) return {GrpcCode::not_found, "no model is being served"};
+  const std::size_t columns = task.model->scorer->input_dim();
+  task.rows = 1;
+  task.wanted.scores = true;
+  if (task.values.size() != columns) {
+    task.failure =
+        Error(ErrorCode::invalid_argument, "expected " + std::to_string(columns) + " values per row, got " +
+                                               std::to_string(task.values.size()));
+  }
+  return {};
+}
+
+GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& models,
+                                 const InferenceLimits& limits, InferenceRequest& request) {
+  ScoringTask& task = request.task;
+  std::string_view raw;
+  std::string_view model_name;
+  std::string_view model_version;
+  std::uint64_t rows = 0;
+  Reader field(message);
+  while (field.next()) {
+    if (field.is(1, WireType::varint)) request.number = field.varint();
+    if (field.is(2, WireType::varint)) rows = static_cast<std::uint32_t>(field.varint());
+    if (field.is(4, WireType::bytes)) raw = field.bytes();
+    if (field.is(5, WireType::bytes)) model_name = field.bytes();
+    if (field.is(6, WireType::bytes)) model_version = field.bytes();
+  }
+  if (!field.ok() || !read_floats(message, 3, task.values)) return not_a("EvaluateBatchRequest");
+
+  const auto refuse = [&task](ErrorCode code, const std::string& why) {
+    task.failure = Error(code, why);
+    return GrpcStatus{};
+  };
+  task.model = models.find(model_name, model_version);
+  if (task.model == nullptr) return refuse(ErrorCode::not_found, describe_missing(model_name, model_version));
+  if (rows > limits.max_rows) {
+    return refuse(ErrorCode::invalid_argument, "at most " + std::to_string(limits.max_rows) +
+                                                   " rows a request, got " + std::to_string(rows));
+  }
+  const std::size_t columns = task.model->scorer->input_dim();
+  const std::size_t size = static_cast<std::size_t>(rows) * columns;
+  const std::string expected = std::to_string(rows) + " rows of " + std::to_string(columns) + " values need ";
+  if (!raw.empty() && task.values.size() != 0) {
+    return refuse(ErrorCode::invalid_argument, "the batch has both values and raw_values");
+  }
+  if (!raw.empty()) {
+    if (raw.size() != size * sizeof(float)) {
+      return refuse(ErrorCode::invalid_argument, expected + std::to_string(size * sizeof(float)) +
+                                                     " bytes of raw_values, got " +
+                                                     std::to_string(raw.size()));
+    }
+    std::memcpy(task.values.extend(size), raw.data(), raw.size());
+  } else if (task.values.size() != size) {
+    return refuse(ErrorCode::invalid_argument,
+                  expected + std::to_string(size) + " values, got " + std::to_string(task.values.size()));
+  }
+  task.rows = static_cast<std::size_t>(rows);
+  task.wanted.scores = true;
+  return {};
+}
+
+void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
+  Writer writer(out);
+  const ScoringTask& task = request.task;
+  if (request.number != 0) writer.varint_field(1, request.number);
+  if (task.failure) return writer.bytes_field(4, task.failure->what());
+  if (task.rows == 0) return;
+  writer.begin_bytes(2, task.rows * sizeof(float));
+  writer.raw(task.scores.data(), task.rows * sizeof(float));
+  writer.begin_bytes(3, task.rows);
+  for (std::size_t i = 0; i < task.rows; ++i) {
+    writer.varint(task.model->scorer->is_anomaly(task.scores.data()[i]) ? kAnomaly : kOk);
+  }
+}
+
+void encode_evaluate(const InferenceRequest& request, std::string& out) {
+  Writer writer(out);
+  const ScoringTask& task = request.task;
+  if (task.failure) {
+    writer.varint_field(1, kError);
+    writer.bytes_field(3, task.failure->what());
+    return;
+  }
+  const float score = *task.scores.data();
+  writer.varint_field(1, task.model->scorer->is_anomaly(score) ? kAnomaly : kOk);
+  if (score != 0) writer.double_field(2, static_cast<double>(score));
+}
+
+std::size_t count_anomalies(const InferenceRequest& request) noexcept {
+  const ScoringTask& task = request.task;
+  const float* scores = task.scores.data();
+  return static_cast<std::size_t>(std::count_if(scores, scores + task.scores.size(), [&](float score) {
+    return task.model->scorer->is_anomaly(score);
+  }));
+}
+
+}  // namespace datasentinel

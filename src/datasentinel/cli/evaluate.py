@@ -1,0 +1,129 @@
+"""`datasentinel evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from datasentinel.calibration import ScoreTable
+from datasentinel.cli.reading import data_options, read_data
+from datasentinel.detector import Detector
+from datasentinel.errors import DataError
+from datasentinel.quality import hit_segments, judge
+from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from datasentinel.quality import Quality, Segments
+
+_COVERAGE_TARGETS = (0.001, 0.01, 0.05, 0.1)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@data_options
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML file for tables and plots."
+)
+@click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def command(  # noqa: PLR0917 - click passes them by name
+    model: Path,
+    data: Path,
+    label: str | None,
+    header: bool | None,
+    report: Path | None,
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Judge MODEL by the labels of DATA.
+
+    For rows in order of time, a segment is a run of consecutive anomalies; it is hit when at least one of its
+    rows scores above the threshold. Coverage compares the false-positive rates that p-values promise with the
+    shares of normal rows that they reach.
+    """
+    detector = Detector.load(model, backend=backend)
+    dataset = read_data(data, detector=detector, label=label, header=header)
+    if dataset.labels is None:
+        raise DataError(f"{data}: no label column; name it with --label")
+    scores = detector.score(np.ascontiguousarray(dataset.values, dtype=np.float32))
+    quality = judge(scores, dataset.labels, detector.threshold)
+    if quality is None:
+        raise DataError(f"{data}: the rows are all of one kind; judging needs normal rows and anomalies")
+    segments = hit_segments(scores.astype(np.float64) > detector.threshold, dataset.labels)
+    table = ScoreTable.of_config(detector.artifact.config)
+    p_values = detector.p_values_of_scores(scores) if table else None
+    coverage = (
+        {}
+        if p_values is None
+        else {target: float(np.mean(p_values[~dataset.labels] <= target)) for target in _COVERAGE_TARGETS}
+    )
+    if report is not None:
+        from datasentinel.evaluation_report import write_report
+
+        info = detector.info()
+        write_report(
+            report,
+            title=f"{info['name'] or 'model'} {info['version']} on {data.name}",
+            facts=[
+                ("model", str(info["directory"])),
+                ("score", str(info["score"])),
+                ("threshold", f"{detector.threshold:.6g}"),
+                ("data", f"{data.name}: {quality.rows} rows, {quality.anomalies} of them anomalies"),
+                ("bad rows left out", str(len(dataset.bad))),
+            ],
+            quality=quality,
+            segments=segments,
+            scores=scores,
+            labels=dataset.labels,
+            threshold=detector.threshold,
+            p_values=p_values,
+            calibration_rows=table.rows if table else 0,
+        )
+    if as_json:
+        click.echo(json.dumps(_document(detector, quality, segments, coverage), indent=2))
+    else:
+        _print(Console(), detector, quality, segments, coverage)
+        if report is not None:
+            click.echo(f"report: {report}")
+
+
+def _document(
+    detector: Detector, quality: Quality, segments: Segments, coverage: dict[float, float]
+) -> dict[str, Any]:
+    return dataclasses.asdict(quality) | {
+        "threshold": detector.threshold,
+        "segments": segments.count,
+        "segments_hit": segments.hit,
+        "segment_recall": segments.recall,
+        "coverage": {str(target): share for target, share in coverage.items()},
+    }
+
+
+def _print(
+    console: Console, detector: Detector, quality: Quality, segments: Segments, coverage: dict[float, float]
+) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("rows", f"{quality.rows}, {quality.anomalies} of them anomalies")
+    table.add_row("AUROC", f"{quality.auroc:.4f}")
+    table.add_row("average precision", f"{quality.average_precision:.4f}")
+    table.add_row("threshold", f"{detector.threshold:.6g}")
+    table.add_row("precision", f"{quality.precision:.4f}")
+    table.add_row("recall", f"{quality.recall:.4f}")
+    table.add_row("F1", f"{quality.f1:.4f}")
+    table.add_row("false-positive rate", f"{quality.false_positive_rate:.4f}")
+    table.add_row("segments hit", f"{segments.hit} of {segments.count} ({segments.recall:.4f})")
+    for target, share in coverage.items():
+        table.add_row(f"coverage at {target:g}", f"{share:.4g} of the normal rows")
+    console.print(table)
+    confusion = Table("", "called normal", "called anomaly", title="Confusion at the threshold")
+    confusion.add_row("normal", str(quality.true_negatives), str(quality.false_positives))
+    confusion.add_row("anomaly", str(quality.false_negatives), str(quality.true_positives))
+    console.print(confusion)

@@ -1,0 +1,109 @@
+"""`datasentinel import`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+from pathlib import Path
+
+import click
+import numpy as np
+
+from datasentinel.artifact import Artifact, Config, save_artifact
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
+from datasentinel.cli.reading import data_options, normal_rows, read_data
+from datasentinel.cli.recalibrate import describe
+from datasentinel.detector import Detector
+from datasentinel.errors import DataError
+from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
+from datasentinel.types import BACKEND_NAMES
+
+
+@click.command()
+@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--calibrate",
+    "data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Rows to find the threshold on; the normal ones are taken, best such that the model never saw.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for model.onnx and config.json.",
+)
+@click.option("--output", help="The output to take.  [default: the only one that fits]")
+@click.option("--kind", type=click.Choice(KINDS), help="What it is.  [default: told by its shape]")
+@click.option("--higher-is", type=click.Choice(HIGHER_IS), help="What a higher score means; for scores.")
+@click.option(
+    "--target-fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of normal rows that may be called anomalies.",
+)
+@click.option(
+    "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
+)
+@data_options
+@click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+def command(  # noqa: PLR0917 - click passes them by name
+    onnx_file: Path,
+    data: Path,
+    out: Path,
+    output: str | None,
+    kind: Kind | None,
+    higher_is: HigherIs | None,
+    target_fpr: float,
+    threshold_method: ThresholdMethod,
+    label: str | None,
+    header: bool | None,
+    backend: str,
+) -> None:
+    """Make a model artifact of MODEL.onnx, a detector from elsewhere.
+
+    The graph takes one tensor [batch, D] and gives scores [batch] or [batch, 1], or reconstructions
+    [batch, D]; the score of a reconstruction is its mean squared difference from the input. Whatever the
+    fused backend cannot run, ONNX Runtime does.
+    """
+    dataset = read_data(data, label=label, header=header)
+    rows = normal_rows(data, dataset)
+    wrapped = wrap(onnx_file, width=rows.shape[1], output=output, kind=kind, higher_is=higher_is)
+    config = Config(
+        input_dim=wrapped.input_dim,
+        output_dim=wrapped.input_dim,
+        latent_dim=wrapped.input_dim,
+        threshold=0.0,
+        name=onnx_file.stem,
+        version="1",
+        feature_names=dataset.feature_names,
+        score=_definition(wrapped.output, wrapped.kind, higher_is),
+        training={
+            "imported_from": onnx_file.name,
+            "sha256": hashlib.sha256(onnx_file.read_bytes()).hexdigest(),
+            "producer": wrapped.producer,
+            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        },
+    )
+    detector = Detector(Artifact(out, config, wrapped.onnx), backend=backend)
+    scores = detector.score(rows)
+    if np.ptp(scores) == 0:
+        raise DataError(f"{onnx_file}: all {len(rows)} normal rows of {data} have the score {scores[0]:g}")
+    calibration = calibrate(scores, method=threshold_method, target_fpr=target_fpr, rows=rows)
+    config = dataclasses.replace(config, threshold=calibration.threshold, calibration=calibration.facts())
+    save_artifact(out, wrapped.onnx, config)
+    click.echo(f"imported    {onnx_file}: {config.score}")
+    click.echo(f"backend     {detector.backend}")
+    for name, reason in detector.info()["refusals"].items():
+        click.echo(f"            not {name}: {reason}")
+    click.echo(f"threshold   {calibration.threshold:.6g} ({describe(calibration)})")
+    click.echo(f"model       {out}")
+
+
+def _definition(output: str, kind: Kind, higher_is: HigherIs | None) -> str:
+    if kind == "reconstruction":
+        return f"mean squared difference between the input and output '{output}'"
+    return f"output '{output}'" + (", negated" if higher_is == "normal" else "")

@@ -1,0 +1,75 @@
+"""`datasentinel recalibrate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+import numpy as np
+
+from datasentinel.artifact import save_config
+from datasentinel.calibration import THRESHOLD_METHODS, Calibration, ThresholdMethod, calibrate
+from datasentinel.cli.reading import data_options, normal_rows, read_data
+from datasentinel.detector import Detector
+from datasentinel.types import BACKEND_NAMES
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--target-fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of normal rows that may be called anomalies.",
+)
+@click.option(
+    "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
+)
+@data_options
+@click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+def command(  # noqa: PLR0917 - click passes them by name
+    model: Path,
+    data: Path,
+    target_fpr: float,
+    threshold_method: ThresholdMethod,
+    label: str | None,
+    header: bool | None,
+    backend: str,
+) -> None:
+    """Move the threshold of MODEL, without retraining, to suit the normal rows of DATA.
+
+    The rows should be ones that the model was not trained on. Rows labelled as anomalies are left out. The
+    p-values and the distributions that `drift` compares with are taken from the same rows. Only config.json
+    is written; a server that runs must be restarted to see it.
+    """
+    detector = Detector.load(model, backend=backend)
+    rows = normal_rows(data, read_data(data, detector=detector, label=label, header=header))
+    scores = detector.score(rows)
+    calibration = calibrate(scores, method=threshold_method, target_fpr=target_fpr, rows=rows)
+    artifact = detector.artifact
+    save_config(
+        artifact.directory,
+        dataclasses.replace(
+            artifact.config, threshold=calibration.threshold, calibration=calibration.facts()
+        ),
+    )
+    for when, threshold in (("before", detector.threshold), ("now", calibration.threshold)):
+        rate = np.mean(scores.astype(np.float64) > threshold)
+        click.echo(f"{when:<12}threshold {threshold:.6g}, false-positive rate on these rows {rate:.4g}")
+    click.echo(f"{'calibrated':<12}{describe(calibration)}")
+    click.echo(f"{'model':<12}{artifact.directory}")
+
+
+def describe(calibration: Calibration) -> str:
+    """Say how a threshold was found and what it promises."""
+    text = f"{calibration.method} on {calibration.rows} normal rows"
+    if calibration.target_fpr is not None:
+        text += f" for a false-positive rate of {calibration.target_fpr:g}"
+    if calibration.fpr_bound is not None:
+        text += f"; at most {calibration.fpr_bound:.4g} is promised"
+        if calibration.target_fpr is not None and calibration.fpr_bound > calibration.target_fpr:
+            text += f" (less needs {round(1 / calibration.target_fpr) - 1} rows or more)"
+    return text

@@ -1,0 +1,62 @@
+"""The maps of raw columns as parts of a graph; see `datasentinel.training.mapping`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datasentinel.training.mapping import LARGEST, LARGEST_EXPONENT
+
+if TYPE_CHECKING:
+    from datasentinel.export.builder import GraphBuilder
+    from datasentinel.training.mapping import RobustMap, SoftClip
+
+
+def add_soft_clip(graph: GraphBuilder, part: SoftClip) -> str:
+    """Add u, [batch, D]."""
+    shift = graph.constant("shift", part.scaling.shift)
+    inverse_scale = graph.constant("inverse_scale", part.scaling.inverse_scale)
+    graph.constant("scale", part.scaling.scale)
+    z = graph.add("Mul", [graph.add("Sub", ["input", shift], "centred"), inverse_scale], "standardised")
+    magnitude = graph.add(
+        "Min", [graph.add("Abs", [z], "standardised_magnitude"), graph.number(LARGEST)], "magnitude"
+    )
+    share = graph.add("Mul", [magnitude, graph.number(1 / part.knee)], "share_of_knee")
+    beyond = graph.add("Log", [graph.add("Max", [share, graph.number(1)], "share_beyond_knee")], "log_beyond")
+    tail = graph.add("Mul", [beyond, graph.number(part.knee)], "tail")
+    body = graph.add("Min", [magnitude, graph.number(part.knee)], "body")
+    clipped = graph.add("Add", [body, tail], "clipped_magnitude")
+    return graph.add("Mul", [graph.add("Sign", [z], "sign"), clipped], "clipped")
+
+
+def add_inverse_soft_clip(graph: GraphBuilder, part: SoftClip, mapped: str) -> str:
+    """Add the reconstruction in raw units, [batch, D], the graph's `output`; after `add_soft_clip`."""
+    magnitude = graph.add("Abs", [mapped], "rebuilt_magnitude")
+    share = graph.add("Mul", [magnitude, graph.number(1 / part.knee)], "rebuilt_share")
+    beyond = graph.add("Sub", [share, graph.number(1)], "rebuilt_beyond")
+    exponent = graph.add(
+        "Clip", [beyond, graph.number(0), graph.number(LARGEST_EXPONENT)], "rebuilt_exponent"
+    )
+    growth = graph.add("Sub", [graph.add("Exp", [exponent], "rebuilt_power"), graph.number(1)], "growth")
+    tail = graph.add("Mul", [growth, graph.number(part.knee)], "rebuilt_tail")
+    body = graph.add("Min", [magnitude, graph.number(part.knee)], "rebuilt_body")
+    whole = graph.add("Add", [body, tail], "rebuilt_unclipped")
+    sign = graph.add("Sign", [mapped], "rebuilt_sign")
+    scaled = graph.add("Mul", [graph.add("Mul", [sign, whole], "rebuilt_standardised"), "scale"], "rescaled")
+    return graph.add("Add", [scaled, "shift"], "output")
+
+
+def add_robust_map(graph: GraphBuilder, part: RobustMap) -> str:
+    """Add v, [batch, D]; the inverse hyperbolic sine out of operators that all backends have."""
+    centred = graph.add("Sub", ["input", graph.constant("median", part.median)], "centred_at_median")
+    t = graph.add("Mul", [centred, graph.constant("inverse_iqr", part.inverse_iqr)], "robust_units")
+    magnitude = graph.add(
+        "Min", [graph.add("Abs", [t], "robust_units_magnitude"), graph.number(LARGEST)], "robust_magnitude"
+    )
+    square = graph.add("Mul", [magnitude, magnitude], "robust_square")
+    root = graph.add(
+        "Sqrt", [graph.add("Add", [square, graph.number(1)], "robust_square_plus_1")], "robust_root"
+    )
+    log = graph.add("Log", [graph.add("Add", [magnitude, root], "robust_sum")], "robust_log")
+    asinh = graph.add("Mul", [graph.add("Sign", [t], "robust_sign"), log], "asinh")
+    gained = graph.add("Mul", [asinh, graph.constant("robust_gain", part.gain)], "asinh_scaled")
+    return graph.add("Add", [gained, graph.constant("robust_offset", part.offset)], "robust")

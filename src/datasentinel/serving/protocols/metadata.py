@@ -1,0 +1,92 @@
+"""What the Open Inference Protocol tells about server and models, as plain values.
+
+The protocol's JSON and its protobuf messages have the same names, so one dictionary makes both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import datasentinel
+
+if TYPE_CHECKING:
+    from datasentinel.serving.models import ServedModel, ServedModels
+
+PLATFORM = "onnx"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+
+_DATATYPES = {"anomaly": "BOOL"}  # All others are FP32.
+
+
+def _width(output: str, model: ServedModel) -> list[int]:
+    return [model.detector.input_dim] if output in ("output", "contributions") else []
+
+
+def server_metadata() -> dict[str, Any]:
+    """Tell who answers: ServerMetadata."""
+    return {"name": "datasentinel", "version": datasentinel.__version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(models: ServedModels, model: ServedModel) -> dict[str, Any]:
+    """Tell a model's tensors: ModelMetadata."""
+    return {
+        "name": model.name,
+        "versions": models.versions(model.name),
+        "platform": PLATFORM,
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, model.detector.input_dim]}],
+        "outputs": [
+            {
+                "name": output,
+                "datatype": _DATATYPES.get(output, "FP32"),
+                "shape": [-1, *_width(output, model)],
+            }
+            for output in model.outputs
+        ],
+    }
+
+
+def model_config(model: ServedModel, max_rows: int) -> dict[str, Any]:
+    """Tell a model's configuration as far as clients and load generators ask: ModelConfig."""
+    detector = model.detector
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": detector.backend,
+        "max_batch_size": max_rows,
+        "input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [detector.input_dim]}],
+        "output": [
+            {
+                "name": output,
+                "data_type": f"TYPE_{_DATATYPES.get(output, 'FP32')}",
+                "dims": _width(output, model) or [1],
+            }
+            for output in model.outputs
+        ],
+        "parameters": {"threshold": {"string_value": repr(detector.threshold)}},
+        "model_transaction_policy": {"decoupled": False},
+    }
+
+
+def model_statistics(models: ServedModels, model: ServedModel) -> dict[str, Any]:
+    """Tell what a model did since it is served: ModelStatistics."""
+    requests = models.table.statistics(model.name, model.version) or {}
+    counts = model.counts
+    success = {"count": requests.get("successes", 0), "ns": requests.get("success_ns", 0)}
+    return {
+        "name": model.name,
+        "version": model.version,
+        "last_inference": requests.get("last_ms", 0),
+        "inference_count": counts["rows"],
+        "execution_count": counts["batches"],
+        "inference_stats": {
+            "success": success,
+            "fail": {"count": requests.get("failures", 0), "ns": requests.get("failure_ns", 0)},
+            "queue": {"count": success["count"], "ns": 0},
+            "compute_infer": success,
+        },
+    }

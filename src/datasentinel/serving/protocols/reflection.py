@@ -1,0 +1,69 @@
+"""gRPC server reflection: clients learn services and messages from the server itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf import descriptor_pool
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+from datasentinel.serving.protocols.status import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from google.protobuf.descriptor import FileDescriptor
+
+# Version 1 only renamed the package: the messages are the same.
+SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+
+class Reflection:
+    """The one method of the service.
+
+    Parameters
+    ----------
+    services : collection of str
+        The services to list.
+    """
+
+    def __init__(self, services: Collection[str]) -> None:
+        self._services = sorted(services)
+
+    def server_reflection_info(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
+        """Answer one question; what is not known is an answer, too."""
+        response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
+        question = request.WhichOneof("message_request")
+        pool = descriptor_pool.Default()
+        try:
+            if question == "list_services":
+                response.list_services_response.service.extend(
+                    pb.ServiceResponse(name=name) for name in self._services
+                )
+            elif question == "file_by_filename":
+                _describe(pool.FindFileByName(request.file_by_filename), response)
+            elif question == "file_containing_symbol":
+                _describe(pool.FindFileContainingSymbol(request.file_containing_symbol), response)
+            elif question == "all_extension_numbers_of_type":
+                pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
+                response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
+            else:  # No message here can be extended.
+                raise KeyError(question)
+        except KeyError:
+            response.error_response.error_code = Code.NOT_FOUND
+            response.error_response.error_message = f"unknown: {question}"
+        return response
+
+
+def _describe(file: FileDescriptor, response: pb.ServerReflectionResponse) -> None:
+    """Add a file and all that it imports."""
+    files = {file.name: file}
+    queue = [file]
+    while queue:
+        for dependency in queue.pop().dependencies:
+            if dependency.name not in files:
+                files[dependency.name] = dependency
+                queue.append(dependency)
+    response.file_descriptor_response.file_descriptor_proto.extend(
+        file.serialized_pb for file in files.values()
+    )

@@ -1,0 +1,329 @@
+"""The model repository: a folder of artifacts, and which of them are served.
+
+A new version is loaded, checked and warmed up in a thread while the old one serves; the switch itself is one
+step on the event loop. What does not load is reported and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, find_artifacts, is_version, load_artifact
+from datasentinel.errors import ArtifactError, DataSentinelError, ModelNotFoundError, NotAllowedError
+from datasentinel.serving.data_plane import names_of
+from datasentinel.serving.logs import log
+from datasentinel.serving.models import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from datasentinel.artifact import Artifact
+    from datasentinel.detector import Detector
+    from datasentinel.serving.data_plane import DataPlane
+
+_logger = logging.getLogger(__name__)
+
+_MODEL_FACTS = ("directory", "input_dim", "threshold", "backend")
+
+# What changes with each file of an artifact; () for a file that is not there.
+_Stamps = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """An artifact that is served, and what its files were when it was read."""
+
+    name: str
+    version: str
+    stamps: _Stamps
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An artifact that cannot be served: why, and what its files were then."""
+
+    name: str
+    stamps: _Stamps
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An artifact to be served; without a detector it is served already and stays as it is."""
+
+    folder: Path
+    stamps: _Stamps
+    detector: Detector | None = None
+
+
+class ModelRepository:
+    """Keeps what is served in step with a folder.
+
+    Parameters
+    ----------
+    root : Path
+        An artifact, numbered versions of one model, or folders `<name>/` or `<name>/<version>/` of several.
+    plane : DataPlane
+        Where the models are served.
+    load : callable
+        Makes a detector of an artifact; called in a thread.
+    default_model : str
+        Whose latest version answers requests that name no model; empty for the first by name.
+    served_versions : int
+        How many of a model's versions are served, the greatest numbers first.
+    control : bool
+        Whether clients may load and unload models.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        plane: DataPlane,
+        load: Callable[[Artifact], Detector],
+        *,
+        default_model: str = "",
+        served_versions: int = 1,
+        control: bool = False,
+    ) -> None:
+        self._root = root
+        self._plane = plane
+        self._load = load
+        self._default_model = default_model
+        self._served_versions = served_versions
+        self._control = control
+        self._lock = asyncio.Lock()
+        self._own_name = ""  # Of a root that is one model itself: the name that its artifact gave first.
+        self._served: dict[Path, _Served] = {}
+        self._failures: dict[Path, _Failure] = {}
+        self._unloaded: set[str] = set()
+
+    async def open(self) -> None:
+        """Serve what the folder holds.
+
+        Raises
+        ------
+        ModelNotFoundError
+            There is no artifact, or none of the name of the default model.
+        ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
+            The only model, or the default one, cannot be loaded or run.
+        """
+        async with self._lock:
+            found = self._find()
+            if self._default_model and self._default_model not in found:
+                known = ", ".join(found)
+                raise ModelNotFoundError(
+                    f"default_model: no model '{self._default_model}' in {self._root}; known: {known}"
+                )
+            default = self._default_model or next(iter(found))
+            problems = {name: await self._update(name, folders) for name, folders in found.items()}
+            if not self._plane.served.versions(default or self._own_name):
+                raise problems[default] or ModelNotFoundError(f"{self._root}: no model '{default}'")
+            self._plane.served.set_default(default or self._own_name)
+        self._plane.reloads = dict.fromkeys(self._plane.reloads, 0)  # The start is no reload.
+
+    async def load(self, name: str) -> None:
+        """Serve a model of the folder as it is now, whether it is served already or not.
+
+        Raises
+        ------
+        NotAllowedError
+            The server's settings do not let clients do this.
+        ModelNotFoundError
+            The folder has no such model.
+        ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
+            Its newest version cannot be loaded or run; what was served before still is.
+        """
+        self._require_control()
+        async with self._lock:
+            folders = self._find().get(name)
+            if folders is None:
+                raise ModelNotFoundError(f"no model {name!r} in the repository")
+            self._unloaded.discard(name)
+            for folder in folders:
+                self._failures.pop(folder, None)
+                self._served.pop(folder, None)
+            if problem := await self._update(name, folders):
+                raise problem
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer, until it is loaded again; requests under way finish on it.
+
+        Raises
+        ------
+        NotAllowedError
+            The server's settings do not let clients do this.
+        ModelNotFoundError
+            It is not being served.
+        """
+        self._require_control()
+        async with self._lock:
+            served = self._plane.served
+            served.find(name)
+            for version in served.versions(name):
+                served.withdraw(name, version)
+                log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
+            self._served = {folder: entry for folder, entry in self._served.items() if entry.name != name}
+            self._unloaded.add(name)
+
+    async def refresh(self, *, again: bool = False) -> None:
+        """Bring what is served in step with the folder; what does not load is reported.
+
+        Parameters
+        ----------
+        again : bool
+            Whether artifacts that failed to load and have not changed since are tried again.
+        """
+        async with self._lock:
+            if again:
+                self._failures.clear()
+            try:
+                found = self._find()
+            except (DataSentinelError, OSError) as error:
+                log(_logger, logging.ERROR, "repository_unreadable", directory=self._root, reason=error)
+                return
+            for name, folders in found.items():
+                if name not in self._unloaded:
+                    await self._update(name, folders)
+
+    async def watch(self, interval_s: float) -> None:
+        """Look at the folder every `interval_s`; a change counts once it has stood still for a look."""
+        before = await asyncio.to_thread(self._look)
+        seen = before
+        while True:
+            await asyncio.sleep(interval_s)
+            now = await asyncio.to_thread(self._look)
+            if now == seen and now != before:
+                before = now
+                await self.refresh()
+            seen = now
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
+        """List the models that are served, and those of the folder that are not, with the reason."""
+        served = self._plane.served.all()
+        models = [{"name": model.name, "version": model.version, "state": "READY"} for model in served]
+        if ready_only:
+            return models
+        models += [
+            {"name": failure.name, "version": folder.name, "state": "UNAVAILABLE", "reason": failure.reason}
+            for folder, failure in sorted(self._failures.items())
+            if folder not in self._served
+        ]
+        models += [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+            for name in sorted(self._unloaded)
+        ]
+        return models
+
+    # ---------------------------------------------------------------------------------------------- inside
+
+    def _require_control(self) -> None:
+        if not self._control:
+            raise NotAllowedError(
+                "loading and unloading models by clients is off; start the server with --repository-control"
+            )
+
+    def _find(self) -> dict[str, list[Path]]:
+        found = find_artifacts(self._root)
+        # A root that is one model itself has the name that its artifact gives; see _switch.
+        return {name or self._own_name: folders for name, folders in found.items()}
+
+    def _look(self) -> dict[Path, _Stamps]:
+        try:
+            found = self._find()
+        except (DataSentinelError, OSError):
+            return {}
+        return {folder: _stamps_of(folder) for folders in found.values() for folder in folders}
+
+    async def _update(self, name: str, folders: list[Path]) -> Exception | None:
+        """Serve the newest versions that can be; returns why the newest cannot. The caller holds the lock."""
+        kept: list[_Candidate] = []
+        first_problem: Exception | None = None
+        for folder in reversed(folders):
+            if len(kept) == self._served_versions:
+                break
+            stamps = _stamps_of(folder)
+            served = self._served.get(folder)
+            if served is not None and served.stamps == stamps:
+                kept.append(_Candidate(folder, stamps))
+                continue
+            try:
+                kept.append(_Candidate(folder, stamps, await self._prepare(name, folder, stamps)))
+            except (DataSentinelError, OSError) as error:
+                if not kept:
+                    first_problem = first_problem or error
+                if served is not None:
+                    kept.append(_Candidate(folder, served.stamps))
+        if kept:
+            self._switch(name, kept[::-1])
+        return first_problem
+
+    async def _prepare(self, name: str, folder: Path, stamps: _Stamps) -> Detector:
+        """Load, check and warm up in a thread; what fails is reported, and not tried again as it is."""
+        failure = self._failures.get(folder)
+        if failure is not None and failure.stamps == stamps:
+            raise ArtifactError(failure.reason)
+        try:
+            detector = await asyncio.to_thread(self._load_and_warm_up, folder)
+        except (DataSentinelError, OSError) as error:
+            self._failures[folder] = _Failure(name, stamps, str(error))
+            self._plane.reloads["failed"] += 1
+            log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=error)
+            raise
+        self._failures.pop(folder, None)
+        return detector
+
+    def _load_and_warm_up(self, folder: Path) -> Detector:
+        detector = self._load(load_artifact(folder, within=self._root))
+        warm_up(detector)
+        return detector
+
+    def _switch(self, name: str, candidates: list[_Candidate]) -> None:
+        """Serve exactly these artifacts under a name, the last one as the latest version."""
+        served = self._plane.served
+        entries: dict[Path, _Served] = {}
+        for candidate in candidates:
+            folder, detector = candidate.folder, candidate.detector
+            if detector is None:
+                entries[folder] = self._served[folder]
+                continue
+            artifact_name, version = names_of(detector)
+            if not name:
+                self._own_name = name = artifact_name
+            if folder != self._root and is_version(folder.name):
+                version = folder.name
+            served.serve(name, version, detector)
+            entries[folder] = _Served(name, version, candidate.stamps)
+            self._plane.reloads["ok"] += 1
+            _log_loaded(name, version, detector)
+        versions = [entry.version for entry in entries.values()]
+        served.order(name, versions)
+        for version in set(served.versions(name)) - set(versions):
+            served.withdraw(name, version)
+            log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
+        others = {folder: entry for folder, entry in self._served.items() if entry.name != name}
+        self._served = others | entries
+
+
+def _stamps_of(folder: Path) -> _Stamps:
+    return tuple(_stamp(folder / name) for name in (CONFIG_FILE, MODEL_FILE))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _log_loaded(name: str, version: str, detector: Detector) -> None:
+    info = detector.info()
+    plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
+    facts = {key: info[key] for key in _MODEL_FACTS}
+    log(_logger, logging.INFO, "model_loaded", name=name, version=version, **facts, plan=plan)
+    for backend, reason in info["refusals"].items():
+        log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)

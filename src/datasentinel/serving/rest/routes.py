@@ -1,0 +1,280 @@
+"""The table of routes: health, metrics, and the Open Inference Protocol under /v2."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from datasentinel.errors import (
+    DataSentinelError,
+    InvalidInputError,
+    ModelNotFoundError,
+    NotAllowedError,
+    OutOfMemoryError,
+    ResourceExhaustedError,
+    UnsupportedModelError,
+)
+from datasentinel.serving import auth
+from datasentinel.serving.logs import log
+from datasentinel.serving.protocols import metadata
+from datasentinel.serving.rest.messages import BYTES, JSON_BYTES_HEADER, TEXT, Response
+from datasentinel.serving.rest.openapi import make_document
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from datasentinel.backend import RestInference
+    from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.guard import Guard
+    from datasentinel.serving.metrics import Metrics
+    from datasentinel.serving.repository import ModelRepository
+    from datasentinel.serving.rest.messages import Request
+
+_logger = logging.getLogger(__name__)
+
+_HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+_SMALL_BODY_BYTES = 64 << 10  # A body that a route does not need is read and left aside.
+
+# The first class that fits tells the status.
+_STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (InvalidInputError, HTTPStatus.BAD_REQUEST),
+    (UnsupportedModelError, HTTPStatus.BAD_REQUEST),
+    (ModelNotFoundError, HTTPStatus.NOT_FOUND),
+    (NotAllowedError, HTTPStatus.FORBIDDEN),
+    (ResourceExhaustedError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (OutOfMemoryError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path and what answers it.
+
+    Attributes
+    ----------
+    method : str
+        "GET", which HEAD follows, or "POST".
+    path : str
+        Its segments in braces match anything; a handler finds them in its second argument.
+    summary : str
+        For the OpenAPI document.
+    handler : callable
+    """
+
+    method: str
+    path: str
+    summary: str
+    handler: Callable[[Request, Mapping[str, str]], Response | Awaitable[Response]]
+
+    def match(self, segments: list[str]) -> dict[str, str] | None:
+        """Give what the segments in braces stand for; None for another path."""
+        own = self.path.split("/")
+        if len(own) != len(segments):
+            return None
+        found: dict[str, str] = {}
+        for pattern, segment in zip(own, segments, strict=True):
+            if pattern.startswith("{") and segment:
+                found[pattern[1:-1]] = unquote(segment)
+            elif pattern != segment:
+                return None
+        return found
+
+
+class Routes:
+    """The paths that can be asked for.
+
+    Parameters
+    ----------
+    plane : DataPlane
+    repository : ModelRepository
+    metrics : Metrics
+    guard : Guard
+        Whose token each request needs; health is open to all.
+    inference : RestInference
+        Answers requests for inference.
+    account : TransportAccount
+        Where their rows are counted.
+    metrics_open : bool
+        Whether the metrics need no token either.
+    max_rows, max_body_bytes : int
+        Limits of one request.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        repository: ModelRepository,
+        metrics: Metrics,
+        guard: Guard,
+        *,
+        inference: RestInference,
+        account: TransportAccount,
+        metrics_open: bool,
+        max_rows: int,
+        max_body_bytes: int,
+    ) -> None:
+        self._plane = plane
+        self._repository = repository
+        self._metrics = metrics
+        self._guard = guard
+        self._inference = inference
+        self._account = account
+        self._open_paths = _HEALTH_PATHS | ({"/metrics"} if metrics_open else set())
+        self._max_rows = max_rows
+        self._max_body_bytes = max_body_bytes
+        self.table = [
+            Route("GET", "/healthz", "Ready or not, in a word", self._healthz),
+            Route("GET", "/metrics", "Metrics for Prometheus", self._render_metrics),
+            Route("GET", "/openapi.json", "This document", self._openapi),
+            Route("GET", "/v2", "Name, version and extensions of the server", self._server_metadata),
+            Route("GET", "/v2/health/live", "Whether the server runs", self._live),
+            Route("GET", "/v2/health/ready", "Whether requests are welcome", self._ready),
+            Route("GET", "/v2/models/stats", "Statistics of all models", self._statistics),
+            *self._model_routes("/v2/models/{model}"),
+            *self._model_routes("/v2/models/{model}/versions/{version}"),
+            Route("POST", "/v2/repository/index", "The models of the repository", self._index),
+            Route("POST", "/v2/repository/models/{model}/load", "Load or reload a model", self._load),
+            Route("POST", "/v2/repository/models/{model}/unload", "Serve a model no longer", self._unload),
+        ]
+        self._document = make_document((route.method, route.path, route.summary) for route in self.table)
+
+    def _model_routes(self, path: str) -> list[Route]:
+        return [
+            Route("GET", path, "The tensors of a model", self._model_metadata),
+            Route("GET", f"{path}/ready", "Whether a model is served", self._model_ready),
+            Route("GET", f"{path}/config", "The configuration of a model", self._model_config),
+            Route("GET", f"{path}/stats", "The statistics of a model", self._statistics),
+            Route("POST", f"{path}/infer", "Score rows", self._infer),
+        ]
+
+    def max_body_bytes(self, path: str) -> int:
+        """Tell how long a body to this path may be."""
+        return self._max_body_bytes if path.endswith("/infer") else _SMALL_BODY_BYTES
+
+    def answer(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer one request, now or later."""
+        path = request.path
+        if path not in self._open_paths and not self._guard.admits(request.headers.get("authorization")):
+            challenge = ("WWW-Authenticate", auth.CHALLENGE)
+            return Response.error(HTTPStatus.UNAUTHORIZED, auth.REFUSAL, challenge)
+        segments = path.split("/")
+        matches = [(route, found) for route in self.table if (found := route.match(segments)) is not None]
+        if not matches:
+            known = ", ".join(route.path for route in self.table)
+            return Response.error(HTTPStatus.NOT_FOUND, f"no such path; known: {known}")
+        route, found = matches[0]  # The most particular one comes first.
+        allowed = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        if request.method not in allowed:
+            reason = f"method {request.method} is not allowed here"
+            return Response.error(HTTPStatus.METHOD_NOT_ALLOWED, reason, ("Allow", ", ".join(allowed)))
+        try:
+            return route.handler(request, found)
+        except Exception as error:  # whatever it was, it stays in this request
+            return refusal_of(error)
+
+    # --------------------------------------------------------------------------------------- health, metrics
+
+    def _healthz(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        # For humans and simple probes: ready or not, in a word.
+        ready = self._plane.ready
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response(status, b"ok\n" if ready else b"not ready\n", TEXT)
+
+    def _live(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        return Response.json({"live": True})
+
+    def _ready(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        ready = self._plane.ready
+        return Response.json({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _render_metrics(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        body, content_type = self._metrics.render(request.headers.get("accept", ""))
+        return Response(HTTPStatus.OK, body, content_type)
+
+    def _openapi(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        return Response.json(self._document)
+
+    # ------------------------------------------------------------------------------- Open Inference Protocol
+
+    def _server_metadata(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        return Response.json(metadata.server_metadata())
+
+    def _model_metadata(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        served = self._plane.served
+        return Response.json(metadata.model_metadata(served, served.find(*_names(found))))
+
+    def _model_ready(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        model = self._plane.served.find(*_names(found))
+        ready = self._plane.ready
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response.json({"name": model.name, "ready": ready}, status)
+
+    def _model_config(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        model = self._plane.served.find(*_names(found))
+        return Response.json(metadata.model_config(model, self._max_rows))
+
+    def _statistics(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        served = self._plane.served
+        models = [served.find(*_names(found))] if found else served.all()
+        return Response.json({"model_stats": [metadata.model_statistics(served, model) for model in models]})
+
+    def _infer(self, request: Request, found: Mapping[str, str]) -> Response:
+        """Answer what the lean path left: escaped names, chunked or compressed bodies."""
+        content = request.content(self._max_body_bytes)
+        json_bytes = _json_bytes(request)
+        status, body, tensors_after = self._inference.answer(*_names(found), content, json_bytes)
+        _, rows, anomalies, _ = self._inference.take_counts()
+        self._account.rows += rows
+        self._account.anomalies += anomalies
+        if tensors_after is None:
+            return Response(HTTPStatus(status), body)
+        header = (JSON_BYTES_HEADER, str(tensors_after))
+        return Response(HTTPStatus(status), body, BYTES, (header,))
+
+    # -------------------------------------------------------------------------------------------- repository
+
+    def _index(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        return Response.json(self._repository.index())
+
+    async def _load(self, request: Request, found: Mapping[str, str]) -> Response:
+        _refuse_parameters(request)
+        await self._repository.load(found["model"])
+        return Response.json({})
+
+    async def _unload(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        await self._repository.unload(found["model"])
+        return Response.json({})
+
+
+def refusal_of(error: Exception) -> Response:
+    """Give the response to a request that failed; log what is a fault of ours."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    if not isinstance(error, DataSentinelError):
+        log(_logger, logging.ERROR, "request_failed", transport="http", exception=error)
+        return Response.error(status, "internal error")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log(_logger, logging.ERROR, "request_failed", transport="http", reason=error)
+    return Response.error(status, str(error))
+
+
+def _names(found: Mapping[str, str]) -> tuple[str, str]:
+    return found["model"], found.get("version", "")
+
+
+def _json_bytes(request: Request) -> int | None:
+    text = request.headers.get(JSON_BYTES_HEADER.lower())
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise InvalidInputError(f"{JSON_BYTES_HEADER}: expected a number of bytes, got {text!r}")
+    return int(text)
+
+
+def _refuse_parameters(request: Request) -> None:
+    # Clients that have nothing to say send nothing, or an empty object.
+    if request.body.translate(None, b" \t\r\n") not in (b"", b"{}", b'{"parameters":{}}'):
+        raise InvalidInputError("no parameters are supported here")

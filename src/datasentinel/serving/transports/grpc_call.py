@@ -1,0 +1,141 @@
+"""A call that a native gRPC session leaves to Python, served by a method of the table."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from datasentinel.errors import DataSentinelError, InvalidInputError
+from datasentinel.serving.data_plane import INVALID
+from datasentinel.serving.logs import log
+from datasentinel.serving.protocols.methods import Kind
+from datasentinel.serving.protocols.status import Code, code_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from datasentinel.serving.data_plane import TransportAccount
+    from datasentinel.serving.protocols.methods import Method
+
+_logger = logging.getLogger(__name__)
+
+# Messages of one call that may wait for its handler.
+_MAX_WAITING = 64
+
+
+class CallEnd(NamedTuple):
+    """How a call ended."""
+
+    code: int
+    details: str
+
+
+class CallOwner(Protocol):
+    """Where a call's answers go."""
+
+    def reply(self, call: int, message: bytes) -> None:
+        """Send one message on a call."""
+
+    def end_call(self, call: int, end: CallEnd) -> None:
+        """End a call with a status."""
+
+
+class Call:
+    """One call.
+
+    Parameters
+    ----------
+    owner : CallOwner
+    number : int
+        The owner's name for the call.
+    method : Method
+    account : TransportAccount
+        Where requests that cannot be decoded are counted.
+    """
+
+    def __init__(self, owner: CallOwner, number: int, method: Method, account: TransportAccount) -> None:
+        self.is_stream = method.kind is not Kind.UNARY
+        self._owner = owner
+        self._number = number
+        self._method = method
+        self._account = account
+        self._messages: deque[bytes] = deque()
+        self._ended = False
+        self._arrived = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def put(self, message: bytes) -> bool:
+        """Take a message of the peer's; False when too many wait already."""
+        if len(self._messages) >= _MAX_WAITING:
+            return False
+        self._messages.append(message)
+        self._arrived.set()
+        return True
+
+    def end(self) -> None:
+        """Take the end of the peer's messages."""
+        self._ended = True
+        self._arrived.set()
+
+    def cancel(self) -> None:
+        """Give up: nobody waits for the answer."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except Exception as error:  # whatever it was, it stays in this call
+            self._owner.end_call(self._number, _report(error))
+        else:
+            self._owner.end_call(self._number, CallEnd(Code.OK, ""))
+
+    async def _serve(self) -> None:
+        method = self._method
+        if method.kind is Kind.EXCHANGE:
+            async for message in self._requests():
+                await self._answer(message)
+            return
+        messages = [message async for message in self._requests()]
+        if len(messages) != 1:
+            raise InvalidInputError(f"this method takes one message, got {len(messages)}")
+        if method.kind is Kind.UNARY:
+            await self._answer(messages[0])
+            return
+        async for response in method.handler(self._decode(messages[0])):
+            self._owner.reply(self._number, response.SerializeToString())
+
+    async def _answer(self, message: bytes) -> None:
+        response = self._method.handler(self._decode(message))
+        if inspect.isawaitable(response):
+            response = await response
+        self._owner.reply(self._number, response.SerializeToString())
+
+    def _decode(self, message: bytes) -> Any:  # noqa: ANN401  # a message of the method's type
+        try:
+            return self._method.decode(message)
+        except DataSentinelError:
+            self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=INVALID)
+            raise
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._messages:
+                yield self._messages.popleft()
+            if self._ended:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+def _report(error: Exception) -> CallEnd:
+    """Give what the client gets; log what is a fault of ours."""
+    code = code_of(error)
+    if not isinstance(error, DataSentinelError):
+        log(_logger, logging.ERROR, "request_failed", transport="grpc", exception=error)
+        return CallEnd(code, "internal error")
+    if code in (Code.INTERNAL, Code.RESOURCE_EXHAUSTED):
+        log(_logger, logging.ERROR, "request_failed", transport="grpc", reason=error)
+    return CallEnd(code, str(error))

@@ -1,0 +1,327 @@
+"""gRPC on the extension's own sessions: every chunk received goes to one native call.
+
+Requests for scores are decoded, scored and answered in C++. Every other method is served from the same table
+as on grpcio's server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import zlib
+from typing import TYPE_CHECKING
+
+from datasentinel.backend import GrpcService, GrpcSession
+from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+from datasentinel.serving.logs import log
+from datasentinel.serving.protocols.methods import make_methods
+from datasentinel.serving.protocols.status import Code
+from datasentinel.serving.transports.grpc_call import Call, CallEnd
+from datasentinel.serving.transports.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.guard import Guard
+    from datasentinel.serving.repository import ModelRepository
+    from datasentinel.serving.transports import Address
+    from datasentinel.settings import Settings
+
+NAME = "grpc"
+_HEALTH_PREFIX = b"/grpc.health.v1.Health/"
+_QUEUE_THREADS = 1
+
+# Bits of a native session's state.
+_ATTENTION, _MID_MESSAGE, _CLOSED = 1, 2, 4
+
+_DEADLINE_EXCEEDED, _UNIMPLEMENTED = 4, 12
+_CODE_NAMES = {code.value: code.name.lower() for code in Code} | {_DEADLINE_EXCEEDED: "deadline_exceeded"}
+
+_logger = logging.getLogger(__name__)
+
+
+class NativeGrpcTransport:
+    """Serves gRPC on one address, without grpcio's server.
+
+    Parameters
+    ----------
+    plane : DataPlane
+    repository : ModelRepository
+    settings : Settings
+    guard : Guard
+    """
+
+    name = NAME
+
+    def __init__(
+        self, plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+    ) -> None:
+        self.account = plane.account(NAME)
+        self.account.source = self._add_counts
+        self.methods = make_methods(plane, repository, self.account, max_rows=settings.max_request_rows)
+        self.settings = settings
+        self.sessions: dict[int, GrpcStream] = {}
+        self.open_calls = 0
+        self._wake = _WakeUp()
+        self._service = GrpcService(
+            plane.models,
+            max_message_bytes=settings.grpc_max_message_bytes,
+            max_request_rows=settings.max_request_rows,
+            max_streams=settings.grpc_max_streams,
+            max_inline_us=settings.max_inline_us,
+            queue_rows=settings.queue_rows,
+            max_queue_delay_us=settings.max_queue_delay_us,
+            queue_threads=_QUEUE_THREADS,
+            latency_bounds_s=LATENCY_BOUNDS_S,
+            wake_descriptor=self._wake.descriptor,
+            admit=_admission(guard),
+        )
+        self._listener = Listener(
+            NAME,
+            settings.host,
+            settings.grpc_port,
+            account=self.account,
+            open_session=lambda: GrpcStream(self, self._service.open_session()),
+            refusal=b"",
+            max_connections=settings.grpc_max_connections,
+            idle_timeout_s=settings.grpc_idle_timeout_s,
+            write_buffer_bytes=settings.write_buffer_bytes,
+            receive_timeout_s=settings.receive_timeout_s,
+            tls_context=guard.tls_context("h2"),
+            reuse_port=settings.workers > 1,
+        )
+
+    async def start(self) -> Address:
+        """Listen; return the address bound.
+
+        Raises
+        ------
+        ServerError
+            The address cannot be bound.
+        """
+        asyncio.get_running_loop().add_reader(self._wake.descriptor, self._collect)
+        try:
+            return await self._listener.start()
+        except BaseException:
+            self._close_wake_up()
+            raise
+
+    async def stop(self, timeout_s: float) -> None:
+        """Stop accepting, finish what was accepted within `timeout_s`, and close."""
+        await self._listener.stop(timeout_s)
+        self._close_wake_up()
+
+    def _close_wake_up(self) -> None:
+        if self._wake.is_open:
+            asyncio.get_running_loop().remove_reader(self._wake.descriptor)
+
+    def _collect(self) -> None:
+        """Send what the queue has scored meanwhile."""
+        self._wake.clear()
+        for number in self._service.collect():
+            if (stream := self.sessions.get(number)) is not None:
+                stream.flush()
+
+    def _add_counts(self) -> None:
+        """Bring the account up to date."""
+        counted = self._service.take_counts()
+        account = self.account
+        account.requests += counted["requests"]
+        account.rows += counted["rows"]
+        account.anomalies += counted["anomalies"]
+        account.latency_sum_s += counted["latency_sum_s"]
+        for code, count in counted["errors"].items():
+            account.errors += count
+            account.error_codes[_CODE_NAMES.get(code, str(code))] += count
+        for bucket, count in enumerate(counted["latency_counts"]):
+            account.latency_counts[bucket] += count
+
+
+class _WakeUp:
+    """A descriptor that another thread writes to when the event loop has something to collect."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.is_open = True
+
+    def clear(self) -> None:
+        os.eventfd_read(self.descriptor)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
+    if guard.tokens is None:
+        return None
+    return lambda path, authorization: path.startswith(_HEALTH_PREFIX) or guard.admits(authorization)
+
+
+class GrpcStream:
+    """One gRPC connection: the native session, and the calls that it leaves to Python."""
+
+    __slots__ = ("_calls", "_native", "_server", "_timer", "_wake", "closed", "mid_message")
+
+    def __init__(self, server: NativeGrpcTransport, native: GrpcSession) -> None:
+        self._server = server
+        self._native = native
+        self._wake: Callable[[], None] = _nobody
+        self._calls: dict[int, Call] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False  # Nothing more will be read.
+        self.mid_message = False  # The start of a message was read, but not its end.
+        server.sessions[native.number] = self
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when there is something to send; `feed(b"")` then gives it."""
+        self._wake = wake
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for an answer."""
+        return self._native.open_calls != 0
+
+    @property
+    def drained(self) -> bool:
+        """Whether every call is answered."""
+        return self._native.open_calls == 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; give what is to be sent."""
+        native = self._native
+        out = native.feed(data)
+        state = native.state
+        if state & _ATTENTION:
+            self._attend()
+            out += native.take_output()
+            state = native.state
+        self.mid_message = state & _MID_MESSAGE != 0
+        self.closed = state & _CLOSED != 0
+        return out
+
+    def finish(self) -> bytes:
+        """Take the end of the stream; calls under way are still answered."""
+        return self._native.take_output()
+
+    def drain(self) -> None:
+        """Ask the peer to send no more calls, and end the streams."""
+        self._native.drain()
+        for number, call in list(self._calls.items()):
+            if call.is_stream:
+                self._give_up(number)
+                self._refuse(number, Code.UNAVAILABLE, "the server is draining; connect again")
+
+    def abandon(self) -> None:
+        """Give up every call: the connection is gone."""
+        self._server.sessions.pop(self._native.number, None)
+        self._wake = _nobody
+        for number in list(self._calls):
+            self._give_up(number)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def flush(self) -> None:
+        """Have sent what there is to send."""
+        self._wake()
+
+    def reply(self, call: int, message: bytes) -> None:
+        """Send one message on a call."""
+        self._native.reply(call, message)
+        self.flush()
+
+    def end_call(self, call: int, end: CallEnd) -> None:
+        """End a call with a status."""
+        if self._calls.pop(call, None) is not None:
+            self._server.open_calls -= 1
+        self._native.finish_call(call, end.code, end.details)
+        self.flush()
+
+    def _attend(self) -> None:
+        """Take what the native session leaves to Python."""
+        while events := self._native.take_events():
+            for kind, call, text, compressed, _ in events:
+                if kind == "call":
+                    self._open_call(call, text)
+                elif kind == "message":
+                    self._take_message(call, text, compressed=compressed)
+                elif kind == "inflate":
+                    self._inflate(call, text)
+                elif kind == "failure":
+                    log(_logger, logging.ERROR, "request_failed", transport=NAME, reason=text.decode())
+                elif kind == "end" and call in self._calls:
+                    self._calls[call].end()
+                elif kind == "cancel":
+                    self._give_up(call)
+        self._watch_deadlines()
+
+    def _open_call(self, number: int, path: bytes) -> None:
+        name = path.decode("latin-1")
+        method = self._server.methods.get(name)
+        if method is None:
+            self._refuse(number, _UNIMPLEMENTED, f"unknown method {name}")
+        elif self._server.open_calls >= self._server.settings.grpc_max_calls:
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many calls at a time")
+        else:
+            self._server.open_calls += 1
+            self._calls[number] = Call(self, number, method, self._server.account)
+
+    def _give_up(self, number: int) -> None:
+        """Forget a call and stop its handler."""
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._server.open_calls -= 1
+            call.cancel()
+
+    def _take_message(self, number: int, text: bytes, *, compressed: bool) -> None:
+        call = self._calls.get(number)
+        if call is None:
+            return
+        message = self._inflated(number, text) if compressed else text
+        if message is not None and not call.put(message):
+            self._give_up(number)
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many messages before an answer")
+
+    def _inflate(self, number: int, text: bytes) -> None:
+        message = self._inflated(number, text)
+        if message is not None:
+            self._native.deliver(number, message)
+
+    def _inflated(self, number: int, text: bytes) -> bytes | None:
+        """Decompress a message of gzip or deflate, or refuse its call."""
+        limit = self._server.settings.grpc_max_message_bytes
+        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        try:
+            message = inflater.decompress(text, limit + 1)
+        except zlib.error as error:
+            self._refuse(number, Code.INTERNAL, f"the message cannot be decompressed: {error}")
+            return None
+        if len(message) > limit:
+            reason = f"decompressed, the message has more than {limit} bytes"
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, reason)
+            return None
+        if not inflater.eof:
+            self._refuse(number, Code.INTERNAL, "the compressed message is cut off")
+            return None
+        return message
+
+    def _refuse(self, number: int, code: int, details: str) -> None:
+        self._native.finish_call(number, code, details)
+
+    def _watch_deadlines(self) -> None:
+        delay_s = self._native.next_deadline_s()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._native.expire()
+        self.flush()
+
+
+def _nobody() -> None:
+    """Nobody listens: the connection is not open."""

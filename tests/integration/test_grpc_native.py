@@ -1,0 +1,265 @@
+"""The native gRPC implementation over real channels: inference, limits, deadlines, cancellation, the queue, draining."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from datasentinel.oip import grpc_predict_v2_pb2 as oip
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
+
+from datasentinel.backend import grpc_library
+from tests.integration.server_process import read_all
+
+TIMEOUT_S = 20
+NATIVE = ("--no-tcp", "--grpc-implementation", "native")
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+pytestmark = pytest.mark.skipif(not grpc_library(), reason="this build of the extension has no libnghttp2")
+
+
+@pytest.fixture(scope="module")
+def native(start_server):
+    with start_server(*NATIVE) as process:
+        yield process
+        assert process.stop() == 0, process.log()
+        assert "level=error" not in process.log(), process.log()
+
+
+@pytest.fixture(scope="module")
+def parked(start_server):
+    """A server that scores everything off the event loop."""
+    with start_server(*NATIVE, "--max-inline-us", "0", "--queue-rows", "3000") as process:
+        yield process
+        assert process.stop() == 0, process.log()
+
+
+def open_channel(server, **options) -> grpc.Channel:
+    return grpc.insecure_channel(f"{server.host}:{server.grpc_port}", **options)
+
+
+def infer_on(channel: grpc.Channel):
+    return channel.unary_unary(
+        INFER,
+        request_serializer=oip.ModelInferRequest.SerializeToString,
+        response_deserializer=oip.ModelInferResponse.FromString,
+    )
+
+
+def infer_request(rows: np.ndarray, *outputs: str, raw: bool = True, **fields) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(**fields)
+    tensor = request.inputs.add(name="input", datatype="FP32", shape=rows.shape)
+    if raw:
+        request.raw_input_contents.append(rows.astype("<f4").tobytes())
+    else:
+        tensor.contents.fp32_contents.extend(rows.ravel().tolist())
+    for output in outputs:
+        request.outputs.add(name=output)
+    return request
+
+
+def outputs_of(response: oip.ModelInferResponse) -> dict[str, np.ndarray]:
+    found = {}
+    for index, tensor in enumerate(response.outputs):
+        is_bool = tensor.datatype == "BOOL"
+        if response.raw_output_contents:
+            values = np.frombuffer(response.raw_output_contents[index], bool if is_bool else "<f4")
+        else:
+            contents = tensor.contents
+            values = np.array(contents.bool_contents if is_bool else contents.fp32_contents)
+        found[tensor.name] = values.reshape(tuple(tensor.shape))
+    return found
+
+
+@pytest.mark.parametrize("server_name", ["native", "parked"])
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 7, 2000])
+def test_inference_gives_what_is_asked_for(request, detector, rows, server_name, raw, count):
+    server = request.getfixturevalue(server_name)
+    batch = rows[:count]
+    with open_channel(server) as channel:
+        infer = infer_on(channel)
+        response = infer(infer_request(batch, raw=raw, id="me"), timeout=TIMEOUT_S)
+        assert (response.id, response.model_version != "") == ("me", True)
+        plain = outputs_of(response)
+        assert list(plain) == ["score", "anomaly"]
+        np.testing.assert_allclose(plain["score"], detector.score(batch), rtol=1e-5)
+        np.testing.assert_array_equal(plain["anomaly"], detector.predict(batch))
+        wide = outputs_of(infer(infer_request(batch, "contributions", "output", raw=raw), timeout=TIMEOUT_S))
+        assert list(wide) == ["contributions", "output"]
+        np.testing.assert_allclose(wide["output"], detector.reconstruct(batch), rtol=1e-4, atol=1e-5)
+        assert wide["contributions"].shape == batch.shape
+
+
+@pytest.mark.parametrize("server_name", ["native", "parked"])
+def test_a_stream_is_answered_in_order(request, detector, rows, server_name):
+    server = request.getfixturevalue(server_name)
+    with open_channel(server) as channel:
+        stream = channel.stream_stream(
+            STREAM_INFER,
+            request_serializer=oip.ModelInferRequest.SerializeToString,
+            response_deserializer=oip.ModelStreamInferResponse.FromString,
+        )
+        requests = [infer_request(rows[i : i + 1 + i % 3], id=str(i)) for i in range(200)]
+        requests[5].inputs[0].shape[1] = 7
+        replies = list(stream(iter(requests), timeout=TIMEOUT_S))
+    assert [reply.infer_response.id for reply in replies] == [str(i) for i in range(200)]
+    assert "expected shape [N, 8], got [3, 7]" in replies[5].error_message
+    for i in (0, 6, 199):
+        found = outputs_of(replies[i].infer_response)["score"]
+        np.testing.assert_allclose(found, detector.score(rows[i : i + 1 + i % 3]), rtol=1e-5)
+
+
+def test_many_at_once_are_each_answered_right(parked, detector, rows):
+    expected = detector.score(rows)
+    with open_channel(parked) as channel, ThreadPoolExecutor(16) as pool:
+        infer = infer_on(channel)
+
+        def ask(i: int) -> bool:
+            found = outputs_of(infer(infer_request(rows[i : i + 3]), timeout=TIMEOUT_S))["score"]
+            return bool(np.allclose(found, expected[i : i + 3], rtol=1e-5))
+
+        assert all(pool.map(ask, range(1000)))
+
+
+def test_a_full_queue_says_so_and_recovers(parked, rows):
+    huge = infer_request(np.tile(rows, (16, 1)))
+    with open_channel(parked) as channel:
+        infer = infer_on(channel)
+        codes = [call.code() for call in [infer.future(huge, timeout=TIMEOUT_S) for _ in range(12)]]
+        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert grpc.StatusCode.OK in codes
+        assert infer(infer_request(rows[:1]), timeout=TIMEOUT_S).outputs[0].name == "score"
+
+
+@pytest.mark.parametrize("server_name", ["native", "parked"])
+def test_a_cancelled_call_harms_nobody(request, detector, rows, server_name):
+    server = request.getfixturevalue(server_name)
+    with open_channel(server) as channel:
+        infer = infer_on(channel)
+        calls = [infer.future(infer_request(rows[i : i + 50]), timeout=TIMEOUT_S) for i in range(60)]
+        for call in calls[::2]:
+            call.cancel()
+        for i, call in enumerate(calls):
+            if i % 2:
+                found = outputs_of(call.result())["score"]
+                np.testing.assert_allclose(found, detector.score(rows[i : i + 50]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_messages_are_read(native, detector, rows, encoding):
+    with open_channel(native, compression=encoding) as channel:
+        response = infer_on(channel)(infer_request(rows[:100]), timeout=TIMEOUT_S)
+        np.testing.assert_allclose(outputs_of(response)["score"], detector.score(rows[:100]), rtol=1e-5)
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        explained = stub.Evaluate(
+            inference_pb2.EvaluateRequest(values=rows[0], explain_top=2), timeout=TIMEOUT_S
+        )
+        assert len(explained.contributions) == 2
+
+
+def test_a_bomb_is_refused(native, rows):
+    with open_channel(native, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(INFER)(bytes(5 << 20), timeout=TIMEOUT_S)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "decompressed" in caught.value.details()
+
+
+def test_a_batch_of_vectors_is_evaluated(native, detector, rows):
+    with open_channel(native) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for values in ({"values": rows[:50].ravel()}, {"raw_values": rows[:50].tobytes()}):
+            request = inference_pb2.EvaluateBatchRequest(id=9, rows=50, **values)
+            response = stub.EvaluateBatch(request, timeout=TIMEOUT_S)
+            assert (response.id, response.message) == (9, "")
+            np.testing.assert_allclose(response.scores, detector.score(rows[:50]), rtol=1e-5)
+            anomalies = [status == inference_pb2.ANOMALY for status in response.statuses]
+            assert anomalies == detector.predict(rows[:50]).tolist()
+        requests = (
+            inference_pb2.EvaluateBatchRequest(id=i, rows=1, raw_values=rows[i % 7 :][: i % 5 != 4].tobytes())
+            for i in range(50)
+        )
+        replies = list(stub.EvaluateStream(requests, timeout=TIMEOUT_S))
+        assert [reply.id for reply in replies] == list(range(50))
+        assert [bool(reply.message) for reply in replies] == [i % 5 == 4 for i in range(50)]
+
+
+def test_the_metrics_count_native_requests(native, rows):
+    def counted() -> float:
+        text = native.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
+        (line,) = (
+            line for line in text.splitlines() if line.startswith('datasentinel_rows_total{transport="grpc"}')
+        )
+        return float(line.split()[-1])
+
+    before = counted()
+    with open_channel(native) as channel:
+        infer_on(channel)(infer_request(rows[:123]), timeout=TIMEOUT_S)
+    assert counted() == before + 123
+
+
+def test_a_message_that_stops_half_way_ends_at_its_deadline(native):
+    """Speaks HTTP/2 by hand: a client library would end the call itself."""
+    headers = b"".join(
+        b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", b"/datasentinel.v1.InferenceService/Evaluate"),
+            (b":authority", b"x"),
+            (b"content-type", b"application/grpc"),
+            (b"grpc-timeout", b"100m"),
+        ]
+    )
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+        )
+
+    with native.connect("grpc") as sock:
+        opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+        sock.sendall(opening + frame(1, 4, 1, headers) + frame(0, 0, 1, b"\0\0\0\0\x22half"))
+        reader = sock.makefile("rb")
+        kinds = []
+        while not kinds or kinds[-1] != (1, 5):  # HEADERS that end the stream
+            head = reader.read(9)
+            assert len(head) == 9, kinds
+            reader.read(int.from_bytes(head[:3], "big"))
+            kinds.append((head[3], head[4]))
+
+
+def test_what_is_no_http2_is_hung_up_on(native):
+    with native.connect("grpc") as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100))
+        read_all(sock)
+
+
+def test_draining_answers_what_was_asked(start_server, detector, rows):
+    with start_server(*NATIVE, "--max-inline-us", "0") as server, open_channel(server) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        asked = threading.Event()
+        finish = threading.Event()
+
+        def requests():
+            yield inference_pb2.EvaluateBatchRequest(id=1, rows=1, values=rows[0])
+            asked.set()
+            finish.wait(TIMEOUT_S)
+            yield inference_pb2.EvaluateBatchRequest(id=2, rows=1, values=rows[1])
+
+        replies = stub.EvaluateStream(requests(), timeout=TIMEOUT_S)
+        assert next(replies).id == 1
+        assert asked.wait(TIMEOUT_S)
+        server.process.terminate()
+        server.wait_for_log("event=draining")
+        time.sleep(0.1)  # A call under way may go on.
+        finish.set()
+        assert next(replies).scores[0] == pytest.approx(detector.score(rows[1])[0], rel=1e-5)
+        assert server.process.wait(TIMEOUT_S) == 0
