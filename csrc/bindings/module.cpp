@@ -1,6 +1,7 @@
 // The Python face of the C++ core. Thin: it checks array layouts, releases the GIL around work, and turns
 // error codes into the classes of datasentinel.errors.
 
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -23,6 +24,10 @@
 #include <vector>
 
 #include "backends/all.h"
+#include "backends/fused/lowering.h"
+#include "backends/fused_cuda/nvrtc.h"
+#include "backends/fused_cuda/source.h"
+#include "backends/tensorrt/backend.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
 #include "core/model_table.h"
@@ -105,8 +110,8 @@ py::array_t<float> output_array(const py::object& out, std::span<const py::ssize
               "out must be a writeable, C-contiguous float32 array of shape (" + wanted + ")");
 }
 
-Model as_model(const std::string& name, std::string_view onnx) {
-  return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size()))};
+Model as_model(const std::string& name, std::string_view onnx, std::string_view sha256 = {}) {
+  return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size())), .sha256 = sha256};
 }
 
 // ------------------------------------------------------------------------------------------------ scoring
@@ -170,10 +175,13 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
                                    const std::string& backend, double threshold,
                                    std::vector<std::string> feature_names, int num_threads,
                                    const std::string& precision, std::vector<float> score_edges,
-                                   const Plan* plan, double plan_budget_s) {
+                                   const std::string& sha256, const EngineOptions* engine, const Plan* plan,
+                                   double plan_budget_s) {
   const py::gil_scoped_release release;
-  const SessionOptions options{.num_threads = num_threads, .precision = precision};
-  const Model model = as_model(name, onnx);
+  const SessionOptions options{.num_threads = num_threads,
+                               .precision = precision,
+                               .engine = engine == nullptr ? EngineOptions{} : *engine};
+  const Model model = as_model(name, onnx, sha256);
   auto loaded = std::make_unique<LoadedScorer>();
   std::shared_ptr<Session> session =
       backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
@@ -337,6 +345,29 @@ py::tuple shape_of(const onnx::ValueInfo& value) {
   py::tuple shape(value.dims.size());
   for (std::size_t i = 0; i < value.dims.size(); ++i) shape[i] = value.dims[i];
   return shape;
+}
+
+fused_cuda::Source cuda_source(std::string_view onnx, const std::string& name, std::size_t shared_bytes) {
+  const py::gil_scoped_release release;
+  return fused_cuda::generate(fused::lower(onnx::read_graph(as_model(name, onnx))), shared_bytes);
+}
+
+py::bytes compile_cuda(const std::string& source, int architecture, const std::string& library) {
+  Bytes code;
+  {
+    const py::gil_scoped_release release;
+    code = fused_cuda::Nvrtc(library).compile(source, architecture);
+  }
+  return {reinterpret_cast<const char*>(code.data()), code.size()};
+}
+
+py::dict as_dict(const fused_cuda::Kernel& kernel) {
+  py::dict result;
+  result["name"] = kernel.name;
+  result["rows"] = kernel.rows;
+  result["threads"] = kernel.threads;
+  result["shared_bytes"] = kernel.shared_bytes;
+  return result;
 }
 
 // --------------------------------------------------------------------------------------------------- roof
@@ -546,6 +577,7 @@ PYBIND11_MODULE(_native, module) {
     info["version"] = DATASENTINEL_VERSION;
     info["compiler"] = DATASENTINEL_COMPILER;
     info["build type"] = DATASENTINEL_BUILD_TYPE;
+    info["TensorRT headers"] = tensorrt_headers();
     info["pybind11"] =
         PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
     return info;
@@ -579,19 +611,50 @@ PYBIND11_MODULE(_native, module) {
       .def_readonly("outputs", &onnx::Graph::outputs);
   module.def("inspect_model", &inspect_model, py::arg("onnx"), py::kw_only(), py::arg("name"));
 
+  py::class_<fused_cuda::Source>(module, "CudaSource")
+      .def_readonly("text", &fused_cuda::Source::text)
+      .def_readonly("in_registers", &fused_cuda::Source::in_registers)
+      .def_property_readonly("constants",
+                             [](const fused_cuda::Source& self) {
+                               return py::array_t<float>(static_cast<py::ssize_t>(self.constants.size()),
+                                                         self.constants.data());
+                             })
+      .def_property_readonly("few", [](const fused_cuda::Source& self) { return as_dict(self.few); })
+      .def_property_readonly("bulk", [](const fused_cuda::Source& self) { return as_dict(self.bulk); });
+  module.def("cuda_source", &cuda_source, py::arg("onnx"), py::kw_only(), py::arg("name"),
+             py::arg("shared_bytes"));
+  module.def("compile_cuda", &compile_cuda, py::arg("source"), py::kw_only(), py::arg("architecture"),
+             py::arg("library"));
+
   py::class_<Plan>(module, "Plan")
       .def(py::init(&plan_of), py::kw_only(), py::arg("steps"), py::arg("timings"), py::arg("refusals"))
       .def_property_readonly("steps", &steps_of)
       .def_property_readonly("timings", &timings_of)
       .def_property_readonly("refusals", &refusals_of);
 
+  py::class_<EngineOptions>(module, "EngineOptions")
+      .def(py::init([](int optimization_level, std::size_t workspace_mib, std::size_t max_rows,
+                       bool hardware_compatible, bool version_compatible, const std::string& cache_dir,
+                       std::function<void(const std::string&, int, int)> progress) {
+             return EngineOptions{.optimization_level = optimization_level,
+                                  .workspace_mib = workspace_mib,
+                                  .max_rows = max_rows,
+                                  .hardware_compatible = hardware_compatible,
+                                  .version_compatible = version_compatible,
+                                  .cache_dir = cache_dir,
+                                  .progress = std::move(progress)};
+           }),
+           py::kw_only(), py::arg("optimization_level"), py::arg("workspace_mib"), py::arg("max_rows"),
+           py::arg("hardware_compatible"), py::arg("version_compatible"), py::arg("cache_dir"),
+           py::arg("progress") = nullptr);
+
   py::class_<Registry>(module, "Registry")
       .def(py::init(&registry_with), py::arg("libraries"))
       .def("status", &statuses)
       .def("load", &load, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
-           py::arg("score_edges") = std::vector<float>(), py::arg("plan") = nullptr,
-           py::arg("plan_budget_s") = 1.0);
+           py::arg("score_edges") = std::vector<float>(), py::arg("sha256") = "", py::arg("engine") = nullptr,
+           py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
 
   py::class_<LoadedScorer>(module, "Scorer")
       .def_property_readonly("input_dim", [](const LoadedScorer& self) { return self.scorer->input_dim(); })

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -42,11 +43,25 @@ struct BackendStatus {
 struct Model {
   std::string_view name;  ///< For messages: usually the file's path.
   std::span<const std::byte> onnx;
+  std::string_view sha256 = {};  ///< Its digest in hexadecimal; empty: nothing is cached for it.
+};
+
+/// How a backend that compiles a model for a device (an *engine*) is to do so.
+struct EngineOptions {
+  int optimization_level = 3;        ///< 0 to 5: the time spent on finding fast kernels.
+  std::size_t workspace_mib = 0;     ///< Most device memory that a layer may use; 0 leaves it to the library.
+  std::size_t max_rows = 8192;       ///< Largest batch of the engine; more rows go in several.
+  bool hardware_compatible = false;  ///< Runs on other GPUs of compute capability 8.0 or later, slower.
+  bool version_compatible = false;   ///< Runs with other minor versions of the library.
+  std::string cache_dir = {};        ///< Where engines are kept between runs; empty: nowhere.
+  /// Told of progress as (phase, step, steps), perhaps from other threads. Throwing ends the build.
+  std::function<void(const std::string&, int, int)> progress = {};
 };
 
 struct SessionOptions {
   int num_threads = 1;                ///< Threads that one call may use.
   std::string precision = "float32";  ///< Arithmetic asked for; a backend refuses what it cannot do.
+  EngineOptions engine = {};
 };
 
 /// Named facts about a session, in the order they should be shown.

@@ -49,6 +49,22 @@ class ModelInfo:
 def inspect_model(onnx: bytes, *, name: str) -> ModelInfo: ...
 
 @final
+class CudaSource:
+    @property
+    def text(self) -> str: ...
+    @property
+    def in_registers(self) -> bool: ...
+    @property
+    def constants(self) -> Float32Array: ...
+    @property
+    def few(self) -> dict[str, str | int]: ...
+    @property
+    def bulk(self) -> dict[str, str | int]: ...
+
+def cuda_source(onnx: bytes, *, name: str, shared_bytes: int) -> CudaSource: ...
+def compile_cuda(source: str, *, architecture: int, library: str) -> bytes: ...
+
+@final
 class Plan:
     def __init__(
         self,
@@ -65,6 +81,20 @@ class Plan:
     def refusals(self) -> list[tuple[str, str]]: ...
 
 @final
+class EngineOptions:
+    def __init__(
+        self,
+        *,
+        optimization_level: int,
+        workspace_mib: int,
+        max_rows: int,
+        hardware_compatible: bool,
+        version_compatible: bool,
+        cache_dir: str,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None: ...
+
+@final
 class Registry:
     def __init__(self, libraries: dict[str, tuple[str, str]]) -> None: ...
     def status(self) -> list[BackendStatus]: ...
@@ -79,6 +109,8 @@ class Registry:
         num_threads: int,
         precision: str,
         score_edges: Sequence[float] = (),
+        sha256: str = "",
+        engine: EngineOptions | None = None,
         plan: Plan | None = None,
         plan_budget_s: float = 1.0,
     ) -> Scorer: ...

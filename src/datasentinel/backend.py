@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
 from datasentinel.calibration import ScoreTable
-from datasentinel.errors import ArtifactError, InvalidInputError
+from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
+from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.types import BACKEND_NAMES
 
@@ -48,10 +49,13 @@ RestInference = _native.RestInference
 PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
+CudaSource = _native.CudaSource
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_PLAN_BUDGET_S = 1.0
+# What a block may use on compute capability 8.0, the least that is served; 9.0 and 10.0 offer 227 KiB.
+DEFAULT_SHARED_BYTES = 163 << 10
 ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
@@ -102,7 +106,13 @@ def find_onnxruntime_library() -> tuple[str, str]:
 
 @functools.cache
 def _registry() -> _native.Registry:
-    return _native.Registry({"onnxruntime": find_onnxruntime_library()})
+    return _native.Registry(
+        {
+            "onnxruntime": find_onnxruntime_library(),
+            "tensorrt": find_tensorrt(),
+            "fused-cuda": find_nvrtc(),
+        }
+    )
 
 
 def backends() -> list[BackendStatus]:
@@ -190,6 +200,61 @@ def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:
     return _native.inspect_model(onnx, name=name)
 
 
+def cuda_source(onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES) -> CudaSource:
+    """Generate the CUDA C++ kernel of a model, as the `fused-cuda` backend does. Needs no GPU.
+
+    Parameters
+    ----------
+    onnx : bytes
+        The serialised model.
+    name : str
+        What messages call it.
+    shared_bytes : int
+        Shared memory that a block of threads may use, in bytes.
+
+    Returns
+    -------
+    CudaSource
+        With `text`, the float32 array `constants` that the kernel reads, `in_registers`, and for the entry
+        points `few` and `bulk` their `name`, `rows`, `threads` and `shared_bytes`.
+
+    Raises
+    ------
+    ArtifactError
+        The bytes are not a sound ONNX model.
+    UnsupportedModelError
+        The model has an operator that cannot be lowered, or its layers are too wide.
+    """
+    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes)
+
+
+def compile_cuda(source: str, *, architecture: int) -> bytes:
+    """Compile CUDA C++ text with NVRTC. Needs no GPU.
+
+    Parameters
+    ----------
+    source : str
+    architecture : int
+        Compute capability without its dot, such as 90.
+
+    Returns
+    -------
+    bytes
+        A cubin.
+
+    Raises
+    ------
+    BackendUnavailableError
+        No NVRTC is installed.
+    BackendError
+        NVRTC refuses the text; its log is in the message.
+    """
+    library, problem = find_nvrtc()
+    if not library:
+        raise BackendUnavailableError(problem)
+    return _native.compile_cuda(source, architecture=architecture, library=library)
+
+
 def _check_signature(artifact: Artifact) -> None:
     """Compare the graph with what config.json promises, so that a mix-up fails at load, not at scoring."""
     model_path = artifact.directory / "model.onnx"
@@ -228,12 +293,13 @@ def load_p_values(artifact: Artifact) -> PValueTable | None:
     return PValueTable(scores=table.scores.tolist(), greater=table.greater.tolist(), rows=table.rows)
 
 
-def _plan_key(artifact: Artifact, num_threads: int, precision: str) -> PlanKey:
+def _plan_key(sha256: str, num_threads: int, precision: str, engine: EngineOptions) -> PlanKey:
     extension = Path(_native.__file__).stat()
     versions = [f"{status.name} {status.version}" for status in backends()]
     versions += [f"{extension.st_size}-{extension.st_mtime_ns}", os.environ.get("DATASENTINEL_ISA", "")]
+    versions += [repr(engine)]
     return PlanKey(
-        model_sha256=hashlib.sha256(artifact.onnx).hexdigest(),
+        model_sha256=sha256,
         cpu=f"{plan_cache.cpu_identity()} {' '.join(cpu_features())}",
         num_threads=num_threads,
         precision=precision,
@@ -270,6 +336,8 @@ def load_scorer(
     num_threads: int = 1,
     precision: str = "float32",
     plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
+    engine: EngineOptions | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Scorer:
     """Load an artifact's model into a backend.
 
@@ -286,6 +354,11 @@ def load_scorer(
     plan_budget_s : float
         For "auto": about how long measuring the backends may take when no plan for this model, machine and
         set of libraries is remembered. 0 takes the first backend that can run the model.
+    engine : EngineOptions, optional
+        How a backend that compiles models for a device is to do so.
+    on_progress : callable, optional
+        Called with (phase, step, steps) while an engine is built, perhaps from another thread; raising ends
+        the build.
 
     Returns
     -------
@@ -308,6 +381,8 @@ def load_scorer(
     if not 0 <= plan_budget_s < math.inf:
         raise InvalidInputError(f"plan_budget_s must be finite and not negative, got {plan_budget_s}")
     _check_signature(artifact)
+    engine = engine or EngineOptions()
+    sha256 = hashlib.sha256(artifact.onnx).hexdigest()
     table = ScoreTable.of_config(artifact.config)
     load = functools.partial(
         _registry().load,
@@ -319,7 +394,17 @@ def load_scorer(
         num_threads=num_threads,
         precision=precision,
         score_edges=table.histogram().edges.tolist() if table else [],
+        sha256=sha256,
+        engine=_native.EngineOptions(
+            optimization_level=engine.optimization_level,
+            workspace_mib=engine.workspace_mib,
+            max_rows=engine.max_rows,
+            hardware_compatible=engine.hardware_compatible,
+            version_compatible=engine.version_compatible,
+            cache_dir=str(plan_cache.cache_dir() / "engines"),
+            progress=on_progress,
+        ),
     )
     if backend != "auto" or plan_budget_s == 0:
         return load(plan_budget_s=plan_budget_s)
-    return _load_planned(load, _plan_key(artifact, num_threads, precision), plan_budget_s)
+    return _load_planned(load, _plan_key(sha256, num_threads, precision, engine), plan_budget_s)

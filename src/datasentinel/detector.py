@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from datasentinel.gpu import EngineOptions
     from datasentinel.reasons import Reason
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
@@ -76,7 +77,7 @@ class Detector:
     ----------
     artifact : Artifact
         The model and its configuration.
-    backend : {"auto", "onnxruntime", "tensorrt", "fused"}
+    backend : {"auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"}
         What runs the model. "auto" measures those that can and takes the fastest for each batch size; a named
         backend that cannot run is an error.
     num_threads : int
@@ -84,6 +85,8 @@ class Detector:
     plan_budget_s : float
         For "auto": about how long measuring the backends may take when no plan is remembered for this model
         and machine; 0 takes the first backend that can run the model.
+    engine : EngineOptions, optional
+        For backends that compile models for a device, such as "tensorrt".
 
     Examples
     --------
@@ -101,10 +104,11 @@ class Detector:
         backend: str = "auto",
         num_threads: int = 1,
         plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
+        engine: EngineOptions | None = None,
     ) -> None:
         self.artifact = artifact
         self.scorer: Scorer = load_scorer(
-            artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s
+            artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s, engine=engine
         )
         self._score = self.scorer.score
         self._p_values = load_p_values(artifact)
@@ -117,6 +121,7 @@ class Detector:
         backend: str = "auto",
         num_threads: int = 1,
         plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
+        engine: EngineOptions | None = None,
     ) -> Detector:
         """Load a detector from an artifact folder.
 
@@ -125,7 +130,7 @@ class Detector:
         path : path-like
             A folder with `model.onnx` and `config.json`, or a folder of `<name>/<version>/` ones that holds
             one model (its newest version is taken).
-        backend, num_threads, plan_budget_s
+        backend, num_threads, plan_budget_s, engine
             As for the class.
 
         Raises
@@ -137,7 +142,13 @@ class Detector:
         BackendUnavailableError, UnsupportedModelError, BackendError
             The backend cannot run here, or cannot run this model.
         """
-        return cls(load_artifact(path), backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s)
+        return cls(
+            load_artifact(path),
+            backend=backend,
+            num_threads=num_threads,
+            plan_budget_s=plan_budget_s,
+            engine=engine,
+        )
 
     @property
     def input_dim(self) -> int:

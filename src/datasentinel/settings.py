@@ -27,12 +27,16 @@ CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 _OTHER_VARIABLES = frozenset(
     {
         CONFIG_VARIABLE,
+        "DATASENTINEL_BUILD_TENSORRT",
         "DATASENTINEL_CACHE_DIR",
         "DATASENTINEL_ISA",
+        "DATASENTINEL_NVRTC_LIBRARY",
         "DATASENTINEL_ONNXRUNTIME_HEADER",
         "DATASENTINEL_ONNXRUNTIME_LIBRARY",
         "DATASENTINEL_PROTOCOL",
         "DATASENTINEL_SHARED_DATA",
+        "DATASENTINEL_TENSORRT_LIBRARY",
+        "DATASENTINEL_TENSORRT_OTHER_LIBRARY",
     }
 )
 # Kubernetes and Docker links set these in every container beside a service named "datasentinel".
@@ -87,6 +91,19 @@ class Settings:
         1.0, 'How long "auto" may measure the backends on a model that it has no plan for.', minimum=0
     )
     num_threads: int = _setting(1, "Threads that one scoring call may use.", minimum=1, maximum=1024)
+
+    engine_optimization_level: int = _setting(
+        3, "How long a GPU backend looks for fast kernels when it builds an engine.", minimum=0, maximum=5
+    )
+    engine_workspace_mib: int = _setting(
+        0,
+        "Most device memory a layer may use, in MiB; 0 leaves it to the library.",
+        minimum=0,
+        maximum=1 << 24,
+    )
+    engine_max_rows: int = _setting(
+        8192, "Largest batch of an engine; more rows go in several.", minimum=1, maximum=1 << 24
+    )
 
     host: str = _setting("127.0.0.1", "Address to listen on.")
     tcp: bool = _setting(True, "Serve the TCP line protocol.")

@@ -12,5 +12,12 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
-BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused"]
-BACKEND_NAMES: tuple[BackendName, ...] = ("auto", "onnxruntime", "tensorrt", "fused")
+BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"]
+BACKEND_NAMES: tuple[BackendName, ...] = (
+    "auto",
+    "onnxruntime",
+    "tensorrt",
+    "fused",
+    "fused-cuda",
+    "onnxruntime-cuda",
+)

@@ -18,16 +18,6 @@ std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-float to_float32(double value) {
-  const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
-  if (!std::isfinite(narrow)) {
-    throw Error(
-        ErrorCode::unsupported_model,
-        "the fused backend cannot run this graph: its constants, combined, leave the range of float32");
-  }
-  return narrow;
-}
-
 /// Sizes of `count` columns cut into the fewest panels of at most `widest`, as even as possible. The kernels
 /// cut in the same way.
 std::vector<std::size_t> panels_of(std::size_t count, std::size_t widest) {
@@ -126,6 +116,16 @@ Places place(Arena& arena, const Instruction& instruction, const Geometry& geome
 }
 
 }  // namespace
+
+float to_float32(double value) {
+  const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
+  if (!std::isfinite(narrow)) {
+    throw Error(
+        ErrorCode::unsupported_model,
+        "the fused backend cannot run this graph: its constants, combined, leave the range of float32");
+  }
+  return narrow;
+}
 
 AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
   if (size == 0) return;

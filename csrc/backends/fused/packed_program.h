@@ -27,6 +27,9 @@ class AlignedFloats {
   std::size_t size_ = 0;
 };
 
+/// Throws Error{unsupported_model} when a folded constant leaves the range of float32.
+[[nodiscard]] float to_float32(double value);
+
 /// A program in the form the kernels of one instruction set run: weights packed in float32, every value given
 /// its place in the frame. Immutable, so any number of threads may run it.
 class PackedProgram {

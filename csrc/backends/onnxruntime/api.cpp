@@ -36,6 +36,15 @@ Api::Api(const std::string& library_path) : library_(library_path) {
 #undef DATASENTINEL_ORT_LOAD
 }
 
+std::vector<std::string> Api::providers() const {
+  char** names = nullptr;
+  int count = 0;
+  check(GetAvailableProviders(&names, &count), "asking for the execution providers");
+  const std::vector<std::string> result(names, names + count);
+  check(ReleaseAvailableProviders(names, count), "asking for the execution providers");
+  return result;
+}
+
 void Api::check(OrtStatus* status, const std::string& what) const {
   if (status == nullptr) return;
   const std::string text = GetErrorMessage(status);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/dynamic_library.h"
 
@@ -24,6 +25,7 @@ struct OrtTypeInfo;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtSessionOptions;
 struct OrtAllocator;
+struct OrtCUDAProviderOptionsV2;
 
 /// The table version asked for. Any ONNX Runtime from 1.20 on provides it.
 inline constexpr std::uint32_t kApiVersion = 20;
@@ -73,7 +75,15 @@ inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
   X(96, ReleaseValue, void, OrtValue*)                                                                        \
   X(98, ReleaseTypeInfo, void, OrtTypeInfo*)                                                                  \
   X(100, ReleaseSessionOptions, void, OrtSessionOptions*)                                                     \
-  X(130, AddSessionConfigEntry, OrtStatus*, OrtSessionOptions*, const char*, const char*)
+  X(125, GetAvailableProviders, OrtStatus*, char***, int*)                                                    \
+  X(126, ReleaseAvailableProviders, OrtStatus*, char**, int)                                                  \
+  X(130, AddSessionConfigEntry, OrtStatus*, OrtSessionOptions*, const char*, const char*)                     \
+  X(204, SessionOptionsAppendExecutionProvider_CUDA_V2, OrtStatus*, OrtSessionOptions*,                       \
+    const OrtCUDAProviderOptionsV2*)                                                                          \
+  X(205, CreateCUDAProviderOptions, OrtStatus*, OrtCUDAProviderOptionsV2**)                                   \
+  X(206, UpdateCUDAProviderOptions, OrtStatus*, OrtCUDAProviderOptionsV2*, const char* const*,                \
+    const char* const*, std::size_t)                                                                          \
+  X(208, ReleaseCUDAProviderOptions, void, OrtCUDAProviderOptionsV2*)
 // clang-format on
 
 /// The entry points, typed, out of one opened library. Immutable after construction, so thread-safe.
@@ -84,6 +94,9 @@ class Api {
 
   /// Turns a failed status into an Error carrying ONNX Runtime's own words. `what` says what was tried.
   void check(OrtStatus* status, const std::string& what) const;
+
+  /// The execution providers that this library was built with. Whether one loads shows only when it is used.
+  [[nodiscard]] std::vector<std::string> providers() const;
 
   [[nodiscard]] const std::string& version() const noexcept { return version_; }
   [[nodiscard]] const std::string& library_path() const noexcept { return library_.path(); }
@@ -134,6 +147,7 @@ using MemoryInfo = Handle<OrtMemoryInfo, &Api::ReleaseMemoryInfo>;
 using OrtSessionHandle = Handle<OrtSession, &Api::ReleaseSession>;
 using Value = Handle<OrtValue, &Api::ReleaseValue>;
 using TypeInfo = Handle<OrtTypeInfo, &Api::ReleaseTypeInfo>;
+using CudaOptions = Handle<OrtCUDAProviderOptionsV2, &Api::ReleaseCUDAProviderOptions>;
 using SessionOptionsHandle = Handle<OrtSessionOptions, &Api::ReleaseSessionOptions>;
 
 }  // namespace datasentinel::onnxruntime

@@ -1,7 +1,10 @@
 #include "backends/onnxruntime/backend.h"
 
+#include <algorithm>
 #include <mutex>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "backends/onnxruntime/session.h"
 #include "core/error.h"
@@ -9,11 +12,16 @@
 namespace datasentinel {
 namespace {
 
+using onnxruntime::Provider;
+using onnxruntime::to_string;
+
 class OnnxRuntimeBackend final : public Backend {
  public:
-  explicit OnnxRuntimeBackend(LibraryHint hint) : hint_(std::move(hint)) {}
+  OnnxRuntimeBackend(LibraryHint hint, Provider provider) : hint_(std::move(hint)), provider_(provider) {}
 
-  [[nodiscard]] std::string_view name() const noexcept override { return "onnxruntime"; }
+  [[nodiscard]] std::string_view name() const noexcept override {
+    return provider_ == Provider::cuda ? "onnxruntime-cuda" : "onnxruntime";
+  }
 
   [[nodiscard]] BackendStatus status() override {
     try {
@@ -31,7 +39,7 @@ class OnnxRuntimeBackend final : public Backend {
   }
 
   [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
-    return std::make_unique<onnxruntime::OnnxRuntimeSession>(open(), model, options);
+    return std::make_unique<onnxruntime::OnnxRuntimeSession>(open(), model, options, provider_);
   }
 
  private:
@@ -39,12 +47,28 @@ class OnnxRuntimeBackend final : public Backend {
     const std::lock_guard lock(mutex_);
     if (runtime_ == nullptr) {
       if (hint_.path.empty()) throw Error(ErrorCode::unavailable, hint_.problem);
-      runtime_ = std::make_shared<onnxruntime::Runtime>(hint_.path);
+      const auto runtime = std::make_shared<onnxruntime::Runtime>(hint_.path);
+      if (provider_ == Provider::cuda) check_cuda(*runtime);
+      runtime_ = runtime;
     }
     return runtime_;
   }
 
+  /// onnxruntime-gpu lists CUDA also where it cannot be loaded, so it is loaded here.
+  static void check_cuda(const onnxruntime::Runtime& runtime) {
+    const std::vector<std::string> providers = runtime.api.providers();
+    if (std::find(providers.begin(), providers.end(), to_string(Provider::cuda)) == providers.end()) {
+      throw Error(ErrorCode::unavailable, "'" + runtime.api.library_path() +
+                                              "' was built without CUDA; install onnxruntime-gpu in place of "
+                                              "onnxruntime");
+    }
+    onnxruntime::SessionOptionsHandle options(runtime.api);
+    runtime.api.check(runtime.api.CreateSessionOptions(options.out()), "asking for CUDA");
+    runtime.add_cuda(options.get());
+  }
+
   const LibraryHint hint_;
+  const Provider provider_;
   std::mutex mutex_;
   std::shared_ptr<onnxruntime::Runtime> runtime_;
 };
@@ -52,7 +76,11 @@ class OnnxRuntimeBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_onnxruntime_backend(LibraryHint library) {
-  return std::make_unique<OnnxRuntimeBackend>(std::move(library));
+  return std::make_unique<OnnxRuntimeBackend>(std::move(library), Provider::cpu);
+}
+
+std::unique_ptr<Backend> make_onnxruntime_cuda_backend(LibraryHint library) {
+  return std::make_unique<OnnxRuntimeBackend>(std::move(library), Provider::cuda);
 }
 
 }  // namespace datasentinel

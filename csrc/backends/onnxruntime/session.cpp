@@ -19,9 +19,25 @@ Runtime::Runtime(const std::string& library_path) : api(library_path), env(api),
   api.check(api.CreateCpuMemoryInfo(kAllocatorDevice, kMemTypeDefault, cpu.out()), "describing CPU memory");
 }
 
+void Runtime::add_cuda(OrtSessionOptions* options) const {
+  CudaOptions cuda(api);
+  try {
+    api.check(api.CreateCUDAProviderOptions(cuda.out()), "asking for CUDA");
+    // TF32 would leave 10 bits of a float32 layer's mantissa, where float32 is what was asked for.
+    const char* key = "use_tf32";
+    const char* value = "0";
+    api.check(api.UpdateCUDAProviderOptions(cuda.get(), &key, &value, 1), "asking for CUDA");
+    api.check(api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda.get()),
+              "loading CUDA's provider");
+  } catch (const Error& error) {
+    throw Error(ErrorCode::unavailable, error.what(), error.vendor_text());
+  }
+}
+
 OnnxRuntimeSession::OnnxRuntimeSession(std::shared_ptr<Runtime> runtime, const Model& model,
-                                       const SessionOptions& options)
+                                       const SessionOptions& options, Provider provider)
     : runtime_(std::move(runtime)),
+      provider_(provider),
       session_(runtime_->api),
       num_threads_(options.num_threads),
       lanes_([] { return std::make_unique<Lane>(); }) {
@@ -40,6 +56,11 @@ OnnxRuntimeSession::OnnxRuntimeSession(std::shared_ptr<Runtime> runtime, const M
   // A spinning pool burns a core that the server's event loop needs.
   api.check(api.AddSessionConfigEntry(session_options.get(), "session.intra_op.allow_spinning", "0"), what);
   api.check(api.AddSessionConfigEntry(session_options.get(), "session.inter_op.allow_spinning", "0"), what);
+  if (provider_ == Provider::cuda) {
+    // Without this, nodes that CUDA does not take would run on the CPU, and nobody would be told.
+    api.check(api.AddSessionConfigEntry(session_options.get(), "session.disable_cpu_ep_fallback", "1"), what);
+    runtime_->add_cuda(session_options.get());
+  }
   api.check(api.CreateSessionFromArray(runtime_->env.get(), model.onnx.data(), model.onnx.size(),
                                        session_options.get(), session_.out()),
             what);
@@ -200,7 +221,7 @@ void OnnxRuntimeSession::run(ConstRows rows, Outputs outputs) {
 Facts OnnxRuntimeSession::facts() const {
   return {{"onnxruntime", runtime_->api.version()},
           {"library", runtime_->api.library_path()},
-          {"execution provider", "CPUExecutionProvider"},
+          {"execution provider", to_string(provider_)},
           {"threads", std::to_string(num_threads_)},
           {"score", score_name_.empty() ? "mean squared error, by the core" : "in the graph"}};
 }

@@ -12,6 +12,13 @@
 
 namespace datasentinel::onnxruntime {
 
+/// Where ONNX Runtime runs a graph.
+enum class Provider { cpu, cuda };
+
+[[nodiscard]] constexpr const char* to_string(Provider provider) noexcept {
+  return provider == Provider::cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+}
+
 /// What one library offers to all sessions: its entry points, its environment and the CPU memory tag.
 struct Runtime {
   explicit Runtime(const std::string& library_path);
@@ -19,16 +26,23 @@ struct Runtime {
   Api api;
   Env env;
   MemoryInfo cpu;
+
+  /// Adds CUDA to `options`. Throws Error{unavailable} with ONNX Runtime's words when it cannot be loaded: a
+  /// missing library of NVIDIA's, say.
+  void add_cuda(OrtSessionOptions* options) const;
 };
 
 /// A model loaded by ONNX Runtime. Inputs and outputs are bound to the caller's memory. Thread-safe.
 class OnnxRuntimeSession final : public Session {
  public:
-  OnnxRuntimeSession(std::shared_ptr<Runtime> runtime, const Model& model, const SessionOptions& options);
+  OnnxRuntimeSession(std::shared_ptr<Runtime> runtime, const Model& model, const SessionOptions& options,
+                     Provider provider);
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override;
-  [[nodiscard]] std::string_view backend() const noexcept override { return "onnxruntime"; }
+  [[nodiscard]] std::string_view backend() const noexcept override {
+    return provider_ == Provider::cuda ? "onnxruntime-cuda" : "onnxruntime";
+  }
   [[nodiscard]] Facts facts() const override;
 
  private:
@@ -61,6 +75,7 @@ class OnnxRuntimeSession final : public Session {
   void run_bound(Lane& lane, ConstRows rows, Outputs outputs) const;
 
   std::shared_ptr<Runtime> runtime_;
+  Provider provider_;
   OrtSessionHandle session_;
   std::size_t input_dim_ = 0;
   std::string input_name_;

@@ -4,7 +4,9 @@
 namespace datasentinel {
 namespace {
 
-constexpr const char* kReason = "the tensorrt backend is not built in this version of datasentinel";
+constexpr const char* kReason =
+    "this build of datasentinel has no tensorrt backend: " DATASENTINEL_TENSORRT_PROBLEM
+    "; docs/gpu.md says how to build it";
 
 class TensorRtUnavailable final : public Backend {
  public:
@@ -22,6 +24,10 @@ class TensorRtUnavailable final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_tensorrt_backend() { return std::make_unique<TensorRtUnavailable>(); }
+std::unique_ptr<Backend> make_tensorrt_backend(LibraryHint /*library*/) {
+  return std::make_unique<TensorRtUnavailable>();
+}
+
+const char* tensorrt_headers() noexcept { return "none"; }
 
 }  // namespace datasentinel

@@ -14,6 +14,7 @@ EXIT_FAILURE = 1
 
 _COMMANDS: dict[str, str] = {
     "train": "Train a detector on a CSV, Parquet or NumPy file.",
+    "export": "Write a trained model in a lower precision.",
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
     "health": "Ask the server on this machine whether it is ready.",
@@ -22,13 +23,14 @@ _COMMANDS: dict[str, str] = {
     "drift": "Tell whether data has moved away from what a model was calibrated on.",
     "import": "Make a model artifact of a foreign ONNX graph.",
     "produce": "Send samples to a server and summarise its replies.",
+    "build-engine": "Build a model's TensorRT engine ahead of time.",
     "bench": "Measure a model on this machine, or compare two results.",
     "info": "Show versions, backends and, given a model, what it is.",
     "demo": "Train, serve and produce on real data, in one go.",
 }
 
 # Where the module cannot have the command's name.
-_MODULES = {"import": "import_model"}
+_MODULES = {"import": "import_model", "build-engine": "build_engine"}
 
 
 class _LazyGroup(click.Group):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from datasentinel.artifact import load_artifact
 from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.datasets import open_data
 from datasentinel.errors import DataError
+from datasentinel.precisions import PRECISIONS
 from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
 
 if TYPE_CHECKING:
@@ -108,6 +110,13 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     help="Share of normal rows that may be called anomalies.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Of the network's layers in the exported model.",
+)
 def command(  # noqa: PLR0917 - click passes them by name
     data: Path,
     out: Path,
@@ -116,6 +125,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     header: bool | None,
     test_path: Path | None,
     report: Path | None,
+    precision: str,
     **settings: object,
 ) -> None:
     """Train a detector on the normal rows of DATA and write it as a model artifact.
@@ -152,6 +162,19 @@ def command(  # noqa: PLR0917 - click passes them by name
         training_facts={"data": data.name, "data_sha256": _digest(data), "seed": chosen.seed},
     )
     _summarise(result, exported)
+    if precision != "fp32":
+        from datasentinel.cli.export import report as report_precision
+        from datasentinel.export.precision import change_precision
+
+        rows, labels = (dataset.values, dataset.labels) if test is None else test
+        change = change_precision(
+            load_artifact(exported.directory),
+            precision,
+            exported.directory,
+            rows=rows.astype("float32"),
+            labels=None if labels is None else labels != 0,
+        )
+        report_precision(change)
     if report is not None:
         from datasentinel.training.report import write_report
 

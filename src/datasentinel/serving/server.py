@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
+from datasentinel.gpu import EngineOptions
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
@@ -163,6 +164,11 @@ def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
         backend=settings.backend,
         num_threads=settings.num_threads,
         plan_budget_s=settings.plan_budget_s,
+        engine=EngineOptions(
+            optimization_level=settings.engine_optimization_level,
+            workspace_mib=settings.engine_workspace_mib,
+            max_rows=settings.engine_max_rows,
+        ),
     )
     return ModelRepository(
         Path(settings.model),

@@ -1,0 +1,113 @@
+#include "backends/fused_cuda/backend.h"
+
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "backends/fused/lowering.h"
+#include "backends/fused_cuda/driver.h"
+#include "backends/fused_cuda/nvrtc.h"
+#include "backends/fused_cuda/session.h"
+#include "backends/fused_cuda/source.h"
+#include "core/engine_cache.h"
+#include "core/error.h"
+#include "onnx/graph.h"
+
+namespace datasentinel {
+namespace {
+
+constexpr const char* kDriverLibrary = "libcuda.so.1";
+
+class FusedCudaBackend final : public Backend {
+ public:
+  explicit FusedCudaBackend(LibraryHint nvrtc) : hint_(std::move(nvrtc)) {}
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "fused-cuda"; }
+
+  [[nodiscard]] BackendStatus status() override {
+    BackendStatus status{.availability = Availability::no_device, .detail = {}, .version = {}, .library = {}};
+    try {
+      static_cast<void>(driver());
+      status.availability = Availability::library_not_found;
+      const auto compiler = nvrtc();
+      status = {.availability = Availability::available,
+                .detail = {},
+                .version = "NVRTC " + compiler->version(),
+                .library = compiler->path()};
+    } catch (const Error& error) {
+      status.detail = error.what();
+    }
+    return status;
+  }
+
+  [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
+    if (options.precision != "float32") {
+      throw Error(ErrorCode::unsupported_model,
+                  "the fused-cuda backend computes in float32 only, not in " + options.precision);
+    }
+    const auto device = driver();
+    const auto compiler = nvrtc();
+    const onnx::Graph graph = onnx::read_graph(model);
+    try {
+      const fused::Program program = fused::lower(graph);
+      const fused_cuda::Source source = fused_cuda::generate(program, device->shared_bytes());
+      const EngineCache cache(options.engine.cache_dir);
+      EngineKey key;
+      key.add("kind", "fused-cuda")
+          .add("source", std::to_string(source.text.size()) + " " +
+                             checksum_text(std::as_bytes(std::span(source.text.data(), source.text.size()))))
+          .add("model sha256", std::string(model.sha256))
+          .add("NVRTC", compiler->version())
+          .add("GPU", device->device_name())
+          .add("compute capability", std::to_string(device->architecture()))
+          .add("driver", std::to_string(device->version()));
+      std::unique_ptr<Session> session;
+      const auto use = [&](std::span<const std::byte> cubin) {
+        session = std::make_unique<fused_cuda::CudaSession>(
+            device, source, Bytes(cubin.begin(), cubin.end()), program,
+            Facts{{"NVRTC", compiler->version()}, {"compiler", compiler->path()}});
+      };
+      use_stored_or_built(cache, key, use,
+                          [&] { return compiler->compile(source.text, device->architecture()); });
+      return session;
+    } catch (const Error& error) {
+      throw Error(error.code(), std::string(model.name) + ": " + error.what(), error.vendor_text());
+    }
+  }
+
+ private:
+  std::shared_ptr<const fused_cuda::Driver> driver() {
+    const std::lock_guard lock(mutex_);
+    if (driver_ == nullptr) {
+      try {
+        driver_ = std::make_shared<const fused_cuda::Driver>(kDriverLibrary);
+      } catch (const Error& error) {
+        throw Error(ErrorCode::unavailable, std::string("no NVIDIA driver: ") + error.what(),
+                    error.vendor_text());
+      }
+    }
+    return driver_;
+  }
+
+  std::shared_ptr<const fused_cuda::Nvrtc> nvrtc() {
+    const std::lock_guard lock(mutex_);
+    if (nvrtc_ == nullptr) {
+      if (hint_.path.empty()) throw Error(ErrorCode::unavailable, hint_.problem);
+      nvrtc_ = std::make_shared<const fused_cuda::Nvrtc>(hint_.path);
+    }
+    return nvrtc_;
+  }
+
+  const LibraryHint hint_;
+  std::mutex mutex_;
+  std::shared_ptr<const fused_cuda::Driver> driver_;
+  std::shared_ptr<const fused_cuda::Nvrtc> nvrtc_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_fused_cuda_backend(LibraryHint nvrtc) {
+  return std::make_unique<FusedCudaBackend>(std::move(nvrtc));
+}
+
+}  // namespace datasentinel

@@ -1,0 +1,76 @@
+#include "backends/fused_cuda/functions.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace datasentinel::fused_cuda {
+
+using fused::Function;
+
+// Comparisons are written so that NaN passes through: a row that overflows must not come out as normal.
+const char* const kPrelude = R"(#ifndef EXTERN_SHARED
+#define EXTERN_SHARED(name) extern __shared__ float name[]
+#endif
+#define INFINITE __int_as_float(0x7f800000)
+
+static __device__ __forceinline__ float smaller(float x, float y) { return x < y || x != x ? x : y; }
+static __device__ __forceinline__ float larger(float x, float y) { return x > y || x != x ? x : y; }
+static __device__ __forceinline__ float f_relu(float x) { return x < 0.0f ? 0.0f : x; }
+static __device__ __forceinline__ float f_leaky_relu(float x, float a) { return x < 0.0f ? a * x : x; }
+static __device__ __forceinline__ float f_elu(float x, float a, float b) { return x < 0.0f ? a * expm1f(x) : b * x; }
+static __device__ __forceinline__ float f_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static __device__ __forceinline__ float f_gelu(float x) {
+  return x < -14.5f ? 0.0f : 0.5f * x * erfcf(-0.70710678f * x);
+}
+static __device__ __forceinline__ float f_gelu_tanh(float x) {
+  return x < -20.0f ? 0.0f : x * f_sigmoid(1.5957691216f * fmaf(0.044715f * x * x, x, x));
+}
+static __device__ __forceinline__ float f_silu(float x) { return x < -120.0f ? 0.0f : x * f_sigmoid(x); }
+static __device__ __forceinline__ float f_clip(float x, float a, float b) {
+  const float y = x < a ? a : x;
+  return y > b ? b : y;
+}
+static __device__ __forceinline__ float f_softplus(float x) { return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))); }
+static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+
+)";
+
+std::string literal(float value) {
+  if (std::isinf(value)) return value > 0 ? "INFINITE" : "(-INFINITE)";
+  std::array<char, 48> text{};
+  std::snprintf(text.data(), text.size(), "%af", static_cast<double>(value));
+  return text.data();
+}
+
+std::string function_of(const fused::FunctionCall& call, const std::string& x) {
+  const std::string a = ", " + literal(call.a);
+  const std::string b = ", " + literal(call.b);
+  switch (call.function) {
+    case Function::identity: return x;
+    case Function::relu: return "f_relu(" + x + ")";
+    case Function::leaky_relu: return "f_leaky_relu(" + x + a + ")";
+    case Function::elu: return "f_elu(" + x + a + b + ")";
+    case Function::gelu: return "f_gelu(" + x + ")";
+    case Function::gelu_tanh: return "f_gelu_tanh(" + x + ")";
+    case Function::silu: return "f_silu(" + x + ")";
+    case Function::tanh: return "tanhf(" + x + ")";
+    case Function::sigmoid: return "f_sigmoid(" + x + ")";
+    case Function::hard_sigmoid: return "f_clip(fmaf(" + literal(call.a) + ", " + x + b + "), 0.0f, 1.0f)";
+    case Function::hard_swish: return "(" + x + ") * f_clip(fmaf(" + x + ", 1.0f / 6, 0.5f), 0.0f, 1.0f)";
+    case Function::softplus: return "f_softplus(" + x + ")";
+    case Function::softsign: return "(" + x + ") / (1.0f + fabsf(" + x + "))";
+    case Function::clip: return "f_clip(" + x + a + b + ")";
+    case Function::abs: return "fabsf(" + x + ")";
+    case Function::sign: return "f_sign(" + x + ")";
+    case Function::sqrt: return "sqrtf(" + x + ")";
+    case Function::log: return "logf(" + x + ")";
+    case Function::exp: return "expf(" + x + ")";
+    case Function::square: return "(" + x + ") * (" + x + ")";
+    case Function::reciprocal: return "1.0f / (" + x + ")";
+    case Function::erf: return "erff(" + x + ")";
+  }
+  return x;
+}
+
+}  // namespace datasentinel::fused_cuda

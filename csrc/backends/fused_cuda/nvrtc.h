@@ -1,0 +1,29 @@
+#pragma once
+
+#include <string>
+
+#include "core/dynamic_library.h"
+#include "core/engine_cache.h"
+
+namespace datasentinel::fused_cuda {
+
+/// NVRTC, the compiler that turns CUDA C++ text into code for a GPU. It needs no GPU. Its C API is small and
+/// stable, so the few functions used are declared here instead of needing its header at build time.
+class Nvrtc {
+ public:
+  /// Throws Error{unavailable} when the library does not load or is not NVRTC.
+  explicit Nvrtc(const std::string& path);
+
+  /// Compiles `source` for one architecture, e.g. 90 for compute capability 9.0. Throws
+  /// Error{backend_failure} with the compiler's log.
+  [[nodiscard]] Bytes compile(const std::string& source, int architecture) const;
+
+  [[nodiscard]] const std::string& version() const noexcept { return version_; }
+  [[nodiscard]] const std::string& path() const noexcept { return library_.path(); }
+
+ private:
+  DynamicLibrary library_;
+  std::string version_;
+};
+
+}  // namespace datasentinel::fused_cuda

@@ -1,0 +1,184 @@
+#include "backends/fused_cuda/session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+
+namespace datasentinel::fused_cuda {
+namespace {
+
+// Large enough that a launch and two copies cost little beside the transfer, small enough that three of them
+// overlap on batches of a few thousand rows.
+constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
+// Below this the kernel reads the rows over the bus itself, which saves two copies' latencies.
+constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
+
+}  // namespace
+
+CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
+                         const fused::Program& program, Facts build_facts)
+    : driver_(std::move(driver)),
+      input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
+      has_output_(program.output >= 0),
+      has_contributions_(program.contributions >= 0),
+      in_registers_(source.in_registers),
+      build_facts_(std::move(build_facts)),
+      module_(*driver_),
+      constants_(*driver_),
+      chunk_rows_(std::max<std::size_t>(kChunkBytes / (input_dim_ * sizeof(float)), 1)),
+      lanes_([this] { return make_lane(); }) {
+  driver_->enter();
+  driver_->check(driver_->cuModuleLoadData(module_.out(), cubin.data()), "loading the kernel");
+  const std::size_t bytes = source.constants.size() * sizeof(float);
+  driver_->check(driver_->cuMemAlloc_v2(constants_.out(), bytes), "allocating the weights");
+  driver_->check(driver_->cuMemcpyHtoD_v2(constants_.get(), source.constants.data(), bytes),
+                 "copying the weights");
+  few_ = entry_point(source.few);
+  bulk_ = entry_point(source.bulk);
+}
+
+CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
+  EntryPoint entry{.kernel = kernel, .function = nullptr, .most_blocks = 1};
+  driver_->check(driver_->cuModuleGetFunction(&entry.function, module_.get(), kernel.name.c_str()),
+                 "finding the kernel");
+  driver_->check(driver_->cuFuncSetAttribute(entry.function, kFunctionSharedBytes,
+                                             static_cast<int>(kernel.shared_bytes)),
+                 "reserving shared memory");
+  int blocks = 0;
+  driver_->check(driver_->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry.function, kernel.threads,
+                                                                      kernel.shared_bytes),
+                 "asking how many blocks fit");
+  entry.most_blocks = static_cast<unsigned>(std::max(blocks, 1) * std::max(driver_->multiprocessors(), 1));
+  return entry;
+}
+
+std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
+  driver_->enter();
+  auto lane = std::make_unique<Lane>();
+  const auto allocate = [&](Buffer& buffer, bool exists, std::size_t columns) {
+    if (!exists) return;
+    const std::size_t bytes = chunk_rows_ * columns * sizeof(float);
+    buffer.host = PinnedMemory(*driver_);
+    driver_->check(driver_->cuMemHostAlloc(buffer.host.out(), bytes, 0), "allocating page-locked memory");
+    driver_->check(driver_->cuMemHostGetDevicePointer_v2(&buffer.mapped, buffer.host.get(), 0),
+                   "mapping memory");
+    buffer.device = DeviceMemory(*driver_);
+    driver_->check(driver_->cuMemAlloc_v2(buffer.device.out(), bytes), "allocating device memory");
+  };
+  for (Slot& slot : lane->slots) {
+    slot.stream = Stream(*driver_);
+    driver_->check(driver_->cuStreamCreate(slot.stream.out(), kStreamNonBlocking), "making a stream");
+    allocate(slot.input, true, input_dim_);
+    allocate(slot.scores, true, 1);
+    allocate(slot.output, has_output_, input_dim_);
+    allocate(slot.contributions, has_contributions_, input_dim_);
+  }
+  return lane;
+}
+
+void CudaSession::launch(const EntryPoint& entry, Slot& slot, Outputs wanted, bool mapped) const {
+  const auto address = [mapped](const Buffer& buffer, bool is_wanted) -> DeviceAddress {
+    if (!is_wanted) return 0;
+    return mapped ? buffer.mapped : buffer.device.get();
+  };
+  DeviceAddress input = address(slot.input, true);
+  auto rows = static_cast<long long>(slot.rows);
+  DeviceAddress constants = constants_.get();
+  DeviceAddress scores = address(slot.scores, wanted.scores != nullptr);
+  DeviceAddress output = address(slot.output, wanted.reconstructions != nullptr);
+  DeviceAddress contributions = address(slot.contributions, wanted.contributions != nullptr);
+  std::array<void*, 6> arguments{&input, &rows, &constants, &scores, &output, &contributions};
+  const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
+  const auto blocks = static_cast<unsigned>(
+      std::min<std::size_t>((slot.rows + block_rows - 1) / block_rows, entry.most_blocks));
+  driver_->check(
+      driver_->cuLaunchKernel(entry.function, blocks, 1, 1, static_cast<unsigned>(entry.kernel.threads), 1, 1,
+                              static_cast<unsigned>(entry.kernel.shared_bytes), slot.stream.get(),
+                              arguments.data(), nullptr),
+      "launching the kernel");
+}
+
+void CudaSession::start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count,
+                        Outputs wanted) const {
+  const std::size_t bytes = count * input_dim_ * sizeof(float);
+  slot.first = first;
+  slot.rows = count;
+  std::memcpy(slot.input.rows(), rows.row(first), bytes);
+  const EntryPoint& entry = count <= static_cast<std::size_t>(few_.kernel.rows) ? few_ : bulk_;
+  if (bytes <= kMappedBytes) {
+    launch(entry, slot, wanted, true);
+    return;
+  }
+  driver_->check(
+      driver_->cuMemcpyHtoDAsync_v2(slot.input.device.get(), slot.input.host.get(), bytes, slot.stream.get()),
+      "copying rows to the device");
+  launch(entry, slot, wanted, false);
+  const auto fetch = [&](const float* target, const Buffer& buffer, std::size_t columns) {
+    if (target == nullptr) return;
+    driver_->check(driver_->cuMemcpyDtoHAsync_v2(buffer.host.get(), buffer.device.get(),
+                                                 count * columns * sizeof(float), slot.stream.get()),
+                   "copying results from the device");
+  };
+  fetch(wanted.scores, slot.scores, 1);
+  fetch(wanted.reconstructions, slot.output, input_dim_);
+  fetch(wanted.contributions, slot.contributions, input_dim_);
+}
+
+void CudaSession::finish(Slot& slot, Outputs outputs) const {
+  if (slot.rows == 0) return;
+  driver_->check(driver_->cuStreamSynchronize(slot.stream.get()), "running the kernel");
+  const auto deliver = [&](float* target, const Buffer& buffer, std::size_t columns) {
+    if (target != nullptr) {
+      std::memcpy(target + slot.first * columns, buffer.rows(), slot.rows * columns * sizeof(float));
+    }
+  };
+  deliver(outputs.scores, slot.scores, 1);
+  deliver(outputs.reconstructions, slot.output, input_dim_);
+  deliver(outputs.contributions, slot.contributions, input_dim_);
+  slot.rows = 0;
+}
+
+void CudaSession::run(ConstRows rows, Outputs outputs) {
+  if (outputs.reconstructions != nullptr && !has_output_) {
+    throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
+  }
+  if (outputs.contributions != nullptr && !has_contributions_) {
+    throw Error(ErrorCode::unsupported_model,
+                "this model does not explain its scores; it has no output 'contributions'");
+  }
+  // An error of CUDA is sticky: the context it happened in never works again.
+  if (failed_.load(std::memory_order_relaxed)) {
+    throw Error(ErrorCode::backend_failure, "fused-cuda: this session failed before; load the model again");
+  }
+  try {
+    const auto lane = lanes_.borrow();
+    driver_->enter();
+    std::size_t turn = 0;
+    for (std::size_t first = 0; first < rows.rows; first += chunk_rows_) {
+      Slot& slot = lane->slots[turn++ % kSlots];
+      finish(slot, outputs);
+      start(slot, rows, first, std::min(chunk_rows_, rows.rows - first), outputs);
+    }
+    for (std::size_t i = 0; i < kSlots; ++i) finish(lane->slots[turn++ % kSlots], outputs);
+  } catch (const Error&) {
+    failed_.store(true, std::memory_order_relaxed);
+    throw;
+  }
+}
+
+Facts CudaSession::facts() const {
+  Facts facts{{"device", driver_->device_name() + ", compute capability " +
+                             std::to_string(driver_->architecture() / 10) + "." +
+                             std::to_string(driver_->architecture() % 10)},
+              {"driver", std::to_string(driver_->version())},
+              {"precision", "float32"},
+              {"values of a row", in_registers_ ? "in registers" : "in shared memory"},
+              {"rows per block", std::to_string(bulk_.kernel.rows)},
+              {"rows per chunk", std::to_string(chunk_rows_)}};
+  facts.insert(facts.end(), build_facts_.begin(), build_facts_.end());
+  return facts;
+}
+
+}  // namespace datasentinel::fused_cuda

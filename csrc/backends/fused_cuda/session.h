@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "backends/fused_cuda/driver.h"
+#include "backends/fused_cuda/source.h"
+#include "core/backend.h"
+#include "core/engine_cache.h"
+#include "core/pool.h"
+
+namespace datasentinel::fused_cuda {
+
+/// A generated kernel, loaded on one device with its constants. Thread-safe.
+///
+/// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
+/// nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap another's
+/// work.
+class CudaSession final : public Session {
+ public:
+  CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
+              const fused::Program& program, Facts build_facts);
+  ~CudaSession() override { driver_->enter_if_possible(); }
+
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
+  void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
+  [[nodiscard]] Facts facts() const override;
+
+ private:
+  struct EntryPoint {
+    Kernel kernel;
+    void* function = nullptr;
+    unsigned most_blocks = 1;  ///< As many as the device runs at a time; each takes further rows in turn.
+  };
+
+  /// Memory for one matrix of a chunk, on both sides.
+  struct Buffer {
+    PinnedMemory host;
+    DeviceAddress mapped = 0;  ///< The host memory as the device addresses it.
+    DeviceMemory device;
+    [[nodiscard]] float* rows() const noexcept { return static_cast<float*>(host.get()); }
+  };
+
+  /// One chunk in flight.
+  struct Slot {
+    Stream stream;
+    Buffer input, scores, output, contributions;
+    std::size_t first = 0;
+    std::size_t rows = 0;  ///< 0: nothing in flight.
+  };
+
+  static constexpr std::size_t kSlots = 3;
+  struct Lane {
+    std::array<Slot, kSlots> slots;
+  };
+
+  [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
+  [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
+  void launch(const EntryPoint& entry, Slot& slot, Outputs wanted, bool mapped) const;
+  void start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count, Outputs wanted) const;
+  void finish(Slot& slot, Outputs outputs) const;
+
+  std::shared_ptr<const Driver> driver_;
+  std::size_t input_dim_;
+  bool has_output_, has_contributions_;
+  bool in_registers_;
+  Facts build_facts_;
+  Module module_;
+  DeviceMemory constants_;
+  EntryPoint few_, bulk_;
+  std::size_t chunk_rows_;
+  std::atomic<bool> failed_{false};
+  Pool<Lane> lanes_;
+};
+
+}  // namespace datasentinel::fused_cuda

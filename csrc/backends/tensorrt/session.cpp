@@ -1,0 +1,196 @@
+#include "backends/tensorrt/session.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+
+namespace datasentinel::tensorrt {
+namespace {
+
+std::size_t bucket_of(std::size_t rows) { return static_cast<std::size_t>(std::bit_width(rows - 1)); }
+
+}  // namespace
+
+TensorRtSession::TensorRtSession(std::shared_ptr<const Engine> engine, Device device, Facts build_facts)
+    : engine_(std::move(engine)),
+      device_(std::move(device)),
+      build_facts_(std::move(build_facts)),
+      lanes_([this] { return make_lane(); }) {}
+
+void TensorRtSession::fail(const char* what) const {
+  const std::string text = engine_->library().logger().take_errors();
+  throw Error(ErrorCode::backend_failure, std::string("tensorrt: ") + what + ": " + text, text);
+}
+
+std::unique_ptr<TensorRtSession::Lane> TensorRtSession::make_lane() const {
+  check(cudaSetDevice(device_.index), "choosing the device");
+  auto lane = std::make_unique<Lane>();
+  lane->stream = make_stream();
+  lane->scratch = make_device_memory(static_cast<std::size_t>(engine_->scratch_bytes()));
+  const auto allocate = [&](Buffer& buffer, bool exists, std::size_t columns) {
+    if (!exists) return;
+    buffer.columns = columns;
+    buffer.host = make_pinned_memory(buffer.bytes(engine_->max_rows()));
+    buffer.device = make_device_memory(buffer.bytes(engine_->max_rows()));
+  };
+  allocate(lane->input, true, engine_->input_dim());
+  allocate(lane->score, !engine_->score().empty(), 1);
+  allocate(lane->reconstruction, !engine_->reconstruction().empty(), engine_->input_dim());
+  allocate(lane->contributions, !engine_->contributions().empty(), engine_->input_dim());
+  lane->buckets.resize(bucket_of(engine_->max_rows()) + 1);
+  return lane;
+}
+
+TensorRtSession::Bucket& TensorRtSession::prepare(Lane& lane, std::size_t index) const {
+  Bucket& bucket = lane.buckets[index];
+  if (bucket.context != nullptr) return bucket;
+  const std::size_t rows = std::min(std::size_t{1} << index, engine_->max_rows());
+  auto context = engine_->make_context();
+  context->setDeviceMemoryV2(lane.scratch.get(), engine_->scratch_bytes());
+  if (!context->setOptimizationProfileAsync(engine_->profile_for(rows), lane.stream.get())) {
+    fail("choosing a profile");
+  }
+  check(cudaStreamSynchronize(lane.stream.get()), "choosing a profile");
+  nvinfer1::Dims shape{};
+  shape.nbDims = 2;
+  shape.d[0] = static_cast<std::int64_t>(rows);
+  shape.d[1] = static_cast<std::int64_t>(engine_->input_dim());
+  if (!context->setInputShape(engine_->input().c_str(), shape)) fail("setting the batch size");
+  const auto bind = [&](const std::string& name, const Buffer& buffer) {
+    if (!name.empty() && !context->setTensorAddress(name.c_str(), buffer.device.get()))
+      fail("binding memory");
+  };
+  bind(engine_->input(), lane.input);
+  bind(engine_->score(), lane.score);
+  bind(engine_->reconstruction(), lane.reconstruction);
+  bind(engine_->contributions(), lane.contributions);
+  bucket.context = std::move(context);
+  return bucket;
+}
+
+void TensorRtSession::enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const {
+  cudaStream_t stream = lane.stream.get();
+  check(cudaMemcpyAsync(lane.input.device.get(), lane.input.host.get(), lane.input.bytes(rows),
+                        cudaMemcpyHostToDevice, stream),
+        "copying rows to the device");
+  if (!bucket.context->enqueueV3(stream)) fail("running the engine");
+  const auto fetch = [&](const Buffer& buffer, unsigned bit) {
+    if ((wanted & bit) == 0) return;
+    check(cudaMemcpyAsync(buffer.host.get(), buffer.device.get(), buffer.bytes(rows), cudaMemcpyDeviceToHost,
+                          stream),
+          "copying results from the device");
+  };
+  fetch(lane.score, kScore);
+  fetch(lane.reconstruction, kReconstruction);
+  fetch(lane.contributions, kContributions);
+}
+
+void TensorRtSession::capture(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const {
+  cudaStream_t stream = lane.stream.get();
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a CUDA graph");
+  bool enqueued = true;
+  try {
+    enqueue(lane, bucket, rows, wanted);
+  } catch (const Error&) {
+    enqueued = false;
+  }
+  Graph graph;
+  const bool ended = cudaStreamEndCapture(stream, graph.out()) == cudaSuccess;
+  const bool captured =
+      enqueued && ended && cudaGraphInstantiate(bucket.graphs[wanted].out(), graph.get(), 0) == cudaSuccess;
+  if (captured) return;
+  // Some engines cannot be captured (say, when a shape depends on data); they run call by call.
+  bucket.graphs[wanted].reset();
+  bucket.capturable = false;
+  static_cast<void>(cudaGetLastError());
+  static_cast<void>(engine_->library().logger().take_errors());
+}
+
+void TensorRtSession::run_chunk(Lane& lane, ConstRows rows, Outputs outputs) const {
+  const bool score_by_us = outputs.scores != nullptr && lane.score.columns == 0;
+  const bool contributions_by_us = outputs.contributions != nullptr && lane.contributions.columns == 0;
+  const bool need_reconstruction = outputs.reconstructions != nullptr || score_by_us || contributions_by_us;
+  const unsigned wanted = (outputs.scores != nullptr && !score_by_us ? kScore : 0U) |
+                          (need_reconstruction ? kReconstruction : 0U) |
+                          (outputs.contributions != nullptr && !contributions_by_us ? kContributions : 0U);
+
+  const std::size_t index = bucket_of(rows.rows);
+  const std::size_t padded = std::min(std::size_t{1} << index, engine_->max_rows());
+  Bucket& bucket = prepare(lane, index);
+  std::memcpy(lane.input.rows(), rows.data, rows.size() * sizeof(float));
+  if (bucket.graphs[wanted].get() != nullptr) {
+    check(cudaGraphLaunch(bucket.graphs[wanted].get(), lane.stream.get()), "launching a CUDA graph");
+    check(cudaStreamSynchronize(lane.stream.get()), "running the engine");
+  } else {
+    // TensorRT sets itself up in the first run of a context, which must not be captured.
+    enqueue(lane, bucket, padded, wanted);
+    check(cudaStreamSynchronize(lane.stream.get()), "running the engine");
+    if (bucket.capturable) capture(lane, bucket, padded, wanted);
+  }
+
+  const auto deliver = [&](float* target, const Buffer& buffer) {
+    if (target != nullptr) std::memcpy(target, buffer.rows(), buffer.bytes(rows.rows));
+  };
+  if (score_by_us) {
+    mean_squared_error(rows, lane.reconstruction.rows(), outputs.scores);
+  } else {
+    deliver(outputs.scores, lane.score);
+  }
+  deliver(outputs.reconstructions, lane.reconstruction);
+  if (contributions_by_us) {
+    squared_error_contributions(rows, lane.reconstruction.rows(), outputs.contributions);
+  } else {
+    deliver(outputs.contributions, lane.contributions);
+  }
+}
+
+void TensorRtSession::run(ConstRows rows, Outputs outputs) {
+  if (outputs.reconstructions != nullptr && engine_->reconstruction().empty()) {
+    throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
+  }
+  if (outputs.contributions != nullptr && engine_->contributions().empty() && !engine_->score().empty()) {
+    throw Error(ErrorCode::unsupported_model,
+                "this model does not explain its scores; it has no output 'contributions'");
+  }
+  // An error of CUDA is sticky: the context it happened in never works again.
+  if (failed_.load(std::memory_order_relaxed)) {
+    throw Error(ErrorCode::backend_failure, "tensorrt: this session failed before; load the model again");
+  }
+  try {
+    const auto lane = lanes_.borrow();
+    // The current device is a setting of the thread, and any thread may call.
+    check(cudaSetDevice(device_.index), "choosing the device");
+    const std::size_t columns = rows.columns;
+    const auto from = [](float* target, std::size_t offset) {
+      return target == nullptr ? nullptr : target + offset;
+    };
+    for (std::size_t first = 0; first < rows.rows; first += engine_->max_rows()) {
+      const std::size_t count = std::min(engine_->max_rows(), rows.rows - first);
+      run_chunk(*lane, {.data = rows.row(first), .rows = count, .columns = columns},
+                {.scores = from(outputs.scores, first),
+                 .reconstructions = from(outputs.reconstructions, first * columns),
+                 .contributions = from(outputs.contributions, first * columns)});
+    }
+  } catch (const Error&) {
+    failed_.store(true, std::memory_order_relaxed);
+    throw;
+  }
+}
+
+Facts TensorRtSession::facts() const {
+  Facts facts{{"tensorrt", engine_->library().version()},
+              {"headers", header_version()},
+              {"library", engine_->library().path()},
+              {"device", device_.name + ", compute capability " + std::to_string(device_.compute_major) +
+                             "." + std::to_string(device_.compute_minor)},
+              {"largest batch", std::to_string(engine_->max_rows())},
+              {"engine bytes", std::to_string(engine_->size_bytes())},
+              {"score", engine_->score().empty() ? "mean squared error, by the core" : "in the graph"}};
+  facts.insert(facts.end(), build_facts_.begin(), build_facts_.end());
+  return facts;
+}
+
+}  // namespace datasentinel::tensorrt

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/tensorrt/cuda.h"
+#include "backends/tensorrt/engine.h"
+#include "core/backend.h"
+#include "core/pool.h"
+
+namespace datasentinel::tensorrt {
+
+/// An engine on one device. One lane (stream, contexts, buffers) a concurrent caller; each lane captures a
+/// CUDA graph, copies included, for each batch size that is a power of two and each set of outputs, the first
+/// time it meets it. Thread-safe.
+class TensorRtSession final : public Session {
+ public:
+  TensorRtSession(std::shared_ptr<const Engine> engine, Device device, Facts build_facts);
+
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return engine_->input_dim(); }
+  void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] std::string_view backend() const noexcept override { return "tensorrt"; }
+  [[nodiscard]] Facts facts() const override;
+
+ private:
+  /// A float32 matrix of the lane: page-locked on the host, and on the device.
+  struct Buffer {
+    std::size_t columns = 0;  ///< 0: the graph has no such output.
+    PinnedMemory host;
+    DeviceMemory device;
+    [[nodiscard]] float* rows() const noexcept { return static_cast<float*>(host.get()); }
+    [[nodiscard]] std::size_t bytes(std::size_t rows) const noexcept {
+      return rows * columns * sizeof(float);
+    }
+  };
+
+  /// Bits of a set of outputs.
+  enum Wanted : unsigned { kScore = 1, kReconstruction = 2, kContributions = 4 };
+
+  /// One batch size: a context of its own, since a graph is only valid while its context does not change.
+  struct Bucket {
+    std::unique_ptr<nvinfer1::IExecutionContext> context;
+    std::array<GraphExecutable, 8> graphs;  ///< By the set of outputs that is copied back.
+    bool capturable = true;
+  };
+
+  struct Lane {
+    // Contexts and graphs go before the memory and the stream they use.
+    Stream stream;
+    DeviceMemory scratch;
+    Buffer input, score, reconstruction, contributions;
+    std::vector<Bucket> buckets;  ///< By the binary logarithm of the number of rows.
+  };
+
+  [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
+  Bucket& prepare(Lane& lane, std::size_t index) const;
+  void enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const;
+  void capture(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const;
+  void run_chunk(Lane& lane, ConstRows rows, Outputs outputs) const;
+  [[noreturn]] void fail(const char* what) const;
+
+  std::shared_ptr<const Engine> engine_;
+  Device device_;
+  Facts build_facts_;
+  std::atomic<bool> failed_{false};
+  Pool<Lane> lanes_;
+};
+
+}  // namespace datasentinel::tensorrt

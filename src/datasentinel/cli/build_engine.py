@@ -1,0 +1,108 @@
+"""`datasentinel build-engine`: compile a model for this machine's GPU before it has to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import click
+
+from datasentinel.artifact import load_artifact
+from datasentinel.backend import load_scorer
+from datasentinel.gpu import EngineOptions
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+_DEFAULTS = EngineOptions()
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(("float32", "tf32")),
+    default="float32",
+    show_default=True,
+    help="Arithmetic of the model's float32 layers; tf32 is faster and keeps 10 bits of the mantissa.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    default=_DEFAULTS.optimization_level,
+    show_default=True,
+    help="How long to look for fast kernels.",
+)
+@click.option(
+    "--workspace-mib",
+    type=click.IntRange(0, 1 << 24),
+    default=_DEFAULTS.workspace_mib,
+    help="Most device memory a layer may use.  [default: the library's]",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(1, 1 << 24),
+    default=_DEFAULTS.max_rows,
+    show_default=True,
+    help="Largest batch of the engine; more rows are scored in several.",
+)
+@click.option("--hardware-compatible", is_flag=True, help="Let it run on other GPUs from Ampere on, too.")
+@click.option("--version-compatible", is_flag=True, help="Let it run with other minor versions of TensorRT.")
+def command(  # noqa: PLR0917 - click passes them by name
+    model: Path,
+    precision: str,
+    optimization_level: int,
+    workspace_mib: int,
+    max_rows: int,
+    hardware_compatible: bool,
+    version_compatible: bool,
+) -> None:
+    """Build the TensorRT engine of MODEL (an artifact folder) for this machine's GPU and keep it.
+
+    Engines are kept in the user's cache folder. A server with the same options takes the engine from there
+    instead of building it when it starts.
+    """
+    started = perf_counter()
+    with _Progress() as progress:
+        scorer = load_scorer(
+            load_artifact(model),
+            backend="tensorrt",
+            precision=precision,
+            engine=EngineOptions(
+                optimization_level=optimization_level,
+                workspace_mib=workspace_mib,
+                max_rows=max_rows,
+                hardware_compatible=hardware_compatible,
+                version_compatible=version_compatible,
+            ),
+            on_progress=progress.show,
+        )
+    for key, value in scorer.facts.items():
+        click.echo(f"{key:<16}{value}")
+    click.echo(f"{'took':<16}{perf_counter() - started:.1f} s")
+
+
+class _Progress:
+    """A progress bar a phase on stderr; invisible where stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, phase: str, step: int, steps: int) -> None:
+        """Move `phase` on to `step`; each phase has a bar of its own."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=steps)
+        self._progress.update(self._tasks[phase], completed=step)

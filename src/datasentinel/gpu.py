@@ -1,0 +1,120 @@
+"""What the GPU backends need to know from Python: options, and where NVIDIA's libraries lie."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasentinel.errors import InvalidInputError
+
+NVRTC_LIBRARY_VARIABLE = "DATASENTINEL_NVRTC_LIBRARY"
+TENSORRT_LIBRARY_VARIABLE = "DATASENTINEL_TENSORRT_LIBRARY"
+
+# The wheels put the libraries into packages of these names; the lean runtime runs engines but builds none.
+_TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_lean_libs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a backend that compiles models for a device (`tensorrt`) is to do so.
+
+    Attributes
+    ----------
+    optimization_level : int
+        0 to 5: how long to look for fast kernels.
+    workspace_mib : int
+        Most device memory that a layer may use, in MiB; 0 leaves it to the library.
+    max_rows : int
+        Largest batch of the engine; more rows are scored in several batches.
+    hardware_compatible : bool
+        Build an engine that also runs on other GPUs of compute capability 8.0 or later, more slowly.
+    version_compatible : bool
+        Build an engine that also runs with other minor versions of the library.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is out of its range.
+    """
+
+    optimization_level: int = 3
+    workspace_mib: int = 0
+    max_rows: int = 8192
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        for name, minimum, maximum in (
+            ("optimization_level", 0, 5),
+            ("workspace_mib", 0, 1 << 24),
+            ("max_rows", 1, 1 << 24),
+        ):
+            value = getattr(self, name)
+            if not minimum <= value <= maximum:
+                raise InvalidInputError(f"{name} must be from {minimum} to {maximum}, got {value}")
+
+
+def _package_folders(package: str) -> list[Path]:
+    """Give a package's folders without importing it."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ImportError:  # a parent package is missing
+        return []
+    if spec is None or spec.submodule_search_locations is None:
+        return []
+    return [Path(location) for location in spec.submodule_search_locations]
+
+
+def find_nvrtc() -> tuple[str, str]:
+    """Find NVRTC, the compiler of generated kernels, without importing anything of NVIDIA's.
+
+    The environment variable `DATASENTINEL_NVRTC_LIBRARY` wins; otherwise the library of an installed
+    `nvidia-cuda-nvrtc` wheel is taken, or that of a CUDA toolkit in `CUDA_HOME` or `/usr/local/cuda`.
+
+    Returns
+    -------
+    path, problem : str
+        As for `find_tensorrt`.
+    """
+    override = os.environ.get(NVRTC_LIBRARY_VARIABLE)
+    if override:
+        if Path(override).is_file():
+            return override, ""
+        return "", f"{NVRTC_LIBRARY_VARIABLE} names '{override}', which is not a file"
+    folders = [lib for root in _package_folders("nvidia") for lib in sorted(root.glob("*/lib"), reverse=True)]
+    for home in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"):
+        if home:
+            folders += [Path(home) / "lib64", Path(home) / "lib"]
+    for folder in folders:
+        found = sorted(folder.glob("libnvrtc.so*"), reverse=True)
+        if found:
+            return str(found[0]), ""
+    return "", "no NVRTC is installed; run `pip install nvidia-cuda-nvrtc`"
+
+
+def find_tensorrt() -> tuple[str, str]:
+    """Find the folder of libnvinfer.
+
+    The environment variable `DATASENTINEL_TENSORRT_LIBRARY` (a folder, or the library itself) wins; otherwise
+    the folder of an installed `tensorrt` or `tensorrt-lean` wheel is taken. Where there is neither, the
+    extension asks the dynamic loader, which knows system packages and `LD_LIBRARY_PATH`.
+
+    Returns
+    -------
+    path : str
+        A folder or a file, or an empty string.
+    problem : str
+        Why there is no path and what to do about it; empty when there is one.
+    """
+    override = os.environ.get(TENSORRT_LIBRARY_VARIABLE)
+    if override:
+        if Path(override).exists():
+            return override, ""
+        return "", f"{TENSORRT_LIBRARY_VARIABLE} names '{override}', which does not exist"
+    for package in _TENSORRT_PACKAGES:
+        for folder in _package_folders(package):
+            if any(folder.glob("libnvinfer*.so*")):
+                return str(folder), ""
+    return "", "no TensorRT is installed for this Python; run `pip install 'datasentinel[gpu]'`"

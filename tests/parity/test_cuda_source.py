@@ -1,0 +1,296 @@
+"""Generated CUDA kernels without a GPU: their arithmetic on the CPU, and NVRTC's verdict on their text.
+
+The text of a kernel is compiled twice: as C++ against a shim that runs one block's threads as threads, which
+checks the arithmetic, the indexing and the barriers; and by NVRTC for several GPUs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from datasentinel import Detector, backend, gpu
+from datasentinel.errors import BackendError, BackendUnavailableError, UnsupportedModelError
+from tests.networks import Network, write_artifact
+
+SHIM = Path(__file__).with_name("cuda_shim.h")
+ARCHITECTURES = (80, 90, 100)
+SMALL = [8, 6, 3, 6, 8]
+MEDIUM = [64, 128, 64, 16, 64, 128, 64]
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler `c++` on the PATH")
+
+
+class CpuKernel:
+    """One entry point of a generated source, run on the CPU."""
+
+    def __init__(self, run, constants: np.ndarray) -> None:
+        self._run = run
+        self._constants = aligned(constants)
+
+    def __call__(self, rows: np.ndarray, wanted: str = "soc", blocks: int = 2) -> dict[str, np.ndarray]:
+        rows = aligned(rows)
+        results = {
+            "s": np.full(len(rows), np.nan, np.float32),
+            "o": np.full(rows.shape, np.nan, np.float32),
+            "c": np.full(rows.shape, np.nan, np.float32),
+        }
+
+        def address(array: np.ndarray) -> ctypes.c_void_p:
+            return ctypes.c_void_p(array.ctypes.data)
+
+        targets = [address(results[key]) if key in wanted else None for key in "soc"]
+        self._run(address(rows), ctypes.c_longlong(len(rows)), address(self._constants), *targets, blocks)
+        return results
+
+
+def aligned(values: np.ndarray) -> np.ndarray:
+    """Copy to an address that is a multiple of 16, as device memory is."""
+    memory = np.empty(values.size + 4, np.float32)
+    start = (-memory.ctypes.data // 4) % 4
+    memory[start : start + values.size] = values.ravel()
+    return memory[start : start + values.size].reshape(values.shape)
+
+
+def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
+    """Compile all sources in one go; give the entry points `few` and `bulk` of each."""
+    parts = [f'#include "{SHIM}"']
+    for index, source in enumerate(sources):
+        text = source.text.replace("score_", f"score_{index}_")
+        parts.append(f"namespace source_{index} {{\n{text}\n}}")
+        for which in ("few", "bulk"):
+            kernel = getattr(source, which)
+            name = f"source_{index}::" + kernel["name"].replace("score_", f"score_{index}_")
+            parts.append(f"""
+                extern "C" void run_{which}_{index}(const float* input, long long rows, const float* constants,
+                    float* scores, float* output, float* contributions, int blocks) {{
+                  shim::launch([=] {{ {name}(input, rows, constants, scores, output, contributions); }},
+                               blocks, {kernel["shared_bytes"]});
+                }}""")
+    (folder / "kernels.cpp").write_text("\n".join(parts))
+    library = folder / "kernels.so"
+    command = [
+        "c++",
+        "-std=c++20",
+        "-O0",
+        "-w",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        "-o",
+        str(library),
+        "kernels.cpp",
+    ]
+    subprocess.run(command, cwd=folder, check=True, timeout=200)
+    loaded = ctypes.CDLL(str(library))
+    return [
+        {which: CpuKernel(loaded[f"run_{which}_{index}"], source.constants) for which in ("few", "bulk")}
+        for index, source in enumerate(sources)
+    ]
+
+
+NETWORKS = {
+    "small": (SMALL, True),
+    "odd small": ([7, 5, 7], True),
+    "medium": (MEDIUM, False),
+    "odd": ([33, 17, 9, 33], False),
+}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory) -> dict[str, tuple[Network, dict[str, CpuKernel]]]:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler `c++` on the PATH")
+    networks = [Network.random(dims) for dims, _ in NETWORKS.values()]
+    sources = [backend.cuda_source(n.to_onnx(with_contributions=True), name="m") for n in networks]
+    assert [source.in_registers for source in sources] == [flag for _, flag in NETWORKS.values()]
+    compiled = compile_for_cpu(sources, tmp_path_factory.mktemp("kernels"))
+    return dict(zip(NETWORKS, zip(networks, compiled, strict=True), strict=True))
+
+
+def rows_for(network: Network, count: int) -> np.ndarray:
+    random = np.random.default_rng(4)
+    return (network.mean + 2 * network.scale * random.normal(size=(count, network.input_dim))).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("which", ["few", "bulk"])
+def test_the_kernel_computes_what_the_model_says(kernels, name, which):
+    network, entry_points = kernels[name]
+    rows = rows_for(network, 301)
+    scores, output = network.reference(rows)
+    for count in (1, 33, 301):
+        results = entry_points[which](rows[:count])
+        np.testing.assert_allclose(results["s"], scores[:count], rtol=2e-5)
+        np.testing.assert_allclose(results["o"], output[:count], rtol=2e-5, atol=2e-5)
+        expected = network.reference_contributions(rows[:count])
+        np.testing.assert_allclose(results["c"], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["small", "odd"])
+def test_only_what_is_asked_for_is_written(kernels, name):
+    network, entry_points = kernels[name]
+    rows = rows_for(network, 50)
+    scores, output = network.reference(rows)
+    only_scores = entry_points["bulk"](rows, "s")
+    np.testing.assert_allclose(only_scores["s"], scores, rtol=2e-5)
+    assert np.isnan(only_scores["o"]).all()
+    assert np.isnan(only_scores["c"]).all()
+    only_output = entry_points["bulk"](rows, "o")
+    np.testing.assert_allclose(only_output["o"], output, rtol=2e-5, atol=2e-5)
+    assert np.isnan(only_output["s"]).all()
+
+
+def test_a_row_that_overflows_does_not_come_out_as_normal(kernels):
+    network, entry_points = kernels["small"]
+    rows = rows_for(network, 3)
+    rows[1] = 3e38
+    scores = entry_points["bulk"](rows, "s")["s"]
+    assert not scores[1] < 1e30
+    assert np.isfinite(scores[[0, 2]]).all()
+
+
+def activation_model(operator: str, attributes: dict, width: int) -> bytes:
+    """score = sum of operator(input), output = operator(input)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node(operator, ["input"], ["output"], name="f", **attributes),
+            helper.make_node("ReduceSum", ["output", "axes"], ["score"], name="sum", keepdims=0),
+        ],
+        "activation",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", width])],
+        [
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", width]),
+        ],
+        [numpy_helper.from_array(np.array([1], np.int64), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 9
+    return model.SerializeToString()
+
+
+ACTIVATIONS = [
+    ("Relu", {}),
+    ("LeakyRelu", {"alpha": 0.1}),
+    ("Elu", {"alpha": 1.3}),
+    ("Selu", {}),
+    ("Gelu", {}),
+    ("Gelu", {"approximate": "tanh"}),
+    ("Tanh", {}),
+    ("Sigmoid", {}),
+    ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
+    ("HardSwish", {}),
+    ("Softplus", {}),
+    ("Softsign", {}),
+    ("Abs", {}),
+    ("Sign", {}),
+    ("Exp", {}),
+    ("Erf", {}),
+]
+
+
+@needs_compiler
+def test_every_activation_is_onnx_s(tmp_path):
+    import onnxruntime
+
+    width = 5
+    rows = np.random.default_rng(5).normal(0, 4, (64, width)).astype(np.float32)
+    rows[0] = [0, -0.0, 30, -30, 1e-6]
+    models = [activation_model(operator, attributes, width) for operator, attributes in ACTIVATIONS]
+    compiled = compile_for_cpu([backend.cuda_source(model, name="m") for model in models], tmp_path)
+    for (operator, _), model, entry_points in zip(ACTIVATIONS, models, compiled, strict=True):
+        results = entry_points["bulk"](rows, "so")
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        expected = session.run(["output"], {"input": rows})[0]
+        np.testing.assert_allclose(results["o"], expected, rtol=5e-6, atol=2e-6, err_msg=operator)
+
+
+@needs_compiler
+def test_the_default_model_s_graph_runs(tmp_path):
+    from datasentinel.export import build_graph
+    from datasentinel.training import TrainingSettings, train
+
+    random = np.random.default_rng(6)
+    causes = random.normal(size=(200, 3))
+    rows = np.column_stack([causes, causes @ random.normal(size=(3, 6))]).astype(np.float32)
+    result = train(rows, settings=TrainingSettings(steps=5))
+    model = build_graph(result.model)
+    source = backend.cuda_source(model, name="ensemble")
+    folder = write_artifact(tmp_path / "model", model, input_dim=9, threshold=1.0)
+    reference = Detector.load(folder, backend="onnxruntime")
+    (entry_points,) = compile_for_cpu([source], tmp_path)
+    for kernel in entry_points.values():
+        results = kernel(rows[:150])
+        np.testing.assert_allclose(results["s"], reference.score(rows[:150]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(results["o"], reference.reconstruct(rows[:150]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(results["c"], reference.contributions(rows[:150]), rtol=1e-3, atol=1e-5)
+
+
+def test_layers_that_do_not_fit_are_refused():
+    network = Network.random([600, 500, 600])
+    with pytest.raises(UnsupportedModelError, match="too wide: 32 rows need"):
+        backend.cuda_source(network.to_onnx(), name="m", shared_bytes=48 << 10)
+
+
+def test_more_shared_memory_takes_more_rows():
+    onnx_bytes = Network.random(MEDIUM).to_onnx()
+    rows = [
+        backend.cuda_source(onnx_bytes, name="m", shared_bytes=size << 10).bulk["rows"] for size in (48, 163)
+    ]
+    assert rows[0] < rows[1] <= 128
+
+
+def test_an_operator_that_cannot_be_lowered_is_named():
+    model = onnx.load_model_from_string(Network.random([5, 2, 5]).to_onnx())
+    model.graph.node[2].op_type = "NoSuchOperator"
+    with pytest.raises(UnsupportedModelError, match="NoSuchOperator"):
+        backend.cuda_source(model.SerializeToString(), name="m")
+
+
+# ------------------------------------------------------------------------------------------------- NVRTC
+
+
+@pytest.fixture
+def nvrtc() -> str:
+    path, problem = gpu.find_nvrtc()
+    if not path:
+        pytest.skip(problem)
+    return path
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("dims", [SMALL, MEDIUM], ids=["small", "medium"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_it_for(architecture, dims):
+    source = backend.cuda_source(Network.random(dims).to_onnx(with_contributions=True), name="m")
+    cubin = backend.compile_cuda(source.text, architecture=architecture)
+    assert cubin.startswith(b"\x7fELF")
+    for kernel in (source.few, source.bulk):
+        assert str(kernel["name"]).encode() in cubin
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_nvrtc_s_words_reach_the_user():
+    with pytest.raises(BackendError, match="nonsense") as caught:
+        backend.compile_cuda("int nonsense(", architecture=90)
+    assert "error" in caught.value.vendor_text
+
+
+def test_without_nvrtc_the_reason_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv(gpu.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(BackendUnavailableError, match="which is not a file"):
+        backend.compile_cuda("", architecture=90)
+    (tmp_path / "fake.so").write_text("no library")
+    monkeypatch.setenv(gpu.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "fake.so"))
+    with pytest.raises(BackendUnavailableError, match="cannot open"):
+        backend.compile_cuda("", architecture=90)

@@ -1,0 +1,50 @@
+"""ONNX Runtime on CUDA: the real reason where it cannot run, and never the CPU in its place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasentinel import Detector, backend
+from datasentinel.errors import BackendUnavailableError
+from tests.networks import Network, write_artifact
+
+
+@pytest.fixture(scope="module")
+def status():
+    return next(status for status in backend.backends() if status.name == "onnxruntime-cuda")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    onnx_bytes = Network.random([8, 6, 3, 6, 8]).to_onnx()
+    return write_artifact(tmp_path_factory.mktemp("model"), onnx_bytes, input_dim=8, threshold=1.0)
+
+
+def test_a_library_that_cannot_load_cuda_is_refused_with_the_reason(status, folder):
+    if status.availability == "available":
+        pytest.skip("CUDA's provider loads here")
+    assert status.availability == "library not found"
+    # A wheel without CUDA, or ONNX Runtime's words about what does not load.
+    assert "was built without CUDA" in status.detail or "ONNX Runtime" in status.detail
+    with pytest.raises(BackendUnavailableError) as caught:
+        Detector.load(folder, backend="onnxruntime-cuda")
+    assert str(caught.value) == status.detail
+    info = Detector.load(folder, plan_budget_s=0).info()
+    assert info["refusals"]["onnxruntime-cuda"] == f"library not found: {status.detail}"
+
+
+def test_the_cpu_says_that_it_is_the_cpu(folder):
+    facts = Detector.load(folder, backend="onnxruntime").info()["facts"]
+    assert facts["execution provider"] == "CPUExecutionProvider"
+
+
+@pytest.mark.gpu
+def test_scores_are_the_reference_s(status, folder):
+    if status.availability != "available":
+        pytest.skip(f"onnxruntime-cuda is {status.availability}: {status.detail}")
+    network = Network.random([8, 6, 3, 6, 8])
+    rows = np.random.default_rng(0).normal(0, 3, (5000, 8)).astype(np.float32)
+    detector = Detector.load(folder, backend="onnxruntime-cuda")
+    assert detector.info()["facts"]["execution provider"] == "CUDAExecutionProvider"
+    np.testing.assert_allclose(detector.score(rows), network.reference(rows)[0], rtol=5e-5)
