@@ -106,7 +106,8 @@ std::size_t HttpSession::answer_all(std::string_view bytes, std::string& replies
       break;
     }
     if (!complete) break;
-    Head head{.bytes = end + end_of_head.size()};
+    Head head;
+    head.bytes = end + end_of_head.size();
     if (!read_head(rest.substr(0, end + 2), head)) {
       declined_ = true;
       break;

@@ -127,7 +127,7 @@ void RestInference::infer(const RestRequest& request, const ServedModel& model) 
   read_request(request, columns);
   check_input(columns);
   const ConstRows rows = rows_of(request.body.substr(json_bytes), columns);
-  if (outputs_.empty()) outputs_ = {{.output = Output::score}, {.output = Output::anomaly}};
+  if (outputs_.empty()) outputs_ = {{Output::score, std::nullopt}, {Output::anomaly, std::nullopt}};
   score(model, rows);
   write_reply(model, rows.rows);
 }
