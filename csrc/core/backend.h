@@ -90,8 +90,9 @@ class Session {
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
-  /// Whether rows are scored on a device that a call waits for. Such calls never run on the event loop.
-  [[nodiscard]] virtual bool on_device() const noexcept { return false; }
+  /// Whether a batch of so many rows is scored on a device that the call waits for. Such calls never run on
+  /// the event loop.
+  [[nodiscard]] virtual bool on_device(std::size_t /*rows*/) const noexcept { return false; }
 
   /// The backend's name, e.g. "onnxruntime".
   [[nodiscard]] virtual std::string_view backend() const noexcept = 0;

@@ -43,6 +43,10 @@ class PlannedSession final : public Session {
     run_elsewhere(rows, outputs);
   }
 
+  [[nodiscard]] bool on_device(std::size_t rows) const noexcept override {
+    return members_[choose(rows)]->candidate.session->on_device(rows);
+  }
+
   [[nodiscard]] std::string_view backend() const noexcept override {
     return members_[steps_.front().member]->candidate.backend;
   }

@@ -25,9 +25,9 @@ bool GrpcService::is_long(std::span<ScoringTask* const> tasks) const {
       if (model != nullptr) expected_us += model->cost.expected_us(rows);
       model = task->model.get();
       rows = 0;
-      if (model->scorer->session().on_device()) return true;
     }
     rows += task->rows;
+    if (model->scorer->session().on_device(rows)) return true;
   }
   if (model != nullptr) expected_us += model->cost.expected_us(rows);
   return expected_us > limits_.max_inline_us;

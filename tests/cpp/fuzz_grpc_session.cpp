@@ -31,7 +31,7 @@ class EitherSession final : public Session {
   [[nodiscard]] std::size_t input_dim() const noexcept override { return 3; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "either"; }
   [[nodiscard]] Facts facts() const override { return {}; }
-  [[nodiscard]] bool on_device() const noexcept override { return on_device_; }
+  [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return on_device_; }
   void run(ConstRows rows, Outputs outputs) override { sum_.run(rows, outputs); }
 
  private:

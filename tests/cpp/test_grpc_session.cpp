@@ -25,7 +25,7 @@ class DeviceSession final : public Session {
   [[nodiscard]] std::size_t input_dim() const noexcept override { return sum_.input_dim(); }
   [[nodiscard]] std::string_view backend() const noexcept override { return "device"; }
   [[nodiscard]] Facts facts() const override { return {}; }
-  [[nodiscard]] bool on_device() const noexcept override { return true; }
+  [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   void run(ConstRows rows, Outputs outputs) override {
     running = true;
     while (held) std::this_thread::yield();

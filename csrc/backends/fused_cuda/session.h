@@ -26,6 +26,7 @@ class CudaSession final : public Session {
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
   [[nodiscard]] Facts facts() const override;
 

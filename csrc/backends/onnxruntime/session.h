@@ -40,6 +40,9 @@ class OnnxRuntimeSession final : public Session {
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override {
+    return provider_ == Provider::cuda;
+  }
   [[nodiscard]] std::string_view backend() const noexcept override {
     return provider_ == Provider::cuda ? "onnxruntime-cuda" : "onnxruntime";
   }

@@ -22,6 +22,7 @@ class TensorRtSession final : public Session {
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return engine_->input_dim(); }
   void run(ConstRows rows, Outputs outputs) override;
+  [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "tensorrt"; }
   [[nodiscard]] Facts facts() const override;
 
