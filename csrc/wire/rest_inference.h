@@ -60,7 +60,7 @@ class RestInference {
 
   struct RequestedOutput {
     Output output = Output::score;
-    std::optional<bool> binary;  ///< Nothing: as the request says for all.
+    std::optional<bool> binary = {};  ///< Nothing: as the request says for all.
   };
 
   void infer(const RestRequest& request, const ServedModel& model);
