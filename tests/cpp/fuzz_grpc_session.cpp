@@ -178,7 +178,7 @@ void answers_every_call_once(Random& random) {
 
 int main(int argc, char** argv) {
   using namespace datasentinel;
-  const unsigned long rounds = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 200;
+  const unsigned long rounds = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 400;
   const unsigned long seed = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 1;
   for (unsigned long round = 0; round < rounds && check::failures == 0; ++round) {
     Random random(static_cast<Random::result_type>(seed + round));
