@@ -208,8 +208,8 @@ def test_clients_control_the_repository_only_where_that_is_allowed(start_server,
         with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
             stub = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel)
             for name in ("nobody", "../m", "/etc", ""):
+                request = pb.RepositoryModelLoadRequest(model_name=name)
                 with pytest.raises(grpc.RpcError) as caught:
-                    request = pb.RepositoryModelLoadRequest(model_name=name)
                     stub.RepositoryModelLoad(request, timeout=TIMEOUT_S)
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=TIMEOUT_S)
