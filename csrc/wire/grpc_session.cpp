@@ -285,6 +285,9 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       pending.problem = std::move(status.message);
       ready_.push_back({&call, sequence_of(call, pending)});
     } else if (!status.ok()) {
+      if (const auto& model = pending.request->task.model) {
+        model->statistics.add(false, std::chrono::nanoseconds::zero());
+      }
       refuse(call, status);
     }
   }

@@ -52,11 +52,11 @@ class HttpSession {
   /// The head of an inference request. Views borrow from the bytes it was read from.
   struct Head {
     std::size_t bytes = 0;
-    std::string_view model_name;
-    std::string_view model_version;
-    std::optional<std::size_t> body_bytes;
-    std::optional<std::size_t> json_bytes;
-    std::optional<std::string_view> authorization;
+    std::string_view model_name = {};
+    std::string_view model_version = {};
+    std::optional<std::size_t> body_bytes = {};
+    std::optional<std::size_t> json_bytes = {};
+    std::optional<std::string_view> authorization = {};
     bool has_host = false;
   };
 

@@ -22,7 +22,7 @@ struct RestRequest {
   std::string_view model_version;  ///< Empty for the latest.
   std::string_view body;
   /// Bytes of `body` that are JSON; the tensors' bytes follow. Nothing: all of it is JSON.
-  std::optional<std::size_t> json_bytes;
+  std::optional<std::size_t> json_bytes = {};
 };
 
 /// Its answer. The body is JSON, followed by tensors' bytes when `json_bytes` says so.

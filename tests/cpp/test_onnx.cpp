@@ -106,6 +106,23 @@ void refuses_broken_models() {
       read(ModelBuilder().weight(float_tensor("w", {1}, {1})).weight(float_tensor("w", {1}, {1})).finish()));
   CHECK_THROWS_WITH(kInvalid, "outside the model file",
                     read(with_tensor(Message().varint(1, 1).varint(2, 1).bytes(8, "w").varint(14, 1))));
+  // Wherever a runtime would find it: in a subgraph's initializers, an attribute's tensors, a function's
+  // nodes.
+  const Message outside = Message().varint(2, 1).bytes(8, "w").bytes(13, "location");
+  const Message in_subgraph = Message().message(5, Message().message(6, Message().message(5, outside)));
+  const Message in_tensors = Message().message(5, Message().message(10, outside));
+  const Message in_sparse = Message().message(5, Message().message(22, Message().message(1, outside)));
+  for (const Message& node : {in_subgraph, in_tensors, in_sparse}) {
+    CHECK_THROWS_WITH(kInvalid, "outside the model file",
+                      read(Message().message(7, Message().message(1, node))));
+    CHECK_THROWS_WITH(kInvalid, "outside the model file",
+                      read(Message().message(25, Message().message(7, node))));
+  }
+  Message nested;
+  for (int depth = 0; depth < 200; ++depth) {
+    nested = Message().message(1, Message().message(5, Message().message(6, nested)));
+  }
+  CHECK_THROWS_WITH(kInvalid, "nested too deeply", read(Message().message(7, nested)));
   const float infinity = std::numeric_limits<float>::infinity();
   CHECK_THROWS_WITH(kInvalid, "\"w\" is not finite: element 1",
                     read(with_tensor(float_tensor("w", {2}, {1, infinity}))));
