@@ -131,8 +131,9 @@ def test_watching_serves_new_versions_and_keeps_what_a_broken_one_would_replace(
         assert client.infer("m", "1")[0] == 404
 
         broken = tmp_path / "m" / "3"
-        shutil.copytree(tmp_path / "m" / "2", broken)
-        (broken / "model.onnx").write_bytes(b"\x08\x07 no model")
+        built = shutil.copytree(tmp_path / "m" / "2", tmp_path / "m" / ".broken")
+        (built / "model.onnx").write_bytes(b"\x08\x07 no model")
+        built.rename(broken)
         client.wait(lambda: client.metric('datasentinel_model_reloads_total{result="failed"}') == 1)
         same(client.infer("m")[2], second)
         states = {entry["version"]: entry["state"] for entry in client.index()}

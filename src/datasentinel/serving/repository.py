@@ -100,6 +100,7 @@ class ModelRepository:
         self._served: dict[Path, _Served] = {}
         self._failures: dict[Path, _Failure] = {}
         self._unloaded: set[str] = set()
+        self._opened: dict[Path, _Stamps] = {}  # The folder just before it was first read.
 
     async def open(self) -> None:
         """Serve what the folder holds.
@@ -112,6 +113,7 @@ class ModelRepository:
             The only model, or the default one, cannot be loaded or run.
         """
         async with self._lock:
+            self._opened = self._look()
             found = self._find()
             if self._default_model and self._default_model not in found:
                 known = ", ".join(found)
@@ -191,8 +193,7 @@ class ModelRepository:
 
     async def watch(self, interval_s: float) -> None:
         """Look at the folder every `interval_s`; a change counts once it has stood still for a look."""
-        before = await asyncio.to_thread(self._look)
-        seen = before
+        before = seen = self._opened
         while True:
             await asyncio.sleep(interval_s)
             now = await asyncio.to_thread(self._look)
