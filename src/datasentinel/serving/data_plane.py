@@ -112,6 +112,8 @@ class TransportAccount:
         Time of all requests together.
     observer : callable or None
         Called with everything that is added.
+    queued_rows : int or None
+        Rows that wait for a worker thread; None where work never waits.
     source : callable, optional
         Adds what native code has counted since it was last asked.
     """
@@ -128,6 +130,7 @@ class TransportAccount:
     latency_sum_s: float = 0.0
     observer: Observer | None = None
     source: Callable[[], None] | None = None
+    queued_rows: int | None = None
 
     def refresh(self) -> None:
         """Bring the counts up to date."""

@@ -153,6 +153,11 @@ class _DataPlaneCollector(Collector):
         connections = GaugeMetricFamily(
             "datasentinel_open_connections", "Connections open now.", labels=["transport"]
         )
+        queued = GaugeMetricFamily(
+            "datasentinel_queued_rows",
+            "Rows that wait off the event loop now.",
+            labels=["transport"],
+        )
         latency = HistogramMetricFamily(
             "datasentinel_request_duration_seconds",
             "Time from a request's arrival in the data plane to its reply, without the network.",
@@ -162,9 +167,12 @@ class _DataPlaneCollector(Collector):
         for transport, account in self._plane.accounts.items():
             if account.open_connections is not None:
                 connections.add_metric([transport], account.open_connections)
+            if account.queued_rows is not None:
+                queued.add_metric([transport], account.queued_rows)
             buckets = list(zip(bounds, accumulate(account.latency_counts), strict=True))
             latency.add_metric([transport], buckets=buckets, sum_value=account.latency_sum_s)
         yield connections
+        yield queued
         yield latency
 
 

@@ -26,14 +26,15 @@ class ScoreDrift:
     """Compares the scores of about the last hour with the calibration scores.
 
     The core counts scores by interval; this keeps a few of its counts from the past, taken when somebody
-    asks, so nothing runs in between. The window reaches back to the newest snapshot that is old enough.
+    asks, so nothing runs in between. The window reaches back to the newest snapshot that is old enough, and
+    to the first score of all before there is one.
 
     Parameters
     ----------
     expected : Histogram
         The calibration scores.
     read_counts : callable
-        Gives the counts of all live scores so far, over the same bins.
+        Gives the counts of all live scores so far, over the same bins; they start at 0.
     window_s : float
         Length of the window.
     clock : callable
@@ -52,7 +53,7 @@ class ScoreDrift:
         self._read_counts = read_counts
         self._window_s = window_s
         self._clock = clock
-        self._snapshots: deque[tuple[float, Int64Array]] = deque([(clock(), self._counts())])
+        self._snapshots: deque[tuple[float, Int64Array]] = deque([(clock(), np.zeros_like(self._expected))])
 
     def measure(self) -> tuple[int, float | None]:
         """Return the number of rows in the window and their PSI, None for fewer than `MIN_ROWS` rows."""

@@ -57,6 +57,14 @@ def test_the_gauge_tells_drift_from_none(detector):
     assert gauges(metrics)["datasentinel_score_psi"] > 0.25
 
 
+def test_rows_from_before_anybody_looked_are_in_the_window(detector):
+    metrics = Metrics(DataPlane(detector))
+    detector.score(rows_of(1000, seed=1, scale=3.0))
+    found = gauges(metrics)
+    assert found["datasentinel_score_window_rows"] == 1000
+    assert found["datasentinel_score_psi"] > 0.25
+
+
 def test_a_model_without_calibration_scores_has_no_gauge(tmp_path):
     folder = write_artifact(tmp_path, Network.random([D, 3, D]).to_onnx(), input_dim=D, threshold=1.0)
     metrics = Metrics(DataPlane(Detector.load(folder, backend="onnxruntime")))

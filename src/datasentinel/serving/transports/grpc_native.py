@@ -132,6 +132,7 @@ class NativeGrpcTransport:
         account.rows += counted["rows"]
         account.anomalies += counted["anomalies"]
         account.latency_sum_s += counted["latency_sum_s"]
+        account.queued_rows = self._service.queue_depth_rows
         for code, count in counted["errors"].items():
             account.errors += count
             account.error_codes[_CODE_NAMES.get(code, str(code))] += count
