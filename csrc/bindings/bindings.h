@@ -1,0 +1,36 @@
+// What the parts of the extension module share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/backend.h"
+#include "core/plan.h"
+#include "core/scorer.h"
+
+namespace datasentinel {
+
+/// A scorer as Python sees it, with the plan it follows beside it (empty for a named backend).
+struct LoadedScorer {
+  std::shared_ptr<Scorer> scorer;
+  Plan plan;
+  double row_us = 0;  ///< Time of a call with one row, measured at load: an upper bound per row.
+
+  [[nodiscard]] double expected_us(ConstRows rows) const { return row_us * static_cast<double>(rows.rows); }
+};
+
+inline Model as_model(const std::string& name, std::string_view onnx, std::string_view sha256 = {}) {
+  return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size())), .sha256 = sha256};
+}
+
+void bind_backends(pybind11::module_& module);
+void bind_models(pybind11::module_& module);
+void bind_scoring(pybind11::module_& module);
+void bind_wire(pybind11::module_& module);
+
+}  // namespace datasentinel
