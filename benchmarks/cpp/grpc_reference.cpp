@@ -1,5 +1,5 @@
 // What a request costs on an empty grpc++ server: ModelInfer is answered at once with an empty message. The
-// reference of benchmarks.bench_grpc_wire. `grpc_reference` listens on a free port and prints `ready PORT`.
+// reference of benchmarks.bench_wire. `grpc_reference` listens on a free port and prints `ready PORT`.
 
 #include <grpcpp/grpcpp.h>
 
