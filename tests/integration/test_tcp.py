@@ -170,7 +170,7 @@ def test_connections_over_the_limit_are_told_so(limited):
             sock.sendall(VALID + b"\n")
             assert read_all(sock) == b"ERROR: too many connections, try again later\n"
         held.pop().close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while limited.ask(VALID + b"\n").startswith(b"ERROR"):
             assert time.monotonic() < deadline, "a closed connection still counts"
             time.sleep(0.01)
@@ -184,7 +184,7 @@ def test_idle_connections_are_closed(limited):
     with limited.connect() as idle, limited.connect("http") as idle_http:
         started = time.monotonic()
         assert idle.recv(1) == b""
-        assert 0.7 < time.monotonic() - started < 5
+        assert 0.7 < time.monotonic() - started < 30
         assert idle_http.recv(1) == b""
 
 
