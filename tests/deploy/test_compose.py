@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from datasentinel.cli.produce import command as produce
 from datasentinel.settings import Settings, load_settings
@@ -156,6 +158,33 @@ def test_locks_hold_what_the_package_needs():
         if path.stem != "build":
             locked = set(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
             assert needed <= locked, f"{path.name}: run docker/lock.sh"
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("producer", []),
+        ("server-cpu", ["cpu"]),
+        ("server-gpu", ["gpu"]),
+        ("trainer-cpu", ["cpu", "train", "parquet"]),
+        ("trainer-gpu", ["gpu", "train", "parquet"]),
+    ],
+)
+def test_locks_pin_versions_that_the_package_and_its_extras_accept(lock, extras):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    pinned: dict[str, list[str]] = {}
+    text = (REPOSITORY / "docker" / "requirements" / f"{lock}.txt").read_text()
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+        pinned.setdefault(canonicalize_name(name), []).append(version)
+    for requirement in map(Requirement, wanted):
+        if requirement.name != project["name"]:
+            versions = pinned.get(canonicalize_name(requirement.name), [])
+            assert versions, f"{lock}.txt lacks {requirement}: run docker/lock.sh"
+            for version in versions:
+                assert requirement.specifier.contains(version, prereleases=True), (requirement, version)
 
 
 def test_scripts_are_shell_that_parses():
