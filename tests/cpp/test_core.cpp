@@ -5,11 +5,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -192,11 +194,13 @@ void only_backends_that_can_run_the_model_are_candidates() {
                     broken.find("nope"));
 }
 
-/// The sum of the row plus `offset`, at a cost of `call_us` and `row_us`; fails once `fail` is set.
+/// The sum of the row plus `offset`, at a cost; fails once `fail` is set.
 class CostlySession final : public Session {
  public:
-  CostlySession(double call_us, double row_us, float offset = 0)
-      : call_us_(call_us), row_us_(row_us), offset_(offset) {}
+  explicit CostlySession(std::function<double(std::size_t rows)> cost_us, float offset = 0)
+      : cost_us_(std::move(cost_us)), offset_(offset) {}
+  explicit CostlySession(double call_us, float offset = 0)
+      : CostlySession([call_us](std::size_t) { return call_us; }, offset) {}
   [[nodiscard]] std::size_t input_dim() const noexcept override { return 2; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "costly"; }
   [[nodiscard]] Facts facts() const override { return {}; }
@@ -204,7 +208,7 @@ class CostlySession final : public Session {
     if (fail) throw Error(ErrorCode::backend_failure, "device lost");
     ++calls;
     const auto start = std::chrono::steady_clock::now();
-    const std::chrono::duration<double, std::micro> cost(call_us_ + row_us_ * static_cast<double>(rows.rows));
+    const std::chrono::duration<double, std::micro> cost(cost_us_(rows.rows));
     cost_s += cost.count() * 1e-6;
     while (std::chrono::steady_clock::now() - start < cost) {
     }
@@ -216,29 +220,33 @@ class CostlySession final : public Session {
   double cost_s = 0;
 
  private:
-  double call_us_;
-  double row_us_;
+  std::function<double(std::size_t rows)> cost_us_;
   float offset_;
 };
 
 void the_plan_takes_the_fastest_for_each_size() {
-  std::vector<Candidate> candidates{{"per row", std::make_shared<CostlySession>(1, 20)},
-                                    {"per call", std::make_shared<CostlySession>(500, 0)}};
-  const Plan plan = measure_plan(candidates, 0.3);
+  // So far apart that no disturbance of the machine turns the order round.
+  const auto small_batches = [](std::size_t rows) { return rows < 32 ? 20.0 : 4000.0; };
+  std::vector<Candidate> candidates{{"for few", std::make_shared<CostlySession>(small_batches)},
+                                    {"for many", std::make_shared<CostlySession>(400)}};
+  const Plan plan = measure_plan(candidates, 0.5);
   CHECK(plan.steps.size() == 2);
-  CHECK(plan.steps[0].min_rows == 1 && plan.steps[0].backend == "per row");
-  CHECK(plan.steps[1].min_rows == 32 && plan.steps[1].backend == "per call");
+  CHECK(plan.steps[0].min_rows == 1 && plan.steps[0].backend == "for few");
+  CHECK(plan.steps[1].min_rows == 32 && plan.steps[1].backend == "for many");
   CHECK(plan.timings.size() >= 12);
   CHECK(plan.refusals.empty());
 
   const Plan unmeasured = measure_plan(candidates, 0);
-  CHECK(unmeasured.steps.size() == 1 && unmeasured.steps[0].backend == "per row");
+  CHECK(unmeasured.steps.size() == 1 && unmeasured.steps[0].backend == "for few");
   CHECK(unmeasured.timings.empty());
 }
 
 void the_plan_keeps_to_its_budget() {
-  const auto a = std::make_shared<CostlySession>(0, 100);
-  const auto b = std::make_shared<CostlySession>(0, 200);
+  const auto per_row = [](double row_us) {
+    return [row_us](std::size_t rows) { return row_us * static_cast<double>(rows); };
+  };
+  const auto a = std::make_shared<CostlySession>(per_row(50));
+  const auto b = std::make_shared<CostlySession>(per_row(400));
   std::vector<Candidate> candidates{{"a", a}, {"b", b}};
   const Plan plan = measure_plan(candidates, 0.2);
   // What the calls cost, whatever else the machine was busy with meanwhile.
@@ -247,9 +255,9 @@ void the_plan_keeps_to_its_budget() {
 }
 
 void speed_never_buys_a_wrong_answer() {
-  std::vector<Candidate> candidates{{"fast and wrong", std::make_shared<CostlySession>(0, 0, 0.01F)},
-                                    {"fast and close", std::make_shared<CostlySession>(0, 0, 1e-7F)},
-                                    {"baseline", std::make_shared<CostlySession>(50, 0)}};
+  std::vector<Candidate> candidates{{"fast and wrong", std::make_shared<CostlySession>(0, 0.01F)},
+                                    {"fast and close", std::make_shared<CostlySession>(0, 1e-7F)},
+                                    {"baseline", std::make_shared<CostlySession>(500)}};
   const Plan plan = measure_plan(candidates, 0.1);
   CHECK(candidates.size() == 2);
   CHECK(plan.refusals.size() == 1 && plan.refusals[0].backend == "fast and wrong");
@@ -258,8 +266,8 @@ void speed_never_buys_a_wrong_answer() {
 }
 
 void a_planned_session_follows_its_plan_and_survives_a_failure() {
-  const auto small = std::make_shared<CostlySession>(0, 0);
-  const auto large = std::make_shared<CostlySession>(0, 0);
+  const auto small = std::make_shared<CostlySession>(0);
+  const auto large = std::make_shared<CostlySession>(0);
   const Plan plan{.steps = {{1, "small"}, {8, "large"}}, .timings = {}, .refusals = {}};
   const auto session = make_planned_session({{"small", small}, {"large", large}}, plan);
   const std::vector<float> values(20, 1.0F);

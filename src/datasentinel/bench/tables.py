@@ -42,9 +42,13 @@ def print_report(console: Console, report: Report) -> None:
         groups.setdefault((measurement.model, measurement.level), []).append(measurement)
     for (model, level), measurements in groups.items():
         console.print(_table(f"{model}, called from {level}", measurements))
+    places: dict[tuple[str, str], list[str]] = {}
     for entry in report.left_out:
-        where = f"{entry['model']}, {entry['batch']} rows: " if entry["batch"] else ""
-        console.print(f"left out: {where}{escape(entry['contender'])}: {escape(entry['reason'])}")
+        place = f"{entry['model']}, {entry['batch']} rows" if entry["batch"] else "everywhere"
+        places.setdefault((entry["contender"], entry["reason"]), []).append(place)
+    for (contender, reason), found in places.items():
+        where = "everywhere" if "everywhere" in found else "; ".join(found)
+        console.print(f"left out: {escape(contender)} ({where}): {escape(reason)}")
 
 
 def _table(title: str, measurements: list[Measurement]) -> Table:

@@ -112,10 +112,15 @@ def test_the_roof_is_plausible():
     for roof in roofs:
         assert 0.05 < roof.gflops < 2000
         assert 0.05 < roof.memory_gb_s < 2000
-        assert roof.l1_gb_s > 0.5 * roof.memory_gb_s
-    # The best of several, as a peak is: other work on the core can halve any one of them.
-    peak_gflops = max(backend.measure_gflops(roofs[0].isa, 0.01) for _ in range(10))
-    assert peak_gflops == pytest.approx(roofs[0].gflops, rel=0.6)
+
+    def agree() -> bool:
+        """Whether the peak alone is what the roof says, and a cache no slower than memory."""
+        roof = backend.measure_roof(0.05)[0]
+        peak_gflops = backend.measure_gflops(roof.isa, 0.02)
+        return abs(peak_gflops / roof.gflops - 1) < 0.5 and roof.l1_gb_s > 0.5 * roof.memory_gb_s
+
+    # Other work on the core may spoil any one measurement, but not all.
+    assert any(agree() for _ in range(20))
     with pytest.raises(InvalidInputError, match="portable"):
         backend.measure_gflops("sse9", 0.01)
     with pytest.raises(InvalidInputError, match="greater than 0"):
