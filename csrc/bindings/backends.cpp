@@ -64,8 +64,8 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
                                    const std::string& backend, double threshold,
                                    std::vector<std::string> feature_names, int num_threads,
                                    const std::string& precision, std::vector<float> score_edges,
-                                   const std::string& sha256, const EngineOptions* engine, const Plan* plan,
-                                   double plan_budget_s) {
+                                   std::vector<std::vector<float>> feature_edges, const std::string& sha256,
+                                   const EngineOptions* engine, const Plan* plan, double plan_budget_s) {
   const py::gil_scoped_release release;
   const SessionOptions options{.num_threads = num_threads,
                                .precision = precision,
@@ -78,8 +78,10 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   loaded->row_us = time_of_one_row_us(*session);
   std::optional<ScoreHistogram> histogram;
   if (!score_edges.empty()) histogram.emplace(std::move(score_edges));
-  loaded->scorer =
-      std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names), std::move(histogram));
+  std::optional<FeatureHistograms> features;
+  if (!feature_edges.empty()) features.emplace(std::move(feature_edges));
+  loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names),
+                                            std::move(histogram), std::move(features));
   return loaded;
 }
 
@@ -176,8 +178,9 @@ void bind_backends(py::module_& module) {
       .def("status", &statuses)
       .def("load", &load, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
-           py::arg("score_edges") = std::vector<float>(), py::arg("sha256") = "", py::arg("engine") = nullptr,
-           py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
+           py::arg("score_edges") = std::vector<float>(),
+           py::arg("feature_edges") = std::vector<std::vector<float>>(), py::arg("sha256") = "",
+           py::arg("engine") = nullptr, py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
 }
 
 }  // namespace datasentinel

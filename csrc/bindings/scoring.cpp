@@ -168,6 +168,8 @@ void bind_scoring(py::module_& module) {
       .def_property_readonly("counts", &counts)
       .def_property_readonly("score_counts",
                              [](const LoadedScorer& self) { return self.scorer->score_counts(); })
+      .def_property_readonly("feature_counts",
+                             [](const LoadedScorer& self) { return self.scorer->feature_counts(); })
       .def("observe", [](const LoadedScorer& self) { self.scorer->observe(); })
       .def_property_readonly("histograms", &histograms)
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())

@@ -20,11 +20,12 @@ float made_finite(float value) noexcept {
 }  // namespace
 
 Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
-               std::optional<ScoreHistogram> histogram)
+               std::optional<ScoreHistogram> histogram, std::optional<FeatureHistograms> features)
     : session_(std::move(session)),
       threshold_(threshold),
       feature_names_(std::move(feature_names)),
-      histogram_(std::move(histogram)) {
+      histogram_(std::move(histogram)),
+      features_(std::move(features)) {
   if (!std::isfinite(threshold)) {
     throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
   }
@@ -32,6 +33,11 @@ Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<s
     throw Error(ErrorCode::invalid_argument, "got " + std::to_string(feature_names_.size()) +
                                                  " feature names for a model of " +
                                                  std::to_string(input_dim()) + " inputs");
+  }
+  if (features_ && features_->columns() != input_dim()) {
+    throw Error(ErrorCode::invalid_argument, "got histograms of " + std::to_string(features_->columns()) +
+                                                 " columns for a model of " + std::to_string(input_dim()) +
+                                                 " inputs");
   }
 }
 
@@ -49,6 +55,10 @@ Scorer::Counts Scorer::counts() const noexcept {
 
 std::vector<std::uint64_t> Scorer::score_counts() const {
   return histogram_ ? histogram_->counts() : std::vector<std::uint64_t>();
+}
+
+std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
+  return features_ ? features_->counts() : std::vector<std::vector<std::uint64_t>>();
 }
 
 void Scorer::run(ConstRows rows, Outputs outputs) {
@@ -77,10 +87,11 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     score = made_finite(score);
     anomalies += static_cast<std::uint64_t>(is_anomaly(score));
   }
-  rows_.fetch_add(rows.rows, std::memory_order_relaxed);
+  const std::uint64_t first = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
   if (histogram_) histogram_->add({outputs.scores, rows.rows});
+  if (histograms_ && features_) features_->add(rows, first);
   record(rows.rows, compute.count());
 }
 

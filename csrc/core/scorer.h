@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/backend.h"
+#include "core/feature_histograms.h"
 #include "core/histogram.h"
 #include "core/score_histogram.h"
 #include "core/tensor.h"
@@ -28,9 +29,11 @@ class Scorer {
   };
 
   /// `threshold` must be finite; `feature_names` are for messages: none, or one per column; `histogram`,
-  /// where given, counts the scores. Throws Error{invalid_argument}.
+  /// where given, counts the scores; `features`, where given, a sample of the rows from `observe` on. Throws
+  /// Error{invalid_argument}.
   Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names = {},
-         std::optional<ScoreHistogram> histogram = std::nullopt);
+         std::optional<ScoreHistogram> histogram = std::nullopt,
+         std::optional<FeatureHistograms> features = std::nullopt);
 
   [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
   [[nodiscard]] double threshold() const noexcept { return threshold_; }
@@ -40,6 +43,9 @@ class Scorer {
   [[nodiscard]] Counts counts() const noexcept;
   /// Scores by interval of the histogram; empty without one.
   [[nodiscard]] std::vector<std::uint64_t> score_counts() const;
+
+  /// Sampled values by column and interval since `observe`; empty without histograms of features.
+  [[nodiscard]] std::vector<std::vector<std::uint64_t>> feature_counts() const;
 
   /// From now on, keep histograms, which takes some 20 ns a call. Before the scorer is shared.
   void observe() { histograms_ = std::make_unique<ScoringHistograms>(); }
@@ -61,6 +67,7 @@ class Scorer {
   double threshold_;
   std::vector<std::string> feature_names_;
   std::optional<ScoreHistogram> histogram_;
+  std::optional<FeatureHistograms> features_;
   std::atomic<std::uint64_t> rows_{0};
   std::atomic<std::uint64_t> anomalies_{0};
   std::atomic<std::uint64_t> batches_{0};

@@ -109,6 +109,7 @@ class Registry:
         num_threads: int,
         precision: str,
         score_edges: Sequence[float] = (),
+        feature_edges: Sequence[Sequence[float]] = (),
         sha256: str = "",
         engine: EngineOptions | None = None,
         plan: Plan | None = None,
@@ -131,7 +132,10 @@ class Scorer:
     def counts(self) -> dict[str, int]: ...
     @property
     def score_counts(self) -> list[int]: ...
-    # Keeps `histograms` from now on; before the scorer is shared between threads.
+    # Of a sample of the rows since `observe`, by column.
+    @property
+    def feature_counts(self) -> list[list[int]]: ...
+    # Keeps `histograms` and `feature_counts` from now on; before the scorer is shared between threads.
     def observe(self) -> None: ...
     # Each: upper bounds, counts per bound and above the last one, sum.
     @property

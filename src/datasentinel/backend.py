@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
-from datasentinel.calibration import ScoreTable
+from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
 from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 DEFAULT_PLAN_BUDGET_S = 1.0
 # What a block may use on compute capability 8.0, the least that is served; 9.0 and 10.0 offer 227 KiB.
 DEFAULT_SHARED_BYTES = 163 << 10
+# What the core's FeatureHistograms takes.
+_MAX_COUNTED_COLUMNS = 256
 ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
@@ -384,6 +386,7 @@ def load_scorer(
     engine = engine or EngineOptions()
     sha256 = hashlib.sha256(artifact.onnx).hexdigest()
     table = ScoreTable.of_config(artifact.config)
+    features = feature_histograms(artifact.config)
     load = functools.partial(
         _registry().load,
         artifact.onnx,
@@ -394,6 +397,9 @@ def load_scorer(
         num_threads=num_threads,
         precision=precision,
         score_edges=table.histogram().edges.tolist() if table else [],
+        feature_edges=[feature.edges.tolist() for feature in features]
+        if len(features) <= _MAX_COUNTED_COLUMNS
+        else [],
         sha256=sha256,
         engine=_native.EngineOptions(
             optimization_level=engine.optimization_level,

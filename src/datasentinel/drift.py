@@ -19,6 +19,8 @@ from datasentinel.errors import DataError, UnsupportedModelError
 from datasentinel.histogram import Histogram, ks, ks_critical_value, psi
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasentinel.artifact import Artifact
     from datasentinel.types import Float32Array
 
@@ -48,6 +50,14 @@ class Shift:
     ks: float
     state: State
 
+    @classmethod
+    def judged(cls, name: str, psi: float, ks: float, critical: float) -> Shift:
+        """Tell the state from the two measures and the critical value of the KS statistic."""
+        state: State = "stable"
+        if ks > critical and psi >= PSI_SHIFTING:
+            state = "drifted" if psi >= PSI_DRIFTED else "shifting"
+        return cls(name, psi, ks, state)
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -76,6 +86,18 @@ class Drift:
         return any(shift.state == "drifted" for shift in (self.score, *self.features))
 
 
+def critical_value(n: int, m: int, *, comparisons: int) -> float:
+    """Return the KS statistic that counts, for n and m rows and so many comparisons at once."""
+    return ks_critical_value(n, m, alpha=_SIGNIFICANCE / comparisons)
+
+
+def column_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return names of `count` columns: those given, or numbers where they do not tell the columns apart."""
+    if len(set(names)) == count:
+        return tuple(names)
+    return tuple(f"column {i}" for i in range(count))
+
+
 def compare(artifact: Artifact, rows: Float32Array, scores: Float32Array) -> Drift:
     """Compare rows [N, D] and their scores [N] with the calibration of an artifact.
 
@@ -95,16 +117,13 @@ def compare(artifact: Artifact, rows: Float32Array, scores: Float32Array) -> Dri
     if not len(rows):
         raise DataError("no rows to compare with the calibration")
     columns = feature_histograms(artifact.config)
-    names = artifact.config.feature_names or tuple(f"column {i}" for i in range(len(columns)))
-    critical = ks_critical_value(table.rows, len(rows), alpha=_SIGNIFICANCE / (1 + len(columns)))
+    names = column_names(artifact.config.feature_names, len(columns))
+    critical = critical_value(table.rows, len(rows), comparisons=1 + len(columns))
 
     def shift(name: str, values: Float32Array, coarse: Histogram, fine: Histogram) -> Shift:
         index = psi(coarse.counts, Histogram.count(values, coarse.edges).counts)
         distance = ks(fine.counts, Histogram.count(values, fine.edges).counts)
-        state: State = "stable"
-        if distance > critical and index >= PSI_SHIFTING:
-            state = "drifted" if index >= PSI_DRIFTED else "shifting"
-        return Shift(name, index, distance, state)
+        return Shift.judged(name, index, distance, critical)
 
     return Drift(
         rows=len(rows),

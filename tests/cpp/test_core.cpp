@@ -111,6 +111,39 @@ void counts_scores_by_interval() {
   CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).score_counts().empty());
 }
 
+void counts_a_sample_of_the_columns() {
+  constexpr std::size_t kRows = 4 * FeatureHistograms::kStride;
+  std::vector<float> rows;
+  for (std::size_t i = 0; i < kRows; ++i) {
+    rows.push_back(static_cast<float>(i));
+    rows.push_back(-1.0F);
+  }
+  std::vector<float> scores(kRows);
+  Scorer scorer(std::make_shared<SumSession>(2), 1e9, {}, std::nullopt,
+                FeatureHistograms({{60, 121, 200}, {-1}}));
+  const auto run = [&](std::size_t first, std::size_t count) {
+    scorer.run({.data = rows.data() + 2 * first, .rows = count, .columns = 2}, {.scores = scores.data()});
+  };
+  using Counts = std::vector<std::vector<std::uint64_t>>;
+  run(0, kRows);
+  CHECK((scorer.feature_counts() == Counts{{0, 0, 0, 0}, {0, 0}}));  // Nobody observes.
+  scorer.observe();
+  for (std::size_t i = 0; i < 100; ++i) run(i, 1);
+  run(100, kRows - 100);
+  // The rows 60, 121, 182 and 243.
+  CHECK((scorer.feature_counts() == Counts{{1, 1, 1, 1}, {4, 0}}));
+
+  CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).feature_counts().empty());
+  CHECK_THROWS(ErrorCode::invalid_argument, FeatureHistograms({{1}, {2, 1}}));
+  CHECK_THROWS(ErrorCode::invalid_argument, FeatureHistograms({{1, kNan}}));
+  CHECK_THROWS(ErrorCode::invalid_argument,
+               FeatureHistograms({std::vector<float>(FeatureHistograms::kMaxEdges + 1)}));
+  CHECK_THROWS(ErrorCode::invalid_argument,
+               FeatureHistograms(std::vector<std::vector<float>>(FeatureHistograms::kMaxColumns + 1)));
+  CHECK_THROWS(ErrorCode::invalid_argument,
+               Scorer(std::make_shared<SumSession>(1), 3.0, {}, std::nullopt, FeatureHistograms({{1}, {1}})));
+}
+
 void observes_batches_and_times() {
   Scorer scorer(std::make_shared<SumSession>(1), 10.0);
   CHECK(scorer.histograms() == nullptr);
@@ -365,6 +398,7 @@ int main() {
   scores_decides_and_counts();
   looks_up_p_values();
   counts_scores_by_interval();
+  counts_a_sample_of_the_columns();
   observes_batches_and_times();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();

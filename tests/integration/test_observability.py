@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -53,6 +54,32 @@ def exported(start_server, calibrated, rows) -> dict[str, set[str]]:
             for sample in family.samples:
                 samples.setdefault(sample.name, set()).update(sample.labels)
     return samples
+
+
+def test_a_live_column_that_drifts_is_told_by_name(start_server, network, detector, rows, tmp_path):
+    width = rows.shape[1]
+    calibration = calibrate(detector.score(rows), method="conformal", target_fpr=0.01, rows=rows)
+    artifact = write_artifact(
+        tmp_path / "models",
+        network.to_onnx(),
+        input_dim=width,
+        threshold=calibration.threshold,
+        calibration=calibration.facts(),
+        feature_names=[f"sensor {i}" for i in range(width)],
+    )
+    # One row in 61 is looked at, and 500 of those are needed.
+    live = np.random.default_rng(2).normal(0, 3, (40_000, width)).astype(np.float32)
+    live[:, 1] += 3.0
+    with start_server(artifact=artifact) as server:
+        server.ask(to_lines(live))
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as response:
+            text = response.read().decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    drift = {s.labels["feature"]: s.value for s in samples if s.name == "datasentinel_feature_psi"}
+    assert len(drift) == width
+    assert {name for name, value in drift.items() if value >= 0.25} == {"sensor 1"}
+    assert max(value for name, value in drift.items() if name != "sensor 1") < 0.1
+    assert {s.value for s in samples if s.name == "datasentinel_retrain"} == {1.0}
 
 
 def alert_rules() -> list[dict]:

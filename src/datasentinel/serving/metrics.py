@@ -22,17 +22,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import datasentinel
-from datasentinel.calibration import ScoreTable
+from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.serving.board import POST_INTERVAL_S
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
+from datasentinel.serving.live_drift import LiveDrift
 from datasentinel.serving.logs import log
-from datasentinel.serving.score_drift import ScoreDrift
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
 
+    from datasentinel.drift import Shift
     from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.models import ServedModel
@@ -53,6 +54,9 @@ _BY_MODEL = {
     "batches": "Batches run by the backend.",
 }
 
+
+# A metric has at most so many columns as label values: those with the greatest PSI.
+_MAX_FEATURES = 64
 
 # Name of the metric, help text.
 _HISTOGRAMS = {
@@ -177,13 +181,21 @@ class _DataPlaneCollector(Collector):
 
 
 class _ScoreWatch:
-    """How one model's live scores are distributed, and how far they are from the calibration scores."""
+    """How one model's live scores are distributed, and how far they and the columns are from calibration."""
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model
         table = ScoreTable.of_config(model.detector.artifact.config)
         self._expected = table.histogram() if table else None
-        self._drift = ScoreDrift(self._expected, lambda: model.score_counts) if self._expected else None
+        self._drift: LiveDrift | None = None
+        if self._expected:
+            config = model.detector.artifact.config
+            self._drift = LiveDrift(
+                self._expected,
+                feature_histograms(config) if model.feature_counts else (),
+                config.feature_names,
+                read_counts=lambda: [model.score_counts, *model.feature_counts],
+            )
 
     def collect(self) -> Iterator[Metric]:
         if self._expected is None or self._drift is None:
@@ -195,18 +207,49 @@ class _ScoreWatch:
             buckets=list(zip(bounds, accumulate(self.model.score_counts), strict=True)),
             sum_value=None,
         )
-        rows, index = self._drift.measure()
+        shifts = self._drift.measure()
         yield GaugeMetricFamily(
-            "datasentinel_score_window_rows", "Rows in the window of datasentinel_score_psi.", value=rows
+            "datasentinel_score_window_rows",
+            "Rows in the window of datasentinel_score_psi.",
+            value=shifts.score_rows,
         )
-        gauge = GaugeMetricFamily(
-            "datasentinel_score_psi",
-            "Population stability index of the last hour's scores against calibration; 0.25 means drift. "
-            "Absent while the window has fewer than 500 rows.",
+        yield GaugeMetricFamily(
+            "datasentinel_feature_window_rows",
+            "Rows in the window of datasentinel_feature_psi, a sample of all.",
+            value=shifts.feature_rows,
         )
-        if index is not None:
-            gauge.add_metric([], index)
-        yield gauge
+        score = [shifts.score] if shifts.score else []
+        yield from _measures("score", score, "the last hour's scores", labels=[])
+        features = sorted(shifts.features, key=lambda shift: shift.psi, reverse=True)[:_MAX_FEATURES]
+        yield from _measures("feature", features, "a column of the last hour's rows", labels=["feature"])
+        retrain = GaugeMetricFamily(
+            "datasentinel_retrain",
+            "1 when the score or a column has drifted: PSI at least 0.25 and KS beyond chance. Absent while "
+            "there are too few rows to tell.",
+        )
+        if shifts.retrain is not None:
+            retrain.add_metric([], float(shifts.retrain))
+        yield retrain
+
+
+def _measures(about: str, shifts: list[Shift], what: str, labels: list[str]) -> Iterator[Metric]:
+    absent = "Absent while the window has fewer than 500 rows."
+    index = GaugeMetricFamily(
+        f"datasentinel_{about}_psi",
+        f"Population stability index of {what} against calibration; 0.25 means drift. {absent}",
+        labels=labels,
+    )
+    distance = GaugeMetricFamily(
+        f"datasentinel_{about}_ks",
+        f"Kolmogorov-Smirnov statistic of {what} against calibration, at the bins' edges. {absent}",
+        labels=labels,
+    )
+    for shift in shifts:
+        values = [shift.name] if labels else []
+        index.add_metric(values, shift.psi)
+        distance.add_metric(values, shift.ks)
+    yield index
+    yield distance
 
 
 class _WorkerCollector(Collector):

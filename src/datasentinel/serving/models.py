@@ -68,6 +68,11 @@ class ServedModel:
     uncounted_scores: list[int]
 
     @property
+    def feature_counts(self) -> list[list[int]]:
+        """Sampled values since serving began, by column and interval; empty where they are not counted."""
+        return self.detector.scorer.feature_counts
+
+    @property
     def score_counts(self) -> list[int]:
         """Scores since serving began, by interval of the calibration scores."""
         now = self.detector.scorer.score_counts
