@@ -1,6 +1,5 @@
 #include "core/feature_histograms.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -36,9 +35,10 @@ void FeatureHistograms::add(ConstRows rows, std::uint64_t first) noexcept {
   for (std::size_t row = (kStride - 1) - first % kStride; row < rows.rows; row += kStride) {
     const float* values = rows.data + row * rows.columns;
     for (std::size_t column = 0; column < edges_.size(); ++column) {
-      const std::vector<float>& cuts = edges_[column];
-      const auto bin = std::lower_bound(cuts.begin(), cuts.end(), values[column]) - cuts.begin();
-      counts_[offsets_[column] + static_cast<std::size_t>(bin)].fetch_add(1, std::memory_order_relaxed);
+      // Without a branch: a binary search would be mispredicted at every other step.
+      std::uint32_t bin = 0;
+      for (const float edge : edges_[column]) bin += static_cast<std::uint32_t>(values[column] > edge);
+      counts_[offsets_[column] + bin].fetch_add(1, std::memory_order_relaxed);
     }
   }
 }
