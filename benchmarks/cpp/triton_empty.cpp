@@ -38,7 +38,8 @@ extern "C" __attribute__((visibility("default"))) TRITONSERVER_Error* TRITONBACK
     auto* failure = answer(requests[i], response);
     if (auto* error = TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, failure))
       return error;
-    if (auto* error = TRITONBACKEND_RequestRelease(requests[i], TRITONSERVER_REQUEST_RELEASE_ALL)) return error;
+    if (auto* error = TRITONBACKEND_RequestRelease(requests[i], TRITONSERVER_REQUEST_RELEASE_ALL))
+      return error;
   }
   return nullptr;
 }
