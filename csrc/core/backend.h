@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/device_scoring.h"
 #include "core/tensor.h"
 
 namespace datasentinel {
@@ -93,6 +94,9 @@ class Session {
   /// Whether a batch of so many rows is scored on a device that the call waits for. Such calls never run on
   /// the event loop.
   [[nodiscard]] virtual bool on_device(std::size_t /*rows*/) const noexcept { return false; }
+
+  /// How to score rows that lie on the device; null where that is not possible. Lives as long as the session.
+  [[nodiscard]] virtual DeviceScoring* device_scoring() noexcept { return nullptr; }
 
   /// The backend's name, e.g. "onnxruntime".
   [[nodiscard]] virtual std::string_view backend() const noexcept = 0;

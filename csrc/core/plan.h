@@ -60,7 +60,7 @@ struct Candidate {
 [[nodiscard]] Plan measure_plan(std::vector<Candidate>& candidates, double budget_s, double tolerance = 1e-4);
 
 /// A session that sends each batch to the backend that `plan` names for its size. When that backend fails,
-/// the batch is finished on the next candidate, the failed one is not used again, and `facts` says so.
+/// the batch is finished on the next candidate, the failed one is not used again, and `facts` says so and why.
 ///
 /// Throws Error{invalid_argument} when a step names no candidate.
 [[nodiscard]] std::unique_ptr<Session> make_planned_session(std::vector<Candidate> candidates, Plan plan);

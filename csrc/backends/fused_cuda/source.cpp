@@ -1,5 +1,7 @@
 #include "backends/fused_cuda/source.h"
 
+#include <string_view>
+
 #include "backends/fused/frame_layout.h"
 #include "backends/fused_cuda/constants.h"
 #include "backends/fused_cuda/form_in_registers.h"
@@ -22,11 +24,17 @@ constexpr std::size_t kMaxRegisterWeights = 1536;
 std::string signature(const std::string& name, const std::string& threads) {
   return "extern \"C\" __global__ void __launch_bounds__(" + threads + ") " + name +
          "(const float* __restrict__ input, long long rows, const float* __restrict__ constants,\n"
-         "    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions) {\n";
+         "    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,\n"
+         "    unsigned long long* __restrict__ bad) {\n";
 }
 
 std::size_t width_of(const Program& program, int value) {
   return program.widths[static_cast<std::size_t>(value)];
+}
+
+/// Scores are always finite, as the core's are: one that overflowed stays above every threshold.
+std::string written(std::string_view target, const std::string& value) {
+  return target == "scores" ? "made_finite(" + value + ")" : value;
 }
 
 Source in_registers(const Program& program) {
@@ -48,13 +56,16 @@ Source in_registers(const Program& program) {
   } else {
     body += unrolled(width_of(program, program.input), input + "[c] = input[row * " + columns + " + c];");
   }
-  body += steps;
+  body +=
+      "    if (bad != nullptr) {\n" +
+      unrolled(width_of(program, program.input), "check(" + input + "[c], row * " + columns + " + c, bad);") +
+      "    }\n" + steps;
   const auto write = [&](const char* target, int value) {
     if (value < 0) return;
     const std::string width = text_of(width_of(program, value));
     body += "    if (" + std::string(target) + " != nullptr) {\n" +
-            unrolled(width_of(program, value),
-                     std::string(target) + "[row * " + width + " + c] = " + form.at(value, "c") + ";") +
+            unrolled(width_of(program, value), std::string(target) + "[row * " + width +
+                                                   " + c] = " + written(target, form.at(value, "c")) + ";") +
             "    }\n";
   };
   write("scores", program.score);
@@ -94,17 +105,23 @@ std::string shared_kernel(const Program& program, const fused::FrameLayout& layo
                      "      const int c = i % " +
                      columns + ", r = i / " + columns +
                      ";\n"
+                     "      const float x = r < count ? input[first * " +
+                     columns +
+                     " + i] : 0.0f;\n"
+                     "      if (bad != nullptr) check(x, first * " +
+                     columns +
+                     " + i, bad);\n"
                      "      frame[(" +
-                     offset(program.input) + " + c) * PITCH + r] = r < count ? input[first * " + columns +
-                     " + i] : 0.0f;\n    }\n    __syncthreads();\n";
+                     offset(program.input) + " + c) * PITCH + r] = x;\n    }\n    __syncthreads();\n";
   text += all_steps(program, form);
   const auto write = [&](const char* target, int value) {
     if (value < 0) return;
     const std::string width = text_of(width_of(program, value));
-    text += "    if (" + std::string(target) +
-            " != nullptr) {\n      for (int i = threadIdx.x; i < count * " + width + "; i += THREADS) " +
-            target + "[first * " + width + " + i] = frame[(" + offset(value) + " + i % " + width +
-            ") * PITCH + i / " + width + "];\n    }\n";
+    text +=
+        "    if (" + std::string(target) + " != nullptr) {\n      for (int i = threadIdx.x; i < count * " +
+        width + "; i += THREADS) " + target + "[first * " + width + " + i] = " +
+        written(target, "frame[(" + offset(value) + " + i % " + width + ") * PITCH + i / " + width + "]") +
+        ";\n    }\n";
   };
   write("scores", program.score);
   write("output", program.output);
