@@ -118,6 +118,9 @@ class Backend {
   /// Can this backend run here, and if not, why. Opens the vendor library on the first call.
   [[nodiscard]] virtual BackendStatus status() = 0;
 
+  /// Whether "auto" leaves this backend out.
+  [[nodiscard]] virtual bool only_by_name() const noexcept { return false; }
+
   /// Throws Error: unavailable, invalid_model, unsupported_model, backend_failure.
   [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) = 0;
 };

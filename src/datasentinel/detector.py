@@ -78,8 +78,9 @@ class Detector:
     ----------
     artifact : Artifact
         The model and its configuration.
-    backend : {"auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"}
-        What runs the model. "auto" measures those that can and takes the fastest for each batch size; a named
+    backend : str
+        What runs the model: "auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda" or
+        "onnxruntime-tensorrt". "auto" measures those that can (the last one aside) and takes the fastest for each batch size; a named
         backend that cannot run is an error.
     num_threads : int
         Threads that one call may use.

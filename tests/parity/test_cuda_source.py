@@ -50,7 +50,9 @@ class CpuKernel:
 
         place = None if bad is None else address(bad)
         targets = [address(results[key]) if key in wanted else None for key in "soc"]
-        self._run(address(rows), ctypes.c_longlong(len(rows)), address(self._constants), *targets, place, blocks)
+        self._run(
+            address(rows), ctypes.c_longlong(len(rows)), address(self._constants), *targets, place, blocks
+        )
         return results
 
 
