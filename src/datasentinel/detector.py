@@ -80,8 +80,8 @@ class Detector:
         The model and its configuration.
     backend : str
         What runs the model: "auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda" or
-        "onnxruntime-tensorrt". "auto" measures those that can (the last one aside) and takes the fastest for each batch size; a named
-        backend that cannot run is an error.
+        "onnxruntime-tensorrt". "auto" measures those that can (the last one aside) and takes the fastest for
+        each batch size; a named backend that cannot run is an error.
     num_threads : int
         Threads that one call may use.
     plan_budget_s : float
