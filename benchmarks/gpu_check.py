@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_GPU = 3
-BACKENDS = ("fused-cuda", "tensorrt", "onnxruntime-cuda", "fused", "onnxruntime")
+BACKENDS = ("fused-cuda", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "fused", "onnxruntime")
 BATCHES = (1, 8, 64, 512, 4096, 32_768, 262_144, 1_048_576)
 # Scores on any backend against the float64 reference.
 TOLERANCE = 1e-4

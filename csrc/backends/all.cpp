@@ -20,6 +20,7 @@ Registry make_registry(const LibraryHints& libraries) {
   registry.add(make_tensorrt_backend(hint_for(libraries, "tensorrt")));
   registry.add(make_fused_cuda_backend(hint_for(libraries, "fused-cuda")));
   registry.add(make_onnxruntime_cuda_backend(hint_for(libraries, "onnxruntime")));
+  registry.add(make_onnxruntime_tensorrt_backend(hint_for(libraries, "onnxruntime")));
   registry.add(make_fused_backend());
   registry.add(make_onnxruntime_backend(hint_for(libraries, "onnxruntime")));
   return registry;

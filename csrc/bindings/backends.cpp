@@ -75,6 +75,7 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   std::shared_ptr<Session> session =
       backend == "auto" ? load_auto(registry, model, options, plan, plan_budget_s, loaded->plan)
                         : registry.find(backend).load(model, options);
+  loaded->session = session;
   loaded->row_us = time_of_one_row_us(*session);
   std::optional<ScoreHistogram> histogram;
   if (!score_edges.empty()) histogram.emplace(std::move(score_edges));

@@ -18,6 +18,7 @@ namespace datasentinel {
 /// A scorer as Python sees it, with the plan it follows beside it (empty for a named backend).
 struct LoadedScorer {
   std::shared_ptr<Scorer> scorer;
+  std::shared_ptr<Session> session;  ///< The one that the scorer uses.
   Plan plan;
   double row_us = 0;  ///< Time of a call with one row, measured at load: an upper bound per row.
 
@@ -29,6 +30,7 @@ inline Model as_model(const std::string& name, std::string_view onnx, std::strin
 }
 
 void bind_backends(pybind11::module_& module);
+void bind_device_arrays(pybind11::module_& module);
 void bind_models(pybind11::module_& module);
 void bind_scoring(pybind11::module_& module);
 void bind_wire(pybind11::module_& module);

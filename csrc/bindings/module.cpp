@@ -81,6 +81,7 @@ PYBIND11_MODULE(_native, module) {
   bind_models(module);
   bind_backends(module);
   bind_scoring(module);
+  bind_device_arrays(module);
   bind_wire(module);
 
   py::class_<roof::Roof>(module, "Roof")

@@ -1,4 +1,4 @@
-// Scoring of NumPy arrays.
+// Scoring of arrays: NumPy's, and those of other libraries by DLPack.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/device_arrays.h"
+#include "bindings/dlpack.h"
 #include "core/error.h"
 #include "core/p_value.h"
 #include "core/scorer.h"
@@ -34,15 +36,60 @@ bool is_float32_array(py::handle object) {
 
 bool is_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
 
-/// A float32, C-contiguous array of rank 1 (one row) or 2 as rows, or nothing for any other object. Borrowed.
-std::optional<ConstRows> as_rows(py::handle object) {
-  if (!is_float32_array(object)) return std::nullopt;
+/// Rows that are read where they lie.
+struct Rows : ConstRows {
+  std::array<py::ssize_t, 2> dims{};  ///< The shape as the caller has it.
+  std::size_t rank = 0;
+  dlpack::ImportedTensor lent = {};  ///< What another library lent; empty for NumPy's arrays.
+
+  template <typename Shape>
+  static Rows of(const void* data, const Shape* shape, std::size_t rank) {
+    Rows rows;
+    rows.rank = rank;
+    std::copy(shape, shape + rank, rows.dims.begin());
+    rows.data = static_cast<const float*>(data);
+    rows.rows = rank == 2 ? static_cast<std::size_t>(shape[0]) : 1;
+    rows.columns = static_cast<std::size_t>(shape[rank - 1]);
+    return rows;
+  }
+  [[nodiscard]] std::span<const py::ssize_t> shape() const { return {dims.data(), rank}; }
+};
+
+/// A tensor of another library as rows, or nothing where it has to be converted.
+std::optional<Rows> lent_rows(py::handle object) {
+  try {
+    const auto device = dlpack::device_of(object);
+    if (!device || !dlpack::is_on_host(*device)) return std::nullopt;
+    dlpack::ImportedTensor tensor(object);
+    const dlpack::DLTensor& about = tensor.tensor();
+    if (!tensor.is_float32() || !tensor.is_contiguous() || about.ndim < 1 || about.ndim > 2) {
+      return std::nullopt;
+    }
+    Rows rows = Rows::of(reinterpret_cast<const void*>(tensor.address()), about.shape,
+                         static_cast<std::size_t>(about.ndim));
+    rows.lent = std::move(tensor);
+    return rows;
+  } catch (const py::error_already_set&) {
+    return std::nullopt;  // It does not lend; converting it says why, or works.
+  }
+}
+
+/// A float32, C-contiguous array of rank 1 (one row) or 2 as rows, or nothing for any other object.
+std::optional<Rows> as_rows(py::handle object) {
+  if (!is_float32_array(object)) {
+    return py::isinstance<py::array>(object) ? std::nullopt : lent_rows(object);
+  }
   const auto array = py::reinterpret_borrow<py::array>(object);
   const auto rank = array.ndim();
   if (!is_contiguous(array) || rank < 1 || rank > 2) return std::nullopt;
-  return ConstRows{.data = static_cast<const float*>(array.data()),
-                   .rows = rank == 2 ? static_cast<std::size_t>(array.shape(0)) : 1,
-                   .columns = static_cast<std::size_t>(array.shape(rank - 1))};
+  return Rows::of(array.data(), array.shape(), static_cast<std::size_t>(rank));
+}
+
+/// For an `x` that is no rows in place: asks the caller to convert it to contiguous float32 and to call
+/// again.
+py::object convert_first(const py::object& x) {
+  if (!py::isinstance<py::array>(x)) refuse_device(x);
+  return py::reinterpret_borrow<py::object>(Py_NotImplemented);
 }
 
 /// The caller's `out`, checked, or a new array of `shape`.
@@ -74,10 +121,10 @@ class GilReleaseForLongWork {
   std::optional<py::gil_scoped_release> release_;
 };
 
-/// NotImplemented asks the caller to convert `x` to contiguous float32 and to call again.
 py::object score(const LoadedScorer& self, const py::object& x, const py::object& out) {
   const auto rows = as_rows(x);
-  if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  if (!rows && !py::isinstance<py::array>(x) && lies_on_device(x)) return score_on_device(self, x, out);
+  if (!rows) return convert_first(x);
   const std::array<py::ssize_t, 1> shape{static_cast<py::ssize_t>(rows->rows)};
   auto scores = output_array(out, shape);
   const Outputs outputs{.scores = scores.mutable_data(), .reconstructions = nullptr};
@@ -91,7 +138,7 @@ py::object score(const LoadedScorer& self, const py::object& x, const py::object
 
 py::object predict(const LoadedScorer& self, const py::object& x) {
   const auto rows = as_rows(x);
-  if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  if (!rows) return convert_first(x);
   py::array_t<bool> decisions(static_cast<py::ssize_t>(rows->rows));
   bool* decision = decisions.mutable_data();
   {
@@ -107,9 +154,8 @@ py::object predict(const LoadedScorer& self, const py::object& x) {
 template <float* Outputs::* kWanted>
 py::object matrix(const LoadedScorer& self, const py::object& x, const py::object& out) {
   const auto rows = as_rows(x);
-  if (!rows) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-  const auto array = py::reinterpret_borrow<py::array>(x);
-  auto result = output_array(out, {array.shape(), static_cast<std::size_t>(array.ndim())});
+  if (!rows) return convert_first(x);
+  auto result = output_array(out, rows->shape());
   Outputs outputs;
   outputs.*kWanted = result.mutable_data();
   {

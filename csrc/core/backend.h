@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/device_scoring.h"
 #include "core/tensor.h"
 
 namespace datasentinel {
@@ -94,6 +95,9 @@ class Session {
   /// the event loop.
   [[nodiscard]] virtual bool on_device(std::size_t /*rows*/) const noexcept { return false; }
 
+  /// How to score rows that lie on the device; null where that is not possible. Lives as long as the session.
+  [[nodiscard]] virtual DeviceScoring* device_scoring() noexcept { return nullptr; }
+
   /// The backend's name, e.g. "onnxruntime".
   [[nodiscard]] virtual std::string_view backend() const noexcept = 0;
 
@@ -113,6 +117,9 @@ class Backend {
 
   /// Can this backend run here, and if not, why. Opens the vendor library on the first call.
   [[nodiscard]] virtual BackendStatus status() = 0;
+
+  /// Whether "auto" leaves this backend out.
+  [[nodiscard]] virtual bool only_by_name() const noexcept { return false; }
 
   /// Throws Error: unavailable, invalid_model, unsupported_model, backend_failure.
   [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) = 0;

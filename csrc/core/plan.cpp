@@ -125,6 +125,10 @@ std::vector<Candidate> load_candidates(const Registry& registry, const Model& mo
       refusals.push_back({name, std::string(to_string(status.availability)) + ": " + status.detail});
       continue;
     }
+    if (backend->only_by_name()) {
+      refusals.push_back({name, "runs only where it is named"});
+      continue;
+    }
     try {
       candidates.push_back({name, backend->load(model, options)});
     } catch (const Error& error) {

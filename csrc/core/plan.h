@@ -43,9 +43,9 @@ struct Candidate {
   std::shared_ptr<Session> session;
 };
 
-/// Loads `model` on every backend of `registry` that can run it, in order of preference; the others are added
-/// to `refusals`. Throws Error{unavailable} that lists every refusal when none can run it. A broken model
-/// (invalid_model) is an error at once.
+/// Loads `model` on every backend of `registry` that can run it, in order of preference, but for those that
+/// run only by name; the others are added to `refusals`. Throws Error{unavailable} that lists every refusal
+/// when none can run it. A broken model (invalid_model) is an error at once.
 [[nodiscard]] std::vector<Candidate> load_candidates(const Registry& registry, const Model& model,
                                                      const SessionOptions& options,
                                                      std::vector<Refusal>& refusals);
@@ -60,7 +60,8 @@ struct Candidate {
 [[nodiscard]] Plan measure_plan(std::vector<Candidate>& candidates, double budget_s, double tolerance = 1e-4);
 
 /// A session that sends each batch to the backend that `plan` names for its size. When that backend fails,
-/// the batch is finished on the next candidate, the failed one is not used again, and `facts` says so.
+/// the batch is finished on the next candidate, the failed one is not used again, and `facts` says so and
+/// why.
 ///
 /// Throws Error{invalid_argument} when a step names no candidate.
 [[nodiscard]] std::unique_ptr<Session> make_planned_session(std::vector<Candidate> candidates, Plan plan);

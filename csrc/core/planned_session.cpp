@@ -1,6 +1,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,7 +38,7 @@ class PlannedSession final : public Session {
         return;
       } catch (const Error& error) {
         if (!is_failure_of_backend(error) || members_.size() == 1) throw;
-        member.failed.store(true, std::memory_order_relaxed);
+        give_up(member, error);
       }
     }
     run_elsewhere(rows, outputs);
@@ -45,6 +46,14 @@ class PlannedSession final : public Session {
 
   [[nodiscard]] bool on_device(std::size_t rows) const noexcept override {
     return members_[choose(rows)]->candidate.session->on_device(rows);
+  }
+
+  [[nodiscard]] DeviceScoring* device_scoring() noexcept override {
+    for (const auto& member : members_) {
+      if (member->failed.load(std::memory_order_relaxed)) continue;
+      if (DeviceScoring* offered = member->candidate.session->device_scoring()) return offered;
+    }
+    return nullptr;
   }
 
   [[nodiscard]] std::string_view backend() const noexcept override {
@@ -57,8 +66,9 @@ class PlannedSession final : public Session {
       facts.emplace_back("plan from " + std::to_string(step.min_rows) + " rows", step.backend);
     }
     for (const auto& member : members_) {
-      if (member->failed.load(std::memory_order_relaxed)) {
-        facts.emplace_back(member->candidate.backend, "failed while serving; not used any more");
+      if (member->failed.load(std::memory_order_acquire)) {
+        facts.emplace_back(member->candidate.backend,
+                           "failed while serving; not used any more: " + member->failure);
       }
       for (auto& [key, value] : member->candidate.session->facts()) {
         facts.emplace_back(member->candidate.backend + ": " + key, std::move(value));
@@ -71,6 +81,8 @@ class PlannedSession final : public Session {
   struct Member {
     explicit Member(Candidate from) : candidate(std::move(from)) {}
     Candidate candidate;
+    std::once_flag first_failure;
+    std::string failure;  ///< Written once, before `failed`.
     std::atomic<bool> failed{false};
   };
   struct Step {
@@ -81,6 +93,13 @@ class PlannedSession final : public Session {
   static bool is_failure_of_backend(const Error& error) noexcept {
     return error.code() == ErrorCode::backend_failure || error.code() == ErrorCode::out_of_memory ||
            error.code() == ErrorCode::unavailable;
+  }
+
+  static void give_up(Member& member, const Error& error) {
+    std::call_once(member.first_failure, [&] {
+      member.failure = error.what();
+      member.failed.store(true, std::memory_order_release);
+    });
   }
 
   [[nodiscard]] std::size_t index_of(const std::string& backend) const {
@@ -105,7 +124,7 @@ class PlannedSession final : public Session {
         return;
       } catch (const Error& error) {
         if (!is_failure_of_backend(error)) throw;
-        member->failed.store(true, std::memory_order_relaxed);
+        give_up(*member, error);
         reasons += std::string("; ") + error.what();
       }
     }

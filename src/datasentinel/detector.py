@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -42,9 +42,10 @@ def as_float32_rows(x: object) -> Float32Array:
         column are named). NaN and infinities pass through: scoring refuses them, with their position.
     """
     try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise InvalidInputError(f"x is not a rectangular array: {error}") from error
+        lent = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+        array = np.from_dlpack(cast("Any", x)) if lent else np.asarray(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"x is not a rectangular array of numbers: {error}") from error
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"x must hold real numbers, got dtype {array.dtype}")
     if array.ndim not in (1, 2):
@@ -77,9 +78,10 @@ class Detector:
     ----------
     artifact : Artifact
         The model and its configuration.
-    backend : {"auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"}
-        What runs the model. "auto" measures those that can and takes the fastest for each batch size; a named
-        backend that cannot run is an error.
+    backend : str
+        What runs the model: "auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda" or
+        "onnxruntime-tensorrt". "auto" measures those that can (the last one aside) and takes the fastest for
+        each batch size; a named backend that cannot run is an error.
     num_threads : int
         Threads that one call may use.
     plan_budget_s : float
@@ -176,15 +178,19 @@ class Detector:
         Parameters
         ----------
         x : array_like of real numbers, shape [N, D] or [D], raw units
-            A C-contiguous float32 array is used in place; anything else is converted once.
+            A C-contiguous float32 array is used in place, also one that another library lends by DLPack
+            (torch, JAX, Arrow); anything else is converted once. With the backend "fused-cuda" it may lie on
+            the CUDA device (`__dlpack__` or `__cuda_array_interface__`), C-contiguous and float32.
         out : ndarray of float32, shape [N] ([1] for a single row), optional
-            Where to write the scores; nothing is allocated then.
+            Where to write the scores; nothing is allocated then. For rows on the device, memory there.
 
         Returns
         -------
         ndarray of float32, shape [N] ([1] for a single row)
             Always finite: a row so extreme that it overflows float32 inside the model gets the largest
-            float32. This is `out` when that was given.
+            float32. This is `out` when that was given. Scores of rows on the device stay there, in an object
+            with `__dlpack__` and `__cuda_array_interface__`, complete on return: `torch.from_dlpack(...)`
+            takes them without a copy. The scorer's counts leave them out.
 
         Raises
         ------

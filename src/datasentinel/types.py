@@ -12,7 +12,9 @@ Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
-BackendName: TypeAlias = Literal["auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda"]
+BackendName: TypeAlias = Literal[
+    "auto", "onnxruntime", "tensorrt", "fused", "fused-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt"
+]
 BACKEND_NAMES: tuple[BackendName, ...] = (
     "auto",
     "onnxruntime",
@@ -20,4 +22,5 @@ BACKEND_NAMES: tuple[BackendName, ...] = (
     "fused",
     "fused-cuda",
     "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
 )

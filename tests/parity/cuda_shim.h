@@ -1,10 +1,12 @@
 // Just enough of CUDA for a generated kernel to run on the CPU: every thread of one block is a thread here,
 // and a barrier is a barrier. Included before the kernel's text.
 
+#include <algorithm>
 #include <barrier>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -40,6 +42,11 @@ inline std::barrier<> barrier(THREADS);
 #define gridDim shim::grid_size
 
 inline void __syncthreads() { shim::barrier.arrive_and_wait(); }
+inline void atomicMin(unsigned long long* target, unsigned long long value) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  *target = std::min(*target, value);
+}
 inline float __int_as_float(int bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
-from datasentinel import Detector, backend
+from datasentinel import Detector, backend, plan_cache
+from datasentinel.errors import OutOfMemoryError
 from tests.networks import Network, write_artifact
 
 pytestmark = pytest.mark.gpu
@@ -67,3 +71,72 @@ def test_several_threads_at_once(loaded):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_out_of_device_memory_is_an_error_that_passes(loaded):
+    torch = pytest.importorskip("torch", reason="torch takes the device's memory here")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    network, detector = loaded
+    rows = torch.from_numpy(rows_for(network, 1_000_000)).cuda()
+    taken = []
+    size = 1 << 34
+    while size >= 1 << 20:
+        try:
+            taken.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
+            size //= 2
+    with pytest.raises(OutOfMemoryError):
+        detector.score(rows)
+    del taken
+    torch.cuda.empty_cache()
+    expected = network.reference(rows.cpu().numpy())[0]
+    np.testing.assert_allclose(torch.from_dlpack(detector.score(rows)).cpu(), expected, rtol=5e-5)
+
+
+# An address that is nobody's is an error that CUDA never recovers from: every later call in the process fails.
+BREAK_CUDA = """
+import json, sys
+import numpy as np
+import torch
+from datasentinel import Detector
+from datasentinel.errors import BackendError
+
+class Nowhere:
+    __cuda_array_interface__ = {"shape": (1000,), "typestr": "<f4", "data": (16, False), "version": 3}
+
+detector = Detector.load(sys.argv[1])
+rows = np.load(sys.argv[2])
+before = detector.score(rows)
+try:
+    detector.score(torch.from_numpy(rows).cuda(), Nowhere())
+    raised = False
+except BackendError:
+    raised = True
+after = detector.score(rows)
+info = detector.info()
+print(json.dumps({"raised": raised, "plan": info["plan"], "facts": info["facts"],
+                  "same": bool(np.allclose(before, after, rtol=5e-5))}))
+"""
+
+
+def test_a_cuda_error_while_serving_is_answered_by_the_next_backend(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch puts rows on the device here")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    monkeypatch.setenv(plan_cache.CACHE_DIR_VARIABLE, str(tmp_path / "cache"))
+    network = Network.random([8, 6, 3, 6, 8])
+    folder = write_artifact(tmp_path / "model", network.to_onnx(), input_dim=8, threshold=1.0)
+    rows = tmp_path / "rows.npy"
+    np.save(rows, rows_for(network, 1000))
+    Detector.load(folder)  # Measures the plan, which is then made to prefer the GPU.
+    (path,) = (tmp_path / "cache" / "plans").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [[1, "fused-cuda"]]}))
+    command = [sys.executable, "-c", BREAK_CUDA, str(folder), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["plan"] == {"1": "fused-cuda"}
+    assert answer["raised"]
+    assert answer["same"]
+    assert answer["facts"]["fused-cuda"].startswith("failed while serving; not used any more: ")

@@ -27,7 +27,14 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_every_backend_is_listed_with_its_state():
     statuses = {status.name: status for status in datasentinel.backends()}
-    assert list(statuses) == ["tensorrt", "fused-cuda", "onnxruntime-cuda", "fused", "onnxruntime"]
+    assert list(statuses) == [
+        "tensorrt",
+        "fused-cuda",
+        "onnxruntime-cuda",
+        "onnxruntime-tensorrt",
+        "fused",
+        "onnxruntime",
+    ]
     for status in statuses.values():
         assert status.availability in {"available", "not built", "library not found", "no device"}
         assert (status.availability == "available") == (status.detail == "")

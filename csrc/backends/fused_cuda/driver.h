@@ -71,6 +71,7 @@ class Driver {
   /// For destructors, which may run in any thread and must not throw.
   void enter_if_possible() const noexcept { static_cast<void>(cuCtxSetCurrent(context_)); }
 
+  [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] const std::string& device_name() const noexcept { return device_name_; }
   [[nodiscard]] int architecture() const noexcept { return architecture_; }  ///< e.g. 90
   [[nodiscard]] int version() const noexcept { return version_; }            ///< e.g. 13010

@@ -13,9 +13,14 @@ const char* const kPrelude = R"(#ifndef EXTERN_SHARED
 #define EXTERN_SHARED(name) extern __shared__ float name[]
 #endif
 #define INFINITE __int_as_float(0x7f800000)
+#define LARGEST __int_as_float(0x7f7fffff)
 
 static __device__ __forceinline__ float smaller(float x, float y) { return x < y || x != x ? x : y; }
 static __device__ __forceinline__ float larger(float x, float y) { return x > y || x != x ? x : y; }
+static __device__ __forceinline__ float made_finite(float x) { return fabsf(x) < INFINITE ? x : LARGEST; }
+static __device__ __forceinline__ void check(float x, unsigned long long place, unsigned long long* bad) {
+  if (!(fabsf(x) < INFINITE)) atomicMin(bad, place);
+}
 static __device__ __forceinline__ float f_relu(float x) { return x < 0.0f ? 0.0f : x; }
 static __device__ __forceinline__ float f_leaky_relu(float x, float a) { return x < 0.0f ? a * x : x; }
 static __device__ __forceinline__ float f_elu(float x, float a, float b) { return x < 0.0f ? a * expm1f(x) : b * x; }

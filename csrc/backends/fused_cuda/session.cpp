@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "core/error.h"
@@ -14,6 +15,22 @@ namespace {
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 // Below this the kernel reads the rows over the bus itself, which saves two copies' latencies.
 constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
+// No value of a batch: all are finite.
+constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
+
+class Block final : public DeviceBlock {
+ public:
+  Block(std::shared_ptr<const Driver> driver, std::size_t bytes)
+      : driver_(std::move(driver)), memory_(*driver_) {
+    driver_->check(driver_->cuMemAlloc_v2(memory_.out(), bytes), "allocating the scores");
+  }
+  ~Block() override { driver_->enter_if_possible(); }
+  [[nodiscard]] std::uint64_t address() const noexcept override { return memory_.get(); }
+
+ private:
+  std::shared_ptr<const Driver> driver_;
+  DeviceMemory memory_;
+};
 
 }  // namespace
 
@@ -35,6 +52,14 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
   driver_->check(driver_->cuMemAlloc_v2(constants_.out(), bytes), "allocating the weights");
   driver_->check(driver_->cuMemcpyHtoD_v2(constants_.get(), source.constants.data(), bytes),
                  "copying the weights");
+  device_rows_.stream = Stream(*driver_);
+  driver_->check(driver_->cuStreamCreate(device_rows_.stream.out(), kStreamNonBlocking), "making a stream");
+  device_rows_.bad = DeviceMemory(*driver_);
+  driver_->check(driver_->cuMemAlloc_v2(device_rows_.bad.out(), sizeof(kNowhere)),
+                 "allocating device memory");
+  device_rows_.bad_on_host = PinnedMemory(*driver_);
+  driver_->check(driver_->cuMemHostAlloc(device_rows_.bad_on_host.out(), sizeof(kNowhere), 0),
+                 "allocating page-locked memory");
   few_ = entry_point(source.few);
   bulk_ = entry_point(source.bulk);
 }
@@ -78,26 +103,33 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   return lane;
 }
 
-void CudaSession::launch(const EntryPoint& entry, Slot& slot, Outputs wanted, bool mapped) const {
+void CudaSession::launch(Arguments arguments, void* stream) const {
+  const EntryPoint& entry = arguments.rows <= static_cast<std::size_t>(few_.kernel.rows) ? few_ : bulk_;
+  const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
+  const auto blocks = static_cast<unsigned>(
+      std::min<std::size_t>((arguments.rows + block_rows - 1) / block_rows, entry.most_blocks));
+  auto rows = static_cast<long long>(arguments.rows);
+  DeviceAddress constants = constants_.get();
+  std::array<void*, 7> pointers{
+      &arguments.input,         &rows,         &constants, &arguments.scores, &arguments.output,
+      &arguments.contributions, &arguments.bad};
+  driver_->check(driver_->cuLaunchKernel(
+                     entry.function, blocks, 1, 1, static_cast<unsigned>(entry.kernel.threads), 1, 1,
+                     static_cast<unsigned>(entry.kernel.shared_bytes), stream, pointers.data(), nullptr),
+                 "launching the kernel");
+}
+
+void CudaSession::launch(const Slot& slot, Outputs wanted, bool mapped) const {
   const auto address = [mapped](const Buffer& buffer, bool is_wanted) -> DeviceAddress {
     if (!is_wanted) return 0;
     return mapped ? buffer.mapped : buffer.device.get();
   };
-  DeviceAddress input = address(slot.input, true);
-  auto rows = static_cast<long long>(slot.rows);
-  DeviceAddress constants = constants_.get();
-  DeviceAddress scores = address(slot.scores, wanted.scores != nullptr);
-  DeviceAddress output = address(slot.output, wanted.reconstructions != nullptr);
-  DeviceAddress contributions = address(slot.contributions, wanted.contributions != nullptr);
-  std::array<void*, 6> arguments{&input, &rows, &constants, &scores, &output, &contributions};
-  const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
-  const auto blocks = static_cast<unsigned>(
-      std::min<std::size_t>((slot.rows + block_rows - 1) / block_rows, entry.most_blocks));
-  driver_->check(
-      driver_->cuLaunchKernel(entry.function, blocks, 1, 1, static_cast<unsigned>(entry.kernel.threads), 1, 1,
-                              static_cast<unsigned>(entry.kernel.shared_bytes), slot.stream.get(),
-                              arguments.data(), nullptr),
-      "launching the kernel");
+  launch({.input = address(slot.input, true),
+          .rows = slot.rows,
+          .scores = address(slot.scores, wanted.scores != nullptr),
+          .output = address(slot.output, wanted.reconstructions != nullptr),
+          .contributions = address(slot.contributions, wanted.contributions != nullptr)},
+         slot.stream.get());
 }
 
 void CudaSession::start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count,
@@ -106,15 +138,14 @@ void CudaSession::start(Slot& slot, ConstRows rows, std::size_t first, std::size
   slot.first = first;
   slot.rows = count;
   std::memcpy(slot.input.rows(), rows.row(first), bytes);
-  const EntryPoint& entry = count <= static_cast<std::size_t>(few_.kernel.rows) ? few_ : bulk_;
   if (bytes <= kMappedBytes) {
-    launch(entry, slot, wanted, true);
+    launch(slot, wanted, true);
     return;
   }
   driver_->check(
       driver_->cuMemcpyHtoDAsync_v2(slot.input.device.get(), slot.input.host.get(), bytes, slot.stream.get()),
       "copying rows to the device");
-  launch(entry, slot, wanted, false);
+  launch(slot, wanted, false);
   const auto fetch = [&](const float* target, const Buffer& buffer, std::size_t columns) {
     if (target == nullptr) return;
     driver_->check(driver_->cuMemcpyDtoHAsync_v2(buffer.host.get(), buffer.device.get(),
@@ -140,6 +171,13 @@ void CudaSession::finish(Slot& slot, Outputs outputs) const {
   slot.rows = 0;
 }
 
+void CudaSession::refuse_if_failed() const {
+  // An error of CUDA is sticky: the context it happened in never works again.
+  if (failed_.load(std::memory_order_relaxed)) {
+    throw Error(ErrorCode::backend_failure, "fused-cuda: this session failed before; load the model again");
+  }
+}
+
 void CudaSession::run(ConstRows rows, Outputs outputs) {
   if (outputs.reconstructions != nullptr && !has_output_) {
     throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
@@ -148,10 +186,7 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::unsupported_model,
                 "this model does not explain its scores; it has no output 'contributions'");
   }
-  // An error of CUDA is sticky: the context it happened in never works again.
-  if (failed_.load(std::memory_order_relaxed)) {
-    throw Error(ErrorCode::backend_failure, "fused-cuda: this session failed before; load the model again");
-  }
+  refuse_if_failed();
   try {
     const auto lane = lanes_.borrow();
     driver_->enter();
@@ -166,6 +201,38 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
     failed_.store(true, std::memory_order_relaxed);
     throw;
   }
+}
+
+void CudaSession::wait_for(std::uint64_t stream) {
+  driver_->enter();
+  driver_->check(driver_->cuStreamSynchronize(reinterpret_cast<void*>(stream)), "waiting for the rows");
+}
+
+std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
+  driver_->enter();
+  return std::make_shared<const Block>(driver_, bytes);
+}
+
+std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores) {
+  refuse_if_failed();
+  const std::lock_guard lock(device_rows_.mutex);
+  void* const stream = device_rows_.stream.get();
+  auto* const bad = static_cast<std::uint64_t*>(device_rows_.bad_on_host.get());
+  try {
+    driver_->enter();
+    *bad = kNowhere;
+    driver_->check(driver_->cuMemcpyHtoDAsync_v2(device_rows_.bad.get(), bad, sizeof(*bad), stream),
+                   "copying to the device");
+    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.get()}, stream);
+    driver_->check(driver_->cuMemcpyDtoHAsync_v2(bad, device_rows_.bad.get(), sizeof(*bad), stream),
+                   "copying from the device");
+    driver_->check(driver_->cuStreamSynchronize(stream), "running the kernel");
+  } catch (const Error&) {
+    failed_.store(true, std::memory_order_relaxed);
+    throw;
+  }
+  if (*bad == kNowhere) return std::nullopt;
+  return Cell{.row = *bad / input_dim_, .column = *bad % input_dim_};
 }
 
 Facts CudaSession::facts() const {

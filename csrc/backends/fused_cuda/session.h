@@ -3,6 +3,8 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 
 #include "backends/fused_cuda/driver.h"
@@ -18,7 +20,7 @@ namespace datasentinel::fused_cuda {
 /// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
 /// nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap another's
 /// work.
-class CudaSession final : public Session {
+class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
               const fused::Program& program, Facts build_facts);
@@ -27,8 +29,18 @@ class CudaSession final : public Session {
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
+  [[nodiscard]] DeviceScoring* device_scoring() noexcept override { return this; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
   [[nodiscard]] Facts facts() const override;
+
+  [[nodiscard]] int device() const noexcept override { return driver_->device(); }
+  [[nodiscard]] std::uint64_t stream() const noexcept override {
+    return reinterpret_cast<std::uintptr_t>(device_rows_.stream.get());
+  }
+  void wait_for(std::uint64_t stream) override;
+  [[nodiscard]] std::shared_ptr<const DeviceBlock> allocate(std::size_t bytes) override;
+  [[nodiscard]] std::optional<Cell> score(std::uint64_t rows, std::size_t count,
+                                          std::uint64_t scores) override;
 
  private:
   struct EntryPoint {
@@ -53,6 +65,21 @@ class CudaSession final : public Session {
     std::size_t rows = 0;  ///< 0: nothing in flight.
   };
 
+  /// What scoring rows on the device needs. One call at a time: the kernel fills the device.
+  struct DeviceRows {
+    std::mutex mutex;
+    Stream stream;
+    DeviceMemory bad;  ///< Where the kernel puts the place of a value that is not finite.
+    PinnedMemory bad_on_host;
+  };
+
+  /// Addresses for one launch, on the device; 0 for what is not wanted.
+  struct Arguments {
+    DeviceAddress input = 0;
+    std::size_t rows = 0;
+    DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0;
+  };
+
   static constexpr std::size_t kSlots = 3;
   struct Lane {
     std::array<Slot, kSlots> slots;
@@ -60,7 +87,9 @@ class CudaSession final : public Session {
 
   [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
-  void launch(const EntryPoint& entry, Slot& slot, Outputs wanted, bool mapped) const;
+  void launch(Arguments arguments, void* stream) const;
+  void launch(const Slot& slot, Outputs wanted, bool mapped) const;
+  void refuse_if_failed() const;
   void start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count, Outputs wanted) const;
   void finish(Slot& slot, Outputs outputs) const;
 
@@ -74,6 +103,7 @@ class CudaSession final : public Session {
   EntryPoint few_, bulk_;
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
+  DeviceRows device_rows_;
   Pool<Lane> lanes_;
 };
 

@@ -20,7 +20,9 @@ struct Kernel {
 /// higher throughput; they may be the same.
 ///
 /// Both take (const float* input, long long rows, const float* constants, float* scores, float* output,
-/// float* contributions); the last three may be null, and only what is asked for is computed.
+/// float* contributions, unsigned long long* bad). Of the targets any may be null, and only what is asked for
+/// is computed. Scores are finite. `bad`, where not null, is lowered to the place (row * columns + column) of
+/// the first input that is not finite.
 struct Source {
   std::string text;
   std::vector<float> constants;

@@ -26,6 +26,7 @@ struct OrtTensorTypeAndShapeInfo;
 struct OrtSessionOptions;
 struct OrtAllocator;
 struct OrtCUDAProviderOptionsV2;
+struct OrtTensorRTProviderOptionsV2;
 
 /// The table version asked for. Any ONNX Runtime from 1.20 on provides it.
 inline constexpr std::uint32_t kApiVersion = 20;
@@ -78,6 +79,10 @@ inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
   X(125, GetAvailableProviders, OrtStatus*, char***, int*)                                                    \
   X(126, ReleaseAvailableProviders, OrtStatus*, char**, int)                                                  \
   X(130, AddSessionConfigEntry, OrtStatus*, OrtSessionOptions*, const char*, const char*)                     \
+  X(170, SessionOptionsAppendExecutionProvider_TensorRT_V2, OrtStatus*, OrtSessionOptions*,                   \
+    const OrtTensorRTProviderOptionsV2*)                                                                      \
+  X(171, CreateTensorRTProviderOptions, OrtStatus*, OrtTensorRTProviderOptionsV2**)                           \
+  X(174, ReleaseTensorRTProviderOptions, void, OrtTensorRTProviderOptionsV2*)                                 \
   X(204, SessionOptionsAppendExecutionProvider_CUDA_V2, OrtStatus*, OrtSessionOptions*,                       \
     const OrtCUDAProviderOptionsV2*)                                                                          \
   X(205, CreateCUDAProviderOptions, OrtStatus*, OrtCUDAProviderOptionsV2**)                                   \
@@ -148,6 +153,7 @@ using OrtSessionHandle = Handle<OrtSession, &Api::ReleaseSession>;
 using Value = Handle<OrtValue, &Api::ReleaseValue>;
 using TypeInfo = Handle<OrtTypeInfo, &Api::ReleaseTypeInfo>;
 using CudaOptions = Handle<OrtCUDAProviderOptionsV2, &Api::ReleaseCUDAProviderOptions>;
+using TensorRtOptions = Handle<OrtTensorRTProviderOptionsV2, &Api::ReleaseTensorRTProviderOptions>;
 using SessionOptionsHandle = Handle<OrtSessionOptions, &Api::ReleaseSessionOptions>;
 
 }  // namespace datasentinel::onnxruntime

@@ -12,6 +12,7 @@
 namespace datasentinel {
 namespace {
 
+using onnxruntime::backend_of;
 using onnxruntime::Provider;
 using onnxruntime::to_string;
 
@@ -19,9 +20,10 @@ class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend(LibraryHint hint, Provider provider) : hint_(std::move(hint)), provider_(provider) {}
 
-  [[nodiscard]] std::string_view name() const noexcept override {
-    return provider_ == Provider::cuda ? "onnxruntime-cuda" : "onnxruntime";
-  }
+  [[nodiscard]] std::string_view name() const noexcept override { return backend_of(provider_); }
+
+  /// TensorRT builds its engine at every load, and may compute float32 layers in TF32: only for who asks.
+  [[nodiscard]] bool only_by_name() const noexcept override { return provider_ == Provider::tensorrt; }
 
   [[nodiscard]] BackendStatus status() override {
     try {
@@ -48,23 +50,23 @@ class OnnxRuntimeBackend final : public Backend {
     if (runtime_ == nullptr) {
       if (hint_.path.empty()) throw Error(ErrorCode::unavailable, hint_.problem);
       const auto runtime = std::make_shared<onnxruntime::Runtime>(hint_.path);
-      if (provider_ == Provider::cuda) check_cuda(*runtime);
+      if (provider_ != Provider::cpu) check_provider(*runtime);
       runtime_ = runtime;
     }
     return runtime_;
   }
 
-  /// onnxruntime-gpu lists CUDA also where it cannot be loaded, so it is loaded here.
-  static void check_cuda(const onnxruntime::Runtime& runtime) {
+  /// onnxruntime-gpu lists its providers also where they cannot be loaded, so the one in use is loaded here.
+  void check_provider(const onnxruntime::Runtime& runtime) const {
     const std::vector<std::string> providers = runtime.api.providers();
-    if (std::find(providers.begin(), providers.end(), to_string(Provider::cuda)) == providers.end()) {
-      throw Error(ErrorCode::unavailable, "'" + runtime.api.library_path() +
-                                              "' was built without CUDA; install onnxruntime-gpu in place of "
-                                              "onnxruntime");
+    if (std::find(providers.begin(), providers.end(), to_string(provider_)) == providers.end()) {
+      throw Error(ErrorCode::unavailable, "'" + runtime.api.library_path() + "' was built without " +
+                                              (provider_ == Provider::cuda ? "CUDA" : "TensorRT") +
+                                              "; install onnxruntime-gpu in place of onnxruntime");
     }
     onnxruntime::SessionOptionsHandle options(runtime.api);
-    runtime.api.check(runtime.api.CreateSessionOptions(options.out()), "asking for CUDA");
-    runtime.add_cuda(options.get());
+    runtime.api.check(runtime.api.CreateSessionOptions(options.out()), "making options");
+    runtime.add(provider_, options.get());
   }
 
   const LibraryHint hint_;
@@ -81,6 +83,10 @@ std::unique_ptr<Backend> make_onnxruntime_backend(LibraryHint library) {
 
 std::unique_ptr<Backend> make_onnxruntime_cuda_backend(LibraryHint library) {
   return std::make_unique<OnnxRuntimeBackend>(std::move(library), Provider::cuda);
+}
+
+std::unique_ptr<Backend> make_onnxruntime_tensorrt_backend(LibraryHint library) {
+  return std::make_unique<OnnxRuntimeBackend>(std::move(library), Provider::tensorrt);
 }
 
 }  // namespace datasentinel

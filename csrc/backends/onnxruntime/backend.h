@@ -14,4 +14,7 @@ namespace datasentinel {
 /// on the CPU is refused.
 [[nodiscard]] std::unique_ptr<Backend> make_onnxruntime_cuda_backend(LibraryHint library);
 
+/// Likewise on its TensorRT execution provider, which wants libnvinfer 10. "auto" leaves it out.
+[[nodiscard]] std::unique_ptr<Backend> make_onnxruntime_tensorrt_backend(LibraryHint library);
+
 }  // namespace datasentinel

@@ -1,5 +1,6 @@
 #include "backends/onnxruntime/session.h"
 
+#include <filesystem>
 #include <utility>
 
 #include "core/error.h"
@@ -11,6 +12,17 @@ namespace {
   throw Error(ErrorCode::unsupported_model, "'" + model_name + "': " + reason);
 }
 
+/// What the loader has against TensorRT's provider, of which ONNX Runtime only says that it does not load.
+std::string why_not_loaded(const std::string& onnxruntime) {
+  const auto folder = std::filesystem::path(onnxruntime).parent_path();
+  try {
+    const DynamicLibrary provider(folder / "libonnxruntime_providers_tensorrt.so");
+  } catch (const Error& error) {
+    return std::string("; ") + error.what();
+  }
+  return {};
+}
+
 }  // namespace
 
 Runtime::Runtime(const std::string& library_path) : api(library_path), env(api), cpu(api) {
@@ -19,9 +31,16 @@ Runtime::Runtime(const std::string& library_path) : api(library_path), env(api),
   api.check(api.CreateCpuMemoryInfo(kAllocatorDevice, kMemTypeDefault, cpu.out()), "describing CPU memory");
 }
 
-void Runtime::add_cuda(OrtSessionOptions* options) const {
-  CudaOptions cuda(api);
+void Runtime::add(Provider provider, OrtSessionOptions* options) const {
   try {
+    if (provider == Provider::tensorrt) {
+      TensorRtOptions tensorrt(api);
+      api.check(api.CreateTensorRTProviderOptions(tensorrt.out()), "asking for TensorRT");
+      api.check(api.SessionOptionsAppendExecutionProvider_TensorRT_V2(options, tensorrt.get()),
+                "loading TensorRT's provider");
+      return;
+    }
+    CudaOptions cuda(api);
     api.check(api.CreateCUDAProviderOptions(cuda.out()), "asking for CUDA");
     // TF32 would leave 10 bits of a float32 layer's mantissa, where float32 is what was asked for.
     const char* key = "use_tf32";
@@ -30,7 +49,9 @@ void Runtime::add_cuda(OrtSessionOptions* options) const {
     api.check(api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda.get()),
               "loading CUDA's provider");
   } catch (const Error& error) {
-    throw Error(ErrorCode::unavailable, error.what(), error.vendor_text());
+    std::string text = error.what();
+    if (provider == Provider::tensorrt) text += why_not_loaded(api.library_path());
+    throw Error(ErrorCode::unavailable, text, error.vendor_text());
   }
 }
 
@@ -56,10 +77,10 @@ OnnxRuntimeSession::OnnxRuntimeSession(std::shared_ptr<Runtime> runtime, const M
   // A spinning pool burns a core that the server's event loop needs.
   api.check(api.AddSessionConfigEntry(session_options.get(), "session.intra_op.allow_spinning", "0"), what);
   api.check(api.AddSessionConfigEntry(session_options.get(), "session.inter_op.allow_spinning", "0"), what);
-  if (provider_ == Provider::cuda) {
-    // Without this, nodes that CUDA does not take would run on the CPU, and nobody would be told.
+  if (provider_ != Provider::cpu) {
+    // Without this, nodes that the provider does not take would run on the CPU, and nobody would be told.
     api.check(api.AddSessionConfigEntry(session_options.get(), "session.disable_cpu_ep_fallback", "1"), what);
-    runtime_->add_cuda(session_options.get());
+    runtime_->add(provider_, session_options.get());
   }
   api.check(api.CreateSessionFromArray(runtime_->env.get(), model.onnx.data(), model.onnx.size(),
                                        session_options.get(), session_.out()),

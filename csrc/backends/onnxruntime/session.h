@@ -13,10 +13,25 @@
 namespace datasentinel::onnxruntime {
 
 /// Where ONNX Runtime runs a graph.
-enum class Provider { cpu, cuda };
+enum class Provider { cpu, cuda, tensorrt };
 
 [[nodiscard]] constexpr const char* to_string(Provider provider) noexcept {
-  return provider == Provider::cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+  switch (provider) {
+    case Provider::cpu: return "CPUExecutionProvider";
+    case Provider::cuda: return "CUDAExecutionProvider";
+    case Provider::tensorrt: return "TensorrtExecutionProvider";
+  }
+  return "unknown";
+}
+
+/// The backend that runs graphs on `provider`.
+[[nodiscard]] constexpr const char* backend_of(Provider provider) noexcept {
+  switch (provider) {
+    case Provider::cpu: return "onnxruntime";
+    case Provider::cuda: return "onnxruntime-cuda";
+    case Provider::tensorrt: return "onnxruntime-tensorrt";
+  }
+  return "unknown";
 }
 
 /// What one library offers to all sessions: its entry points, its environment and the CPU memory tag.
@@ -27,9 +42,9 @@ struct Runtime {
   Env env;
   MemoryInfo cpu;
 
-  /// Adds CUDA to `options`. Throws Error{unavailable} with ONNX Runtime's words when it cannot be loaded: a
-  /// missing library of NVIDIA's, say.
-  void add_cuda(OrtSessionOptions* options) const;
+  /// Adds `provider`, which is not the CPU, to `options`. Throws Error{unavailable} with ONNX Runtime's words
+  /// when it cannot be loaded: a missing library of NVIDIA's, say.
+  void add(Provider provider, OrtSessionOptions* options) const;
 };
 
 /// A model loaded by ONNX Runtime. Inputs and outputs are bound to the caller's memory. Thread-safe.
@@ -41,11 +56,9 @@ class OnnxRuntimeSession final : public Session {
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override {
-    return provider_ == Provider::cuda;
+    return provider_ != Provider::cpu;
   }
-  [[nodiscard]] std::string_view backend() const noexcept override {
-    return provider_ == Provider::cuda ? "onnxruntime-cuda" : "onnxruntime";
-  }
+  [[nodiscard]] std::string_view backend() const noexcept override { return backend_of(provider_); }
   [[nodiscard]] Facts facts() const override;
 
  private:

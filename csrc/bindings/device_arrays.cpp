@@ -1,0 +1,219 @@
+#include "bindings/device_arrays.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/dlpack.h"
+#include "core/error.h"
+
+namespace py = pybind11;
+
+namespace datasentinel {
+namespace {
+
+constexpr const char* kCudaArray = "__cuda_array_interface__";
+
+/// Float32 memory on the device, borrowed from another library.
+struct DeviceTensor {
+  std::uint64_t address = 0;
+  std::vector<std::int64_t> shape;
+  dlpack::ImportedTensor owner = {};  ///< Empty for the CUDA Array Interface: the caller's object owns it.
+};
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::invalid_argument, what); }
+
+std::string describe(const dlpack::DLDevice& device) {
+  const bool is_cuda = device.device_type == dlpack::kDLCUDA || device.device_type == dlpack::kDLCUDAManaged;
+  return (is_cuda ? "CUDA device "
+                  : "DLPack device type " + std::to_string(device.device_type) + ", number ") +
+         std::to_string(device.device_id);
+}
+
+/// Where an object lies; the CUDA Array Interface does not tell the device's number.
+std::string place_of(py::handle object) {
+  const auto device = dlpack::device_of(object);
+  return device ? describe(*device) : "a CUDA device";
+}
+
+DeviceTensor import_dlpack(py::handle object, const std::string& name, const dlpack::DLDevice& device,
+                           const DeviceScoring& on) {
+  if ((device.device_type != dlpack::kDLCUDA && device.device_type != dlpack::kDLCUDAManaged) ||
+      device.device_id != on.device()) {
+    refuse(name + " lies on " + describe(device) + ", and this model runs on CUDA device " +
+           std::to_string(on.device()));
+  }
+  DeviceTensor result;
+  try {
+    result.owner = dlpack::ImportedTensor(object, on.stream());
+  } catch (const py::error_already_set& error) {
+    refuse(name + " cannot be read: " + error.what());
+  }
+  if (!result.owner.is_float32()) refuse(name + " must be float32 on the device; convert it there");
+  if (!result.owner.is_contiguous()) refuse(name + " must be C-contiguous on the device; copy it there");
+  result.address = result.owner.address();
+  const dlpack::DLTensor& tensor = result.owner.tensor();
+  result.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
+  return result;
+}
+
+DeviceTensor import_cuda_array(py::handle object, const std::string& name, DeviceScoring& on) {
+  const py::dict about = object.attr(kCudaArray);
+  if (about["typestr"].cast<std::string>() != "<f4") {
+    refuse(name + " must be float32 on the device; convert it there");
+  }
+  DeviceTensor result;
+  result.shape = py::cast<std::vector<std::int64_t>>(about["shape"]);
+  if (about.contains("strides") && !about["strides"].is_none()) {
+    const auto strides = py::cast<std::vector<std::int64_t>>(about["strides"]);
+    auto step = static_cast<std::int64_t>(sizeof(float));
+    for (std::size_t axis = result.shape.size(); axis-- > 0; step *= result.shape[axis]) {
+      if (result.shape[axis] > 1 && strides.at(axis) != step) {
+        refuse(name + " must be C-contiguous on the device; copy it there");
+      }
+    }
+  }
+  result.address = about["data"].cast<std::pair<std::uint64_t, bool>>().first;
+  if (about.contains("stream") && !about["stream"].is_none()) {
+    const auto stream = about["stream"].cast<std::uint64_t>();
+    const py::gil_scoped_release release;
+    on.wait_for(stream);
+  }
+  return result;
+}
+
+DeviceTensor import(py::handle object, const std::string& name, DeviceScoring& on) {
+  if (const auto device = dlpack::device_of(object)) return import_dlpack(object, name, *device, on);
+  if (py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, on);
+  refuse(name + " must lie on the same CUDA device as the rows");
+}
+
+/// Scores in memory of ours on the device, complete when this is made.
+class DeviceScores {
+ public:
+  DeviceScores(std::shared_ptr<const DeviceBlock> memory, std::size_t count, int device)
+      : memory_(std::move(memory)), count_(static_cast<std::int64_t>(count)), device_(device) {}
+
+  [[nodiscard]] std::int64_t size() const noexcept { return count_; }
+  [[nodiscard]] std::pair<int, int> device() const { return {dlpack::kDLCUDA, device_}; }
+
+  [[nodiscard]] py::dict cuda_array() const {
+    py::dict about;
+    about["shape"] = py::make_tuple(count_);
+    about["typestr"] = "<f4";
+    about["data"] = py::make_tuple(memory_->address(), false);
+    about["strides"] = py::none();
+    about["stream"] = py::none();
+    about["version"] = 3;
+    return about;
+  }
+
+  /// A capsule that shares the memory. The scores are complete, so that no stream has to wait for them.
+  [[nodiscard]] py::capsule dlpack() const {
+    struct Export {
+      dlpack::DLManagedTensor managed{};
+      std::int64_t size = 0;
+      std::shared_ptr<const DeviceBlock> memory;
+    };
+    auto held = std::make_unique<Export>();
+    held->size = count_;
+    held->memory = memory_;
+    held->managed = {
+        .dl_tensor = {.data = reinterpret_cast<void*>(memory_->address()),
+                      .device = {dlpack::kDLCUDA, device_},
+                      .ndim = 1,
+                      .dtype = {dlpack::kDLFloat, 32, 1},
+                      .shape = &held->size,
+                      .strides = nullptr,
+                      .byte_offset = 0},
+        .manager_ctx = held.get(),
+        .deleter = [](dlpack::DLManagedTensor* self) { delete static_cast<Export*>(self->manager_ctx); }};
+    PyObject* capsule = PyCapsule_New(&held->managed, "dltensor", [](PyObject* self) {
+      // A capsule that nobody took still owns its tensor.
+      if (PyCapsule_IsValid(self, "dltensor") == 0) return;
+      auto* managed = static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(self, "dltensor"));
+      managed->deleter(managed);
+    });
+    if (capsule == nullptr) throw py::error_already_set();
+    static_cast<void>(held.release());
+    return py::reinterpret_steal<py::capsule>(capsule);
+  }
+
+ private:
+  std::shared_ptr<const DeviceBlock> memory_;
+  std::int64_t count_;
+  int device_;
+};
+
+}  // namespace
+
+bool lies_on_device(py::handle object) {
+  if (const auto device = dlpack::device_of(object)) return !dlpack::is_on_host(*device);
+  return py::hasattr(object, kCudaArray);
+}
+
+void refuse_device(const py::object& x) {
+  if (lies_on_device(x)) {
+    refuse("x lies on " + place_of(x) + ", and only scores are computed there; copy it to the host");
+  }
+}
+
+py::object score_on_device(const LoadedScorer& self, const py::object& x, const py::object& out) {
+  DeviceScoring* on = self.session->device_scoring();
+  if (on == nullptr) {
+    refuse("x lies on " + place_of(x) + ", and backend '" + std::string(self.session->backend()) +
+           "' scores rows in host memory; copy x there, or load the model with backend 'fused-cuda'");
+  }
+  const DeviceTensor rows = import(x, "x", *on);
+  if (rows.shape.empty() || rows.shape.size() > 2) refuse("x must have shape [N, D] or [D]");
+  const std::size_t count = rows.shape.size() == 2 ? static_cast<std::size_t>(rows.shape.front()) : 1;
+  if (rows.shape.back() != static_cast<std::int64_t>(self.session->input_dim())) {
+    refuse("expected " + std::to_string(self.session->input_dim()) + " values per row, got " +
+           std::to_string(rows.shape.back()));
+  }
+  if (rows.address % DeviceScoring::kAlignment != 0) {
+    refuse("x must start at an address that is a multiple of 16 bytes; copy it on the device");
+  }
+
+  py::object result = out;
+  std::uint64_t scores = 0;
+  DeviceTensor target;
+  if (out.is_none()) {
+    auto memory = on->allocate(std::max<std::size_t>(count, 1) * sizeof(float));
+    scores = memory->address();
+    result = py::cast(DeviceScores(std::move(memory), count, on->device()));
+  } else {
+    target = import(out, "out", *on);
+    if (target.shape != std::vector<std::int64_t>{static_cast<std::int64_t>(count)}) {
+      refuse("out must have shape (" + std::to_string(count) + ",)");
+    }
+    scores = target.address;
+  }
+  if (count == 0) return result;
+  std::optional<Cell> bad;
+  {
+    const py::gil_scoped_release release;
+    bad = on->score(rows.address, count, scores);
+  }
+  if (bad) {
+    refuse("non-finite value at row " + std::to_string(bad->row) + ", " +
+           self.scorer->describe_column(bad->column));
+  }
+  return result;
+}
+
+void bind_device_arrays(py::module_& module) {
+  py::class_<DeviceScores>(module, "DeviceScores")
+      .def("__len__", &DeviceScores::size)
+      .def_property_readonly("shape", [](const DeviceScores& self) { return py::make_tuple(self.size()); })
+      .def("__dlpack_device__", &DeviceScores::device)
+      .def("__dlpack__", [](const DeviceScores& self, const py::kwargs&) { return self.dlpack(); })
+      .def_property_readonly("__cuda_array_interface__", &DeviceScores::cuda_array);
+}
+
+}  // namespace datasentinel
