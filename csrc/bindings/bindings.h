@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/backend.h"
+#include "core/histogram.h"
 #include "core/plan.h"
 #include "core/scorer.h"
 
@@ -28,6 +29,9 @@ struct LoadedScorer {
 inline Model as_model(const std::string& name, std::string_view onnx, std::string_view sha256 = {}) {
   return {.name = name, .onnx = std::as_bytes(std::span(onnx.data(), onnx.size())), .sha256 = sha256};
 }
+
+/// Upper bounds, counts per bound and above the last one, sum.
+pybind11::tuple as_tuple(const Histogram& histogram);
 
 void bind_backends(pybind11::module_& module);
 void bind_device_arrays(pybind11::module_& module);

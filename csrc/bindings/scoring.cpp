@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -186,12 +187,8 @@ py::dict histograms(const LoadedScorer& self) {
   py::dict result;
   const ScoringHistograms* all = self.scorer->histograms();
   if (all == nullptr) return result;
-  const auto put = [&result](const char* name, const Histogram& histogram) {
-    Histogram::Values values = histogram.values();
-    result[name] = py::make_tuple(histogram.bounds(), std::move(values.counts), values.sum);
-  };
-  put("batch_rows", all->batch_rows);
-  put("compute_s", all->compute_s);
+  result["batch_rows"] = as_tuple(all->batch_rows);
+  result["compute_s"] = as_tuple(all->compute_s);
   return result;
 }
 
@@ -202,6 +199,11 @@ py::dict facts(const LoadedScorer& self) {
 }
 
 }  // namespace
+
+py::tuple as_tuple(const Histogram& histogram) {
+  Histogram::Values values = histogram.values();
+  return py::make_tuple(histogram.bounds(), std::move(values.counts), values.sum);
+}
 
 void bind_scoring(py::module_& module) {
   py::class_<LoadedScorer>(module, "Scorer")
@@ -216,7 +218,14 @@ void bind_scoring(py::module_& module) {
                              [](const LoadedScorer& self) { return self.scorer->score_counts(); })
       .def_property_readonly("feature_counts",
                              [](const LoadedScorer& self) { return self.scorer->feature_counts(); })
-      .def("observe", [](const LoadedScorer& self) { self.scorer->observe(); })
+      .def(
+          "observe",
+          [](const LoadedScorer& self, double sample_interval_s) {
+            self.scorer->observe(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                std::chrono::duration<double>(sample_interval_s)));
+          },
+          py::kw_only(),
+          py::arg("sample_interval_s") = std::chrono::duration<double>(Scorer::kSampleInterval).count())
       .def_property_readonly("histograms", &histograms)
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))

@@ -45,6 +45,7 @@ std::optional<py::dict> statistics_of(const ModelTable& self, std::string_view n
   py::dict result;
   result["successes"] = values.successes;
   result["success_ns"] = values.success_ns;
+  result["queue_ns"] = values.queue_ns;
   result["failures"] = values.failures;
   result["failure_ns"] = values.failure_ns;
   result["last_ms"] = values.last_ms;
@@ -281,7 +282,9 @@ void bind_wire(py::module_& module) {
       .def("open_session", &make_grpc_session)
       .def("collect", &GrpcService::collect)
       .def("take_counts", &take_counts)
-      .def_property_readonly("queue_depth_rows", [](GrpcService& self) { return self.queue().depth_rows(); });
+      .def_property_readonly("queue_depth_rows", [](GrpcService& self) { return self.queue().depth_rows(); })
+      .def_property_readonly("queue_waits_s",
+                             [](GrpcService& self) { return as_tuple(self.queue().waits_s()); });
   py::class_<GrpcSession>(module, "GrpcSession")
       .def("feed", &feed_grpc, py::arg("data"))
       .def("take_output", &take_grpc_output)

@@ -9,7 +9,10 @@
 namespace datasentinel {
 
 BatchQueue::BatchQueue(QueueLimits limits, std::function<void()> wake)
-    : limits_(limits), wake_(std::move(wake)) {
+    : limits_(limits),
+      wake_(std::move(wake)),
+      waits_s_({1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25,
+                0.5, 1, 2.5}) {
   if (limits_.max_rows == 0 || limits_.max_batch_rows == 0 || limits_.threads == 0) {
     throw Error(ErrorCode::invalid_argument, "the queue's rows, batch rows and threads must be at least 1");
   }
@@ -31,6 +34,7 @@ bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
     const std::size_t depth = waiting_rows_ + running_rows_;
     // An idle queue takes a job of any size; otherwise a large one would never get in.
     if (depth != 0 && depth + job->task.rows > limits_.max_rows) return false;
+    job->submitted = std::chrono::steady_clock::now();
     waiting_rows_ += job->task.rows;
     waiting_[job->connection].push_back(std::move(job));
   }
@@ -82,6 +86,7 @@ void BatchQueue::work() {
 }
 
 void BatchQueue::take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch) {
+  const auto now = std::chrono::steady_clock::now();
   std::size_t rows = 0;
   while (!waiting_.empty()) {
     auto next = waiting_.upper_bound(last_served_);
@@ -92,7 +97,9 @@ void BatchQueue::take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch) {
     last_served_ = next->first;
     rows += more;
     waiting_rows_ -= more;
-    batch.push_back(std::move(jobs.front()));
+    ScoringJob& job = *batch.emplace_back(std::move(jobs.front()));
+    job.task.waited = now - job.submitted;
+    waits_s_.add(std::chrono::duration<double>(job.task.waited).count());
     jobs.pop_front();
     if (jobs.empty()) waiting_.erase(next);
   }

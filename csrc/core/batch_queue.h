@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/batch_scorer.h"
+#include "core/histogram.h"
 
 namespace datasentinel {
 
@@ -25,9 +26,10 @@ struct ScoringJob {
   virtual ~ScoringJob() = default;
 
   ScoringTask task;
-  std::uint64_t connection = 0;  ///< Whose it is; the queue is fair between connections.
-  std::int32_t call = 0;         ///< The owner's own.
-  std::uint64_t sequence = 0;    ///< The owner's own.
+  std::uint64_t connection = 0;                     ///< Whose it is; the queue is fair between connections.
+  std::int32_t call = 0;                            ///< The owner's own.
+  std::uint64_t sequence = 0;                       ///< The owner's own.
+  std::chrono::steady_clock::time_point submitted;  ///< Set by the queue.
   /// Set by the owner when nobody waits for the answer any more; the job may then come back unscored.
   std::shared_ptr<std::atomic<bool>> cancelled;
 };
@@ -62,6 +64,9 @@ class BatchQueue {
   /// Rows waiting or running.
   [[nodiscard]] std::size_t depth_rows() const;
 
+  /// How long jobs waited for their batch to start, in seconds.
+  [[nodiscard]] const Histogram& waits_s() const noexcept { return waits_s_; }
+
  private:
   using Jobs = std::deque<std::unique_ptr<ScoringJob>>;
 
@@ -71,6 +76,7 @@ class BatchQueue {
 
   QueueLimits limits_;
   std::function<void()> wake_;
+  Histogram waits_s_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint64_t, Jobs> waiting_;  ///< By connection; none of them empty.

@@ -50,6 +50,7 @@ void ScoringTask::recycle() noexcept {
   wanted = {};
   rows = 0;
   failure.reset();
+  waited = {};
   for (FloatBuffer* buffer : {&values, &scores, &reconstructions, &contributions}) buffer->recycle();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -32,6 +33,7 @@ struct ScoringTask {
   FloatBuffer reconstructions;  ///< rows x columns, if wanted.
   FloatBuffer contributions;    ///< rows x columns, if wanted.
   std::optional<Error> failure;
+  std::chrono::nanoseconds waited{0};  ///< In the queue; 0 for a task that was scored at once.
 
   void recycle() noexcept;
 };

@@ -31,15 +31,12 @@ FeatureHistograms::FeatureHistograms(std::vector<std::vector<float>> edges) : ed
   counts_ = std::make_unique<std::atomic<std::uint64_t>[]>(size);
 }
 
-void FeatureHistograms::add(ConstRows rows, std::uint64_t first) noexcept {
-  for (std::size_t row = (kStride - 1) - first % kStride; row < rows.rows; row += kStride) {
-    const float* values = rows.data + row * rows.columns;
-    for (std::size_t column = 0; column < edges_.size(); ++column) {
-      // Without a branch: a binary search would be mispredicted at every other step.
-      std::uint32_t bin = 0;
-      for (const float edge : edges_[column]) bin += static_cast<std::uint32_t>(values[column] > edge);
-      counts_[offsets_[column] + bin].fetch_add(1, std::memory_order_relaxed);
-    }
+void FeatureHistograms::add(const float* row) noexcept {
+  for (std::size_t column = 0; column < edges_.size(); ++column) {
+    // Without a branch: a binary search would be mispredicted at every other step.
+    std::uint32_t bin = 0;
+    for (const float edge : edges_[column]) bin += static_cast<std::uint32_t>(row[column] > edge);
+    counts_[offsets_[column] + bin].fetch_add(1, std::memory_order_relaxed);
   }
 }
 

@@ -6,11 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "core/tensor.h"
-
 namespace datasentinel {
 
-/// Counts the values of each column by interval, for a systematic sample of the rows.
+/// Counts the values of each column by interval.
 ///
 /// Thread-safe.
 class FeatureHistograms {
@@ -22,15 +20,12 @@ class FeatureHistograms {
 
   [[nodiscard]] std::size_t columns() const noexcept { return edges_.size(); }
 
-  /// Counts the rows of a batch that are in the sample. `first` is the number of rows before this batch;
-  /// rows are as wide as `columns()`.
-  void add(ConstRows rows, std::uint64_t first) noexcept;
+  /// Counts the values of one row, of which there are `columns()`.
+  void add(const float* row) noexcept;
 
-  /// How many sampled values of each column fell into each interval.
+  /// How many values of each column fell into each interval.
   [[nodiscard]] std::vector<std::vector<std::uint64_t>> counts() const;
 
-  /// One row in so many is counted: a prime, so that no usual batch size keeps step with it.
-  static constexpr std::uint64_t kStride = 61;
   static constexpr std::size_t kMaxEdges = 32;
   static constexpr std::size_t kMaxColumns = 256;
 

@@ -71,10 +71,10 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
                                                  describe_column(cell->column));
   }
-  using Clock = std::chrono::steady_clock;
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
   session_->run(rows, outputs);
-  const std::chrono::duration<double> compute = histograms_ ? Clock::now() - started : Clock::duration();
+  const Clock::time_point finished = histograms_ ? Clock::now() : started;
+  const std::chrono::duration<double> compute = finished - started;
   if (outputs.contributions != nullptr) {
     std::transform(outputs.contributions, outputs.contributions + rows.size(), outputs.contributions,
                    made_finite);
@@ -87,12 +87,25 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
     score = made_finite(score);
     anomalies += static_cast<std::uint64_t>(is_anomaly(score));
   }
-  const std::uint64_t first = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
+  const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
   if (histogram_) histogram_->add({outputs.scores, rows.rows});
-  if (histograms_ && features_) features_->add(rows, first);
+  if (histograms_ && features_) sample(rows, rows_before, finished);
   record(rows.rows, compute.count());
+}
+
+void Scorer::sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept {
+  Clock::time_point due = next_sample_.load(std::memory_order_relaxed);
+  if (now < due) return;
+  // Another thread may have been quicker; then its row is the sample.
+  if (!next_sample_.compare_exchange_strong(due, now + sample_interval_, std::memory_order_relaxed)) return;
+  // Any row of the batch, so that none has a fixed place in the sample (Steele et al., "Fast splittable
+  // pseudorandom number generators", 2014, for the mixing).
+  std::uint64_t mixed = rows_before + 0x9E3779B97F4A7C15;
+  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB;
+  features_->add(rows.row((mixed ^ (mixed >> 31)) % rows.rows));
 }
 
 void Scorer::record(std::size_t rows, double compute_s) noexcept {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,8 +48,13 @@ class Scorer {
   /// Sampled values by column and interval since `observe`; empty without histograms of features.
   [[nodiscard]] std::vector<std::vector<std::uint64_t>> feature_counts() const;
 
-  /// From now on, keep histograms, which takes some 20 ns a call. Before the scorer is shared.
-  void observe() { histograms_ = std::make_unique<ScoringHistograms>(); }
+  /// From now on, keep histograms, which takes some 20 ns a call, and count the columns of a row at most
+  /// every `sample_interval`, which takes some 20 ns a column. Before the scorer is shared.
+  void observe(std::chrono::nanoseconds sample_interval = kSampleInterval) {
+    histograms_ = std::make_unique<ScoringHistograms>();
+    sample_interval_ = sample_interval;
+  }
+  static constexpr std::chrono::nanoseconds kSampleInterval = std::chrono::milliseconds(1);
   /// Null unless observed.
   [[nodiscard]] const ScoringHistograms* histograms() const noexcept { return histograms_.get(); }
 
@@ -61,6 +67,9 @@ class Scorer {
   void run(ConstRows rows, Outputs outputs);
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept;
   void record(std::size_t rows, double compute_s) noexcept;
 
   std::shared_ptr<Session> session_;
@@ -72,6 +81,8 @@ class Scorer {
   std::atomic<std::uint64_t> anomalies_{0};
   std::atomic<std::uint64_t> batches_{0};
   std::unique_ptr<ScoringHistograms> histograms_;
+  std::chrono::nanoseconds sample_interval_{0};
+  std::atomic<Clock::time_point> next_sample_{Clock::time_point::min()};
 };
 
 }  // namespace datasentinel

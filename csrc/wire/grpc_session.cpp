@@ -430,7 +430,8 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     service_->counts().add(good ? task.rows : 0, good ? count_anomalies(request) : 0, static_cast<int>(code),
                            seconds(took));
     if (task.model != nullptr) {
-      task.model->statistics.add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took));
+      task.model->statistics.add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took),
+                                 task.waited);
     }
   }
 

@@ -112,7 +112,7 @@ void counts_scores_by_interval() {
 }
 
 void counts_a_sample_of_the_columns() {
-  constexpr std::size_t kRows = 4 * FeatureHistograms::kStride;
+  constexpr std::size_t kRows = 244;
   std::vector<float> rows;
   for (std::size_t i = 0; i < kRows; ++i) {
     rows.push_back(static_cast<float>(i));
@@ -127,11 +127,14 @@ void counts_a_sample_of_the_columns() {
   using Counts = std::vector<std::vector<std::uint64_t>>;
   run(0, kRows);
   CHECK((scorer.feature_counts() == Counts{{0, 0, 0, 0}, {0, 0}}));  // Nobody observes.
-  scorer.observe();
-  for (std::size_t i = 0; i < 100; ++i) run(i, 1);
-  run(100, kRows - 100);
-  // The rows 60, 121, 182 and 243.
-  CHECK((scorer.feature_counts() == Counts{{1, 1, 1, 1}, {4, 0}}));
+  scorer.observe(std::chrono::nanoseconds(0));
+  for (std::size_t i = 0; i < kRows; ++i) run(i, 1);
+  CHECK((scorer.feature_counts() == Counts{{61, 61, 79, 43}, {kRows, 0}}));
+  run(0, 61);  // One row of a batch.
+  CHECK((scorer.feature_counts() == Counts{{62, 61, 79, 43}, {kRows + 1, 0}}));
+  scorer.observe(std::chrono::hours(1));
+  for (int i = 0; i < 10; ++i) run(0, 61);
+  CHECK((scorer.feature_counts() == Counts{{63, 61, 79, 43}, {kRows + 2, 0}}));
 
   CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).feature_counts().empty());
   CHECK_THROWS(ErrorCode::invalid_argument, FeatureHistograms({{1}, {2, 1}}));

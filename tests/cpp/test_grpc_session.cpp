@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -394,6 +395,15 @@ void work_for_a_device_leaves_the_loop_and_comes_back() {
   CHECK(wire.client.response(calls[1]).data.empty());
   CHECK(message_of(wire.client.response(calls[2])) == evaluated(1, 4));
   CHECK(wire.service->queue().depth_rows() == 0);
+
+  // Four jobs were accepted; those behind the first one waited, the cancelled one and the refused ones do not
+  // count for the model.
+  const Histogram::Values waits = wire.service->queue().waits_s().values();
+  CHECK(std::accumulate(waits.counts.begin(), waits.counts.end(), std::uint64_t{0}) == 4);
+  const auto statistics = wire.models->find("", "")->statistics.values();
+  CHECK(statistics.successes == 3);
+  CHECK(statistics.queue_ns > 0 && statistics.queue_ns <= statistics.success_ns);
+  CHECK(waits.sum >= static_cast<double>(statistics.queue_ns) * 1e-9);
 
   device->held = true;
   const auto orphan = wire.client.call(kEvaluate, row(1));

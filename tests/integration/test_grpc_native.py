@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,42 @@ def test_a_batch_of_vectors_is_evaluated(native, detector, rows):
         replies = list(stub.EvaluateStream(requests, timeout=TIMEOUT_S))
         assert [reply.id for reply in replies] == list(range(50))
         assert [bool(reply.message) for reply in replies] == [i % 5 == 4 for i in range(50)]
+
+
+def queue_times(server) -> tuple[float, float, oip.InferStatistics]:
+    """Give count and sum of the histogram of waits, and the model's statistics."""
+    text = server.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
+    count, total = (
+        float(
+            re.search(rf'^datasentinel_queue_duration_seconds_{part}{{transport="grpc"}} (\S+)', text, re.M)[
+                1
+            ]
+        )
+        for part in ("count", "sum")
+    )
+    with open_channel(server) as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelStatistics",
+            request_serializer=oip.ModelStatisticsRequest.SerializeToString,
+            response_deserializer=oip.ModelStatisticsResponse.FromString,
+        )
+        (model,) = ask(oip.ModelStatisticsRequest(), timeout=TIMEOUT_S).model_stats
+    return count, total, model.inference_stats
+
+
+def test_the_wait_in_the_queue_is_told(parked, rows):
+    count, total, told = queue_times(parked)
+    with open_channel(parked) as channel:
+        for _ in range(5):
+            infer_on(channel)(infer_request(rows[:9]), timeout=TIMEOUT_S)
+    later_count, later_total, later = queue_times(parked)
+    assert later_count == count + 5
+    assert later_total > total
+    assert later.queue.count == later.success.count == told.success.count + 5
+    waited_ns = later.queue.ns - told.queue.ns
+    assert 0 < waited_ns < later.success.ns - told.success.ns
+    assert waited_ns == pytest.approx((later_total - total) * 1e9, rel=1e-6)
+    assert later.queue.ns + later.compute_infer.ns == later.success.ns
 
 
 def test_the_metrics_count_native_requests(native, rows):

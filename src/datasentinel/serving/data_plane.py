@@ -114,6 +114,8 @@ class TransportAccount:
         Called with everything that is added.
     queued_rows : int or None
         Rows that wait for a worker thread; None where work never waits.
+    queue_waits_s : tuple or None
+        How long requests waited for it: upper bounds, counts per bound and above the last one, sum.
     source : callable, optional
         Adds what native code has counted since it was last asked.
     """
@@ -131,6 +133,7 @@ class TransportAccount:
     observer: Observer | None = None
     source: Callable[[], None] | None = None
     queued_rows: int | None = None
+    queue_waits_s: tuple[list[float], list[int], float] | None = None
 
     def refresh(self) -> None:
         """Bring the counts up to date."""

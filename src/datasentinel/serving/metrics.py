@@ -70,6 +70,10 @@ def _label(fact: str) -> str:
     return re.sub(r"\W+", "_", fact).strip("_")
 
 
+def _buckets(bounds: Iterable[float], counts: Iterable[int]) -> list[tuple[str, float]]:
+    return list(zip([*map(str, bounds), "+Inf"], accumulate(counts), strict=True))
+
+
 class _DataPlaneCollector(Collector):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
@@ -130,8 +134,8 @@ class _DataPlaneCollector(Collector):
     def _batches(self) -> Iterator[Metric]:
         for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():
             metric, help_text = _HISTOGRAMS[name]
-            buckets = zip([*map(str, bounds), "+Inf"], accumulate(bucket_counts), strict=True)
-            yield HistogramMetricFamily(metric, help_text, buckets=list(buckets), sum_value=total)
+            buckets = _buckets(bounds, bucket_counts)
+            yield HistogramMetricFamily(metric, help_text, buckets=buckets, sum_value=total)
 
     def _scores(self) -> Iterator[Metric]:
         model = self._plane.served.find()
@@ -167,16 +171,24 @@ class _DataPlaneCollector(Collector):
             "Time from a request's arrival in the data plane to its reply, without the network.",
             labels=["transport"],
         )
-        bounds = [*(str(bound) for bound in LATENCY_BOUNDS_S), "+Inf"]
+        waits = HistogramMetricFamily(
+            "datasentinel_queue_duration_seconds",
+            "Time that requests taken off the event loop waited for their batch.",
+            labels=["transport"],
+        )
         for transport, account in self._plane.accounts.items():
             if account.open_connections is not None:
                 connections.add_metric([transport], account.open_connections)
             if account.queued_rows is not None:
                 queued.add_metric([transport], account.queued_rows)
-            buckets = list(zip(bounds, accumulate(account.latency_counts), strict=True))
+            if account.queue_waits_s is not None:
+                bounds, counts, total = account.queue_waits_s
+                waits.add_metric([transport], buckets=_buckets(bounds, counts), sum_value=total)
+            buckets = _buckets(LATENCY_BOUNDS_S, account.latency_counts)
             latency.add_metric([transport], buckets=buckets, sum_value=account.latency_sum_s)
         yield connections
         yield queued
+        yield waits
         yield latency
 
 

@@ -14,7 +14,6 @@ from datasentinel.serving.metrics import Metrics
 from tests.networks import Network, write_artifact
 
 D = 5
-STRIDE = 61  # One row in so many has its columns counted.
 NAMES = [f"f{i}" for i in range(D)]
 
 
@@ -38,6 +37,18 @@ def calibrated(folder, columns=D, names=()):
 @pytest.fixture
 def detector(tmp_path):
     return calibrated(tmp_path, names=NAMES)
+
+
+def watched(detector):
+    """Metrics of a server that counts the columns of one row of every call."""
+    metrics = Metrics(DataPlane(detector))
+    detector.scorer.observe(sample_interval_s=0)
+    return metrics
+
+
+def score_each(detector, rows):
+    for row in rows:
+        detector.score(row)
 
 
 def rows_of(count, seed, scale=1.0, columns=D):
@@ -86,13 +97,13 @@ def test_rows_from_before_anybody_looked_are_in_the_window(detector):
 
 
 def test_a_drifted_column_is_told_by_name(detector):
-    metrics = Metrics(DataPlane(detector))
-    rows = rows_of(501 * STRIDE, seed=1)
+    metrics = watched(detector)
+    rows = rows_of(501, seed=1)
     rows[:, 2] += 1.0
-    detector.score(rows[: 499 * STRIDE])
+    score_each(detector, rows[:499])
     assert gauges(metrics)["datasentinel_feature_window_rows"] == 499
     assert not by_feature(metrics, "datasentinel_feature_psi")
-    detector.score(rows[499 * STRIDE :])
+    score_each(detector, rows[499:])
     psis, distances = (by_feature(metrics, f"datasentinel_feature_{name}") for name in ("psi", "ks"))
     assert list(psis) == list(distances)
     assert {name for name, value in psis.items() if value >= 0.25} == {"f2"}
@@ -100,32 +111,46 @@ def test_a_drifted_column_is_told_by_name(detector):
     assert gauges(metrics)["datasentinel_retrain"] == 1
 
 
-def test_the_sample_is_every_61st_row_since_the_model_is_served(detector):
-    detector.score(rows_of(3 * STRIDE, seed=1))
-    assert not np.concatenate(detector.scorer.feature_counts).any()
-    before = detector.scorer.counts["rows"]
+def counted(detector, rows):
+    columns = zip(rows.T, feature_histograms(detector.artifact.config), strict=True)
+    return [Histogram.count(column, feature.edges).counts.tolist() for column, feature in columns]
+
+
+def test_columns_are_counted_since_the_model_is_served(detector):
+    score_each(detector, rows_of(3, seed=1))
     plane = DataPlane(detector)  # warms up, and observes from then on
-    warm_up = detector.scorer.counts["rows"] - before
-    rows = rows_of(10 * STRIDE, seed=2)
-    for row in rows[:100]:
-        detector.score(row)
-    detector.score(rows[100:])
-    first = STRIDE - 1 - (before + warm_up) % STRIDE
-    sampled = rows[first::STRIDE]
-    assert len(sampled) == 10
-    expected = [
-        Histogram.count(column, feature.edges).counts.tolist()
-        for column, feature in zip(sampled.T, feature_histograms(detector.artifact.config), strict=True)
-    ]
-    assert plane.served.find().feature_counts == expected
+    assert not np.concatenate(detector.scorer.feature_counts).any()
+    detector.scorer.observe(sample_interval_s=0)
+    rows = rows_of(100, seed=2)
+    score_each(detector, rows)
+    assert plane.served.find().feature_counts == counted(detector, rows)
+
+
+def test_of_a_batch_any_row_is_counted_and_no_more_than_one_an_interval(detector):
+    rows = rows_of(64, seed=2)
+    chosen = set()
+    before = counted(detector, rows[:0])
+    detector.scorer.observe(sample_interval_s=0)
+    for _ in range(200):
+        detector.score(rows)
+        after = detector.scorer.feature_counts
+        new = [(np.array(b) - a).tolist() for a, b in zip(before, after, strict=True)]
+        places = [place for place in range(64) if counted(detector, rows[place : place + 1]) == new]
+        assert places
+        chosen.add(places[0])
+        before = after
+    assert len(chosen) > 30
+    detector.scorer.observe(sample_interval_s=3600.0)
+    score_each(detector, rows)
+    assert sum(detector.scorer.feature_counts[0]) <= 201
 
 
 def test_of_many_columns_only_those_that_moved_most_are_told(tmp_path):
     detector = calibrated(tmp_path, columns=70)
-    metrics = Metrics(DataPlane(detector))
-    rows = rows_of(500 * STRIDE, seed=1, columns=70)
+    metrics = watched(detector)
+    rows = rows_of(500, seed=1, columns=70)
     rows[:, [5, 69]] *= 4
-    detector.score(rows)
+    score_each(detector, rows)
     psis = by_feature(metrics, "datasentinel_feature_psi")
     assert len(psis) == 64
     assert {name for name, value in psis.items() if value >= 0.25} == {"column 5", "column 69"}

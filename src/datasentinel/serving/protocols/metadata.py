@@ -76,7 +76,7 @@ def model_statistics(models: ServedModels, model: ServedModel) -> dict[str, Any]
     """Tell what a model did since it is served: ModelStatistics."""
     requests = models.table.statistics(model.name, model.version) or {}
     counts = model.counts
-    success = {"count": requests.get("successes", 0), "ns": requests.get("success_ns", 0)}
+    count, total_ns, queue_ns = (requests.get(key, 0) for key in ("successes", "success_ns", "queue_ns"))
     return {
         "name": model.name,
         "version": model.version,
@@ -84,9 +84,10 @@ def model_statistics(models: ServedModels, model: ServedModel) -> dict[str, Any]
         "inference_count": counts["rows"],
         "execution_count": counts["batches"],
         "inference_stats": {
-            "success": success,
+            "success": {"count": count, "ns": total_ns},
             "fail": {"count": requests.get("failures", 0), "ns": requests.get("failure_ns", 0)},
-            "queue": {"count": success["count"], "ns": 0},
-            "compute_infer": success,
+            "queue": {"count": count, "ns": queue_ns},
+            # The counters move one after the other while requests are answered.
+            "compute_infer": {"count": count, "ns": max(0, total_ns - queue_ns)},
         },
     }

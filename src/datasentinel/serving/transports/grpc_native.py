@@ -133,6 +133,7 @@ class NativeGrpcTransport:
         account.anomalies += counted["anomalies"]
         account.latency_sum_s += counted["latency_sum_s"]
         account.queued_rows = self._service.queue_depth_rows
+        account.queue_waits_s = self._service.queue_waits_s
         for code, count in counted["errors"].items():
             account.errors += count
             account.error_codes[_CODE_NAMES.get(code, str(code))] += count
