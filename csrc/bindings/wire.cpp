@@ -229,10 +229,11 @@ void bind_wire(py::module_& module) {
       .def_property_readonly("generation", &ModelTable::generation);
 
   py::class_<RestInference, std::shared_ptr<RestInference>>(module, "RestInference")
-      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_rows) {
-             return std::make_shared<RestInference>(std::move(models), max_rows);
+      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_rows, double max_inline_us) {
+             return std::make_shared<RestInference>(std::move(models), max_rows, max_inline_us);
            }),
-           py::arg("models"), py::kw_only(), py::arg("max_rows"))
+           py::arg("models"), py::kw_only(), py::arg("max_rows"), py::arg("max_inline_us"))
+      .def("is_long", &RestInference::is_long, py::arg("name"), py::arg("version"), py::arg("body_bytes"))
       .def("answer", &answer, py::arg("name"), py::arg("version"), py::arg("body"), py::arg("json_bytes"))
       .def("take_counts", [](RestInference& self) {
         const RestInference::Counts counts = self.take_counts();

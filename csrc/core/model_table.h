@@ -24,6 +24,7 @@ struct ServedModel {
   std::shared_ptr<Scorer> scorer;
   mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
   mutable CostEstimate cost;             ///< Kept up to date by who scores batches.
+  mutable CostEstimate rest_cost;        ///< Of a whole request over HTTP, by the bytes of its body.
 
   ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_)
       : name(std::move(name_)), version(std::move(version_)), scorer(std::move(scorer_)) {}

@@ -112,6 +112,10 @@ std::size_t HttpSession::answer_all(std::string_view bytes, std::string& replies
       declined_ = true;
       break;
     }
+    if (inference_->is_long(head.model_name, head.model_version, *head.body_bytes)) {
+      declined_ = true;
+      break;
+    }
     const std::size_t total = head.bytes + *head.body_bytes;
     if (rest.size() < total) {
       needed_bytes_ = total;

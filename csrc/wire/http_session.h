@@ -23,8 +23,8 @@ using Authorize = std::function<bool(std::optional<std::string_view>)>;
 ///
 /// It answers plain `POST /v2/models/.../infer` requests, pipelined ones in order. A request that is anything
 /// else (another path, a chunked or compressed body, a header that needs thought, a token that is not
-/// accepted, something malformed) is declined: its owner takes the bytes, answers, and hands back what
-/// follows it.
+/// accepted, something malformed), and one that would take long, is declined: its owner takes the bytes,
+/// answers, and hands back what follows it.
 ///
 /// One thread at a time.
 class HttpSession {

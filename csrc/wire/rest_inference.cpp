@@ -60,8 +60,9 @@ void empty(std::vector<float>& values) {
 
 }  // namespace
 
-RestInference::RestInference(std::shared_ptr<const ModelTable> models, std::size_t max_rows)
-    : models_(std::move(models)), max_rows_(max_rows) {
+RestInference::RestInference(std::shared_ptr<const ModelTable> models, std::size_t max_rows,
+                             double max_inline_us)
+    : models_(std::move(models)), max_rows_(max_rows), max_inline_us_(max_inline_us) {
   if (models_ == nullptr || max_rows_ == 0) reject("models are needed, and max_rows must be at least 1");
 }
 
@@ -83,8 +84,25 @@ const RestReply& RestInference::answer(const RestRequest& request) {
   } catch (const std::bad_alloc&) {
     refuse(503, "out of memory");
   }
-  model->statistics.add(reply_.status == 200, std::chrono::steady_clock::now() - started);
+  const auto took = std::chrono::steady_clock::now() - started;
+  model->statistics.add(reply_.status == 200, took);
+  if (reply_.status == 200) {
+    model->rest_cost.add(request.body.size(), std::chrono::duration<double, std::micro>(took).count());
+  }
   return reply_;
+}
+
+bool RestInference::is_long(std::string_view model_name, std::string_view model_version,
+                            std::size_t body_bytes) const {
+  const auto model = models_->find(model_name, model_version);
+  if (model == nullptr) return false;
+  // JSON has more bytes a row than this, but never fewer than half as many.
+  const std::size_t rows =
+      std::max<std::size_t>(1, body_bytes / (sizeof(float) * model->scorer->input_dim()));
+  if (model->scorer->session().on_device(rows)) return true;
+  const double expected_us = model->rest_cost.expected_us(body_bytes);
+  constexpr double kUsPerByte = 0.005;  // A guess, until a request has told.
+  return (expected_us > 0 ? expected_us : kUsPerByte * static_cast<double>(body_bytes)) > max_inline_us_;
 }
 
 void RestInference::recycle() {

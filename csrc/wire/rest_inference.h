@@ -46,11 +46,15 @@ class RestInference {
     std::map<int, std::uint64_t> errors;  ///< Requests answered with an error, by status.
   };
 
-  /// `max_rows` limits one request.
-  RestInference(std::shared_ptr<const ModelTable> models, std::size_t max_rows);
+  /// `max_rows` limits one request; one that is expected to take more than `max_inline_us` is long.
+  RestInference(std::shared_ptr<const ModelTable> models, std::size_t max_rows, double max_inline_us);
 
   /// Never throws for the request's sake; the reply is good until the next call.
   const RestReply& answer(const RestRequest& request);
+
+  /// Whether a request with so many bytes should not hold up others: it takes long, or runs on a device.
+  [[nodiscard]] bool is_long(std::string_view model_name, std::string_view model_version,
+                             std::size_t body_bytes) const;
 
   /// What was answered since the last call.
   [[nodiscard]] Counts take_counts() { return std::exchange(counts_, {}); }
@@ -82,6 +86,7 @@ class RestInference {
 
   std::shared_ptr<const ModelTable> models_;
   std::size_t max_rows_;
+  double max_inline_us_;
   Counts counts_;
   RestReply reply_;
 

@@ -159,10 +159,10 @@ void limits_nesting() {
 // ------------------------------------------------------------------------------------------------- session
 
 /// Three values a row; an anomaly when their sum is above 10.
-std::shared_ptr<RestInference> make_inference() {
+std::shared_ptr<RestInference> make_inference(double max_inline_us = 1e9) {
   auto models = std::make_shared<ModelTable>();
   models->put("sum", "1", std::make_shared<Scorer>(std::make_shared<SumSession>(3), 10.0));
-  return std::make_shared<RestInference>(models, 1000);
+  return std::make_shared<RestInference>(models, 1000, max_inline_us);
 }
 
 HttpSession make_session(Authorize authorize = {}) {
@@ -280,12 +280,28 @@ void leaves_other_requests_to_its_owner() {
   CHECK(is_declined("POST /v2/models/sum/infer HTTP/1.1\r\nX: " + std::string(20'000, 'x')));
   CHECK(is_declined("POST /v2/models/sum/infer HTTP/1.1\nHost: x\nContent-Length: 0\r\n\r\n"));
 
-  HttpSession session = make_session();
+  HttpSession quick(make_inference(0), {}, "test");
   std::string replies;
+  quick.feed(good, replies);  // Even this takes long for who has no time at all.
+  CHECK(quick.declined() && quick.take_declined() == good && replies.empty());
+
+  HttpSession session = make_session();
   session.feed(std::string_view(good).substr(0, 30), replies);
   CHECK(session.mid_message() && !session.declined());
   session.finish();
   CHECK(session.declined() && session.take_declined() == good.substr(0, 30));
+}
+
+void knows_what_takes_long() {
+  const auto inference = make_inference(50);
+  CHECK(!inference->is_long("sum", "", 100));
+  CHECK(inference->is_long("sum", "", 1 << 20));  // A guess.
+  CHECK(!inference->is_long("nobody", "", 1 << 20));
+  for (int i = 0; i < 3; ++i) {
+    CHECK(inference->answer({.model_name = "sum", .model_version = "", .body = rows("[1,2,3]", "[1,3]")})
+              .status == 200);
+  }
+  CHECK(make_inference(0)->is_long("sum", "1", 1));
 }
 
 void asks_who_may_pass() {
@@ -342,6 +358,7 @@ int main() {
   carries_bytes();
   gives_the_same_answers_however_the_bytes_are_cut();
   leaves_other_requests_to_its_owner();
+  knows_what_takes_long();
   asks_who_may_pass();
   survives_damage();
   return check::result();

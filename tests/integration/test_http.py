@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
+import urllib.request
 
 import grpc
 import numpy as np
@@ -185,3 +187,39 @@ def test_the_metrics_name_the_plan_and_the_backend(client):
     assert {step["backend"] for step in steps} <= {"fused", "onnxruntime"}
     (backend,) = families["datasentinel_backend_info"].samples
     assert all(name.isidentifier() for name in backend.labels)
+
+
+def infer_request(model, rows):
+    body = json.dumps(
+        {
+            "inputs": [
+                {"name": "input", "shape": rows.shape, "datatype": "FP32", "data": rows.ravel().tolist()}
+            ]
+        }
+    ).encode()
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_long_requests_are_answered_off_the_loop_and_in_order(start_server, detector, rows, half_closed):
+    batches = [rows[:1], rows[1:700], rows[700:703], rows[703:704]]
+    with start_server("--max-inline-us", "0", "--no-grpc") as server:
+        url = f"http://{server.host}:{server.http_port}"
+        with urllib.request.urlopen(f"{url}/v2/repository/index", b"{}") as response:
+            model = json.load(response)[0]["name"]
+        with server.connect("http") as sock, sock.makefile("rb") as replies:
+            sock.sendall(b"".join(infer_request(model, batch) for batch in batches))
+            if half_closed:
+                sock.shutdown(socket.SHUT_WR)
+            for batch in batches:
+                assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+                headers = http.client.parse_headers(replies)
+                body = replies.read(int(headers["Content-Length"]))
+                score, anomaly = json.loads(body)["outputs"]
+                np.testing.assert_allclose(score["data"], detector.score(batch), rtol=1e-5)
+                assert anomaly["data"] == detector.predict(batch).tolist()
+        with urllib.request.urlopen(f"{url}/metrics") as response:
+            metrics = response.read().decode()
+    assert 'datasentinel_rows_total{transport="http"} 704.0' in metrics
+    assert 'datasentinel_queued_rows{transport="http"} 0.0' in metrics

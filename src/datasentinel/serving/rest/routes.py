@@ -21,6 +21,7 @@ from datasentinel.serving import auth
 from datasentinel.serving.logs import log
 from datasentinel.serving.protocols import metadata
 from datasentinel.serving.rest.messages import BYTES, JSON_BYTES_HEADER, TEXT, Response
+from datasentinel.serving.rest.off_loop import infer
 from datasentinel.serving.rest.openapi import make_document
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from datasentinel.serving.metrics import Metrics
     from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.rest.messages import Request
+    from datasentinel.serving.rest.off_loop import Inferred, OffLoop
 
 _logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+_NO_ROOM = "too many rows wait to be scored"
 _SMALL_BODY_BYTES = 64 << 10  # A body that a route does not need is read and left aside.
 
 # The first class that fits tells the status.
@@ -96,6 +99,8 @@ class Routes:
         Whose token each request needs; health is open to all.
     inference : RestInference
         Answers requests for inference.
+    off_loop : OffLoop
+        Answers those that take long.
     account : TransportAccount
         Where their rows are counted.
     metrics_open : bool
@@ -112,6 +117,7 @@ class Routes:
         guard: Guard,
         *,
         inference: RestInference,
+        off_loop: OffLoop,
         account: TransportAccount,
         metrics_open: bool,
         max_rows: int,
@@ -122,6 +128,7 @@ class Routes:
         self._metrics = metrics
         self._guard = guard
         self._inference = inference
+        self._off_loop = off_loop
         self._account = account
         self._open_paths = _HEALTH_PATHS | ({"/metrics"} if metrics_open else set())
         self._max_rows = max_rows
@@ -222,18 +229,30 @@ class Routes:
         models = [served.find(*_names(found))] if found else served.all()
         return Response.json({"model_stats": [metadata.model_statistics(served, model) for model in models]})
 
-    def _infer(self, request: Request, found: Mapping[str, str]) -> Response:
-        """Answer what the lean path left: escaped names, chunked or compressed bodies."""
+    def _infer(self, request: Request, found: Mapping[str, str]) -> Response | Awaitable[Response]:
+        """Answer what the lean path left: escaped names, chunked or compressed bodies, and long work."""
         content = request.content(self._max_body_bytes)
         json_bytes = _json_bytes(request)
-        status, body, tensors_after = self._inference.answer(*_names(found), content, json_bytes)
-        _, rows, anomalies, _ = self._inference.take_counts()
-        self._account.rows += rows
-        self._account.anomalies += anomalies
-        if tensors_after is None:
-            return Response(HTTPStatus(status), body)
-        header = (JSON_BYTES_HEADER, str(tensors_after))
-        return Response(HTTPStatus(status), body, BYTES, (header,))
+        names = _names(found)
+        if not self._inference.is_long(*names, len(content)):
+            return self._inferred(infer(self._inference, *names, content, json_bytes))
+        rows = max(1, len(content) // (4 * self._plane.served.find(*names).detector.input_dim))
+        if not self._off_loop.has_room(rows):
+            return Response.error(HTTPStatus.SERVICE_UNAVAILABLE, _NO_ROOM, ("Retry-After", "1"))
+        return self._infer_off_loop(names, content, json_bytes, rows)
+
+    async def _infer_off_loop(
+        self, names: tuple[str, str], content: bytes, json_bytes: int | None, rows: int
+    ) -> Response:
+        return self._inferred(await self._off_loop.infer(*names, content, json_bytes, rows))
+
+    def _inferred(self, inferred: Inferred) -> Response:
+        self._account.rows += inferred.rows
+        self._account.anomalies += inferred.anomalies
+        status = HTTPStatus(inferred.status)
+        if inferred.json_bytes is None:
+            return Response(status, inferred.body)
+        return Response(status, inferred.body, BYTES, ((JSON_BYTES_HEADER, str(inferred.json_bytes)),))
 
     # -------------------------------------------------------------------------------------------- repository
 

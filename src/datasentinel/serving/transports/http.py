@@ -12,6 +12,7 @@ import h11
 import datasentinel
 from datasentinel import backend
 from datasentinel.serving.rest.messages import Request, Response
+from datasentinel.serving.rest.off_loop import OffLoop
 from datasentinel.serving.rest.routes import Routes, refusal_of
 from datasentinel.serving.transports.listener import Listener
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 NAME = "http"
 
 _MAX_HEADER_BYTES = 16 << 10
-_MAX_WAITING_BYTES = 256 << 10  # What may come while an answer is waited for.
 _SERVER = f"datasentinel/{datasentinel.__version__}"
 _CLOSE = ("Connection", "close")
 _REFUSAL = (
@@ -72,7 +72,8 @@ class _Exchange:
         """Take the next bytes, or b"" to look whether the answer is there by now."""
         if data:
             self._connection.receive_data(data)
-        if self._pending is not None and len(self.rest) > _MAX_WAITING_BYTES:
+        # Whoever sends more requests before the answer comes than one body may hold is cut off.
+        if self._pending is not None and len(self.rest) > self._routes.max_body_bytes("/infer"):
             self.closed = True
         return self._go_on()
 
@@ -224,6 +225,18 @@ class HttpSession:
         """Whether the peer waits for an answer that takes long."""
         return self._exchange is not None and self._exchange.pending
 
+    @property
+    def drained(self) -> bool:
+        """Whether everything that was asked is answered."""
+        return self.closed or not self.mid_message
+
+    def drain(self) -> None:
+        """Do nothing: HTTP/1.1 has no word for it."""
+
+    def abandon(self) -> None:
+        """Forget who waits: the connection is gone."""
+        self._wake = _nobody
+
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when an answer that had to wait is there; `feed(b"")` then gives it."""
         self._wake = wake
@@ -256,7 +269,7 @@ class HttpSession:
             replies = self._exchange.feed(self._lean.take_declined())
         if self._exchange is not None and not self._exchange.closed:
             replies += self._exchange.finish()
-        self.closed = True
+        self.closed = not self.deferring
         return replies
 
     def _feed_lean(self, data: bytes) -> bytes:
@@ -285,13 +298,20 @@ def http_transport(
 ) -> Listener:
     """Make the transport of inference over HTTP, health and metrics."""
     account = plane.account(NAME)
-    inference = backend.RestInference(plane.models, max_rows=settings.max_request_rows)
+
+    def make_inference() -> backend.RestInference:
+        return backend.RestInference(
+            plane.models, max_rows=settings.max_request_rows, max_inline_us=settings.max_inline_us
+        )
+
+    inference = make_inference()
     routes = Routes(
         plane,
         repository,
         metrics,
         guard,
         inference=inference,
+        off_loop=OffLoop(make_inference(), account, settings.queue_rows),
         account=account,
         metrics_open=not settings.metrics_need_token,
         max_rows=settings.max_request_rows,
