@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <filesystem>
+
 #include "core/error.h"
 
 namespace datasentinel {
@@ -32,6 +34,12 @@ void* DynamicLibrary::find(const char* name) const {
     throw Error(ErrorCode::unavailable, "'" + path_ + "' has no symbol '" + name + "'", last_loader_error());
   }
   return address;
+}
+
+std::string folder_of_code(const void* address) {
+  Dl_info info{};
+  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
+  return std::filesystem::absolute(info.dli_fname).parent_path().string();
 }
 
 }  // namespace datasentinel

@@ -29,11 +29,17 @@ class DynamicLibrary {
     return reinterpret_cast<Function>(find(name));
   }
 
+  /// Leaves the library open to the end of the process.
+  void keep_open() noexcept { handle_ = nullptr; }
+
  private:
   [[nodiscard]] void* find(const char* name) const;
 
   std::string path_;
   void* handle_ = nullptr;
 };
+
+/// The folder of the executable or shared object that holds the code at `address`; empty where it has none.
+[[nodiscard]] std::string folder_of_code(const void* address);
 
 }  // namespace datasentinel

@@ -36,7 +36,7 @@ _OTHER_VARIABLES = frozenset(
         "DATASENTINEL_PROTOCOL",
         "DATASENTINEL_SHARED_DATA",
         "DATASENTINEL_TENSORRT_LIBRARY",
-        "DATASENTINEL_TENSORRT_OTHER_LIBRARY",
+        "DATASENTINEL_TEST_TENSORRT",
     }
 )
 # Kubernetes and Docker links set these in every container beside a service named "datasentinel".

@@ -1,125 +1,167 @@
-// The tensorrt backend against a real libnvinfer (DATASENTINEL_TENSORRT_LIBRARY names it or its folder; the
-// lean runtime of the wheel tensorrt-lean-cu13-libs will do). Most of it needs no GPU.
+// How the tensorrt backend finds libnvinfer and chooses the module for it, in a build that has the module for
+// TensorRT 11 only: no header, library or device of NVIDIA's is needed. The first argument is the folder of
+// stubs of libnvinfer, which know their version and nothing else.
 
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
+#include <unistd.h>
+
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "backends/tensorrt/backend.h"
-#include "backends/tensorrt/builder.h"
-#include "backends/tensorrt/cuda.h"
-#include "backends/tensorrt/library.h"
+#include "backends/tensorrt/runtime.h"
 #include "check.h"
 
 namespace datasentinel::tensorrt {
 namespace {
 
-constexpr int kSkipped = 77;
+namespace fs = std::filesystem;
 
-/// Whether this machine has a device, as CUDA says and not as our code does.
-bool has_device() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+bool starts_with(const std::string& text, const std::string& start) { return text.starts_with(start); }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
 }
 
-void low_addresses_are_no_objects() {
-  CHECK(object_or_null<int>(nullptr) == nullptr);
-  CHECK(object_or_null<int>(reinterpret_cast<void*>(std::uintptr_t{0x228})) == nullptr);
-  CHECK(object_or_null<int>(reinterpret_cast<void*>(std::uintptr_t{0xFFFF})) == nullptr);
-  int object = 0;
-  CHECK(object_or_null<int>(&object) == &object);
-}
-
-void a_key_names_what_an_engine_depends_on() {
-  const LibraryHint hint{.path = std::getenv("DATASENTINEL_TENSORRT_LIBRARY"), .problem = {}};
-  const Library library(hint);
-  const Device h200{
-      .index = 0, .name = "NVIDIA H200", .compute_major = 9, .compute_minor = 0, .driver = 13010};
-  Device newer_driver = h200;
-  newer_driver.driver = 13020;
-  Device a100{.index = 0, .name = "NVIDIA A100", .compute_major = 8, .compute_minor = 0, .driver = 13010};
-  const Model model{.name = "m", .onnx = {}, .sha256 = "abc"};
-  const Model other{.name = "m", .onnx = {}, .sha256 = "def"};
-  SessionOptions options;
-  const std::string text = key_of(model, options, library, h200).text();
-  CHECK(text == key_of(model, options, library, h200).text());
-  CHECK(text != key_of(other, options, library, h200).text());
-  CHECK(text != key_of(model, options, library, a100).text());
-  CHECK(text != key_of(model, options, library, newer_driver).text());
-  CHECK(text.find(library.version()) != std::string::npos);
-  SessionOptions changed = options;
-  changed.precision = "tf32";
-  CHECK(text != key_of(model, changed, library, h200).text());
-  changed = options;
-  changed.engine.max_rows = 100;
-  CHECK(text != key_of(model, changed, library, h200).text());
-  changed = options;
-  changed.engine.optimization_level = 5;
-  CHECK(text != key_of(model, changed, library, h200).text());
-  changed = options;
-  changed.engine.hardware_compatible = true;
-  CHECK(key_of(model, changed, library, h200).text() == key_of(model, changed, library, a100).text());
-}
-
-void says_why_it_cannot_run() {
-  const std::string path = std::getenv("DATASENTINEL_TENSORRT_LIBRARY");
-  const auto backend = make_tensorrt_backend({.path = path, .problem = {}});
-  const BackendStatus status = backend->status();
-  if (has_device()) {
-    CHECK(status.availability == Availability::available);
-    return;
+/// A folder of the test's own, with the libraries of these names copied from `stubs`.
+class Folder {
+ public:
+  explicit Folder(const std::string& name)
+      : path_(fs::temp_directory_path() /
+              ("datasentinel-test-tensorrt-" + name + "-" + std::to_string(getpid()))) {
+    fs::remove_all(path_);
+    fs::create_directory(path_);
   }
-  CHECK(status.availability == Availability::no_device);
-  CHECK(status.detail.find("cudaGetDeviceCount says: ") != std::string::npos);
-  CHECK_THROWS_WITH(ErrorCode::unavailable, "no CUDA device", backend->load({.name = "m", .onnx = {}}, {}));
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder() { fs::remove_all(path_); }
+
+  void add(const fs::path& file, const std::string& name) const { fs::copy_file(file, path_ / name); }
+  [[nodiscard]] std::string path(const std::string& name = {}) const {
+    return name.empty() ? path_.string() : (path_ / name).string();
+  }
+
+ private:
+  fs::path path_;
+};
+
+BackendStatus status_with(const std::string& path, const std::string& modules) {
+  const auto backend = make_tensorrt_backend({.path = path, .problem = "no wheel"}, modules);
+  const BackendStatus status = backend->status();
+  CHECK(backend->name() == "tensorrt");
+  CHECK(status.availability != Availability::available);
+  CHECK_THROWS_WITH(ErrorCode::unavailable, status.detail, backend->load({.name = "m", .onnx = {}}, {}));
+  return status;
 }
 
-/// The fact behind `object_or_null`. Should a later TensorRT return null, this test still passes.
-void without_a_driver_there_is_no_runtime() {
-  if (has_device()) return;
-  const Library library({.path = std::getenv("DATASENTINEL_TENSORRT_LIBRARY"), .problem = {}});
-  CHECK_THROWS_WITH(ErrorCode::backend_failure, "TensorRT makes no runtime", library.make_runtime());
+void versions_are_read(const fs::path& stubs) {
+  const auto version_of = [&](const char* name) {
+    return Runtime(DynamicLibrary((stubs / name).string())).version.text();
+  };
+  CHECK(version_of("stub_8601.so") == "8.6.1");
+  CHECK(version_of("stub_101601.so") == "10.16.1");
+  CHECK(version_of("stub_110400.so") == "11.4.0");
+}
+
+void the_full_library_and_the_first_major_are_preferred(const fs::path& stubs) {
+  const Folder folder("order");
+  const LibraryHint hint{.path = folder.path(), .problem = {}};
+  const auto major_of = [&](const std::vector<int>& majors) {
+    const auto runtime = find_runtime(hint, majors);
+    return runtime ? runtime->version.major : 0;
+  };
+  CHECK(major_of({11, 10}) == 0);
+  folder.add(stubs / "stub_110400.so", "libnvinfer_lean.so.11");
+  CHECK(major_of({11, 10}) == 11);
+  CHECK(major_of({10}) == 0);
+  folder.add(stubs / "stub_101601.so", "libnvinfer.so.10");
+  CHECK(major_of({11, 10}) == 10);
+  CHECK(major_of({11}) == 11);
+  folder.add(stubs / "stub_110400.so", "libnvinfer.so.11");
+  CHECK(major_of({11, 10}) == 11);
+  CHECK(major_of({10, 11}) == 10);
+  CHECK(contains(runtimes_in(folder.path()), "libnvinfer_lean.so.11"));
+}
+
+void a_major_without_its_module_is_named(const fs::path& stubs) {
+  const Folder folder("not-built");
+  folder.add(stubs / "stub_101601.so", "libnvinfer.so.10");
+  const std::string file = folder.path("libnvinfer.so.10");
+  for (const std::string& hint : {folder.path(), file}) {
+    const BackendStatus status = status_with(hint, folder.path());
+    CHECK(status.availability == Availability::not_built);
+    CHECK(status.detail == "'" + file +
+                               "' is TensorRT 10.16.1, but this build serves TensorRT 11 (its headers were "
+                               "11.1)");
+  }
+}
+
+void a_major_unheard_of_is_named(const fs::path& stubs) {
+  const BackendStatus named = status_with((stubs / "stub_8601.so").string(), stubs.string());
+  CHECK(named.availability == Availability::not_built);
+  CHECK(contains(named.detail, "is TensorRT 8.6.1, but this build serves TensorRT 11 "));
+  const Folder folder("unheard-of");
+  folder.add(stubs / "stub_8601.so", "libnvinfer.so.8");
+  const BackendStatus found = status_with(folder.path(), stubs.string());
+  CHECK(found.availability == Availability::library_not_found);
+  CHECK(starts_with(found.detail, "'" + folder.path() + "' has no libnvinfer.so.11, only libnvinfer.so.8; "));
+}
+
+void a_module_that_is_gone_is_named(const fs::path& stubs) {
+  const Folder folder("no-module");
+  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), folder.path());
+  CHECK(status.availability == Availability::not_built);
+  CHECK(starts_with(status.detail, "cannot open '" + folder.path("_tensorrt11.so") + "': "));
+}
+
+void what_is_no_module_is_refused(const fs::path& stubs) {
+  const Folder folder("other-module");
+  folder.add(stubs / "stub_110400.so", "_tensorrt11.so");
+  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), folder.path());
+  CHECK(contains(status.detail, "has no symbol 'datasentinel_tensorrt_backend'"));
 }
 
 void names_what_is_missing() {
-  const auto detail_of = [](const std::string& path) {
-    const BackendStatus status = make_tensorrt_backend({.path = path, .problem = {}})->status();
-    CHECK(status.availability == Availability::library_not_found);
-    return status.detail;
-  };
-  const std::string empty = std::filesystem::temp_directory_path() / "datasentinel-no-such-folder";
-  CHECK(detail_of(empty).find("cannot open") != std::string::npos);
-  CHECK(detail_of(std::filesystem::current_path()).find("has no libnvinfer.so.") != std::string::npos);
-  const BackendStatus unfound = make_tensorrt_backend({.path = {}, .problem = "no wheel"})->status();
+  const Folder folder("missing");
+  const BackendStatus nowhere = status_with(folder.path("nowhere"), folder.path());
+  CHECK(nowhere.availability == Availability::library_not_found);
+  CHECK(starts_with(nowhere.detail, "cannot open '" + folder.path("nowhere") + "': "));
+  const BackendStatus empty = status_with(folder.path(), folder.path());
+  CHECK(empty.availability == Availability::library_not_found);
+  CHECK(empty.detail ==
+        "'" + folder.path() +
+            "' has no libnvinfer.so.11; this build serves TensorRT 11 (its headers were 11.1)");
+  std::ofstream(folder.path("libnvinfer.so.11")) << "not a library";
+  const BackendStatus broken = status_with(folder.path(), folder.path());
+  CHECK(broken.availability == Availability::library_not_found);
+  CHECK(starts_with(broken.detail, "cannot open '" + folder.path("libnvinfer.so.11") + "': "));
+  const BackendStatus unfound = status_with({}, folder.path());
   if (unfound.availability == Availability::library_not_found) {
-    CHECK(unfound.detail.find("no wheel; and the loader finds no libnvinfer.so.") == 0);
+    CHECK(starts_with(unfound.detail, "no wheel; and the loader finds no libnvinfer.so.11"));
   }
 }
 
-/// DATASENTINEL_TENSORRT_OTHER_LIBRARY: one of another major version.
-void another_major_version_is_refused() {
-  const char* other = std::getenv("DATASENTINEL_TENSORRT_OTHER_LIBRARY");
-  if (other == nullptr) return;
-  CHECK_THROWS_WITH(ErrorCode::unavailable, "this build serves TensorRT",
-                    Library({.path = other, .problem = {}}));
+void modules_lie_beside_the_code(const fs::path& stubs) {
+  const fs::path folder = folder_of_code(reinterpret_cast<const void*>(&modules_lie_beside_the_code));
+  CHECK(fs::exists(folder / "test_tensorrt"));
+  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), {});
+  CHECK(starts_with(status.detail, "cannot open '" + (folder / "_tensorrt11.so").string() + "': "));
 }
 
 }  // namespace
 }  // namespace datasentinel::tensorrt
 
-int main() {
-  using namespace datasentinel::tensorrt;
-  low_addresses_are_no_objects();
-  names_what_is_missing();
-  another_major_version_is_refused();
-  if (std::getenv("DATASENTINEL_TENSORRT_LIBRARY") == nullptr) {
-    std::puts("skipped: DATASENTINEL_TENSORRT_LIBRARY names no libnvinfer");
-    return datasentinel::check::result() != 0 ? 1 : kSkipped;
-  }
-  a_key_names_what_an_engine_depends_on();
-  says_why_it_cannot_run();
-  without_a_driver_there_is_no_runtime();
-  return datasentinel::check::result();
+int main(int count, char** arguments) {
+  using namespace datasentinel;
+  if (count != 2) return 2;
+  const std::filesystem::path stubs = arguments[1];
+  CHECK(tensorrt_headers() == "11.1");
+  tensorrt::versions_are_read(stubs);
+  tensorrt::the_full_library_and_the_first_major_are_preferred(stubs);
+  tensorrt::a_major_without_its_module_is_named(stubs);
+  tensorrt::a_major_unheard_of_is_named(stubs);
+  tensorrt::a_module_that_is_gone_is_named(stubs);
+  tensorrt::what_is_no_module_is_refused(stubs);
+  tensorrt::names_what_is_missing();
+  tensorrt::modules_lie_beside_the_code(stubs);
+  return check::result();
 }

@@ -1,38 +1,100 @@
 #include "backends/tensorrt/backend.h"
 
 #include <algorithm>
+#include <array>
+#include <filesystem>
 #include <mutex>
+#include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
-#include "backends/tensorrt/builder.h"
-#include "backends/tensorrt/engine.h"
-#include "backends/tensorrt/session.h"
-#include "core/engine_cache.h"
+#include "backends/tensorrt/module.h"
+#include "backends/tensorrt/runtime.h"
+#include "core/dynamic_library.h"
 #include "core/error.h"
 
 namespace datasentinel {
 namespace {
 
-/// Buffers of one lane stay below this much, whatever batch is asked for.
-constexpr std::size_t kMaxBufferBytes = std::size_t{64} << 20;
+using tensorrt::Runtime;
 
+/// The major versions that the sources of a module are written for, newest first.
+struct Major {
+  int number;
+  std::string_view headers;  ///< The version of the headers that its module was built with; empty: no module.
+  [[nodiscard]] constexpr bool is_built() const { return !headers.empty(); }
+};
+constexpr std::array kMajors = {Major{.number = 11, .headers = DATASENTINEL_TENSORRT_11_HEADERS},
+                                Major{.number = 10, .headers = DATASENTINEL_TENSORRT_10_HEADERS}};
+
+std::vector<int> majors(bool built) {
+  std::vector<int> numbers;
+  for (const Major& major : kMajors) {
+    if (major.is_built() == built) numbers.push_back(major.number);
+  }
+  return numbers;
+}
+
+/// What `text_of` says of each major version that is built, joined for a sentence.
+template <typename TextOf>
+std::string each_built(std::string_view joint, const TextOf& text_of) {
+  std::string text;
+  for (const Major& major : kMajors) {
+    if (!major.is_built()) continue;
+    if (!text.empty()) text += joint;
+    text += text_of(major);
+  }
+  return text;
+}
+
+std::string needs() {
+  return "this build serves TensorRT " +
+         each_built(" and ", [](const Major& major) { return std::to_string(major.number); }) +
+         " (its headers were " + tensorrt_headers() + ")";
+}
+
+Runtime find(const LibraryHint& hint) {
+  // One that no module serves is opened for the sake of the message.
+  std::optional<Runtime> runtime = tensorrt::find_runtime(hint, majors(true));
+  if (!runtime) runtime = tensorrt::find_runtime(hint, majors(false));
+  if (runtime) return *std::move(runtime);
+  const std::string wanted =
+      each_built(" or ", [](const Major& major) { return "libnvinfer.so." + std::to_string(major.number); });
+  if (hint.path.empty()) {
+    throw Error(ErrorCode::unavailable, hint.problem + "; and the loader finds no " + wanted);
+  }
+  const std::string others = tensorrt::runtimes_in(hint.path);
+  throw Error(ErrorCode::unavailable, "'" + hint.path + "' has no " + wanted +
+                                          (others.empty() ? "" : ", only " + others) + "; " + needs());
+}
+
+/// Opens the module for `runtime` in `folder`, for good.
+tensorrt::ModuleFactory open_module(const std::filesystem::path& folder, const Runtime& runtime) {
+  const int major = runtime.version.major;
+  const auto is_it = [&](const Major& built) { return built.is_built() && built.number == major; };
+  if (std::none_of(kMajors.begin(), kMajors.end(), is_it)) {
+    throw Error(ErrorCode::unavailable, "'" + runtime.library.path() + "' is TensorRT " +
+                                            runtime.version.text() + ", but " + needs());
+  }
+  DynamicLibrary module((folder / ("_tensorrt" + std::to_string(major) + ".so")).string());
+  const auto factory = module.symbol<tensorrt::ModuleFactory>(tensorrt::kModuleFactoryName);
+  module.keep_open();
+  return factory;
+}
+
+/// Finds out at first use which TensorRT is installed, and leaves the work to the module for it.
 class TensorRtBackend final : public Backend {
  public:
-  explicit TensorRtBackend(LibraryHint hint) : hint_(std::move(hint)) {}
+  TensorRtBackend(LibraryHint hint, std::filesystem::path module_folder)
+      : hint_(std::move(hint)), module_folder_(std::move(module_folder)) {}
 
   [[nodiscard]] std::string_view name() const noexcept override { return "tensorrt"; }
 
   [[nodiscard]] BackendStatus status() override {
-    BackendStatus status{
-        .availability = Availability::library_not_found, .detail = {}, .version = {}, .library = {}};
+    BackendStatus status;
     try {
-      const auto library = open();
-      status.availability = Availability::no_device;
-      static_cast<void>(tensorrt::current_device());
-      status = {.availability = Availability::available,
-                .detail = {},
-                .version = library->version(),
-                .library = library->path()};
+      return open(status.availability).status();
     } catch (const Error& error) {
       status.detail = error.what();
     }
@@ -40,58 +102,41 @@ class TensorRtBackend final : public Backend {
   }
 
   [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
-    const auto library = open();
-    const tensorrt::Device device = tensorrt::current_device();
-    check(options);
-    SessionOptions bounded = options;
-    bounded.engine.max_rows = std::max<std::size_t>(options.engine.max_rows, 1);
-
-    const std::string name(model.name);
-    const EngineCache cache(model.sha256.empty() ? std::string() : options.engine.cache_dir);
-    const EngineKey key = tensorrt::key_of(model, bounded, *library, device);
-    std::shared_ptr<const tensorrt::Engine> engine;
-    const bool built = use_stored_or_built(
-        cache, key,
-        [&](std::span<const std::byte> bytes) {
-          engine = std::make_shared<const tensorrt::Engine>(library, bytes, bounded.engine, name);
-        },
-        [&] { return tensorrt::build_engine(model, bounded, *library, device, cache); });
-    if (engine->input_dim() * sizeof(float) * engine->max_rows() > kMaxBufferBytes) {
-      throw Error(ErrorCode::invalid_argument,
-                  "'" + name + "': " + std::to_string(engine->max_rows()) + " rows of " +
-                      std::to_string(engine->input_dim()) +
-                      " values are too many for one batch of the tensorrt backend; lower engine_max_rows");
-    }
-    return std::make_unique<tensorrt::TensorRtSession>(std::move(engine), device,
-                                                       Facts{{"engine", built ? "built" : "from the cache"}});
+    Availability ignored{};
+    return open(ignored).load(model, options);
   }
 
  private:
-  static void check(const SessionOptions& options) {
-    if (options.precision != "float32" && options.precision != "tf32") {
-      throw Error(ErrorCode::unsupported_model,
-                  "the tensorrt backend computes in the precision of the graph; '" + options.precision +
-                      "' is not available, only float32 and, for its float32 layers, tf32");
-    }
-  }
-
-  std::shared_ptr<const tensorrt::Library> open() {
+  /// When it throws, `obstacle` says what the Error is about.
+  Backend& open(Availability& obstacle) {
     const std::lock_guard lock(mutex_);
-    if (library_ == nullptr) library_ = std::make_shared<const tensorrt::Library>(hint_);
-    return library_;
+    if (backend_ != nullptr) return *backend_;
+    obstacle = Availability::library_not_found;
+    Runtime runtime = find(hint_);
+    obstacle = Availability::not_built;
+    const tensorrt::ModuleFactory make = open_module(module_folder_, runtime);
+    obstacle = Availability::library_not_found;
+    backend_.reset(make(std::move(runtime)));
+    return *backend_;
   }
 
   const LibraryHint hint_;
+  const std::filesystem::path module_folder_;
   std::mutex mutex_;
-  std::shared_ptr<const tensorrt::Library> library_;
+  std::unique_ptr<Backend> backend_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_tensorrt_backend(LibraryHint library) {
-  return std::make_unique<TensorRtBackend>(std::move(library));
+std::unique_ptr<Backend> make_tensorrt_backend(LibraryHint library, std::string module_folder) {
+  if (module_folder.empty()) {
+    module_folder = folder_of_code(reinterpret_cast<const void*>(&make_tensorrt_backend));
+  }
+  return std::make_unique<TensorRtBackend>(std::move(library), std::move(module_folder));
 }
 
-const char* tensorrt_headers() noexcept { return tensorrt::header_version(); }
+std::string tensorrt_headers() {
+  return each_built(" and ", [](const Major& major) { return std::string(major.headers); });
+}
 
 }  // namespace datasentinel

@@ -1,9 +1,6 @@
 #include "backends/tensorrt/library.h"
 
-#include <algorithm>
-#include <array>
 #include <filesystem>
-#include <string_view>
 #include <utility>
 
 #include "core/error.h"
@@ -18,56 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHeaderVersion = DATASENTINEL_TRT_MAJOR "." DATASENTINEL_TEXT(NV_TENSORRT_MINOR);
-constexpr std::array kRuntimeNames = {"libnvinfer.so." DATASENTINEL_TRT_MAJOR,
-                                      "libnvinfer_lean.so." DATASENTINEL_TRT_MAJOR};
 constexpr const char* kParserName = "libnvonnxparser.so." DATASENTINEL_TRT_MAJOR;
-constexpr int kHeaderNumber = NV_TENSORRT_MAJOR * 10000 + NV_TENSORRT_MINOR * 100;
-
-std::string needs() {
-  return std::string("this build serves TensorRT ") + DATASENTINEL_TRT_MAJOR + " (its headers were " +
-         kHeaderVersion + ")";
-}
-
-/// libnvinfer's files of whatever major version in `folder`, for a message.
-std::string others_in(const fs::path& folder) {
-  std::string found;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("libnvinfer.so.") || name.starts_with("libnvinfer_lean.so.")) {
-      found += found.empty() ? name : ", " + name;
-    }
-  }
-  return found;
-}
-
-DynamicLibrary open_runtime(const LibraryHint& hint) {
-  std::error_code ignored;
-  if (hint.path.empty()) {
-    // The loader's own search: system packages and LD_LIBRARY_PATH.
-    for (const char* name : kRuntimeNames) {
-      try {
-        return DynamicLibrary(name);
-      } catch (const Error&) {
-        continue;
-      }
-    }
-    throw Error(ErrorCode::unavailable, hint.problem + "; and the loader finds no " + kRuntimeNames[0]);
-  }
-  if (!fs::is_directory(hint.path, ignored)) return DynamicLibrary(hint.path);
-  for (const char* name : kRuntimeNames) {
-    const fs::path path = fs::path(hint.path) / name;
-    if (fs::exists(path, ignored)) return DynamicLibrary(path.string());
-  }
-  const std::string others = others_in(hint.path);
-  throw Error(ErrorCode::unavailable, "'" + hint.path + "' has no " + kRuntimeNames[0] +
-                                          (others.empty() ? "" : ", only " + others) + "; " + needs());
-}
-
-std::string version_text(int number) {
-  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." +
-         std::to_string(number % 100);
-}
 
 template <typename T>
 std::unique_ptr<T> checked(void* pointer, const char* what, Logger& logger) {
@@ -101,29 +49,26 @@ std::string Logger::take_errors() {
   return std::exchange(errors_, {});
 }
 
-Library::Library(const LibraryHint& hint) : runtime_(open_runtime(hint)) {
-  const int number = runtime_.symbol<std::int32_t (*)() noexcept>("getInferLibVersion")();
-  version_ = version_text(number);
-  if (number / 10000 != NV_TENSORRT_MAJOR) {
-    throw Error(ErrorCode::unavailable,
-                "'" + runtime_.path() + "' is TensorRT " + version_ + ", but " + needs());
+Library::Library(Runtime&& runtime) : runtime_(std::move(runtime)) {
+  const Version& version = runtime_.version;
+  if (version.major != NV_TENSORRT_MAJOR || version.minor < NV_TENSORRT_MINOR) {
+    throw Error(ErrorCode::unavailable, "'" + path() + "' is TensorRT " + version.text() +
+                                            "; this build's module for TensorRT " DATASENTINEL_TRT_MAJOR
+                                            " serves " +
+                                            kHeaderVersion + " and later of that major version");
   }
-  if (number < kHeaderNumber) {
-    throw Error(ErrorCode::unavailable,
-                "'" + runtime_.path() + "' is TensorRT " + version_ + ", which is too old: " + needs());
-  }
-  create_runtime_ = runtime_.symbol<Factory>("createInferRuntime_INTERNAL");
-  const fs::path path(runtime_.path());
-  if (path.filename().string().starts_with("libnvinfer_lean")) {
-    builder_problem_ = "'" + runtime_.path() + "' is the lean runtime, which runs engines but builds none";
+  create_runtime_ = runtime_.library.symbol<Factory>("createInferRuntime_INTERNAL");
+  const fs::path file(path());
+  if (file.filename().string().starts_with("libnvinfer_lean")) {
+    builder_problem_ = "'" + path() + "' is the lean runtime, which runs engines but builds none";
   } else {
-    open_builder(path.has_parent_path() ? path.parent_path().string() : "");
+    open_builder(file.has_parent_path() ? file.parent_path().string() : "");
   }
 }
 
 void Library::open_builder(const std::string& folder) {
   try {
-    create_builder_ = runtime_.symbol<Factory>("createInferBuilder_INTERNAL");
+    create_builder_ = runtime_.library.symbol<Factory>("createInferBuilder_INTERNAL");
     parser_.emplace(folder.empty() ? std::string(kParserName) : (fs::path(folder) / kParserName).string());
     create_parser_ = parser_->symbol<ParserFactory>("createNvOnnxParser_INTERNAL");
   } catch (const Error& error) {

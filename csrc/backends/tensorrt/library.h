@@ -9,8 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "backends/tensorrt/runtime.h"
 #include "core/dynamic_library.h"
-#include "core/library_hint.h"
 
 namespace datasentinel::tensorrt {
 
@@ -38,9 +38,9 @@ class Logger final : public nvinfer1::ILogger {
 /// libnvinfer and, when it is there, the ONNX parser. Immutable after construction.
 class Library {
  public:
-  /// Throws Error{unavailable}: nothing is found, it does not load, it is of another major version than the
-  /// headers of this build, or it is older than they are.
-  explicit Library(const LibraryHint& hint);
+  /// Throws Error{unavailable}: it is of another major version than the headers of this module, or older than
+  /// they are.
+  explicit Library(Runtime&& runtime);
 
   /// Null, as a `unique_ptr`, is never returned: they throw Error{backend_failure} with TensorRT's own words.
   /// There must be a device (see current_device).
@@ -49,8 +49,8 @@ class Library {
   [[nodiscard]] std::unique_ptr<nvonnxparser::IParser> make_parser(
       nvinfer1::INetworkDefinition& network) const;
 
-  [[nodiscard]] const std::string& version() const noexcept { return version_; }
-  [[nodiscard]] const std::string& path() const noexcept { return runtime_.path(); }
+  [[nodiscard]] std::string version() const { return runtime_.version.text(); }
+  [[nodiscard]] const std::string& path() const noexcept { return runtime_.library.path(); }
   /// Why no engine can be built here; empty when one can. The lean runtime runs engines only.
   [[nodiscard]] const std::string& builder_problem() const noexcept { return builder_problem_; }
   [[nodiscard]] Logger& logger() const noexcept { return *logger_; }
@@ -62,12 +62,11 @@ class Library {
   void open_builder(const std::string& folder);
 
   std::unique_ptr<Logger> logger_ = std::make_unique<Logger>();
-  DynamicLibrary runtime_;
+  Runtime runtime_;
   std::optional<DynamicLibrary> parser_;
   Factory create_runtime_ = nullptr;
   Factory create_builder_ = nullptr;
   ParserFactory create_parser_ = nullptr;
-  std::string version_;
   std::string builder_problem_;
 };
 

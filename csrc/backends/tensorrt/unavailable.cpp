@@ -24,10 +24,10 @@ class TensorRtUnavailable final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_tensorrt_backend(LibraryHint /*library*/) {
+std::unique_ptr<Backend> make_tensorrt_backend(LibraryHint /*library*/, std::string /*module_folder*/) {
   return std::make_unique<TensorRtUnavailable>();
 }
 
-const char* tensorrt_headers() noexcept { return "none"; }
+std::string tensorrt_headers() { return "none"; }
 
 }  // namespace datasentinel
