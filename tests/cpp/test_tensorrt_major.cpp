@@ -119,6 +119,8 @@ void the_module_of_this_version_is_chosen(const std::string& modules) {
   }
   CHECK(status.availability == Availability::no_device);
   CHECK(status.detail.find("cudaGetDeviceCount says: ") != std::string::npos);
+  CHECK(status.detail.find("; '" + path + "' is TensorRT " + std::to_string(kMajor) + ".") !=
+        std::string::npos);
 
   // An error crosses the border as what it is, and outlives the backend that threw it.
   std::exception_ptr thrown;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,28 +17,40 @@ from datasentinel.errors import BackendUnavailableError, InvalidInputError
 from datasentinel.gpu import EngineOptions
 from tests.networks import Network, write_artifact
 
-HEADERS = backend.build_info()["TensorRT headers"]
-needs_headers = pytest.mark.skipif(HEADERS == "none", reason="built without TensorRT's headers (docs/gpu.md)")
+# The versions whose headers this build saw, by major: a module each.
+HEADERS = {
+    int(version.partition(".")[0]): version
+    for version in backend.build_info()["TensorRT headers"].split(" and ")
+    if version != "none"
+}
+MODULES = Path(backend._native.__file__).parent
+needs_headers = pytest.mark.skipif(not HEADERS, reason="built without TensorRT's headers (docs/gpu.md)")
 
 
-@pytest.fixture
-def lean_folder() -> Path:
-    for folder in gpu._package_folders("tensorrt_lean_libs"):
-        return folder
-    pytest.skip("the wheel tensorrt-lean-cu13-libs is not installed")
+def lean_library(major: int) -> Path:
+    """The real libnvinfer, full or lean, of a major version: from the wheel, or where the variable says."""
+    folders = gpu._package_folders("tensorrt_lean_libs")
+    folders += [Path(name) for name in os.environ.get("DATASENTINEL_TEST_TENSORRT", "").split(":") if name]
+    for folder in folders:
+        for stem in ("libnvinfer", "libnvinfer_lean"):
+            if (library := folder / f"{stem}.so.{major}").exists():
+                return library
+    pytest.skip(f"no libnvinfer {major}: tensorrt-lean-cu13-libs or DATASENTINEL_TEST_TENSORRT gives one")
 
 
-def status_with(library: str, **environment: str) -> str:
+def status_with(library: object, **environment: str) -> str:
+    """Give what the backend says of `library`, and the modules of ours that the process has open then."""
     code = (
-        "import datasentinel\n"
+        "import datasentinel, pathlib, re\n"
         "s = next(s for s in datasentinel.backends() if s.name == 'tensorrt')\n"
-        "print(s.availability, '|', s.detail)"
+        "print(s.availability, '|', s.detail)\n"
+        "print(sorted(set(re.findall(r'/(_tensorrt\\d+)\\.so', pathlib.Path('/proc/self/maps').read_text()))))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=os.environ | {"DATASENTINEL_TENSORRT_LIBRARY": library} | environment,
+        env=os.environ | {"DATASENTINEL_TENSORRT_LIBRARY": str(library)} | environment,
         check=True,
     )
     return run.stdout
@@ -50,7 +63,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_build_without_headers_says_so_and_where_to_read_on():
-    if HEADERS != "none":
+    if HEADERS:
         pytest.skip(f"built with the headers of TensorRT {HEADERS}")
     status = next(status for status in backend.backends() if status.name == "tensorrt")
     assert status.availability == "not built"
@@ -75,22 +88,46 @@ def test_no_wheel_says_what_to_install(monkeypatch):
     assert "datasentinel[gpu]" in problem
 
 
-def test_the_wheel_is_found_without_importing_it(lean_folder, monkeypatch):
+def test_the_wheel_is_found_without_importing_it(tmp_path, monkeypatch):
     monkeypatch.delenv(gpu.TENSORRT_LIBRARY_VARIABLE, raising=False)
+    package = tmp_path / "tensorrt_lean_libs"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    (package / "libnvinfer_lean.so.11").touch()
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(gpu, "_TENSORRT_PACKAGES", ("tensorrt_lean_libs",))
-    assert gpu.find_tensorrt() == (str(lean_folder), "")
-    assert "tensorrt_lean_libs" not in sys.modules
+    assert gpu.find_tensorrt() == (str(package), "")
 
 
 @needs_headers
-def test_the_real_library_without_a_driver_is_no_device(lean_folder):
-    if Path("/dev/nvidiactl").exists():
-        pytest.skip("this machine has an NVIDIA driver")
-    if not any(lean_folder.glob(f"*.so.{HEADERS.partition('.')[0]}")):
-        pytest.skip("the wheel is of another major version than the headers")
-    answer = status_with(str(lean_folder))
-    assert answer.startswith("no device | no CUDA device: cudaGetDeviceCount says:")
-    assert "no NVIDIA driver is installed" in answer
+@pytest.mark.parametrize("major", [10, 11])
+def test_the_module_is_chosen_by_the_library(major, tmp_path):
+    real = lean_library(major)
+    library = tmp_path / real.name
+    library.symlink_to(real)
+    for hint in (library, tmp_path):
+        answer = status_with(hint)
+        if major not in HEADERS:
+            assert answer.startswith(f"not built | '{library}' is TensorRT {major}.")
+            assert "this build serves TensorRT " in answer
+            assert answer.endswith("[]\n")
+            continue
+        assert answer.endswith(f"['_tensorrt{major}']\n")
+        if Path("/dev/nvidiactl").exists():
+            continue
+        assert answer.startswith("no device | no CUDA device: cudaGetDeviceCount says:")
+        assert "no NVIDIA driver is installed" in answer
+        assert f"; '{library}' is TensorRT {major}." in answer
+
+
+@needs_headers
+@pytest.mark.parametrize("major", sorted(HEADERS))
+def test_a_module_shows_its_factory_and_nothing_else(major):
+    if shutil.which("nm") is None:
+        pytest.skip("nm (binutils) is not installed")
+    command = ["nm", "--dynamic", "--defined-only", str(MODULES / f"_tensorrt{major}.so")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in shown.splitlines()] == ["datasentinel_tensorrt_backend"]
 
 
 @needs_headers
@@ -105,7 +142,7 @@ def test_another_major_version_is_named(tmp_path):
     (tmp_path / "libnvinfer.so.8").touch()
     answer = status_with(str(tmp_path))
     assert "only libnvinfer.so.8" in answer
-    assert f"its headers were {HEADERS}" in answer
+    assert all(version in answer.partition("its headers were")[2] for version in HEADERS.values())
 
 
 @needs_headers

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "backends/tensorrt/builder.h"
@@ -31,7 +32,8 @@ class ModuleBackend final : public Backend {
                 .version = library_->version(),
                 .library = library_->path()};
     } catch (const Error& error) {
-      status.detail = error.what();
+      status.detail =
+          std::string(error.what()) + "; '" + library_->path() + "' is TensorRT " + library_->version();
     }
     return status;
   }
