@@ -1,7 +1,7 @@
 """Generated CUDA kernels without a GPU: their arithmetic on the CPU, and NVRTC's verdict on their text.
 
-The text of a kernel is compiled twice: as C++ against a shim that runs one block's threads as threads, which
-checks the arithmetic, the indexing and the barriers; and by NVRTC for several GPUs.
+The text of a kernel is compiled twice: as C++ that runs a block's threads in turn on the CPU, which checks the
+arithmetic, the indexing and the barriers; and by NVRTC for several GPUs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datasentinel import Detector, backend, gpu
 from datasentinel.errors import BackendError, BackendUnavailableError, UnsupportedModelError
 from tests.networks import Network, write_artifact
 
-SHIM = Path(__file__).with_name("cuda_shim.h")
+SHIM = Path(__file__).parents[1] / "cuda_on_cpu" / "kernel.h"
 ARCHITECTURES = (80, 90, 100)
 SMALL = [8, 6, 3, 6, 8]
 MEDIUM = [64, 128, 64, 16, 64, 128, 64]
@@ -78,14 +78,14 @@ def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
                     float* scores, float* output, float* contributions, unsigned long long* bad,
                     int blocks) {{
                   shim::launch([=] {{ {name}(input, rows, constants, scores, output, contributions, bad); }},
-                               blocks, {kernel["shared_bytes"]});
+                               blocks, {kernel["threads"]}, {kernel["shared_bytes"]});
                 }}""")
     (folder / "kernels.cpp").write_text("\n".join(parts))
     library = folder / "kernels.so"
     command = [
         "c++",
         "-std=c++20",
-        "-O0",
+        "-O1",
         "-w",
         "-shared",
         "-fPIC",

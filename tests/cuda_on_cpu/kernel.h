@@ -1,0 +1,263 @@
+// Just enough of CUDA for a generated kernel to run on the CPU. Included before the kernel's text.
+//
+// A block's threads take turns (each has a stack of its own) and go on at a barrier only when all have come.
+// Each runs as far as it gets before the next one starts, in ascending order in one block and in descending
+// order in the next, and shared memory starts as NaN: a missing barrier shows as a wrong result.
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define EXTERN_SHARED(name) float* name = shim::block->shared.data()
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+namespace shim {
+
+constexpr int kWarp = 32;
+
+/// The threads that wait for each other: a block's or a warp's.
+struct Meeting {
+  int members = 0;
+  int arrived = 0;
+  unsigned long round = 0;
+};
+
+struct Index {
+  int x = 0;
+};
+
+struct Thread {
+  ucontext_t context{};
+  std::unique_ptr<char[]> stack;
+  Index index;
+  bool done = false;
+};
+
+/// What a lane gives to and takes from an instruction of the whole warp.
+struct Lane {
+  unsigned a[4], b[2];
+  float d[4];
+  unsigned value;
+};
+
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<float> shared;
+  Meeting all;
+  std::vector<Meeting> warps;
+  std::vector<Lane> lanes;
+  Index block_index, grid_size;
+  Thread* running = nullptr;
+  ucontext_t scheduler{};
+  std::function<void()> kernel;
+};
+
+inline thread_local Block* block = nullptr;
+
+inline void yield() { swapcontext(&block->running->context, &block->scheduler); }
+
+/// Waits until all members have come; the last one does `work` first.
+template <typename Work>
+void meet(Meeting& meeting, Work work) {
+  const unsigned long round = meeting.round;
+  if (++meeting.arrived == meeting.members) {
+    work();
+    meeting.arrived = 0;
+    ++meeting.round;
+    return;
+  }
+  while (meeting.round == round) yield();
+}
+
+inline int thread_number() { return block->running->index.x; }
+inline Lane* warp_lanes() { return &block->lanes[static_cast<std::size_t>(thread_number() / kWarp * kWarp)]; }
+inline Lane& own_lane() { return block->lanes[static_cast<std::size_t>(thread_number())]; }
+inline Meeting& own_warp() { return block->warps[static_cast<std::size_t>(thread_number() / kWarp)]; }
+
+inline void thread_main() {
+  block->kernel();
+  block->running->done = true;
+  swapcontext(&block->running->context, &block->scheduler);
+}
+
+/// Runs `blocks` blocks of `count` threads one after the other.
+template <typename Kernel>
+void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes) {
+  constexpr std::size_t kStack = std::size_t{128} << 10;
+  Block state;
+  state.threads.resize(static_cast<std::size_t>(count));
+  for (Thread& thread : state.threads) thread.stack = std::make_unique<char[]>(kStack);
+  state.lanes.resize(static_cast<std::size_t>(count));
+  state.grid_size.x = blocks;
+  state.kernel = kernel;
+  block = &state;
+  for (int number = 0; number < blocks; ++number) {
+    state.block_index.x = number;
+    state.shared.assign(shared_bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
+    state.all = {.members = count};
+    state.warps.assign(static_cast<std::size_t>((count + kWarp - 1) / kWarp), Meeting{.members = kWarp});
+    for (int i = 0; i < count; ++i) {
+      Thread& thread = state.threads[static_cast<std::size_t>(i)];
+      thread.index.x = i;
+      thread.done = false;
+      getcontext(&thread.context);
+      thread.context.uc_stack.ss_sp = thread.stack.get();
+      thread.context.uc_stack.ss_size = kStack;
+      makecontext(&thread.context, thread_main, 0);
+    }
+    for (int left = count; left > 0;) {
+      const int left_before = left;
+      const auto progress = [&] {
+        unsigned long sum = state.all.round + static_cast<unsigned long>(state.all.arrived);
+        for (const Meeting& warp : state.warps) sum += warp.round + static_cast<unsigned long>(warp.arrived);
+        return sum;
+      };
+      const unsigned long before = progress();
+      for (int turn = 0; turn < count; ++turn) {
+        Thread& thread = state.threads[static_cast<std::size_t>(number % 2 == 0 ? turn : count - 1 - turn)];
+        if (thread.done) continue;
+        state.running = &thread;
+        swapcontext(&state.scheduler, &thread.context);
+        if (thread.done) --left;
+      }
+      if (left == left_before && progress() == before) {
+        std::fputs("the threads of a block wait for each other at different barriers\n", stderr);
+        std::abort();
+      }
+    }
+  }
+  block = nullptr;
+}
+
+inline float float_of(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline unsigned bits_of(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float from_bf16(unsigned half) { return float_of(half << 16); }
+inline unsigned to_bf16(float x) {
+  const unsigned bits = bits_of(x);
+  if (std::isnan(x)) return 0x7fffU;
+  return (bits + 0x7fffU + (bits >> 16 & 1U)) >> 16;
+}
+inline float from_f16(unsigned half) {
+  const int exponent = static_cast<int>(half >> 10 & 31U);
+  const float fraction = static_cast<float>(half & 1023U);
+  const float size = exponent == 0    ? std::ldexp(fraction, -24)
+                     : exponent == 31 ? (fraction == 0 ? INFINITY : NAN)
+                                      : std::ldexp(1024 + fraction, exponent - 25);
+  return (half & 0x8000U) != 0 ? -size : size;
+}
+inline unsigned to_f16(float x) {
+  const unsigned sign = std::signbit(x) ? 0x8000U : 0U;
+  const float size = std::fabs(x);
+  if (std::isnan(x)) return 0x7fffU;
+  if (size >= 65520) return sign | 0x7c00U;
+  // The step between neighbours; nearbyint rounds ties to even.
+  int exponent = 0;
+  std::frexp(size, &exponent);
+  const int step = std::max(exponent - 11, -24);
+  const float steps = std::nearbyint(std::ldexp(size, -step));
+  // A carry into the next binade is the right encoding, too.
+  return sign | (static_cast<unsigned>(steps) + (step == -24 ? 0U : static_cast<unsigned>(step + 24) << 10));
+}
+
+/// One instruction of the tensor cores for a whole warp, after the PTX ISA: in lane 4 g + t, element e of a
+/// fragment lies in row g or g + 8 and column 2 t or 2 t + 1 (m16n8k16) or t (m16n8k8) of its matrix.
+template <int Columns, typename Element>
+void multiply(float* d, const unsigned* a, const unsigned* b, Element element) {
+  constexpr int kPerRegister = Columns / 8;  // Values of a row in one register.
+  Lane& own = own_lane();
+  std::copy_n(a, 4, own.a);
+  std::copy_n(b, 2, own.b);
+  std::copy_n(d, 4, own.d);
+  meet(own_warp(), [&] {
+    Lane* const lanes = warp_lanes();
+    float left[16][Columns];
+    float right[Columns][8];
+    for (int lane = 0; lane < kWarp; ++lane) {
+      const int g = lane / 4;
+      const int t = lane % 4;
+      for (int i = 0; i < 4; ++i) {
+        for (int e = 0; e < kPerRegister; ++e) {
+          left[g + 8 * (i % 2)][t * kPerRegister + e + (i / 2) * Columns / 2] = element(lanes[lane].a[i], e);
+        }
+      }
+      for (int i = 0; i < 2; ++i) {
+        for (int e = 0; e < kPerRegister; ++e) {
+          right[t * kPerRegister + e + i * Columns / 2][g] = element(lanes[lane].b[i], e);
+        }
+      }
+    }
+    for (int lane = 0; lane < kWarp; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + 8 * (i / 2);
+        const int column = 2 * (lane % 4) + i % 2;
+        float sum = lanes[lane].d[i];
+        for (int k = 0; k < Columns; ++k) sum += left[row][k] * right[k][column];
+        lanes[lane].d[i] = sum;
+      }
+    }
+  });
+  std::copy_n(own.d, 4, d);
+}
+
+}  // namespace shim
+
+#define threadIdx shim::block->running->index
+#define blockIdx shim::block->block_index
+#define gridDim shim::block->grid_size
+
+inline void __syncthreads() {
+  shim::meet(shim::block->all, [] {});
+}
+inline float __shfl_xor_sync(unsigned, float value, int mask) {
+  shim::own_lane().value = shim::bits_of(value);
+  // Nobody may write the next value before all have read this one.
+  shim::meet(shim::own_warp(), [] {});
+  const float taken = shim::float_of(shim::warp_lanes()[(shim::thread_number() % shim::kWarp) ^ mask].value);
+  shim::meet(shim::own_warp(), [] {});
+  return taken;
+}
+inline void atomicMin(unsigned long long* target, unsigned long long value) {
+  *target = std::min(*target, value);
+}
+inline float __int_as_float(int bits) { return shim::float_of(static_cast<unsigned>(bits)); }
+
+// What the prelude writes in PTX for a GPU.
+inline unsigned pack_bf16(float low, float high) { return shim::to_bf16(low) | shim::to_bf16(high) << 16; }
+inline unsigned pack_fp16(float low, float high) { return shim::to_f16(low) | shim::to_f16(high) << 16; }
+inline unsigned round_tf32(float x) { return (shim::bits_of(x) + 0x1000U) & ~0x1fffU; }
+inline void multiply_bf16(float* d, const unsigned* a, const unsigned* b) {
+  shim::multiply<16>(d, a, b, [](unsigned pair, int e) { return shim::from_bf16(pair >> 16 * e & 0xffffU); });
+}
+inline void multiply_fp16(float* d, const unsigned* a, const unsigned* b) {
+  shim::multiply<16>(d, a, b, [](unsigned pair, int e) { return shim::from_f16(pair >> 16 * e & 0xffffU); });
+}
+inline void multiply_tf32(float* d, const unsigned* a, const unsigned* b) {
+  shim::multiply<8>(d, a, b, [](unsigned value, int) { return shim::float_of(value & ~0x1fffU); });
+}
