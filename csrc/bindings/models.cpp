@@ -12,6 +12,7 @@
 #include "backends/fused_cuda/nvrtc.h"
 #include "backends/fused_cuda/source.h"
 #include "bindings/bindings.h"
+#include "core/error.h"
 #include "onnx/graph.h"
 
 namespace py = pybind11;
@@ -30,9 +31,12 @@ py::tuple shape_of(const onnx::ValueInfo& value) {
   return shape;
 }
 
-fused_cuda::Source cuda_source(std::string_view onnx, const std::string& name, std::size_t shared_bytes) {
+fused_cuda::Source cuda_source(std::string_view onnx, const std::string& name, std::size_t shared_bytes,
+                               const std::string& precision) {
   const py::gil_scoped_release release;
-  return fused_cuda::generate(fused::lower(onnx::read_graph(as_model(name, onnx))), shared_bytes);
+  const auto chosen = fused_cuda::precision_of(precision);
+  if (!chosen) throw Error(ErrorCode::invalid_argument, "there is no precision '" + precision + "'");
+  return fused_cuda::generate(fused::lower(onnx::read_graph(as_model(name, onnx))), shared_bytes, *chosen);
 }
 
 py::bytes compile_cuda(const std::string& source, int architecture, const std::string& library) {
@@ -50,6 +54,13 @@ py::dict as_dict(const fused_cuda::Kernel& kernel) {
   result["rows"] = kernel.rows;
   result["threads"] = kernel.threads;
   result["shared_bytes"] = kernel.shared_bytes;
+  return result;
+}
+
+py::dict as_dict(const fused_cuda::Kernels& kernels) {
+  py::dict result;
+  result["few"] = as_dict(kernels.few);
+  result["bulk"] = as_dict(kernels.bulk);
   return result;
 }
 
@@ -75,10 +86,13 @@ void bind_models(py::module_& module) {
                                return py::array_t<float>(static_cast<py::ssize_t>(self.constants.size()),
                                                          self.constants.data());
                              })
-      .def_property_readonly("few", [](const fused_cuda::Source& self) { return as_dict(self.few); })
-      .def_property_readonly("bulk", [](const fused_cuda::Source& self) { return as_dict(self.bulk); });
+      .def_readonly("layers", &fused_cuda::Source::layers)
+      .def_readonly("low_layers", &fused_cuda::Source::low_layers)
+      .def_property_readonly("scores_only",
+                             [](const fused_cuda::Source& self) { return as_dict(self.scores_only); })
+      .def_property_readonly("all", [](const fused_cuda::Source& self) { return as_dict(self.all); });
   module.def("cuda_source", &cuda_source, py::arg("onnx"), py::kw_only(), py::arg("name"),
-             py::arg("shared_bytes"));
+             py::arg("shared_bytes"), py::arg("precision"));
   module.def("compile_cuda", &compile_cuda, py::arg("source"), py::kw_only(), py::arg("architecture"),
              py::arg("library"));
 }

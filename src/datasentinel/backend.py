@@ -202,8 +202,10 @@ def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:
     return _native.inspect_model(onnx, name=name)
 
 
-def cuda_source(onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES) -> CudaSource:
-    """Generate the CUDA C++ kernel of a model, as the `fused-cuda` backend does. Needs no GPU.
+def cuda_source(
+    onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES, precision: str = "float32"
+) -> CudaSource:
+    """Generate the CUDA C++ kernels of a model, as the `fused-cuda` backend does. Needs no GPU.
 
     Parameters
     ----------
@@ -213,12 +215,15 @@ def cuda_source(onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BY
         What messages call it.
     shared_bytes : int
         Shared memory that a block of threads may use, in bytes.
+    precision : str
+        What wide layers are multiplied in: "float32", or on tensor cores "tf32", "bf16" or "fp16".
 
     Returns
     -------
     CudaSource
-        With `text`, the float32 array `constants` that the kernel reads, `in_registers`, and for the entry
-        points `few` and `bulk` their `name`, `rows`, `threads` and `shared_bytes`.
+        With `text`, the float32 array `constants` that the kernels read, `in_registers`, the number of
+        `layers` and of those in lower precision (`low_layers`), and for the entry points (`scores_only` and
+        `all`, each for a `few` rows and in `bulk`) their `name`, `rows`, `threads` and `shared_bytes`.
 
     Raises
     ------
@@ -226,8 +231,10 @@ def cuda_source(onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BY
         The bytes are not a sound ONNX model.
     UnsupportedModelError
         The model has an operator that cannot be lowered, or its layers are too wide.
+    ValueError
+        There is no such precision.
     """
-    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes)
+    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes, precision=precision)
 
 
 def compile_cuda(source: str, *, architecture: int) -> bytes:

@@ -41,16 +41,18 @@ class FusedCudaBackend final : public Backend {
   }
 
   [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
-    if (options.precision != "float32") {
-      throw Error(ErrorCode::unsupported_model,
-                  "the fused-cuda backend computes in float32 only, not in " + options.precision);
+    const auto precision = fused_cuda::precision_of(options.precision);
+    if (!precision) {
+      throw Error(
+          ErrorCode::unsupported_model,
+          "the fused-cuda backend computes in float32, tf32, bf16 or fp16, not in " + options.precision);
     }
     const auto device = driver();
     const auto compiler = nvrtc();
     const onnx::Graph graph = onnx::read_graph(model);
     try {
       const fused::Program program = fused::lower(graph);
-      const fused_cuda::Source source = fused_cuda::generate(program, device->shared_bytes());
+      const fused_cuda::Source source = fused_cuda::generate(program, device->shared_bytes(), *precision);
       const EngineCache cache(options.engine.cache_dir);
       EngineKey key;
       key.add("kind", "fused-cuda")

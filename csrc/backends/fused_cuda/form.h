@@ -8,9 +8,34 @@
 
 namespace datasentinel::fused_cuda {
 
-inline std::string text_of(std::size_t number) { return std::to_string(number); }
+/// Columns of the frame that a piece of text touches; none where threads share nothing.
+struct Slots {
+  int begin = 0;
+  int end = 0;
+  [[nodiscard]] bool overlaps(Slots other) const noexcept { return begin < other.end && other.begin < end; }
+};
 
-/// How the two forms write the same steps. `{}` below stands for the column.
+/// Text that threads run without waiting for each other, and what it reads and writes of what they share.
+struct Piece {
+  std::string text;
+  std::vector<Slots> reads = {};
+  std::vector<Slots> writes = {};
+};
+using Pieces = std::vector<Piece>;
+
+/// Numbers of a row that are made out of all columns of a value.
+struct Reduction {
+  int a = -1;
+  int b = -1;            ///< A second value that `take` reads; -1: none.
+  std::size_t kept = 1;  ///< So many, in an array `t`.
+  std::string start;     ///< What each of them starts with.
+  std::string take;      ///< Statement that takes column `c` of the row at hand into `t`.
+  std::string merge;     ///< Statement that takes `x`, a number out of another thread's `t`.
+  std::string result;    ///< What becomes of `t[j]`.
+  int out = -1;
+};
+
+/// How a form writes the steps of a program.
 class Form {
  public:
   Form() = default;
@@ -20,29 +45,21 @@ class Form {
 
   /// `value`'s column `column` (an expression), of the row at hand.
   [[nodiscard]] virtual std::string at(int value, const std::string& column) const = 0;
+  [[nodiscard]] virtual Slots slots(int value) const = 0;
   /// Constant number `column` of `values`.
   [[nodiscard]] virtual std::string constant(const std::vector<double>& values,
                                              const std::string& column) = 0;
   [[nodiscard]] virtual std::string constant(const std::vector<int>& values, const std::string& column) = 0;
-  /// Runs `body` for each row and each column `c` below `width`.
+  /// Runs `body` for each row and each column `c` below `width`. The same thread gets the same row and column
+  /// each time that `width` is the same.
   [[nodiscard]] virtual std::string each(std::size_t width, const std::string& body) const = 0;
-  /// Runs `body` for each row.
-  [[nodiscard]] virtual std::string each_row(const std::string& body) const = 0;
-  [[nodiscard]] virtual std::string dense(const fused::Instruction& step) = 0;
-  /// Runs `body` for each column `c` below `width`, of the row at hand.
-  [[nodiscard]] virtual std::string columns(std::size_t width, const std::string& body) const = 0;
-  /// What stands between two steps.
+  [[nodiscard]] virtual Pieces reduce(const Reduction& reduction) const = 0;
+  [[nodiscard]] virtual Pieces dense(const fused::Instruction& step) = 0;
+  /// Whether `step`'s result is to be taken by the next step, `reduction`, some columns at a time.
+  [[nodiscard]] virtual bool in_parts(const fused::Instruction& step) const = 0;
+  [[nodiscard]] virtual Pieces dense_in_parts(const fused::Instruction& step, const Reduction& reduction) = 0;
+  /// Where all threads wait for each other.
   [[nodiscard]] virtual std::string barrier() const = 0;
 };
-
-/// Runs `body` for each column `c` below `width`, after `pragma`.
-inline std::string loop(const char* pragma, std::size_t width, const std::string& body) {
-  return std::string("    ") + pragma + "\n    for (int c = 0; c < " + text_of(width) + "; ++c) { " + body +
-         " }\n";
-}
-
-inline std::string unrolled(std::size_t width, const std::string& body) {
-  return loop("#pragma unroll", width, body);
-}
 
 }  // namespace datasentinel::fused_cuda

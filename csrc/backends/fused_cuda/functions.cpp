@@ -10,7 +10,7 @@ using fused::Function;
 
 // Comparisons are written so that NaN passes through: a row that overflows must not come out as normal.
 const char* const kPrelude = R"(#ifndef EXTERN_SHARED
-#define EXTERN_SHARED(name) extern __shared__ float name[]
+#define EXTERN_SHARED(name) extern __shared__ __align__(16) float name[]
 #endif
 #define INFINITE __int_as_float(0x7f800000)
 #define LARGEST __int_as_float(0x7f7fffff)

@@ -18,6 +18,18 @@ constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
 // No value of a batch: all are finite.
 constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
 
+Facts facts_of(const Source& source) {
+  std::string precision = "float32";
+  if (source.low_layers > 0) {
+    precision = std::string(to_string(source.precision)) + " in " + std::to_string(source.low_layers) +
+                " of " + std::to_string(source.layers) + " matrix products, float32 elsewhere";
+  }
+  return {{"precision", precision},
+          {"values of a row", source.in_registers ? "in registers" : "in shared memory"},
+          {"rows per block", std::to_string(source.scores_only.bulk.rows) + ", of a few rows " +
+                                 std::to_string(source.scores_only.few.rows)}};
+}
+
 class Block final : public DeviceBlock {
  public:
   Block(std::shared_ptr<const Driver> driver, std::size_t bytes)
@@ -40,7 +52,7 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
       has_output_(program.output >= 0),
       has_contributions_(program.contributions >= 0),
-      in_registers_(source.in_registers),
+      source_facts_(facts_of(source)),
       build_facts_(std::move(build_facts)),
       module_(*driver_),
       constants_(*driver_),
@@ -60,8 +72,8 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
   device_rows_.bad_on_host = PinnedMemory(*driver_);
   driver_->check(driver_->cuMemHostAlloc(device_rows_.bad_on_host.out(), sizeof(kNowhere), 0),
                  "allocating page-locked memory");
-  few_ = entry_point(source.few);
-  bulk_ = entry_point(source.bulk);
+  scores_only_ = entry_points(source.scores_only);
+  all_ = entry_points(source.all);
 }
 
 CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
@@ -104,7 +116,11 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
 }
 
 void CudaSession::launch(Arguments arguments, void* stream) const {
-  const EntryPoint& entry = arguments.rows <= static_cast<std::size_t>(few_.kernel.rows) ? few_ : bulk_;
+  const EntryPoints& entries = arguments.output == 0 && arguments.contributions == 0 ? scores_only_ : all_;
+  // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
+  const std::size_t few_rows = static_cast<std::size_t>(entries.few.kernel.rows) *
+                               static_cast<std::size_t>(std::max(driver_->multiprocessors(), 1));
+  const EntryPoint& entry = arguments.rows <= few_rows ? entries.few : entries.bulk;
   const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
   const auto blocks = static_cast<unsigned>(
       std::min<std::size_t>((arguments.rows + block_rows - 1) / block_rows, entry.most_blocks));
@@ -240,10 +256,8 @@ Facts CudaSession::facts() const {
                              std::to_string(driver_->architecture() / 10) + "." +
                              std::to_string(driver_->architecture() % 10)},
               {"driver", std::to_string(driver_->version())},
-              {"precision", "float32"},
-              {"values of a row", in_registers_ ? "in registers" : "in shared memory"},
-              {"rows per block", std::to_string(bulk_.kernel.rows)},
               {"rows per chunk", std::to_string(chunk_rows_)}};
+  facts.insert(facts.end(), source_facts_.begin(), source_facts_.end());
   facts.insert(facts.end(), build_facts_.begin(), build_facts_.end());
   return facts;
 }

@@ -49,6 +49,10 @@ class CudaSession final : public Session, public DeviceScoring {
     unsigned most_blocks = 1;  ///< As many as the device runs at a time; each takes further rows in turn.
   };
 
+  struct EntryPoints {
+    EntryPoint few, bulk;
+  };
+
   /// Memory for one matrix of a chunk, on both sides.
   struct Buffer {
     PinnedMemory host;
@@ -86,6 +90,9 @@ class CudaSession final : public Session, public DeviceScoring {
   };
 
   [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
+  [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const {
+    return {.few = entry_point(kernels.few), .bulk = entry_point(kernels.bulk)};
+  }
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
   void launch(const Slot& slot, Outputs wanted, bool mapped) const;
@@ -96,11 +103,10 @@ class CudaSession final : public Session, public DeviceScoring {
   std::shared_ptr<const Driver> driver_;
   std::size_t input_dim_;
   bool has_output_, has_contributions_;
-  bool in_registers_;
-  Facts build_facts_;
+  Facts source_facts_, build_facts_;
   Module module_;
   DeviceMemory constants_;
-  EntryPoint few_, bulk_;
+  EntryPoints scores_only_, all_;
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
   DeviceRows device_rows_;

@@ -1,5 +1,6 @@
 #include "backends/fused_cuda/source.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "backends/fused/frame_layout.h"
@@ -7,6 +8,8 @@
 #include "backends/fused_cuda/form_in_registers.h"
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/steps.h"
+#include "backends/fused_cuda/tensor_cores.h"
+#include "backends/fused_cuda/text.h"
 #include "core/error.h"
 
 namespace datasentinel::fused_cuda {
@@ -14,18 +17,20 @@ namespace {
 
 using fused::Program;
 
-constexpr int kThreads = 256;
 constexpr int kRegisterThreads = 128;
-constexpr int kLanes = 32;
+constexpr int kBulkThreads = 256;
+constexpr Blocking kFewRows{.rows = 4, .threads = 512, .few_rows = true};
 // Beyond this a thread's values spill, and the code of unrolled layers outgrows the instruction cache.
 constexpr std::size_t kMaxRegisterColumns = 96;
 constexpr std::size_t kMaxRegisterWeights = 1536;
 
-std::string signature(const std::string& name, const std::string& threads) {
-  return "extern \"C\" __global__ void __launch_bounds__(" + threads + ") " + name +
-         "(const float* __restrict__ input, long long rows, const float* __restrict__ constants,\n"
-         "    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,\n"
-         "    unsigned long long* __restrict__ bad) {\n";
+std::string signature(const std::string& name, int threads) {
+  return fill(R"(extern "C" __global__ void __launch_bounds__(@threads@) @name@(
+    const float* __restrict__ input, long long rows, const float* __restrict__ constants,
+    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
+    unsigned long long* __restrict__ bad) {
+)",
+              {{"threads", std::to_string(threads)}, {"name", name}});
 }
 
 std::size_t width_of(const Program& program, int value) {
@@ -38,34 +43,35 @@ std::string written(std::string_view target, const std::string& value) {
 }
 
 Source in_registers(const Program& program) {
-  InRegisters form;
+  InRegisters form(program);
   const std::string steps = all_steps(program, form);
-  const std::string columns = text_of(width_of(program, program.input));
+  const std::size_t width = width_of(program, program.input);
+  const std::string columns = text_of(width);
+  const std::string input = "v" + std::to_string(program.input);
 
   std::string body;
   for (std::size_t value = 0; value < program.widths.size(); ++value) {
     body += "    float v" + text_of(value) + "[" + text_of(program.widths[value]) + "];\n";
   }
-  const std::string input = "v" + std::to_string(program.input);
-  if (width_of(program, program.input) % 4 == 0) {
-    body += "    #pragma unroll\n    for (int q = 0; q < " + columns +
-            " / 4; ++q) {\n"
-            "      const float4 x = reinterpret_cast<const float4*>(input + row * " +
-            columns + ")[q];\n      " + input + "[4 * q] = x.x; " + input + "[4 * q + 1] = x.y; " + input +
-            "[4 * q + 2] = x.z; " + input + "[4 * q + 3] = x.w;\n    }\n";
+  if (width % 4 == 0) {
+    body += InRegisters::unrolled(
+        "q", width / 4,
+        fill("const float4 x = reinterpret_cast<const float4*>(input + row * @columns@)[q]; "
+             "@v@[4 * q] = x.x; @v@[4 * q + 1] = x.y; @v@[4 * q + 2] = x.z; @v@[4 * q + 3] = x.w;",
+             {{"columns", columns}, {"v", input}}));
   } else {
-    body += unrolled(width_of(program, program.input), input + "[c] = input[row * " + columns + " + c];");
+    body += InRegisters::unrolled("c", width, input + "[c] = input[row * " + columns + " + c];");
   }
-  body +=
-      "    if (bad != nullptr) {\n" +
-      unrolled(width_of(program, program.input), "check(" + input + "[c], row * " + columns + " + c, bad);") +
-      "    }\n" + steps;
-  const auto write = [&](const char* target, int value) {
+  body += "    if (bad != nullptr) {\n" +
+          InRegisters::unrolled("c", width, "check(" + input + "[c], row * " + columns + " + c, bad);") +
+          "    }\n" + steps;
+  const auto write = [&](const std::string& target, int value) {
     if (value < 0) return;
-    const std::string width = text_of(width_of(program, value));
-    body += "    if (" + std::string(target) + " != nullptr) {\n" +
-            unrolled(width_of(program, value), std::string(target) + "[row * " + width +
-                                                   " + c] = " + written(target, form.at(value, "c")) + ";") +
+    const std::size_t count = width_of(program, value);
+    body += "    if (" + target + " != nullptr) {\n" +
+            InRegisters::unrolled("c", count,
+                                  target + "[row * " + text_of(count) +
+                                      " + c] = " + written(target, form.at(value, "c")) + ";") +
             "    }\n";
   };
   write("scores", program.score);
@@ -74,89 +80,151 @@ Source in_registers(const Program& program) {
 
   Source source;
   source.in_registers = true;
-  source.few = source.bulk = {.name = "score_rows", .rows = kRegisterThreads, .threads = kRegisterThreads};
+  const Kernel kernel{.name = "score_rows", .rows = kRegisterThreads, .threads = kRegisterThreads};
+  source.scores_only = source.all = {.few = kernel, .bulk = kernel};
   source.constants.assign(4, 0.0F);
-  source.text = std::string(kPrelude) + "#ifndef THREADS\n#define THREADS " +
-                std::to_string(kRegisterThreads) + "\n#endif\n\n" + signature("score_rows", "THREADS") +
-                form.declarations() +
-                "  (void)constants; (void)output; (void)contributions;\n"
-                "  for (long long row = blockIdx.x * (long long)THREADS + threadIdx.x; row < rows;\n"
-                "       row += gridDim.x * (long long)THREADS) {\n" +
-                body + "  }\n}\n";
+  source.text = std::string(kPrelude) + signature(kernel.name, kernel.threads) + form.declarations() +
+                fill(R"(  (void)constants; (void)output; (void)contributions;
+  for (long long row = blockIdx.x * @threads@LL + threadIdx.x; row < rows; row += gridDim.x * @threads@LL) {
+@body@  }
+}
+)",
+                     {{"threads", std::to_string(kernel.threads)}, {"body", body}});
   return source;
 }
 
-std::string shared_kernel(const Program& program, const fused::FrameLayout& layout, Constants& constants,
-                          const Kernel& kernel, std::size_t group) {
-  InSharedMemory form(layout, constants, group);
-  const auto offset = [&](int value) {
-    return std::to_string(layout.offsets[static_cast<std::size_t>(value)]);
-  };
-  const std::string columns = text_of(width_of(program, program.input));
-  std::string text = "#define ROWS " + std::to_string(kernel.rows) + "\n#define PITCH (ROWS + 1)\n" +
-                     signature(kernel.name, "THREADS") +
-                     "  EXTERN_SHARED(frame);\n"
-                     "  for (long long first = blockIdx.x * (long long)ROWS; first < rows;\n"
-                     "       first += gridDim.x * (long long)ROWS) {\n"
-                     "    const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;\n"
-                     "    for (int i = threadIdx.x; i < " +
-                     columns +
-                     " * ROWS; i += THREADS) {\n"
-                     "      const int c = i % " +
-                     columns + ", r = i / " + columns +
-                     ";\n"
-                     "      const float x = r < count ? input[first * " +
-                     columns +
-                     " + i] : 0.0f;\n"
-                     "      if (bad != nullptr) check(x, first * " +
-                     columns +
-                     " + i, bad);\n"
-                     "      frame[(" +
-                     offset(program.input) + " + c) * PITCH + r] = x;\n    }\n    __syncthreads();\n";
-  text += all_steps(program, form);
-  const auto write = [&](const char* target, int value) {
-    if (value < 0) return;
-    const std::string width = text_of(width_of(program, value));
-    text +=
-        "    if (" + std::string(target) + " != nullptr) {\n      for (int i = threadIdx.x; i < count * " +
-        width + "; i += THREADS) " + target + "[first * " + width + " + i] = " +
-        written(target, "frame[(" + offset(value) + " + i % " + width + ") * PITCH + i / " + width + "]") +
-        ";\n    }\n";
-  };
-  write("scores", program.score);
-  write("output", program.output);
-  write("contributions", program.contributions);
-  // The next rows may not overwrite what another thread still writes out.
-  return text + "    __syncthreads();\n  }\n}\n#undef ROWS\n#undef PITCH\n\n";
+/// The first steps of a program: those of the score.
+Program score_of(Program program) {
+  program.instructions.resize(program.score_instructions);
+  program.output_instructions = program.score_instructions;
+  program.output = program.contributions = -1;
+  return program;
 }
 
-Kernel kernel_of(const char* name, int rows, const fused::FrameLayout& layout) {
-  return {.name = name,
-          .rows = rows,
-          .threads = kThreads,
-          .shared_bytes =
-              static_cast<std::size_t>(layout.columns) * static_cast<std::size_t>(rows + 1) * sizeof(float)};
-}
+/// Writes the kernels of one source and collects their constants.
+class SharedMemorySource {
+ public:
+  SharedMemorySource(std::size_t shared_bytes, Precision precision)
+      : shared_bytes_(shared_bytes), precision_(precision) {}
 
-Source in_shared_memory(const Program& program, std::size_t shared_bytes) {
-  const fused::FrameLayout layout = fused::lay_out(program);
-  Source source;
-  source.few = kernel_of("score_few_rows", kLanes, layout);
-  if (source.few.shared_bytes > shared_bytes) {
-    throw Error(ErrorCode::unsupported_model, "its layers are too wide: " + std::to_string(kLanes) +
-                                                  " rows need " + std::to_string(source.few.shared_bytes) +
-                                                  " bytes of shared memory, the device offers " +
-                                                  std::to_string(shared_bytes) + " to a block");
+  Kernels add(const Program& program, const std::string& name) {
+    // The same arithmetic whatever the number of rows, where it is not float32's.
+    const Blocking few = precision_ == Precision::float32 ? kFewRows : in_tiles(kWarpRows);
+    const std::size_t least = bytes_of(program, few);
+    if (least > shared_bytes_) {
+      throw Error(ErrorCode::unsupported_model, "its layers are too wide: " + std::to_string(few.rows) +
+                                                    " rows need " + std::to_string(least) +
+                                                    " bytes of shared memory, the device offers " +
+                                                    std::to_string(shared_bytes_) + " to a block");
+    }
+    const Kernel few_rows = add(program, name + "_few_rows", few);
+    const int rows = bulk_rows(program);
+    return {.few = few_rows, .bulk = rows == 0 ? few_rows : add(program, name + "_rows", in_tiles(rows))};
   }
-  int rows = 4 * kLanes;
-  while (kernel_of("", rows, layout).shared_bytes > shared_bytes) rows /= 2;
-  source.bulk = kernel_of("score_rows", rows, layout);
-  Constants constants;
-  source.text = std::string(kPrelude) + "#ifndef LANES\n#define LANES " + std::to_string(kLanes) +
-                "\n#endif\n#ifndef THREADS\n#define THREADS " + std::to_string(kThreads) + "\n#endif\n\n" +
-                shared_kernel(program, layout, constants, source.few, 4) +
-                shared_kernel(program, layout, constants, source.bulk, 8);
-  source.constants = constants.take();
+
+  void finish(Source& source) {
+    source.text =
+        std::string(kPrelude) + (precision_ == Precision::float32 ? "" : kTensorCoreFunctions) + text_;
+    source.constants = constants_.take();
+  }
+
+ private:
+  static constexpr int kWarpRows = 32;
+
+  [[nodiscard]] Blocking in_tiles(int rows) const {
+    return {.rows = rows, .threads = kBulkThreads, .few_rows = false, .precision = precision_};
+  }
+
+  [[nodiscard]] static std::size_t bytes_of(const Program& program, const Blocking& blocking) {
+    const Program cut = cut_into_parts(program, blocking);
+    return shared_floats(cut, fused::lay_out(cut), blocking) * sizeof(float);
+  }
+
+  /// As many as leave room for a second block, which works while the first one waits; else as many as fit.
+  [[nodiscard]] int bulk_rows(const Program& program) const {
+    for (const std::size_t blocks : {2, 1}) {
+      for (int rows = 4 * kWarpRows; rows >= kWarpRows; rows /= 2) {
+        if (blocks * bytes_of(program, in_tiles(rows)) <= shared_bytes_) return rows;
+      }
+    }
+    return 0;
+  }
+
+  Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {
+    const Program program = cut_into_parts(whole, blocking);
+    const fused::FrameLayout layout = fused::lay_out(program);
+    InSharedMemory form(program, layout, blocking, constants_);
+    const auto offset = [&](int value) {
+      return std::to_string(layout.offsets[static_cast<std::size_t>(value)]);
+    };
+    std::string writes;
+    const auto write = [&](const std::string& target, int value) {
+      if (value < 0) return;
+      writes += fill(R"(    if (@target@ != nullptr) {
+      for (int i = threadIdx.x; i < count * @width@; i += THREADS) @target@[first * @width@ + i] = @value@;
+    }
+)",
+                     {{"target", target},
+                      {"width", text_of(width_of(program, value))},
+                      {"value", written(target, fill("frame[(@offset@ + i % @width@) * PITCH + i / @width@]",
+                                                     {{"offset", offset(value)},
+                                                      {"width", text_of(width_of(program, value))}}))}});
+    };
+    write("scores", program.score);
+    write("output", program.output);
+    write("contributions", program.contributions);
+    text_ += fill(R"(#define ROWS @rows@
+#define THREADS @threads@
+#define PITCH @pitch@
+@signature@  EXTERN_SHARED(frame);
+  float* const scratch = frame + @frame_columns@ * PITCH;
+  (void)scratch; (void)output; (void)contributions;
+  for (long long first = blockIdx.x * (long long)ROWS; first < rows; first += gridDim.x * (long long)ROWS) {
+    const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;
+    for (int i = threadIdx.x; i < @columns@ * ROWS; i += THREADS) {
+      const int c = i % @columns@, r = i / @columns@;
+      const float x = r < count ? input[first * @columns@ + i] : 0.0f;
+      if (bad != nullptr) check(x, first * @columns@ + i, bad);
+      frame[(@input@ + c) * PITCH + r] = x;
+    }
+    __syncthreads();
+@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
+    __syncthreads();
+  }
+}
+#undef ROWS
+#undef THREADS
+#undef PITCH
+
+)",
+                  {{"rows", std::to_string(blocking.rows)},
+                   {"threads", std::to_string(blocking.threads)},
+                   {"pitch", std::to_string(blocking.pitch())},
+                   {"signature", signature(name, blocking.threads)},
+                   {"frame_columns", std::to_string(layout.columns)},
+                   {"columns", text_of(width_of(program, program.input))},
+                   {"input", offset(program.input)},
+                   {"steps", all_steps(program, form)},
+                   {"writes", writes}});
+    return {.name = name,
+            .rows = blocking.rows,
+            .threads = blocking.threads,
+            .shared_bytes = shared_floats(program, layout, blocking) * sizeof(float)};
+  }
+
+  const std::size_t shared_bytes_;
+  const Precision precision_;
+  std::string text_;
+  Constants constants_;
+};
+
+Source in_shared_memory(const Program& program, std::size_t shared_bytes, Precision precision) {
+  Source source;
+  SharedMemorySource text(shared_bytes, precision);
+  source.scores_only = text.add(score_of(program), "score");
+  source.all =
+      program.output < 0 && program.contributions < 0 ? source.scores_only : text.add(program, "all");
+  text.finish(source);
   return source;
 }
 
@@ -171,8 +239,17 @@ bool fits_registers(const Program& program) {
 
 }  // namespace
 
-Source generate(const Program& program, std::size_t shared_bytes) {
-  return fits_registers(program) ? in_registers(program) : in_shared_memory(program, shared_bytes);
+Source generate(const Program& program, std::size_t shared_bytes, Precision precision) {
+  Source source =
+      fits_registers(program) ? in_registers(program) : in_shared_memory(program, shared_bytes, precision);
+  source.precision = precision;
+  const std::vector<bool> low = layers_in(precision, program);
+  for (const fused::Instruction& step : program.instructions) {
+    if (step.op != fused::Op::dense) continue;
+    ++source.layers;
+    if (!source.in_registers && low[static_cast<std::size_t>(step.out)]) ++source.low_layers;
+  }
+  return source;
 }
 
 }  // namespace datasentinel::fused_cuda

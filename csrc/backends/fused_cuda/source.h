@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backends/fused/program.h"
+#include "backends/fused_cuda/precision.h"
 
 namespace datasentinel::fused_cuda {
 
@@ -16,29 +17,40 @@ struct Kernel {
   std::size_t shared_bytes = 0;
 };
 
-/// CUDA C++ made for one program's dimensions. `few` has the lower latency for a handful of rows, `bulk` the
-/// higher throughput; they may be the same.
+/// `few` has the lower latency for a handful of rows, `bulk` the higher throughput; they may be the same.
+struct Kernels {
+  Kernel few, bulk;
+};
+
+/// CUDA C++ made for one program's dimensions.
 ///
-/// Both take (const float* input, long long rows, const float* constants, float* scores, float* output,
-/// float* contributions, unsigned long long* bad). Of the targets any may be null, and only what is asked for
-/// is computed. Scores are finite. `bad`, where not null, is lowered to the place (row * columns + column) of
-/// the first input that is not finite.
+/// All kernels take (const float* input, long long rows, const float* constants, float* scores, float*
+/// output, float* contributions, unsigned long long* bad). Of the targets any may be null, and only what is
+/// asked for is computed; `scores_only` leaves the last two alone and needs less memory for it. Scores are
+/// finite. `bad`, where not null, is lowered to the place (row * columns + column) of the first input that is
+/// not finite.
 struct Source {
   std::string text;
   std::vector<float> constants;
-  Kernel few, bulk;
+  Kernels scores_only, all;
   bool in_registers = false;
+  Precision precision = Precision::float32;  ///< As asked for.
+  std::size_t layers = 0;                    ///< Matrix products of a row,
+  std::size_t low_layers = 0;  ///< and those among them that the asked-for precision applies to.
 };
 
 /// Two forms. A small program is one thread a row, with every value in registers and the weights as immediate
 /// operands of the instructions. Any other keeps the values of a block of rows in shared memory, column by
 /// column; a warp computes some columns of a layer for all rows of the block, so that weights are read once
-/// per warp and rows side by side. All arithmetic is float32.
+/// per warp and rows side by side, or, for a few rows, a thread some inputs of a column.
 ///
-/// The text also compiles as C++ where `threadIdx` and the like are provided, with LANES and THREADS defined
-/// as any numbers of which THREADS is a multiple.
+/// In a lower `precision` wide layers run on tensor cores; sums and everything else are float32, as are
+/// programs in registers.
+///
+/// The text also compiles as C++ where `threadIdx`, `__shfl_xor_sync` and the like are provided.
 ///
 /// Throws Error{unsupported_model} when a block of rows does not fit into `shared_bytes`.
-[[nodiscard]] Source generate(const fused::Program& program, std::size_t shared_bytes);
+[[nodiscard]] Source generate(const fused::Program& program, std::size_t shared_bytes,
+                              Precision precision = Precision::float32);
 
 }  // namespace datasentinel::fused_cuda
