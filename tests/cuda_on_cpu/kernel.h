@@ -4,6 +4,7 @@
 // Each runs as far as it gets before the next one starts, in ascending order in one block and in descending
 // order in the next, and shared memory starts as NaN: a missing barrier shows as a wrong result.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -45,9 +46,10 @@ struct Index {
 };
 
 struct Thread {
-  ucontext_t context{};
-  std::unique_ptr<char[]> stack;
+  ucontext_t start{};
+  jmp_buf place;  // Where it goes on, once started: unlike swapcontext, a jump asks nothing of the system.
   Index index;
+  bool started = false;
   bool done = false;
 };
 
@@ -66,13 +68,28 @@ struct Block {
   std::vector<Lane> lanes;
   Index block_index, grid_size;
   Thread* running = nullptr;
-  ucontext_t scheduler{};
+  jmp_buf scheduler;
   std::function<void()> kernel;
 };
 
 inline thread_local Block* block = nullptr;
 
-inline void yield() { swapcontext(&block->running->context, &block->scheduler); }
+inline void yield() {
+  if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
+}
+
+/// Lets a thread go on until it waits or ends.
+inline void resume(Thread& thread) {
+  block->running = &thread;
+  if (_setjmp(block->scheduler) != 0) return;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  setcontext(&thread.start);
+}
+
+constexpr std::size_t kStack = std::size_t{128} << 10;
+/// Kept for the next launch.
+inline thread_local std::vector<std::unique_ptr<char[]>> stacks;
 
 /// Waits until all members have come; the last one does `work` first.
 template <typename Work>
@@ -95,16 +112,15 @@ inline Meeting& own_warp() { return block->warps[static_cast<std::size_t>(thread
 inline void thread_main() {
   block->kernel();
   block->running->done = true;
-  swapcontext(&block->running->context, &block->scheduler);
+  _longjmp(block->scheduler, 1);
 }
 
 /// Runs `blocks` blocks of `count` threads one after the other.
 template <typename Kernel>
 void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes) {
-  constexpr std::size_t kStack = std::size_t{128} << 10;
   Block state;
   state.threads.resize(static_cast<std::size_t>(count));
-  for (Thread& thread : state.threads) thread.stack = std::make_unique<char[]>(kStack);
+  while (stacks.size() < state.threads.size()) stacks.emplace_back(new char[kStack]);
   state.lanes.resize(static_cast<std::size_t>(count));
   state.grid_size.x = blocks;
   state.kernel = kernel;
@@ -117,11 +133,11 @@ void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes) {
     for (int i = 0; i < count; ++i) {
       Thread& thread = state.threads[static_cast<std::size_t>(i)];
       thread.index.x = i;
-      thread.done = false;
-      getcontext(&thread.context);
-      thread.context.uc_stack.ss_sp = thread.stack.get();
-      thread.context.uc_stack.ss_size = kStack;
-      makecontext(&thread.context, thread_main, 0);
+      thread.started = thread.done = false;
+      getcontext(&thread.start);
+      thread.start.uc_stack.ss_sp = stacks[static_cast<std::size_t>(i)].get();
+      thread.start.uc_stack.ss_size = kStack;
+      makecontext(&thread.start, thread_main, 0);
     }
     for (int left = count; left > 0;) {
       const int left_before = left;
@@ -134,8 +150,7 @@ void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes) {
       for (int turn = 0; turn < count; ++turn) {
         Thread& thread = state.threads[static_cast<std::size_t>(number % 2 == 0 ? turn : count - 1 - turn)];
         if (thread.done) continue;
-        state.running = &thread;
-        swapcontext(&state.scheduler, &thread.context);
+        resume(thread);
         if (thread.done) --left;
       }
       if (left == left_before && progress() == before) {
@@ -176,6 +191,7 @@ inline unsigned to_f16(float x) {
   const unsigned sign = std::signbit(x) ? 0x8000U : 0U;
   const float size = std::fabs(x);
   if (std::isnan(x)) return 0x7fffU;
+  if (size == 0) return sign;
   if (size >= 65520) return sign | 0x7c00U;
   // The step between neighbours; nearbyint rounds ties to even.
   int exponent = 0;

@@ -6,10 +6,7 @@ arithmetic, the indexing and the barriers; and by NVRTC for several GPUs.
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,89 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from datasentinel import Detector, backend, gpu
 from datasentinel.errors import BackendError, BackendUnavailableError, UnsupportedModelError
+from tests.cuda_on_cpu.kernels import CpuKernel, compile_for_cpu, entry_points
 from tests.networks import Network, write_artifact
 
-SHIM = Path(__file__).parents[1] / "cuda_on_cpu" / "kernel.h"
 ARCHITECTURES = (80, 90, 100)
 SMALL = [8, 6, 3, 6, 8]
 MEDIUM = [64, 128, 64, 16, 64, 128, 64]
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler `c++` on the PATH")
-
-
-class CpuKernel:
-    """One entry point of a generated source, run on the CPU."""
-
-    def __init__(self, run, constants: np.ndarray) -> None:
-        self._run = run
-        self._constants = aligned(constants)
-
-    def __call__(
-        self, rows: np.ndarray, wanted: str = "soc", blocks: int = 2, bad: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        rows = aligned(rows)
-        results = {
-            "s": np.full(len(rows), np.nan, np.float32),
-            "o": np.full(rows.shape, np.nan, np.float32),
-            "c": np.full(rows.shape, np.nan, np.float32),
-        }
-
-        def address(array: np.ndarray) -> ctypes.c_void_p:
-            return ctypes.c_void_p(array.ctypes.data)
-
-        place = None if bad is None else address(bad)
-        targets = [address(results[key]) if key in wanted else None for key in "soc"]
-        self._run(
-            address(rows), ctypes.c_longlong(len(rows)), address(self._constants), *targets, place, blocks
-        )
-        return results
-
-
-def aligned(values: np.ndarray) -> np.ndarray:
-    """Copy to an address that is a multiple of 16, as device memory is."""
-    memory = np.empty(values.size + 4, np.float32)
-    start = (-memory.ctypes.data // 4) % 4
-    memory[start : start + values.size] = values.ravel()
-    return memory[start : start + values.size].reshape(values.shape)
-
-
-def entry_points(source) -> dict[str, dict]:
-    """All kernels of a source: for scores only and for everything, of a few rows and in bulk."""
-    return {
-        "few": source.all["few"],
-        "bulk": source.all["bulk"],
-        "few scores": source.scores_only["few"],
-        "bulk scores": source.scores_only["bulk"],
-    }
-
-
-def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
-    """Compile all sources in one go; give the entry points of each."""
-    parts = [f'#include "{SHIM}"']
-    for index, source in enumerate(sources):
-        text = source.text.replace('extern "C" ', "")
-        parts.append(f"namespace source_{index} {{\n{text}\n}}")
-        for number, kernel in enumerate(entry_points(source).values()):
-            parts.append(f"""
-                extern "C" void run_{index}_{number}(const float* input, long long rows,
-                    const float* constants, float* scores, float* output, float* contributions,
-                    unsigned long long* bad, int blocks) {{
-                  shim::launch([=] {{
-                    source_{index}::{kernel["name"]}(input, rows, constants, scores, output, contributions, bad);
-                  }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]});
-                }}""")
-    (folder / "kernels.cpp").write_text("\n".join(parts))
-    library = folder / "kernels.so"
-    command = ["c++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-o", str(library), "kernels.cpp"]
-    subprocess.run(command, cwd=folder, check=True, timeout=300)
-    loaded = ctypes.CDLL(str(library))
-    return [
-        {
-            name: CpuKernel(loaded[f"run_{index}_{number}"], source.constants)
-            for number, name in enumerate(entry_points(source))
-        }
-        for index, source in enumerate(sources)
-    ]
 
 
 NETWORKS = {
@@ -303,10 +225,15 @@ def nvrtc() -> str:
 
 
 @pytest.mark.usefixtures("nvrtc")
-@pytest.mark.parametrize("dims", [SMALL, MEDIUM], ids=["small", "medium"])
+@pytest.mark.parametrize(
+    ("dims", "precision"),
+    [(SMALL, "float32"), (MEDIUM, "float32"), (MEDIUM, "tf32"), (MEDIUM, "bf16"), (MEDIUM, "fp16")],
+    ids=lambda value: str(value),
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_it_for(architecture, dims):
-    source = backend.cuda_source(Network.random(dims).to_onnx(with_contributions=True), name="m")
+def test_nvrtc_compiles_it_for(architecture, dims, precision):
+    onnx_bytes = Network.random(dims).to_onnx(with_contributions=True)
+    source = backend.cuda_source(onnx_bytes, name="m", precision=precision)
     cubin = backend.compile_cuda(source.text, architecture=architecture)
     assert cubin.startswith(b"\x7fELF")
     for kernel in entry_points(source).values():

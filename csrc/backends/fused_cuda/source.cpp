@@ -18,7 +18,7 @@ namespace {
 using fused::Program;
 
 constexpr int kRegisterThreads = 128;
-constexpr int kBulkThreads = 256;
+constexpr int kThreads = 256;
 constexpr Blocking kFewRows{.rows = 4, .threads = 512, .few_rows = true};
 // Beyond this a thread's values spill, and the code of unrolled layers outgrows the instruction cache.
 constexpr std::size_t kMaxRegisterColumns = 96;
@@ -118,8 +118,9 @@ class SharedMemorySource {
                                                     std::to_string(shared_bytes_) + " to a block");
     }
     const Kernel few_rows = add(program, name + "_few_rows", few);
-    const int rows = bulk_rows(program);
-    return {.few = few_rows, .bulk = rows == 0 ? few_rows : add(program, name + "_rows", in_tiles(rows))};
+    const Blocking bulk = bulk_of(program, few);
+    const bool is_same = bulk.rows == few.rows && bulk.threads == few.threads;
+    return {.few = few_rows, .bulk = is_same ? few_rows : add(program, name + "_rows", bulk)};
   }
 
   void finish(Source& source) {
@@ -131,8 +132,8 @@ class SharedMemorySource {
  private:
   static constexpr int kWarpRows = 32;
 
-  [[nodiscard]] Blocking in_tiles(int rows) const {
-    return {.rows = rows, .threads = kBulkThreads, .few_rows = false, .precision = precision_};
+  [[nodiscard]] Blocking in_tiles(int rows, int threads = kThreads) const {
+    return {.rows = rows, .threads = threads, .few_rows = false, .precision = precision_};
   }
 
   [[nodiscard]] static std::size_t bytes_of(const Program& program, const Blocking& blocking) {
@@ -140,14 +141,16 @@ class SharedMemorySource {
     return shared_floats(cut, fused::lay_out(cut), blocking) * sizeof(float);
   }
 
-  /// As many as leave room for a second block, which works while the first one waits; else as many as fit.
-  [[nodiscard]] int bulk_rows(const Program& program) const {
-    for (const std::size_t blocks : {2, 1}) {
+  /// As many rows as leave room for a second block, which works while the first one waits; else as many as
+  /// fit, with more threads to hide each other's waiting.
+  [[nodiscard]] Blocking bulk_of(const Program& program, const Blocking& few) const {
+    for (const int blocks : {2, 1}) {
       for (int rows = 4 * kWarpRows; rows >= kWarpRows; rows /= 2) {
-        if (blocks * bytes_of(program, in_tiles(rows)) <= shared_bytes_) return rows;
+        const Blocking blocking = in_tiles(rows, blocks == 2 ? kThreads : 2 * kThreads);
+        if (static_cast<std::size_t>(blocks) * bytes_of(program, blocking) <= shared_bytes_) return blocking;
       }
     }
-    return 0;
+    return few;
   }
 
   Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {

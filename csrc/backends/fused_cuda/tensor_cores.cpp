@@ -22,6 +22,7 @@ std::uint32_t to_bf16(float value) {
 std::uint32_t to_fp16(float value) {
   const std::uint32_t sign = std::signbit(value) ? 0x8000U : 0U;
   const float size = std::fabs(value);
+  if (size == 0) return sign;
   if (size >= kLargest16) return sign | (kInfinite16 - 1);
   int exponent = 0;
   static_cast<void>(std::frexp(size, &exponent));

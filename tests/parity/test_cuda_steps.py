@@ -1,0 +1,232 @@
+"""Generated CUDA kernels of graphs with every kind of step, run on the CPU.
+
+Which steps share a loop, where threads wait and which values share memory depends on the graph; random ones
+find the combinations that nobody thinks of. A missing barrier is a wrong number here, see
+tests/cuda_on_cpu/kernel.h.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from datasentinel import backend
+from tests.cuda_on_cpu.kernels import compile_for_cpu
+from tests.networks import Network
+from tests.parity.test_fused_parity import Graph
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler `c++` on the PATH")
+
+DIM = 40
+SEEDS = range(8)
+
+
+@dataclass
+class RandomGraph:
+    """A graph of random steps on values of many widths. Every value stays within about one."""
+
+    seed: int
+    graph: Graph = field(default_factory=Graph)
+    values: list[tuple[str, int]] = field(default_factory=lambda: [("input", DIM)])
+
+    def build(self) -> bytes:
+        self.random = np.random.default_rng(self.seed)
+        g = self.graph
+        for _ in range(18):
+            self.step()
+        unread = g.add("Concat", *(name for name, _ in self.values[-8:]), axis=1)
+        width = sum(width for _, width in self.values[-8:])
+        self.values.append((unread, width))
+        # The output needs some steps that the score does not.
+        out, _ = self.layer(unread, width, DIM)
+        rest = g.add("Sub", g.add("Tanh", "input"), g.add("Sigmoid", out))
+        name, _ = self.pick()
+        total = g.reduce("ReduceMean", g.add("Abs", name), keepdims=1)
+        squared = g.add("Mul", rest, rest)
+        g.reduce("ReduceSum", g.add("Add", squared, total), keepdims=0, output="score")
+        g.add("Mul", g.add("Tanh", out), g.add("Abs", "input"), output="output")
+        return g.model(DIM, ["score", "output"])
+
+    def pick(self, width: int | None = None) -> tuple[str, int]:
+        fitting = [value for value in self.values if width is None or value[1] == width]
+        return fitting[self.random.integers(len(fitting))]
+
+    def vector(self, width: int) -> str:
+        return self.graph.constant(self.random.uniform(-1, 1, width))
+
+    def layer(self, name: str, width: int, outputs: int) -> tuple[str, int]:
+        weights = self.random.normal(0, 1 / np.sqrt(width), (width, outputs))
+        layer = self.graph.add("Gemm", name, self.graph.constant(weights), self.vector(outputs))
+        return layer, outputs
+
+    def step(self) -> None:
+        g = self.graph
+        kind = self.random.integers(9)
+        name, width = self.pick()
+        if kind == 0:
+            operator = self.random.choice(["Tanh", "Abs", "Relu", "Sigmoid"])
+            made = (g.add(str(operator), name), width)
+        elif kind in (1, 2):
+            one = [value for value in self.values if value[1] == 1]
+            other = self.pick(width)[0] if kind == 1 or not one else one[self.random.integers(len(one))][0]
+            operator = self.random.choice(["Add", "Sub", "Mul", "Max", "Min"])
+            made = (g.add("Tanh", g.add(str(operator), name, other)), width)
+        elif kind == 3:
+            made = (g.add("Add", g.add("Mul", name, self.vector(width)), self.vector(width)), width)
+        elif kind == 4:
+            other, more = self.pick()
+            made = (g.add("Concat", name, other, axis=1), width + more)
+        elif kind == 5:
+            count = int(self.random.choice([1, 24, DIM]))
+            columns = g.constant(self.random.integers(0, width, count), np.int64)
+            made = (g.add("Gather", name, columns, axis=1), count)
+        elif kind == 6:
+            operator = self.random.choice(["ReduceMean", "ReduceMax", "ReduceMin"])
+            made = (g.reduce(str(operator), name, keepdims=1), 1)
+        elif kind == 7:
+            made = self.layer(name, width, int(self.random.choice([3, 24, DIM, 150])))
+            if self.random.integers(2):
+                made = (g.add("Tanh", made[0]), made[1])
+        else:
+            distances, count = self.layer(name, width, int(self.random.choice([DIM, 150, 300])))
+            smallest = f"nearest{len(g.nodes)}"
+            inputs = [distances, g.constant([3], np.int64)]
+            g.nodes.append(
+                helper.make_node("TopK", inputs, [smallest, f"{smallest}_index"], largest=0, name=smallest)
+            )
+            made = (g.add("Tanh", smallest), 3)
+        self.values.append(made)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    models = [RandomGraph(seed).build() for seed in SEEDS]
+    sources = [backend.cuda_source(model, name="m") for model in models]
+    assert not any(source.in_registers for source in sources)
+    kernels = compile_for_cpu(sources, tmp_path_factory.mktemp("steps"))
+    return list(zip(models, kernels, strict=True))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_graph_means_what_onnx_says(compiled, seed):
+    model, kernels = compiled[seed]
+    rows = np.random.default_rng(seed).normal(0, 1, (141, DIM)).astype(np.float32)
+    scores, output = ReferenceEvaluator(model).run(["score", "output"], {"input": rows})
+    for name, kernel in kernels.items():
+        count = 17 if "few" in name else len(rows)
+        results = kernel(rows[:count], "s" if "scores" in name else "so", blocks=3)
+        np.testing.assert_allclose(results["s"], scores[:count], rtol=2e-5, atol=1e-5, err_msg=name)
+        if "scores" not in name:
+            np.testing.assert_allclose(results["o"], output[:count], rtol=2e-5, atol=1e-5, err_msg=name)
+
+
+# --------------------------------------------------------------------------------------- lower precision
+
+
+def rounded_tf32(values: np.ndarray) -> np.ndarray:
+    """Ten bits of the fraction, ties away from zero."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def rounded_bf16(values: np.ndarray) -> np.ndarray:
+    """Seven bits of the fraction, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def rounded_fp16(values: np.ndarray) -> np.ndarray:
+    """What NumPy makes of it; beyond the largest number, that number."""
+    return np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
+
+
+ROUNDINGS = {"tf32": rounded_tf32, "bf16": rounded_bf16, "fp16": rounded_fp16}
+
+
+def reference_in(rounded, network: Network, rows: np.ndarray) -> np.ndarray:
+    """Scores when weights and inputs of the layers are rounded and all else is exact."""
+    z = (rows.astype(np.float64) - network.mean) / network.scale
+    h = z
+    for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        h = rounded(h.astype(np.float32)).astype(np.float64) @ rounded(weight).astype(np.float64) + bias
+        if index + 1 < len(network.weights):
+            h = np.maximum(h, 0)
+    return ((z - h) ** 2).mean(axis=1)
+
+
+WIDTHS = [[64, 128, 64, 16, 64, 128, 64], [33, 50, 20, 33]]
+
+
+@pytest.fixture(scope="module")
+def low(tmp_path_factory):
+    cases = [(precision, Network.random(dims)) for precision in ROUNDINGS for dims in WIDTHS]
+    sources = [
+        backend.cuda_source(network.to_onnx(), name="m", precision=precision) for precision, network in cases
+    ]
+    for source in sources:
+        assert source.low_layers == source.layers > 0
+    kernels = compile_for_cpu(sources, tmp_path_factory.mktemp("low"))
+    return {
+        (precision, network.input_dim): (network, kernel)
+        for (precision, network), kernel in zip(cases, kernels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("precision", ROUNDINGS)
+@pytest.mark.parametrize("dim", [dims[0] for dims in WIDTHS])
+def test_layers_in_lower_precision_are_rounded_and_nothing_else_is(low, precision, dim):
+    network, kernels = low[precision, dim]
+    random = np.random.default_rng(4)
+    rows = (network.mean + 2 * network.scale * random.normal(size=(150, dim))).astype(np.float32)
+    expected = reference_in(ROUNDINGS[precision], network, rows)
+    exact = network.reference(rows)[0]
+    # The rounding is what is tested, so it has to show.
+    assert np.median(np.abs(expected - exact) / exact) > 1e-5
+    for name, kernel in kernels.items():
+        scores = kernel(rows, "s", blocks=3)["s"]
+        # Sums in another order may fall on the other side of a rounding.
+        error = np.abs(scores - expected) / expected
+        assert np.median(error) < 2e-6, name
+        assert error.max() < 0.2 * np.abs(expected - exact).max() / exact.min(), name
+
+
+@pytest.mark.parametrize("precision", ROUNDINGS)
+def test_the_number_of_rows_makes_no_difference_in_lower_precision(low, precision):
+    network, kernels = low[precision, 64]
+    rows = network.mean + np.random.default_rng(5).normal(size=(70, 64)).astype(np.float32)
+    few, bulk = kernels["few"](rows[:3]), kernels["bulk"](rows)
+    np.testing.assert_array_equal(few["o"], bulk["o"][:3])
+    # The squares of a row are added in another order.
+    np.testing.assert_allclose(few["s"], bulk["s"][:3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ROUNDINGS)
+def test_huge_values_score_high_in_lower_precision(low, precision):
+    network, kernels = low[precision, 64]
+    rows = np.zeros((2, 64), np.float32) + network.mean
+    rows[1, 5] = 1e9
+    normal, abnormal = kernels["bulk scores"](rows, "s")["s"]
+    assert np.isfinite(abnormal)
+    assert abnormal > 1e10 * normal
+
+
+def test_distances_stay_in_float32():
+    source = backend.cuda_source(RandomGraph(0).build(), name="m", precision="bf16")
+    assert 0 < source.low_layers < source.layers
+
+
+def test_small_models_stay_in_float32():
+    small = Network.random([8, 6, 3, 6, 8]).to_onnx()
+    source = backend.cuda_source(small, name="m", precision="bf16")
+    assert source.low_layers == 0
+    assert source.text == backend.cuda_source(small, name="m").text
+
+
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no precision 'int4'"):
+        backend.cuda_source(Network.random([8, 6, 8]).to_onnx(), name="m", precision="int4")
