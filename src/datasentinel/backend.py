@@ -19,6 +19,7 @@ from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
 from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
+from datasentinel.precisions import COMPUTE_PRECISIONS
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ def load_scorer(
     num_threads : int
         Threads that one call may use.
     precision : str
-        Arithmetic asked for; "float32" unless a backend offers more.
+        What layers are multiplied in: "float32", or "tf32", "bf16" or "fp16" where the backend offers it.
     plan_budget_s : float
         For "auto": about how long measuring the backends may take when no plan for this model, machine and
         set of libraries is remembered. 0 takes the first backend that can run the model.
@@ -385,6 +386,8 @@ def load_scorer(
     """
     if backend not in BACKEND_NAMES:
         raise InvalidInputError(f"unknown backend '{backend}'; known: {', '.join(BACKEND_NAMES)}")
+    if precision not in COMPUTE_PRECISIONS:
+        raise InvalidInputError(f"unknown precision '{precision}'; known: {', '.join(COMPUTE_PRECISIONS)}")
     if num_threads < 1:
         raise InvalidInputError(f"num_threads must be at least 1, got {num_threads}")
     if not 0 <= plan_budget_s < math.inf:

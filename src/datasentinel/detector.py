@@ -89,6 +89,9 @@ class Detector:
         and machine; 0 takes the first backend that can run the model.
     engine : EngineOptions, optional
         For backends that compile models for a device, such as "tensorrt".
+    precision : str
+        What the network's layers are multiplied in: "float32", or what the backend offers besides: "tf32" of
+        "tensorrt"; "tf32", "bf16" and "fp16" of "fused-cuda". Other backends refuse to load then.
 
     Examples
     --------
@@ -107,10 +110,16 @@ class Detector:
         num_threads: int = 1,
         plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
         engine: EngineOptions | None = None,
+        precision: str = "float32",
     ) -> None:
         self.artifact = artifact
         self.scorer: Scorer = load_scorer(
-            artifact, backend=backend, num_threads=num_threads, plan_budget_s=plan_budget_s, engine=engine
+            artifact,
+            backend=backend,
+            num_threads=num_threads,
+            precision=precision,
+            plan_budget_s=plan_budget_s,
+            engine=engine,
         )
         self._score = self.scorer.score
         self._p_values = load_p_values(artifact)
@@ -124,6 +133,7 @@ class Detector:
         num_threads: int = 1,
         plan_budget_s: float = DEFAULT_PLAN_BUDGET_S,
         engine: EngineOptions | None = None,
+        precision: str = "float32",
     ) -> Detector:
         """Load a detector from an artifact folder.
 
@@ -132,7 +142,7 @@ class Detector:
         path : path-like
             A folder with `model.onnx` and `config.json`, or a folder of `<name>/<version>/` ones that holds
             one model (its newest version is taken).
-        backend, num_threads, plan_budget_s, engine
+        backend, num_threads, plan_budget_s, engine, precision
             As for the class.
 
         Raises
@@ -150,6 +160,7 @@ class Detector:
             num_threads=num_threads,
             plan_budget_s=plan_budget_s,
             engine=engine,
+            precision=precision,
         )
 
     @property

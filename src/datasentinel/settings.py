@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import SettingsError
+from datasentinel.precisions import COMPUTE_PRECISIONS
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Settings:
         1.0, 'How long "auto" may measure the backends on a model that it has no plan for.', minimum=0
     )
     num_threads: int = _setting(1, "Threads that one scoring call may use.", minimum=1, maximum=1024)
+    precision: str = _setting(
+        "float32",
+        "What layers are multiplied in; a backend that does not offer it refuses the model.",
+        choices=COMPUTE_PRECISIONS,
+    )
 
     engine_optimization_level: int = _setting(
         3, "How long a GPU backend looks for fast kernels when it builds an engine.", minimum=0, maximum=5

@@ -54,6 +54,20 @@ def test_every_output_is_the_reference_s(loaded):
     np.testing.assert_allclose(detector.contributions(rows), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 2e-3), ("fp16", 2e-3), ("bf16", 2e-2)])
+def test_layers_in_lower_precision(precision, tolerance, tmp_path):
+    network = Network.random([64, 128, 64, 16, 64, 128, 64])
+    folder = write_artifact(tmp_path, network.to_onnx(), input_dim=64, threshold=1.0)
+    detector = Detector.load(folder, backend="fused-cuda", precision=precision)
+    assert (
+        detector.info()["facts"]["precision"] == f"{precision} in 6 of 6 matrix products, float32 elsewhere"
+    )
+    rows = rows_for(network, 9000)
+    scores = detector.score(rows)
+    np.testing.assert_allclose(scores, network.reference(rows)[0], rtol=tolerance)
+    np.testing.assert_allclose(detector.score(rows[:5]), scores[:5], rtol=1e-6)
+
+
 def test_several_threads_at_once(loaded):
     network, detector = loaded
     rows = rows_for(network, 2000)

@@ -228,7 +228,7 @@ def nvrtc() -> str:
 @pytest.mark.parametrize(
     ("dims", "precision"),
     [(SMALL, "float32"), (MEDIUM, "float32"), (MEDIUM, "tf32"), (MEDIUM, "bf16"), (MEDIUM, "fp16")],
-    ids=lambda value: str(value),
+    ids=str,
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_it_for(architecture, dims, precision):

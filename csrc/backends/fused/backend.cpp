@@ -26,7 +26,7 @@ class FusedBackend final : public Backend {
 
   [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
     if (options.precision != "float32") {
-      throw Error(ErrorCode::invalid_argument,
+      throw Error(ErrorCode::unsupported_model,
                   "the fused backend computes in float32 only, not in " + options.precision);
     }
     if (options.num_threads < 1 || options.num_threads > 1024) {

@@ -163,6 +163,7 @@ def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
         Detector,
         backend=settings.backend,
         num_threads=settings.num_threads,
+        precision=settings.precision,
         plan_budget_s=settings.plan_budget_s,
         engine=EngineOptions(
             optimization_level=settings.engine_optimization_level,
