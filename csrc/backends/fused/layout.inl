@@ -22,6 +22,48 @@ FUSED_INLINE void transpose_groups(Vector (&v)[4]) {
   v[3] = join_high(high01, high23);
 }
 
+/// The first so many of the values seen, in every lane for itself.
+template <int kWanted>
+struct Shortlist {
+  Vector held[kWanted];
+
+  explicit FUSED_INLINE Shortlist(Vector worst) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWanted; ++i) held[i] = worst;
+  }
+
+  template <typename Before, typename After>
+  FUSED_INLINE void insert(Vector candidate, Before before, After after) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWanted; ++i) {
+      const Vector first = before(held[i], candidate);
+      candidate = after(held[i], candidate);
+      held[i] = first;
+    }
+  }
+
+  /// Inserts what lane i ^ kBy has into lane i.
+  template <int kBy, typename Before, typename After>
+  FUSED_INLINE void insert_other_lanes(Before before, After after) {
+    Vector others[kWanted];
+#pragma GCC unroll 8
+    for (int i = 0; i < kWanted; ++i) others[i] = swap_lanes<kBy>(held[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kWanted; ++i) insert(others[i], before, after);
+  }
+};
+
+/// Calls `use` with a Shortlist of the length that is wanted; false if it is too long for registers.
+template <int kLength = 8, typename Use>
+FUSED_INLINE bool with_shortlist(int wanted, Vector worst, Use use) {
+  if (wanted > kLength) return false;
+  if constexpr (kLength > 1) {
+    if (wanted < kLength) return with_shortlist<kLength - 1>(wanted, worst, use);
+  }
+  use(Shortlist<kLength>(worst));
+  return true;
+}
+
 template <int kVectors>
 struct RowsInLanes {
   static constexpr int kStride = kVectors * kLanes;
@@ -85,6 +127,14 @@ struct RowsInLanes {
   template <typename Before, typename After>
   FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
                              float* out) const {
+    const bool is_short = with_shortlist(wanted, worst, [&](const auto& empty) {
+      for (long v = 0; v < kVectors; ++v) {
+        auto list = empty;
+        for (long c = 0; c < width; ++c) list.insert(load(in + c * kStride + v * kLanes), before, after);
+        for (long i = 0; i < wanted; ++i) store(out + i * kStride + v * kLanes, list.held[i]);
+      }
+    });
+    if (is_short) return;
     for (long i = 0; i < static_cast<long>(wanted) * kVectors; ++i) store(out + i * kLanes, worst);
     for (long c = 0; c < width; ++c) {
       for (long v = 0; v < kVectors; ++v) {
@@ -223,10 +273,26 @@ struct ColumnsInLanes {
     }
   }
 
-  /// Insertion into a sorted list; the vector operations work on one value at a time here.
+  /// Every lane keeps the first of its columns, then the lanes exchange theirs. A long list is one of single
+  /// values, on which the vector operations work.
   template <typename Before, typename After>
   FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
                              float* out) const {
+    const bool is_short = with_shortlist(wanted, worst, [&](const auto& empty) {
+      for (long r = 0; r < rows; ++r) {
+        const float* row = in + r * stride;
+        auto list = empty;
+        long c = 0;
+        for (; c + kLanes <= width; c += kLanes) list.insert(load(row + c), before, after);
+        if (c < width) list.insert(select(first_lanes(width - c), load(row + c), worst), before, after);
+        if constexpr (kLanes > 8) list.template insert_other_lanes<8>(before, after);
+        if constexpr (kLanes > 4) list.template insert_other_lanes<4>(before, after);
+        list.template insert_other_lanes<2>(before, after);
+        list.template insert_other_lanes<1>(before, after);
+        for (long i = 0; i < wanted; ++i) out[r * stride + i] = list.held[i][0];
+      }
+    });
+    if (is_short) return;
     for (long r = 0; r < rows; ++r) {
       float* sorted = out + r * stride;
       for (long i = 0; i < wanted; ++i) sorted[i] = worst[0];
