@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from datasentinel.errors import UnsupportedModelError
-from tests.parity.test_fused_parity import Graph, load
+from tests.parity.test_fused_parity import Graph, load, supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +144,32 @@ def test_a_graph_means_what_onnx_says(name: str):
         np.testing.assert_allclose(scorer.reconstruct(x), expected, rtol=2e-5, atol=2e-5)
         exact = ((x.astype(np.float64) - expected) ** 2).mean(axis=1)
         np.testing.assert_allclose(scorer.score(x), exact, rtol=2e-5)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("width", [13, 16, 67])
+def test_the_first_columns_of_an_order_are_found(monkeypatch, isa, largest, width):
+    """Short lists are kept in registers, longer ones than eight in memory; the last vector is not full."""
+    if not supported(isa):
+        pytest.skip(f"this processor has no {isa}")
+    monkeypatch.setenv("DATASENTINEL_ISA", isa)
+    counts = (1, 2, 3, 8, 9, 12)
+    graph = Graph()
+    layer = graph.add("MatMul", "input", graph.constant(RNG.normal(size=(DIM, width))))
+    for count in counts:
+        inputs = [layer, graph.constant([count], np.int64)]
+        outputs = [f"first{count}", f"index{count}"]
+        graph.nodes.append(helper.make_node("TopK", inputs, outputs, largest=largest))
+    every = graph.add("Concat", *(f"first{count}" for count in counts), axis=1)
+    weights = RNG.normal(size=(sum(counts), DIM))
+    graph.add("MatMul", every, graph.constant(weights), output="output")
+    model = graph.model(DIM, ["output"])
+    scorer = load(model, dim=DIM)
+    for batch in (1, 5, 40):
+        x = np.random.default_rng(batch).normal(size=(batch, DIM)).astype(np.float32)
+        (expected,) = ReferenceEvaluator(onnx.load_from_string(model)).run(None, {"input": x})
+        np.testing.assert_allclose(scorer.reconstruct(x), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_columns_and_rows_are_not_mixed_up():

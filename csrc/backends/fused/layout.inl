@@ -25,9 +25,10 @@ FUSED_INLINE void transpose_groups(Vector (&v)[4]) {
 /// The first so many of the values seen, in every lane for itself.
 template <int kWanted>
 struct Shortlist {
+  static constexpr int kLength = kWanted;
   Vector held[kWanted];
 
-  explicit FUSED_INLINE Shortlist(Vector worst) {
+  FUSED_INLINE void start(Vector worst) {
 #pragma GCC unroll 8
     for (int i = 0; i < kWanted; ++i) held[i] = worst;
   }
@@ -55,12 +56,12 @@ struct Shortlist {
 
 /// Calls `use` with a Shortlist of the length that is wanted; false if it is too long for registers.
 template <int kLength = 8, typename Use>
-FUSED_INLINE bool with_shortlist(int wanted, Vector worst, Use use) {
+FUSED_INLINE bool with_shortlist(int wanted, Use use) {
   if (wanted > kLength) return false;
   if constexpr (kLength > 1) {
-    if (wanted < kLength) return with_shortlist<kLength - 1>(wanted, worst, use);
+    if (wanted < kLength) return with_shortlist<kLength - 1>(wanted, use);
   }
-  use(Shortlist<kLength>(worst));
+  use(Shortlist<kLength>{});
   return true;
 }
 
@@ -127,11 +128,21 @@ struct RowsInLanes {
   template <typename Before, typename After>
   FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
                              float* out) const {
-    const bool is_short = with_shortlist(wanted, worst, [&](const auto& empty) {
+    const bool is_short = with_shortlist(wanted, [&](auto list) {
+      // All vectors of rows in one loop, so that they fill each other's latencies.
+      decltype(list) lists[kVectors];
+#pragma GCC unroll 4
+      for (long v = 0; v < kVectors; ++v) lists[v].start(worst);
+      for (long c = 0; c < width; ++c) {
+#pragma GCC unroll 4
+        for (long v = 0; v < kVectors; ++v) {
+          lists[v].insert(load(in + c * kStride + v * kLanes), before, after);
+        }
+      }
+#pragma GCC unroll 4
       for (long v = 0; v < kVectors; ++v) {
-        auto list = empty;
-        for (long c = 0; c < width; ++c) list.insert(load(in + c * kStride + v * kLanes), before, after);
-        for (long i = 0; i < wanted; ++i) store(out + i * kStride + v * kLanes, list.held[i]);
+#pragma GCC unroll 8
+        for (long i = 0; i < list.kLength; ++i) store(out + i * kStride + v * kLanes, lists[v].held[i]);
       }
     });
     if (is_short) return;
@@ -278,10 +289,10 @@ struct ColumnsInLanes {
   template <typename Before, typename After>
   FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
                              float* out) const {
-    const bool is_short = with_shortlist(wanted, worst, [&](const auto& empty) {
+    const bool is_short = with_shortlist(wanted, [&](auto list) {
       for (long r = 0; r < rows; ++r) {
         const float* row = in + r * stride;
-        auto list = empty;
+        list.start(worst);
         long c = 0;
         for (; c + kLanes <= width; c += kLanes) list.insert(load(row + c), before, after);
         if (c < width) list.insert(select(first_lanes(width - c), load(row + c), worst), before, after);
@@ -289,7 +300,8 @@ struct ColumnsInLanes {
         if constexpr (kLanes > 4) list.template insert_other_lanes<4>(before, after);
         list.template insert_other_lanes<2>(before, after);
         list.template insert_other_lanes<1>(before, after);
-        for (long i = 0; i < wanted; ++i) out[r * stride + i] = list.held[i][0];
+#pragma GCC unroll 8
+        for (long i = 0; i < list.kLength; ++i) out[r * stride + i] = list.held[i][0];
       }
     });
     if (is_short) return;
