@@ -1,0 +1,82 @@
+"""A CUDA device that is simulated on the CPU: driver, compiler, streams, memory, errors.
+
+The libraries stand in for libcuda and NVRTC in a process of its own; `driver.cpp` says what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_SOURCES = Path(__file__).parent
+_ROOT = _SOURCES.parents[1]
+_FLAGS = ("-std=c++20", "-O1", "-w", "-fPIC", "-fvisibility=hidden", "-pthread")
+BUILD_TIMEOUT_S = 240.0
+RUN_TIMEOUT_S = 240.0
+
+
+@dataclass(frozen=True)
+class SimulatedDevice:
+    """Where the libraries lie, and how a process is told of them."""
+
+    folder: Path
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        """Give the variables of a process that has the device; `memory_mib=64` is CUDA_ON_CPU_MEMORY_MIB."""
+        paths = [str(self.folder), os.environ.get("LD_LIBRARY_PATH", "")]
+        device = {f"CUDA_ON_CPU_{name.upper()}": str(value) for name, value in settings.items()}
+        return (
+            os.environ
+            | {
+                "LD_LIBRARY_PATH": ":".join(filter(None, paths)),
+                "DATASENTINEL_NVRTC_LIBRARY": str(self.folder / "libnvrtc.so"),
+                "PYTHONPATH": str(_ROOT),
+            }
+            | device
+        )
+
+    def run(self, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        """Run Python with the device."""
+        return subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            env=self.environment(**settings),
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+
+
+def build(folder: Path) -> SimulatedDevice:
+    """Build the libraries; skip the test where there is no compiler."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler `c++` on the PATH")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the simulated device is made for Linux")
+    # In this folder GCC finds kernel.h.gch, with which kernels compile in a third of the time.
+    kernel_compiler = "\\n".join([compiler, *_FLAGS, f"-I{folder}", f"-I{_SOURCES}"])
+    library = [compiler, *_FLAGS, "-shared", f"-I{_SOURCES}", "-o"]
+    commands = [
+        [*library, str(folder / "libcuda.so.1"), str(_SOURCES / "driver.cpp")],
+        [
+            *(*library, str(folder / "libnvrtc.so"), str(_SOURCES / "nvrtc.cpp")),
+            f'-DCUDA_ON_CPU_COMPILER="{kernel_compiler}"',
+        ],
+        [compiler, *_FLAGS, "-x", "c++-header", "-o", str(folder / "kernel.h.gch"), str(_SOURCES / "kernel.h")],
+    ]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        for command in commands
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=BUILD_TIMEOUT_S)
+        assert process.returncode == 0, errors
+    return SimulatedDevice(folder)
