@@ -141,7 +141,9 @@ bool use_stored_or_built(const EngineCache& cache, const EngineKey& key,
     try {
       use(*stored);
       return false;
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      // No fault of the engine's, and a new one would need as much.
+      if (error.code() == ErrorCode::out_of_memory) throw;
       // Whatever made it stale, a new one settles it; should that fail too, its error is the one to show.
       cache.remove(key);
     }

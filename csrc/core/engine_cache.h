@@ -58,8 +58,8 @@ class EngineCache {
 [[nodiscard]] std::string checksum_text(std::span<const std::byte> bytes);
 
 /// Hands a usable engine to `use`: the stored one, and if `use` throws Error over it, or there is none, a
-/// newly built one, which replaces it. `use` throwing over a new engine is final: it is built once, not in a
-/// loop.
+/// newly built one, which replaces it. Out of memory is final, and so is `use` throwing over a new engine: it
+/// is built once, not in a loop.
 ///
 /// Returns true when the engine was built.
 bool use_stored_or_built(const EngineCache& cache, const EngineKey& key,
