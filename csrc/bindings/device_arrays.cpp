@@ -1,11 +1,14 @@
 #include "bindings/device_arrays.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -23,6 +26,7 @@ constexpr const char* kCudaArray = "__cuda_array_interface__";
 struct DeviceTensor {
   std::uint64_t address = 0;
   std::vector<std::int64_t> shape;
+  bool is_read_only = false;
   dlpack::ImportedTensor owner = {};  ///< Empty for the CUDA Array Interface: the caller's object owns it.
 };
 
@@ -78,7 +82,7 @@ DeviceTensor import_cuda_array(py::handle object, const std::string& name, Devic
       }
     }
   }
-  result.address = about["data"].cast<std::pair<std::uint64_t, bool>>().first;
+  std::tie(result.address, result.is_read_only) = about["data"].cast<std::pair<std::uint64_t, bool>>();
   if (about.contains("stream") && !about["stream"].is_none()) {
     const auto stream = about["stream"].cast<std::uint64_t>();
     const py::gil_scoped_release release;
@@ -192,6 +196,8 @@ py::object score_on_device(const LoadedScorer& self, const py::object& x, const 
     if (target.shape != std::vector<std::int64_t>{static_cast<std::int64_t>(count)}) {
       refuse("out must have shape (" + std::to_string(count) + ",)");
     }
+    if (target.is_read_only) refuse("out is read-only");
+    if (target.address % alignof(float) != 0) refuse("out must start at an address that is a multiple of 4");
     scores = target.address;
   }
   if (count == 0) return result;
