@@ -49,9 +49,10 @@ void Driver::check(int status, const char* what) const {
               std::string("fused-cuda: ") + what + ": CUDA says: " + words, words);
 }
 
-int Driver::attribute(int which) const noexcept {
+int Driver::attribute(int which) const {
   int value = 0;
-  return cuDeviceGetAttribute(&value, which, device_) == 0 ? value : 0;
+  check(cuDeviceGetAttribute(&value, which, device_), "asking what the device offers");
+  return value;
 }
 
 }  // namespace datasentinel::fused_cuda

@@ -45,7 +45,6 @@ inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
   X(cuMemHostAlloc, void**, std::size_t, unsigned)                                                      \
   X(cuMemFreeHost, void*)                                                                               \
   X(cuMemHostGetDevicePointer_v2, DeviceAddress*, void*, unsigned)                                      \
-  X(cuMemcpyHtoD_v2, DeviceAddress, const void*, std::size_t)                                           \
   X(cuMemcpyHtoDAsync_v2, DeviceAddress, const void*, std::size_t, void*)                               \
   X(cuMemcpyDtoHAsync_v2, void*, DeviceAddress, std::size_t, void*)                                     \
   X(cuStreamCreate, void**, unsigned)                                                                   \
@@ -75,8 +74,8 @@ class Driver {
   [[nodiscard]] const std::string& device_name() const noexcept { return device_name_; }
   [[nodiscard]] int architecture() const noexcept { return architecture_; }  ///< e.g. 90
   [[nodiscard]] int version() const noexcept { return version_; }            ///< e.g. 13010
-  [[nodiscard]] int multiprocessors() const noexcept { return attribute(kMultiprocessorCount); }
-  [[nodiscard]] std::size_t shared_bytes() const noexcept {
+  [[nodiscard]] int multiprocessors() const { return attribute(kMultiprocessorCount); }
+  [[nodiscard]] std::size_t shared_bytes() const {
     return static_cast<std::size_t>(attribute(kSharedBytesPerBlock));
   }
   [[nodiscard]] const std::string& path() const noexcept { return library_.path(); }
@@ -86,7 +85,7 @@ class Driver {
 #undef DATASENTINEL_CUDA_MEMBER
 
  private:
-  [[nodiscard]] int attribute(int which) const noexcept;
+  [[nodiscard]] int attribute(int which) const;
 
   DynamicLibrary library_;
   int device_ = 0;

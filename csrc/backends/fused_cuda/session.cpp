@@ -62,10 +62,14 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
   driver_->check(driver_->cuModuleLoadData(module_.out(), cubin.data()), "loading the kernel");
   const std::size_t bytes = source.constants.size() * sizeof(float);
   driver_->check(driver_->cuMemAlloc_v2(constants_.out(), bytes), "allocating the weights");
-  driver_->check(driver_->cuMemcpyHtoD_v2(constants_.get(), source.constants.data(), bytes),
-                 "copying the weights");
   device_rows_.stream = Stream(*driver_);
   driver_->check(driver_->cuStreamCreate(device_rows_.stream.out(), kStreamNonBlocking), "making a stream");
+  // Not cuMemcpyHtoD: from pageable memory that may return before the bytes have arrived, and none of our
+  // streams waits for it.
+  driver_->check(driver_->cuMemcpyHtoDAsync_v2(constants_.get(), source.constants.data(), bytes,
+                                               device_rows_.stream.get()),
+                 "copying the weights");
+  driver_->check(driver_->cuStreamSynchronize(device_rows_.stream.get()), "copying the weights");
   device_rows_.bad = DeviceMemory(*driver_);
   driver_->check(driver_->cuMemAlloc_v2(device_rows_.bad.out(), sizeof(kNowhere)),
                  "allocating device memory");
@@ -187,6 +191,14 @@ void CudaSession::finish(Slot& slot, Outputs outputs) const {
   slot.rows = 0;
 }
 
+/// After a failure nothing may be under way any more in what another thread borrows next.
+void CudaSession::abandon(Lane& lane) const noexcept {
+  for (Slot& slot : lane.slots) {
+    if (slot.rows != 0) static_cast<void>(driver_->cuStreamSynchronize(slot.stream.get()));
+    slot.rows = 0;
+  }
+}
+
 void CudaSession::refuse_if_failed() const {
   // An error of CUDA is sticky: the context it happened in never works again.
   if (failed_.load(std::memory_order_relaxed)) {
@@ -203,8 +215,9 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
                 "this model does not explain its scores; it has no output 'contributions'");
   }
   refuse_if_failed();
+  // Outside of `try`: no memory for one lane more does not end those that are there.
+  const auto lane = lanes_.borrow();
   try {
-    const auto lane = lanes_.borrow();
     driver_->enter();
     std::size_t turn = 0;
     for (std::size_t first = 0; first < rows.rows; first += chunk_rows_) {
@@ -215,6 +228,7 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
     for (std::size_t i = 0; i < kSlots; ++i) finish(lane->slots[turn++ % kSlots], outputs);
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
+    abandon(*lane);
     throw;
   }
 }
@@ -230,8 +244,8 @@ std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
 }
 
 std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores) {
-  refuse_if_failed();
   const std::lock_guard lock(device_rows_.mutex);
+  refuse_if_failed();
   void* const stream = device_rows_.stream.get();
   auto* const bad = static_cast<std::uint64_t*>(device_rows_.bad_on_host.get());
   try {
@@ -245,6 +259,8 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
     driver_->check(driver_->cuStreamSynchronize(stream), "running the kernel");
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
+    // The memory is the caller's, who may free it now.
+    static_cast<void>(driver_->cuStreamSynchronize(stream));
     throw;
   }
   if (*bad == kNowhere) return std::nullopt;

@@ -99,6 +99,7 @@ class CudaSession final : public Session, public DeviceScoring {
   void refuse_if_failed() const;
   void start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count, Outputs wanted) const;
   void finish(Slot& slot, Outputs outputs) const;
+  void abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;
   std::size_t input_dim_;
