@@ -92,8 +92,9 @@ DeviceTensor import_cuda_array(py::handle object, const std::string& name, Devic
 }
 
 DeviceTensor import(py::handle object, const std::string& name, DeviceScoring& on) {
-  if (const auto device = dlpack::device_of(object)) return import_dlpack(object, name, *device, on);
-  if (py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, on);
+  const auto device = dlpack::device_of(object);
+  if (device && !dlpack::is_on_host(*device)) return import_dlpack(object, name, *device, on);
+  if (!device && py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, on);
   refuse(name + " must lie on the same CUDA device as the rows");
 }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -37,15 +38,34 @@ class SimulatedDevice:
                 "LD_LIBRARY_PATH": ":".join(filter(None, paths)),
                 "DATASENTINEL_NVRTC_LIBRARY": str(self.folder / "libnvrtc.so"),
                 "PYTHONPATH": str(_ROOT),
+                # A torch with CUDA must not take it for the real one.
+                "CUDA_VISIBLE_DEVICES": "",
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
             }
             | device
         )
 
-    def run(self, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    def run_tests(self, report: Path, *arguments: str, **settings: object) -> dict[str, str]:
+        """Run pytest with the device; give each test's outcome: "passed", "failed", or why it was skipped."""
+        command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments)
+        done = self.run(*command, **settings)
+        assert report.is_file(), done.stdout + done.stderr
+        outcomes = {}
+        for case in ElementTree.parse(report).iter("testcase"):
+            skipped = case.find("skipped")
+            wrong = [case.find("failure"), case.find("error")] != [None, None]
+            outcome = skipped.get("message", "") if skipped is not None else "passed"
+            outcomes[f"{case.get('classname')}.{case.get('name')}"] = "failed" if wrong else outcome
+        assert done.returncode == 0, done.stdout + done.stderr
+        return outcomes
+
+    def run(
+        self, *arguments: str, environment: dict[str, str] | None = None, **settings: object
+    ) -> subprocess.CompletedProcess[str]:
         """Run Python with the device."""
         return subprocess.run(
             [sys.executable, "-W", "error", *arguments],
-            env=self.environment(**settings),
+            env=environment or self.environment(**settings),
             cwd=_ROOT,
             capture_output=True,
             text=True,

@@ -1,0 +1,127 @@
+"""More rows than one chunk of 4 MiB: three streams in turn, every output, several threads."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from datasentinel import Detector
+from datasentinel.errors import BackendError, DataSentinelError, OutOfMemoryError
+from tests.cuda_on_cpu.libcuda import error_of
+from tests.networks import Network, write_artifact
+
+COLUMNS = 300  # Wide, so that a chunk is few rows.
+CHUNK = (4 << 20) // (4 * COLUMNS)
+NETWORK = Network.random([COLUMNS, 2, COLUMNS])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    onnx_bytes = NETWORK.to_onnx(with_contributions=True)
+    return write_artifact(tmp_path_factory.mktemp("wide"), onnx_bytes, input_dim=COLUMNS, threshold=1)
+
+
+@pytest.fixture
+def detector(cuda, folder):
+    return Detector.load(folder, backend="fused-cuda")
+
+
+def rows_for(count: int, seed: int = 3) -> np.ndarray:
+    values = NETWORK.mean + NETWORK.scale * np.random.default_rng(seed).normal(size=(count, COLUMNS))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [CHUNK, CHUNK + 1, 4 * CHUNK + 7])
+def test_chunks_take_turns_on_the_streams(cuda, detector, count):
+    rows = rows_for(count)
+    cuda.fail("")  # Counts from here.
+    np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
+    assert cuda.calls("cuLaunchKernel") == -(-count // CHUNK)
+
+
+def test_every_output_of_every_chunk(cuda, detector):
+    rows = rows_for(3 * CHUNK + 5)
+    scores, output = NETWORK.reference(rows)
+    np.testing.assert_allclose(detector.reconstruct(rows), output, rtol=5e-5, atol=5e-5)
+    contributions = detector.contributions(rows)
+    np.testing.assert_allclose(contributions, NETWORK.reference_contributions(rows), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(detector.score(rows), scores, rtol=5e-5)
+
+
+def in_threads(count: int, work) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_several_threads_do_not_mix_their_rows(cuda, detector):
+    wrong = []
+
+    def score(number: int) -> None:
+        # Few rows go through mapped memory, more by copies.
+        for count in (1, 5, 60, 700, 3):
+            rows = rows_for(count, seed=number)
+            if not np.allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5):
+                wrong.append((number, count))
+
+    in_threads(4, score)
+    assert not wrong
+
+
+def test_out_of_memory_in_one_thread_passes(cuda, detector):
+    """Each thread more takes memory of its own; the session outlives that there is none."""
+    rows = rows_for(CHUNK)
+    expected = NETWORK.reference(rows)[0]
+    taken = cuda.take_all_memory()
+    errors = []
+
+    def score(_number: int) -> None:
+        for _ in range(3):
+            error = error_of(detector.score, rows)
+            if error is not None:
+                errors.append(error)
+
+    in_threads(4, score)
+    assert all(isinstance(error, OutOfMemoryError) for error in errors), errors
+    for address in taken:
+        cuda.free(address)
+    np.testing.assert_allclose(detector.score(rows), expected, rtol=5e-5)
+
+
+def test_loading_out_of_memory_is_an_error_that_passes(cuda, folder):
+    taken = cuda.take_all_memory()
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        Detector.load(folder, backend="fused-cuda")
+    for address in taken:
+        cuda.free(address)
+    rows = rows_for(40)
+    scores = Detector.load(folder, backend="fused-cuda").score(rows)
+    np.testing.assert_allclose(scores, NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+@pytest.mark.parametrize("failing", [2, 3, 4, 5])
+def test_after_a_failure_no_thread_gets_another_s_rows(cuda, detector, failing):
+    """A launch fails while earlier chunks are under way, and other threads want to go on."""
+    small = rows_for(20, seed=8)
+    expected = NETWORK.reference(small)[0]
+    big = rows_for(5 * CHUNK)
+    wrong = []
+    cuda.fail(f"cuLaunchKernel:{failing}=701")
+
+    def score(number: int) -> None:
+        for _ in range(5):
+            try:
+                scores = detector.score(big if number == 0 else small)
+            except DataSentinelError as error:
+                if not isinstance(error, BackendError):
+                    wrong.append(error)
+            else:
+                if number != 0 and not np.allclose(scores, expected, rtol=5e-5):
+                    wrong.append(scores)
+
+    in_threads(3, score)
+    assert not wrong
