@@ -1,11 +1,12 @@
 // The part of libcuda.so.1 that fused-cuda uses, for a device that is simulated on the CPU.
 //
 // It does whatever CUDA allows and the host might not expect: see streams.h and memory.h. Where a real device
-// would be undefined, it aborts and says why. Test equipment talks to it by the cuda_on_cpu_ functions at the end.
+// would be undefined, it aborts and says why. Test equipment talks to it by the cuda_on_cpu_ functions at the
+// end.
 //
-// Environment: CUDA_ON_CPU_MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS, _SHARED_KIB (of a block),
-// _SEED (0: work is done only when it must), _FAIL (see faults.h), _REPORT (a file that gets calls and leaks at
-// the end).
+// Environment: CUDA_ON_CPU_MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS, _SHARED_KIB (of a
+// block), _SEED (0: work is done only when it must), _FAIL (see faults.h), _REPORT (a file that gets calls
+// and leaks at the end).
 
 #include <algorithm>
 #include <cstdint>
@@ -132,7 +133,8 @@ struct Device {
   [[nodiscard]] std::string leaks() const {
     std::string text;
     for (const auto& [address, area] : memory.areas()) {
-      text += (area.on_host ? "page-locked memory of " : "device memory of ") + std::to_string(area.bytes) + " bytes\n";
+      text += (area.on_host ? "page-locked memory of " : "device memory of ") + std::to_string(area.bytes) +
+              " bytes\n";
     }
     if (streams.alive() != 0) text += "streams: " + std::to_string(streams.alive()) + "\n";
     if (modules.size() != 0) text += "modules: " + std::to_string(modules.size()) + "\n";
@@ -372,8 +374,8 @@ CUDA_FUNCTION cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* han
     const Function* const function = d.functions.find(handle);
     if (function == nullptr) return invalid_handle;
     if (threads < 1) return invalid_value;
-    // A block takes 1 KiB of shared memory beside its own; a multiprocessor has that much more than a block may
-    // have.
+    // A block takes 1 KiB of shared memory beside its own; a multiprocessor has that much more than a block
+    // may have.
     const auto all_shared = static_cast<std::size_t>(d.shared_bytes + 1024);
     const int by_memory = static_cast<int>(all_shared / (shared_bytes + 1024));
     const bool fits = threads <= 1024 && shared_bytes <= static_cast<std::size_t>(function->shared_bytes);
@@ -419,7 +421,8 @@ CUDA_FUNCTION cuMemFreeHost(void* pointer) {
     const Memory::Area* const area = d.memory.find_host(pointer);
     if (area == nullptr || area->data != pointer) return invalid_value;
     // CUDA does not promise to wait here.
-    if (d.streams.touches(area->address)) die("page-locked memory is freed while the device has yet to use it");
+    if (d.streams.touches(area->address))
+      die("page-locked memory is freed while the device has yet to use it");
     d.memory.release(*area);
     return success;
   });
@@ -456,7 +459,8 @@ CUDA_FUNCTION cuMemcpyHtoD_v2(std::uint64_t target, const void* source, std::siz
   });
 }
 
-CUDA_FUNCTION cuMemcpyHtoDAsync_v2(std::uint64_t target, const void* source, std::size_t bytes, void* stream) {
+CUDA_FUNCTION cuMemcpyHtoDAsync_v2(std::uint64_t target, const void* source, std::size_t bytes,
+                                   void* stream) {
   return call("cuMemcpyHtoDAsync_v2", Needs::context, [&](Device& d) -> int {
     char* const at = bytes_at(d, target, bytes);
     return at == nullptr ? invalid_value : copy(d, at, source, bytes, stream, target, source);
@@ -495,9 +499,9 @@ CUDA_FUNCTION cuStreamSynchronize(void* stream) {
   });
 }
 
-CUDA_FUNCTION cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                             unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
-                             void** arguments, void** extra) {
+CUDA_FUNCTION cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                             unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                             void* stream, void** arguments, void** extra) {
   return call("cuLaunchKernel", Needs::context, [&](Device& d) -> int {
     const Function* const function = d.functions.find(handle);
     const Streams::Id id = stream_of(d, stream);

@@ -18,8 +18,8 @@ struct Describe<kFunction> {
 
   static void run(int blocks, int threads, std::size_t shared_bytes, void** arguments) {
     const auto with = [&]<std::size_t... kIndex>(std::index_sequence<kIndex...>) {
-      shim::launch([=] { kFunction(*static_cast<std::remove_cv_t<Arguments>*>(arguments[kIndex])...); }, blocks,
-                   threads, shared_bytes);
+      shim::launch([=] { kFunction(*static_cast<std::remove_cv_t<Arguments>*>(arguments[kIndex])...); },
+                   blocks, threads, shared_bytes);
     };
     with(std::index_sequence_for<Arguments...>{});
   }
@@ -29,6 +29,6 @@ struct Describe<kFunction> {
 
 }  // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_ENTRY_POINT(name)                                              \
-  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::EntryPoint \
-      entry_point_##name = cuda_on_cpu::Describe<&name>::kEntryPoint;
+#define CUDA_ON_CPU_ENTRY_POINT(name)                                                                  \
+  extern "C" __attribute__((visibility("default"))) const cuda_on_cpu::EntryPoint entry_point_##name = \
+      cuda_on_cpu::Describe<&name>::kEntryPoint;

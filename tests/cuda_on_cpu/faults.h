@@ -24,8 +24,8 @@ inline long number(const char* name, long otherwise) {
   std::abort();
 }
 
-/// Counts calls and fails those that it was told to: "cuLaunchKernel:3=719,*:40=2" is the third launch and the
-/// fortieth call of any function.
+/// Counts calls and fails those that it was told to: "cuLaunchKernel:3=719,*:40=2" is the third launch and
+/// the fortieth call of any function.
 class Faults {
  public:
   explicit Faults(const std::string& plan) { set(plan); }

@@ -9,6 +9,7 @@ import numpy as np
 from datasentinel.errors import DataSentinelError
 
 LEGACY_STREAM = 1
+OUT_OF_MEMORY = 2
 
 
 class CudaError(Exception):
@@ -91,7 +92,8 @@ class Cuda:
             try:
                 taken.append(self.allocate(size))
             except CudaError as error:
-                assert error.code == 2
+                if error.code != OUT_OF_MEMORY:
+                    raise
                 size //= 2
         return taken
 

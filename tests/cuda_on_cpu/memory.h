@@ -13,9 +13,9 @@
 
 namespace cuda_on_cpu {
 
-/// A device address leads nowhere on the host: whoever reads or writes there crashes. The bytes lie elsewhere,
-/// right before a page that cannot be touched, and only the device's work finds them. Addresses are never used
-/// twice.
+/// A device address leads nowhere on the host: whoever reads or writes there crashes. The bytes lie
+/// elsewhere, right before a page that cannot be touched, and only the device's work finds them. Addresses
+/// are never used twice.
 class Memory {
  public:
   struct Area {

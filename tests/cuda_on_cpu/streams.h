@@ -39,7 +39,10 @@ class Streams {
     const auto found = streams_.find(id);
     return found != streams_.end() && !found->second.is_destroyed;
   }
-  [[nodiscard]] bool was_destroyed(Id id) const { return id > kLegacy && id <= last_ && !exists(id); }
+  [[nodiscard]] bool was_destroyed(Id id) const {
+    const auto found = streams_.find(id);
+    return found != streams_.end() && found->second.is_destroyed;
+  }
   /// Work that was given to it is still done.
   void destroy(Id id) { streams_.at(id).is_destroyed = true; }
 
@@ -47,8 +50,10 @@ class Streams {
     // The legacy default stream waits for all streams that block, and these wait for it.
     Stream& stream = streams_.at(id);
     for (const auto& [other_id, other] : streams_) {
-      const bool is_waited_for = id == kLegacy ? other.is_blocking : stream.is_blocking && other_id == kLegacy;
-      if (other_id != id && is_waited_for && !other.work.empty()) work.after.emplace_back(other_id, other.added);
+      const bool is_waited_for =
+          id == kLegacy ? other.is_blocking : stream.is_blocking && other_id == kLegacy;
+      if (other_id != id && is_waited_for && !other.work.empty())
+        work.after.emplace_back(other_id, other.added);
     }
     stream.work.push_back(std::move(work));
     ++stream.added;
@@ -97,8 +102,9 @@ class Streams {
 
   /// Streams that were made and not destroyed.
   [[nodiscard]] long alive() const {
-    return std::count_if(streams_.begin(), streams_.end(),
-                         [](const auto& entry) { return !entry.second.is_built_in && !entry.second.is_destroyed; });
+    return std::count_if(streams_.begin(), streams_.end(), [](const auto& entry) {
+      return !entry.second.is_built_in && !entry.second.is_destroyed;
+    });
   }
 
  private:
@@ -112,7 +118,8 @@ class Streams {
   };
 
   [[nodiscard]] bool is_busy() const {
-    return std::any_of(streams_.begin(), streams_.end(), [](const auto& entry) { return !entry.second.work.empty(); });
+    return std::any_of(streams_.begin(), streams_.end(),
+                       [](const auto& entry) { return !entry.second.work.empty(); });
   }
 
   [[nodiscard]] Id any_busy() {

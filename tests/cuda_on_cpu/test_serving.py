@@ -22,7 +22,11 @@ def test_a_server_answers_from_the_device(device, tmp_path):
     with serving(folder, tmp_path / "log", "--backend", "fused-cuda", environ=environment) as server:
         assert server.ask(to_lines(rows)).split() == to_replies(scores > threshold)
         client = http.client.HTTPConnection(server.host, server.http_port, timeout=30)
-        request = {"inputs": [{"name": "input", "shape": [400, 8], "datatype": "FP32", "data": rows.ravel().tolist()}]}
+        request = {
+            "inputs": [
+                {"name": "input", "shape": [400, 8], "datatype": "FP32", "data": rows.ravel().tolist()}
+            ]
+        }
         client.request("POST", "/v2/models/test/infer", json.dumps(request))
         response = client.getresponse()
         answer = json.loads(response.read())

@@ -95,6 +95,14 @@ CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
   return entry;
 }
 
+CudaSession::EntryPoints CudaSession::entry_points(const Kernels& kernels) const {
+  // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
+  const int few_rows = kernels.few.rows * std::max(driver_->multiprocessors(), 1);
+  return {.few = entry_point(kernels.few),
+          .bulk = entry_point(kernels.bulk),
+          .few_rows = static_cast<std::size_t>(few_rows)};
+}
+
 std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   driver_->enter();
   auto lane = std::make_unique<Lane>();
@@ -121,10 +129,7 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
 
 void CudaSession::launch(Arguments arguments, void* stream) const {
   const EntryPoints& entries = arguments.output == 0 && arguments.contributions == 0 ? scores_only_ : all_;
-  // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
-  const std::size_t few_rows = static_cast<std::size_t>(entries.few.kernel.rows) *
-                               static_cast<std::size_t>(std::max(driver_->multiprocessors(), 1));
-  const EntryPoint& entry = arguments.rows <= few_rows ? entries.few : entries.bulk;
+  const EntryPoint& entry = arguments.rows <= entries.few_rows ? entries.few : entries.bulk;
   const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
   const auto blocks = static_cast<unsigned>(
       std::min<std::size_t>((arguments.rows + block_rows - 1) / block_rows, entry.most_blocks));

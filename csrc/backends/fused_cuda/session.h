@@ -51,6 +51,7 @@ class CudaSession final : public Session, public DeviceScoring {
 
   struct EntryPoints {
     EntryPoint few, bulk;
+    std::size_t few_rows = 0;  ///< Up to so many `few` is the faster one.
   };
 
   /// Memory for one matrix of a chunk, on both sides.
@@ -90,9 +91,7 @@ class CudaSession final : public Session, public DeviceScoring {
   };
 
   [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
-  [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const {
-    return {.few = entry_point(kernels.few), .bulk = entry_point(kernels.bulk)};
-  }
+  [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
   void launch(const Slot& slot, Outputs wanted, bool mapped) const;

@@ -148,8 +148,7 @@ def test_one_row_and_no_rows(cuda, detector, network, rows):
 
 
 def test_scores_are_lent_again_by_dlpack(cuda, detector, network, rows):
-    import torch
-
+    torch = pytest.importorskip("torch", reason="torch is the other library here")
     with on_device(cuda, rows) as address:
         result = detector.score(Array(address, rows.shape))
         assert result.__dlpack_device__() == (CUDA, 0)
@@ -218,7 +217,9 @@ def test_what_cannot_be_scored_is_refused(cuda, detector, network, rows):
             refuses(f"expected {columns} values per row, got 5", protocol(address, (2, 5)))
             refuses(r"x must have shape \[N, D\] or \[D\]", protocol(address, (1, 2, columns)))
             refuses(r"out must have shape \(300,\)", good, protocol(address, (299,)))
-            refuses("out must start at an address that is a multiple of 4", good, protocol(address + 2, (300,)))
+            refuses(
+                "out must start at an address that is a multiple of 4", good, protocol(address + 2, (300,))
+            )
         refuses("float32", Array(address, rows.shape, typestr="<f8"))
         refuses("float32", Tensor(address, rows.shape, bits=64))
         refuses("C-contiguous", Array(address, (10, columns), strides=(4, 4 * columns)))
