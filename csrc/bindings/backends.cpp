@@ -19,6 +19,7 @@
 
 #include "backends/all.h"
 #include "bindings/bindings.h"
+#include "core/error.h"
 #include "core/plan.h"
 #include "core/registry.h"
 
@@ -58,6 +59,14 @@ std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
     });
   }
   return make_planned_session(std::move(candidates), plan);
+}
+
+IoBinding io_binding_of(const std::string& name) {
+  if (name == "auto") return IoBinding::automatic;
+  if (name == "off") return IoBinding::off;
+  if (name == "on") return IoBinding::on;
+  if (name == "cuda-graphs") return IoBinding::cuda_graphs;
+  throw Error(ErrorCode::invalid_argument, "unknown io_binding '" + name + "'");
 }
 
 std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, const std::string& name,
@@ -160,19 +169,21 @@ void bind_backends(py::module_& module) {
 
   py::class_<EngineOptions>(module, "EngineOptions")
       .def(py::init([](int optimization_level, std::size_t workspace_mib, std::size_t max_rows,
-                       bool hardware_compatible, bool version_compatible, const std::string& cache_dir,
+                       bool hardware_compatible, bool version_compatible, const std::string& io_binding,
+                       const std::string& cache_dir,
                        std::function<void(const std::string&, int, int)> progress) {
              return EngineOptions{.optimization_level = optimization_level,
                                   .workspace_mib = workspace_mib,
                                   .max_rows = max_rows,
                                   .hardware_compatible = hardware_compatible,
                                   .version_compatible = version_compatible,
+                                  .io_binding = io_binding_of(io_binding),
                                   .cache_dir = cache_dir,
                                   .progress = std::move(progress)};
            }),
            py::kw_only(), py::arg("optimization_level"), py::arg("workspace_mib"), py::arg("max_rows"),
-           py::arg("hardware_compatible"), py::arg("version_compatible"), py::arg("cache_dir"),
-           py::arg("progress") = nullptr);
+           py::arg("hardware_compatible"), py::arg("version_compatible"), py::arg("io_binding"),
+           py::arg("cache_dir"), py::arg("progress") = nullptr);
 
   py::class_<Registry>(module, "Registry")
       .def(py::init(&registry_with), py::arg("libraries"))

@@ -47,6 +47,14 @@ struct Model {
   std::string_view sha256 = {};  ///< Its digest in hexadecimal; empty: nothing is cached for it.
 };
 
+/// Where an onnxruntime backend keeps rows and results.
+enum class IoBinding {
+  automatic,    ///< On a GPU as `on` where ONNX Runtime can copy to it; otherwise as `off`.
+  off,          ///< In the caller's memory, which ONNX Runtime copies where it has to.
+  on,           ///< Bound, in memory of the device.
+  cuda_graphs,  ///< As `on`, by one thread, which replays a CUDA graph where the provider captures one.
+};
+
 /// How a backend that compiles a model for a device (an *engine*) is to do so.
 struct EngineOptions {
   int optimization_level = 3;        ///< 0 to 5: the time spent on finding fast kernels.
@@ -54,7 +62,8 @@ struct EngineOptions {
   std::size_t max_rows = 8192;       ///< Largest batch of the engine; more rows go in several.
   bool hardware_compatible = false;  ///< Runs on other GPUs of compute capability 8.0 or later, slower.
   bool version_compatible = false;   ///< Runs with other minor versions of the library.
-  std::string cache_dir = {};        ///< Where engines are kept between runs; empty: nowhere.
+  IoBinding io_binding = IoBinding::automatic;
+  std::string cache_dir = {};  ///< Where engines are kept between runs; empty: nowhere.
   /// Told of progress as (phase, step, steps), perhaps from other threads. Throwing ends the build.
   std::function<void(const std::string&, int, int)> progress = {};
 };

@@ -20,6 +20,16 @@ struct Outputs {
   float* scores = nullptr;           ///< One per row.
   float* reconstructions = nullptr;  ///< rows x columns, raw units.
   float* contributions = nullptr;    ///< rows x columns, each feature's part in the score; not negative.
+
+  /// Where the answers to the rows from `first` on go.
+  [[nodiscard]] Outputs from_row(std::size_t first, std::size_t columns) const noexcept {
+    const auto from = [](float* target, std::size_t offset) {
+      return target == nullptr ? nullptr : target + offset;
+    };
+    return {.scores = from(scores, first),
+            .reconstructions = from(reconstructions, first * columns),
+            .contributions = from(contributions, first * columns)};
+  }
 };
 
 /// A position in a matrix, counted from 0.

@@ -94,6 +94,7 @@ class EngineOptions:
         max_rows: int,
         hardware_compatible: bool,
         version_compatible: bool,
+        io_binding: str,
         cache_dir: str,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None: ...

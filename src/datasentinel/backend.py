@@ -417,6 +417,7 @@ def load_scorer(
             max_rows=engine.max_rows,
             hardware_compatible=engine.hardware_compatible,
             version_compatible=engine.version_compatible,
+            io_binding=engine.io_binding,
             cache_dir=str(plan_cache.cache_dir() / "engines"),
             progress=on_progress,
         ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasentinel.errors import InvalidInputError
+from datasentinel.types import IO_BINDINGS
 
 NVRTC_LIBRARY_VARIABLE = "DATASENTINEL_NVRTC_LIBRARY"
 TENSORRT_LIBRARY_VARIABLE = "DATASENTINEL_TENSORRT_LIBRARY"
@@ -18,7 +19,7 @@ _TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_lean_libs")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How a backend that compiles models for a device (`tensorrt`) is to do so.
+    """How a backend is to prepare a model for a device: `tensorrt`, and by the last two `onnxruntime-...` too.
 
     Attributes
     ----------
@@ -26,12 +27,18 @@ class EngineOptions:
         0 to 5: how long to look for fast kernels.
     workspace_mib : int
         Most device memory that a layer may use, in MiB; 0 leaves it to the library.
-    max_rows : int
-        Largest batch of the engine; more rows are scored in several batches.
     hardware_compatible : bool
         Build an engine that also runs on other GPUs of compute capability 8.0 or later, more slowly.
     version_compatible : bool
         Build an engine that also runs with other minor versions of the library.
+    max_rows : int
+        Largest batch of the engine; more rows are scored in several batches.
+    io_binding : str
+        "on": ONNX Runtime's rows and results stay bound in memory of the device, in batches padded to powers of
+        two. "cuda-graphs": likewise, by one thread, which replays a captured CUDA graph for each batch size
+        where the provider is CUDA; nothing else in the process may use CUDA while a model loads. "off": ONNX
+        Runtime copies from and to the caller's memory. "auto": "on" for a GPU where it works, "off" for the
+        CPU.
 
     Raises
     ------
@@ -44,6 +51,7 @@ class EngineOptions:
     max_rows: int = 8192
     hardware_compatible: bool = False
     version_compatible: bool = False
+    io_binding: str = "auto"
 
     def __post_init__(self) -> None:
         for name, minimum, maximum in (
@@ -54,6 +62,10 @@ class EngineOptions:
             value = getattr(self, name)
             if not minimum <= value <= maximum:
                 raise InvalidInputError(f"{name} must be from {minimum} to {maximum}, got {value}")
+        if self.io_binding not in IO_BINDINGS:
+            raise InvalidInputError(
+                f"io_binding must be one of {', '.join(IO_BINDINGS)}, got '{self.io_binding}'"
+            )
 
 
 def _package_folders(package: str) -> list[Path]:

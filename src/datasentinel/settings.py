@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import SettingsError
 from datasentinel.precisions import COMPUTE_PRECISIONS
-from datasentinel.types import BACKEND_NAMES
+from datasentinel.types import BACKEND_NAMES, IO_BINDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +109,11 @@ class Settings:
     )
     engine_max_rows: int = _setting(
         8192, "Largest batch of an engine; more rows go in several.", minimum=1, maximum=1 << 24
+    )
+    engine_io_binding: str = _setting(
+        "auto",
+        "Whether ONNX Runtime's rows and results stay in memory of the device, and whether CUDA graphs run.",
+        choices=IO_BINDINGS,
     )
 
     host: str = _setting("127.0.0.1", "Address to listen on.")

@@ -24,3 +24,6 @@ BACKEND_NAMES: tuple[BackendName, ...] = (
     "onnxruntime-cuda",
     "onnxruntime-tensorrt",
 )
+
+# What `EngineOptions.io_binding` may be.
+IO_BINDINGS = ("auto", "off", "on", "cuda-graphs")

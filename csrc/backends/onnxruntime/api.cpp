@@ -1,5 +1,7 @@
 #include "backends/onnxruntime/api.h"
 
+#include <charconv>
+
 #include "core/error.h"
 
 namespace datasentinel::onnxruntime {
@@ -20,6 +22,16 @@ ErrorCode code_of(int ort_code) {
   }
 }
 
+/// The N of "1.N.P", which is also the newest table version that the library has.
+std::uint32_t minor_of(std::string_view version) {
+  const std::size_t dot = version.find('.');
+  std::uint32_t minor = 0;
+  if (dot != std::string_view::npos) {
+    std::from_chars(version.data() + dot + 1, version.data() + version.size(), minor);
+  }
+  return minor;
+}
+
 }  // namespace
 
 Api::Api(const std::string& library_path) : library_(library_path) {
@@ -33,6 +45,13 @@ Api::Api(const std::string& library_path) : library_(library_path) {
 #define DATASENTINEL_ORT_LOAD(index, name, result, ...) \
   name = reinterpret_cast<result (*)(__VA_ARGS__)>(const_cast<void*>(table[index]));
   DATASENTINEL_ORT_FUNCTIONS(DATASENTINEL_ORT_LOAD)
+  // A library asked for a version that it does not have complains on stderr, so its own is read first.
+  if (minor_of(version_) >= kCopyApiVersion) {
+    table = base->GetApi(kCopyApiVersion);
+    if (table != nullptr) {
+      DATASENTINEL_ORT_COPY_FUNCTIONS(DATASENTINEL_ORT_LOAD)
+    }
+  }
 #undef DATASENTINEL_ORT_LOAD
 }
 

@@ -25,11 +25,15 @@ struct OrtTypeInfo;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtSessionOptions;
 struct OrtAllocator;
+struct OrtIoBinding;
+struct OrtSyncStream;
 struct OrtCUDAProviderOptionsV2;
 struct OrtTensorRTProviderOptionsV2;
 
 /// The table version asked for. Any ONNX Runtime from 1.20 on provides it.
 inline constexpr std::uint32_t kApiVersion = 20;
+/// The table version with `DATASENTINEL_ORT_COPY_FUNCTIONS`: ONNX Runtime 1.23.
+inline constexpr std::uint32_t kCopyApiVersion = 23;
 
 inline constexpr int kErrorCodeNoSuchFile = 3;       // ORT_NO_SUCHFILE
 inline constexpr int kErrorCodeInvalidProtobuf = 7;  // ORT_INVALID_PROTOBUF
@@ -40,6 +44,7 @@ inline constexpr int kElementTypeFloat = 1;          // ONNX_TENSOR_ELEMENT_DATA
 inline constexpr int kGraphOptimizationAll = 99;     // ORT_ENABLE_ALL
 inline constexpr int kAllocatorDevice = 0;           // OrtDeviceAllocator
 inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
+inline constexpr int kMemTypeCpuOutput = -1;         // OrtMemTypeCPUOutput
 
 // clang-format off
 #define DATASENTINEL_ORT_FUNCTIONS(X)                                                                         \
@@ -60,13 +65,16 @@ inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
   X(34, SessionGetOutputTypeInfo, OrtStatus*, const OrtSession*, std::size_t, OrtTypeInfo**)                  \
   X(36, SessionGetInputName, OrtStatus*, const OrtSession*, std::size_t, OrtAllocator*, char**)               \
   X(37, SessionGetOutputName, OrtStatus*, const OrtSession*, std::size_t, OrtAllocator*, char**)              \
+  X(39, CreateRunOptions, OrtStatus*, OrtRunOptions**)                                                        \
   X(49, CreateTensorWithDataAsOrtValue, OrtStatus*, const OrtMemoryInfo*, void*, std::size_t,                 \
     const std::int64_t*, std::size_t, int, OrtValue**)                                                        \
   X(55, CastTypeInfoToTensorInfo, OrtStatus*, const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**)          \
   X(60, GetTensorElementType, OrtStatus*, const OrtTensorTypeAndShapeInfo*, int*)                             \
   X(61, GetDimensionsCount, OrtStatus*, const OrtTensorTypeAndShapeInfo*, std::size_t*)                       \
   X(62, GetDimensions, OrtStatus*, const OrtTensorTypeAndShapeInfo*, std::int64_t*, std::size_t)              \
+  X(68, CreateMemoryInfo, OrtStatus*, const char*, int, int, int, OrtMemoryInfo**)                            \
   X(69, CreateCpuMemoryInfo, OrtStatus*, int, int, OrtMemoryInfo**)                                           \
+  X(75, AllocatorAlloc, OrtStatus*, OrtAllocator*, std::size_t, void**)                                       \
   X(76, AllocatorFree, OrtStatus*, OrtAllocator*, void*)                                                      \
   X(78, GetAllocatorWithDefaultOptions, OrtStatus*, OrtAllocator**)                                           \
   X(92, ReleaseEnv, void, OrtEnv*)                                                                            \
@@ -74,11 +82,20 @@ inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
   X(94, ReleaseMemoryInfo, void, OrtMemoryInfo*)                                                              \
   X(95, ReleaseSession, void, OrtSession*)                                                                    \
   X(96, ReleaseValue, void, OrtValue*)                                                                        \
+  X(97, ReleaseRunOptions, void, OrtRunOptions*)                                                              \
   X(98, ReleaseTypeInfo, void, OrtTypeInfo*)                                                                  \
   X(100, ReleaseSessionOptions, void, OrtSessionOptions*)                                                     \
   X(125, GetAvailableProviders, OrtStatus*, char***, int*)                                                    \
   X(126, ReleaseAvailableProviders, OrtStatus*, char**, int)                                                  \
   X(130, AddSessionConfigEntry, OrtStatus*, OrtSessionOptions*, const char*, const char*)                     \
+  X(131, CreateAllocator, OrtStatus*, const OrtSession*, const OrtMemoryInfo*, OrtAllocator**)                \
+  X(132, ReleaseAllocator, void, OrtAllocator*)                                                               \
+  X(133, RunWithBinding, OrtStatus*, OrtSession*, const OrtRunOptions*, const OrtIoBinding*)                  \
+  X(134, CreateIoBinding, OrtStatus*, OrtSession*, OrtIoBinding**)                                            \
+  X(135, ReleaseIoBinding, void, OrtIoBinding*)                                                               \
+  X(136, BindInput, OrtStatus*, OrtIoBinding*, const char*, const OrtValue*)                                  \
+  X(137, BindOutput, OrtStatus*, OrtIoBinding*, const char*, const OrtValue*)                                 \
+  X(165, AddRunConfigEntry, OrtStatus*, OrtRunOptions*, const char*, const char*)                             \
   X(170, SessionOptionsAppendExecutionProvider_TensorRT_V2, OrtStatus*, OrtSessionOptions*,                   \
     const OrtTensorRTProviderOptionsV2*)                                                                      \
   X(171, CreateTensorRTProviderOptions, OrtStatus*, OrtTensorRTProviderOptionsV2**)                           \
@@ -89,6 +106,11 @@ inline constexpr int kMemTypeDefault = 0;            // OrtMemTypeDefault
   X(206, UpdateCUDAProviderOptions, OrtStatus*, OrtCUDAProviderOptionsV2*, const char* const*,                \
     const char* const*, std::size_t)                                                                          \
   X(208, ReleaseCUDAProviderOptions, void, OrtCUDAProviderOptionsV2*)
+
+#define DATASENTINEL_ORT_COPY_FUNCTIONS(X)                                                                    \
+  X(301, RegisterExecutionProviderLibrary, OrtStatus*, OrtEnv*, const char*, const char*)                     \
+  X(386, CopyTensors, OrtStatus*, const OrtEnv*, const OrtValue* const*, OrtValue* const*, OrtSyncStream*,    \
+    std::size_t)
 // clang-format on
 
 /// The entry points, typed, out of one opened library. Immutable after construction, so thread-safe.
@@ -103,11 +125,15 @@ class Api {
   /// The execution providers that this library was built with. Whether one loads shows only when it is used.
   [[nodiscard]] std::vector<std::string> providers() const;
 
+  /// Whether the library has `DATASENTINEL_ORT_COPY_FUNCTIONS`; otherwise they are null.
+  [[nodiscard]] bool copies_tensors() const noexcept { return CopyTensors != nullptr; }
+
   [[nodiscard]] const std::string& version() const noexcept { return version_; }
   [[nodiscard]] const std::string& library_path() const noexcept { return library_.path(); }
 
 #define DATASENTINEL_ORT_MEMBER(index, name, result, ...) result (*name)(__VA_ARGS__) = nullptr;
   DATASENTINEL_ORT_FUNCTIONS(DATASENTINEL_ORT_MEMBER)
+  DATASENTINEL_ORT_COPY_FUNCTIONS(DATASENTINEL_ORT_MEMBER)
 #undef DATASENTINEL_ORT_MEMBER
 
  private:
@@ -152,6 +178,9 @@ using MemoryInfo = Handle<OrtMemoryInfo, &Api::ReleaseMemoryInfo>;
 using OrtSessionHandle = Handle<OrtSession, &Api::ReleaseSession>;
 using Value = Handle<OrtValue, &Api::ReleaseValue>;
 using TypeInfo = Handle<OrtTypeInfo, &Api::ReleaseTypeInfo>;
+using Allocator = Handle<OrtAllocator, &Api::ReleaseAllocator>;
+using IoBindingHandle = Handle<OrtIoBinding, &Api::ReleaseIoBinding>;
+using RunOptions = Handle<OrtRunOptions, &Api::ReleaseRunOptions>;
 using CudaOptions = Handle<OrtCUDAProviderOptionsV2, &Api::ReleaseCUDAProviderOptions>;
 using TensorRtOptions = Handle<OrtTensorRTProviderOptionsV2, &Api::ReleaseTensorRTProviderOptions>;
 using SessionOptionsHandle = Handle<OrtSessionOptions, &Api::ReleaseSessionOptions>;

@@ -66,7 +66,7 @@ class OnnxRuntimeBackend final : public Backend {
     }
     onnxruntime::SessionOptionsHandle options(runtime.api);
     runtime.api.check(runtime.api.CreateSessionOptions(options.out()), "making options");
-    runtime.add(provider_, options.get());
+    runtime.add(provider_, options.get(), false);
   }
 
   const LibraryHint hint_;

@@ -169,6 +169,7 @@ def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
             optimization_level=settings.engine_optimization_level,
             workspace_mib=settings.engine_workspace_mib,
             max_rows=settings.engine_max_rows,
+            io_binding=settings.engine_io_binding,
         ),
     )
     return ModelRepository(
