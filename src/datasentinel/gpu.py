@@ -19,7 +19,9 @@ _TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_lean_libs")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How a backend is to prepare a model for a device: `tensorrt`, and by the last two `onnxruntime-...` too.
+    """How a backend is to prepare a model for a device.
+
+    All but `io_binding` are for `tensorrt`; that and `max_rows` are for the onnxruntime backends.
 
     Attributes
     ----------
@@ -34,11 +36,11 @@ class EngineOptions:
     max_rows : int
         Largest batch of the engine; more rows are scored in several batches.
     io_binding : str
-        "on": ONNX Runtime's rows and results stay bound in memory of the device, in batches padded to powers of
-        two. "cuda-graphs": likewise, by one thread, which replays a captured CUDA graph for each batch size
-        where the provider is CUDA; nothing else in the process may use CUDA while a model loads. "off": ONNX
-        Runtime copies from and to the caller's memory. "auto": "on" for a GPU where it works, "off" for the
-        CPU.
+        "on": ONNX Runtime's rows and results stay bound in memory of the device, in batches padded to powers
+        of two. "cuda-graphs": likewise, by one thread, which replays a CUDA graph for each batch size where
+        the provider is CUDA; while a model loads, nothing but the onnxruntime backends may use CUDA in the
+        process. "off": ONNX Runtime copies from and to the caller's memory. "auto": "on" for a GPU where that
+        works, "off" for the CPU.
 
     Raises
     ------

@@ -30,7 +30,19 @@ void BoundModel::prepare() {
   if (callers_ == Callers::concurrent) return;
   worker_->run([this] {
     const auto lane = lanes_.borrow();
-    for (std::size_t index = 0; index < lane->buckets.size(); ++index) capture(*lane, index);
+    {
+      // All of them before the first capture: a captured graph goes on using memory that ONNX Runtime takes
+      // for free after the run.
+      const auto gate = runtime_->gate.work();
+      for (std::size_t index = 0; index < lane->buckets.size(); ++index) {
+        lane->buckets[index] = make_bucket(index);
+        lane->buckets[index]->input.upload();
+      }
+    }
+    for (const auto& bucket : lane->buckets) {
+      const auto gate = runtime_->gate.capture();
+      run_bucket(*bucket);
+    }
   });
 }
 
@@ -70,16 +82,6 @@ std::unique_ptr<BoundModel::Bucket> BoundModel::make_bucket(std::size_t index) c
     api.check(api.AddRunConfigEntry(bucket->options.get(), "gpu_graph_id", graph.c_str()), what);
   }
   return bucket;
-}
-
-void BoundModel::capture(Lane& lane, std::size_t index) const {
-  {
-    const auto gate = runtime_->gate.work();
-    lane.buckets[index] = make_bucket(index);
-    lane.buckets[index]->input.upload();
-  }
-  const auto gate = runtime_->gate.capture();
-  run_bucket(*lane.buckets[index]);
 }
 
 void BoundModel::run_bucket(const Bucket& bucket) const {

@@ -50,7 +50,6 @@ class BoundModel {
 
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   [[nodiscard]] std::unique_ptr<Bucket> make_bucket(std::size_t index) const;
-  void capture(Lane& lane, std::size_t index) const;
   void run_bucket(const Bucket& bucket) const;
   void run_chunks(ConstRows rows, const Outputs& outputs);
   void run_chunk(Lane& lane, ConstRows rows, const Outputs& outputs) const;

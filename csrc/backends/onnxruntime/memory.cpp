@@ -55,31 +55,41 @@ Place::Block Place::allocate(std::size_t bytes) const {
 
 Memory::Memory(std::shared_ptr<Runtime> runtime, const OrtSession* session, Provider provider)
     : runtime_(std::move(runtime)),
+      ordinary_(provider == Provider::cpu),
       device_(runtime_->api, session, device_of(runtime_->api, provider)),
       host_(runtime_->api, session, host_of(runtime_->api, provider)) {
-  if (!api().copies_tensors()) {
+  if (ordinary_) return;
+  const Api& api = runtime_->api;
+  if (!api.copies_tensors()) {
     throw Error(ErrorCode::unavailable,
-                "ONNX Runtime " + api().version() + " does not copy tensors; 1.23 and later do");
+                "ONNX Runtime " + api.version() + " does not copy tensors; 1.23 and later do");
   }
+  // Copies outside a run are only there for libraries registered with the environment, of which there is one
+  // for the process: this one may be registered already, by us or by others.
   try {
     try_copies();
   } catch (const Error&) {
-    if (provider == Provider::cpu) throw;
-    // Copies outside a run are only known for libraries registered with the environment, which this one may
-    // not be yet. Of two threads that get here, the later is told that it is registered.
-    try {
-      runtime_->register_cuda_copies();
-    } catch (const Error&) {
-      try_copies();
-      return;
-    }
+    runtime_->register_cuda_copies();
     try_copies();
   }
 }
 
-void Memory::copy(const OrtValue* from, OrtValue* to) const {
-  api().check(api().CopyTensors(runtime_->env.get(), &from, &to, nullptr, 1),
-              "copying between host and device");
+Memory::Side Memory::allocate(const Place& place, Shape shape) const {
+  Side side{.data = place.allocate(shape.bytes()), .value = {}};
+  side.value = make_tensor(runtime_->api, place.info(), side.data.get(), shape);
+  return side;
+}
+
+void Memory::copy(const Side& from, const Side& to, std::size_t bytes) const {
+  if (ordinary_) {
+    std::memcpy(to.data.get(), from.data.get(), bytes);
+    return;
+  }
+  const Api& api = runtime_->api;
+  const OrtValue* source = from.value.get();
+  OrtValue* target = to.value.get();
+  api.check(api.CopyTensors(runtime_->env.get(), &source, &target, nullptr, 1),
+            "copying between host and device");
 }
 
 void Memory::try_copies() const {
@@ -90,18 +100,16 @@ void Memory::try_copies() const {
   *number.host() = 0;
   number.download();
   if (*number.host() != kAnyNumber) {
-    throw Error(ErrorCode::backend_failure,
-                "ONNX Runtime copied a number to the device and back, and changed it");
+    throw Error(ErrorCode::backend_failure, "a number changed on its way to the device and back");
   }
 }
 
 StagedTensor::StagedTensor(const Memory& memory, Shape shape)
     : memory_(&memory),
-      host_(memory.host().allocate(shape.bytes())),
-      device_(memory.device().allocate(shape.bytes())),
-      host_value_(make_tensor(memory.api(), memory.host().info(), host_.get(), shape)),
-      device_value_(make_tensor(memory.api(), memory.device().info(), device_.get(), shape)) {
-  std::memset(host_.get(), 0, shape.bytes());
+      bytes_(shape.bytes()),
+      host_(memory.allocate(memory.host_, shape)),
+      device_(memory.allocate(memory.device_, shape)) {
+  std::memset(host_.data.get(), 0, bytes_);
 }
 
 }  // namespace datasentinel::onnxruntime

@@ -40,25 +40,31 @@ class Place {
   Allocator allocator_;
 };
 
+class StagedTensor;
+
 /// The memory that a provider's kernels work in and the host memory that is copied from and to it: the
 /// device's and page-locked memory for CUDA and TensorRT. For the CPU both are ordinary memory, so that all
 /// that is built on this runs on any machine.
 class Memory {
  public:
-  /// Throws Error: this ONNX Runtime (before 1.23, say) does not copy, which is tried.
+  /// Throws Error: this ONNX Runtime (before 1.23, say) does not copy to the device, which is tried.
   Memory(std::shared_ptr<Runtime> runtime, const OrtSession* session, Provider provider);
 
-  [[nodiscard]] const Api& api() const noexcept { return runtime_->api; }
-  [[nodiscard]] const Place& device() const noexcept { return device_; }
-  [[nodiscard]] const Place& host() const noexcept { return host_; }
-
-  /// Returns when the copy is complete.
-  void copy(const OrtValue* from, OrtValue* to) const;
-
  private:
+  friend class StagedTensor;
+
+  /// A tensor in one of the two.
+  struct Side {
+    Place::Block data;
+    Value value;
+  };
+
+  [[nodiscard]] Side allocate(const Place& place, Shape shape) const;
+  void copy(const Side& from, const Side& to, std::size_t bytes) const;
   void try_copies() const;
 
   std::shared_ptr<Runtime> runtime_;
+  bool ordinary_;  ///< Both are memory of the CPU.
   Place device_;
   Place host_;
 };
@@ -69,19 +75,18 @@ class StagedTensor {
   StagedTensor() = default;  ///< None.
   StagedTensor(const Memory& memory, Shape shape);
 
-  [[nodiscard]] bool exists() const noexcept { return memory_ != nullptr; }
-  [[nodiscard]] float* host() const noexcept { return host_.get(); }  ///< Zeros at first.
-  [[nodiscard]] const OrtValue* device_value() const noexcept { return device_value_.get(); }
+  [[nodiscard]] float* host() const noexcept { return host_.data.get(); }  ///< Zeros at first.
+  [[nodiscard]] const OrtValue* device_value() const noexcept { return device_.value.get(); }
 
-  void upload() const { memory_->copy(host_value_.get(), device_value_.get()); }
-  void download() const { memory_->copy(device_value_.get(), host_value_.get()); }
+  /// Both return when the copy is complete.
+  void upload() const { memory_->copy(host_, device_, bytes_); }
+  void download() const { memory_->copy(device_, host_, bytes_); }
 
  private:
   const Memory* memory_ = nullptr;
-  Place::Block host_;
-  Place::Block device_;
-  Value host_value_;
-  Value device_value_;
+  std::size_t bytes_ = 0;
+  Memory::Side host_;
+  Memory::Side device_;
 };
 
 }  // namespace datasentinel::onnxruntime

@@ -55,10 +55,15 @@ void Runtime::add(Provider provider, OrtSessionOptions* options, bool cuda_graph
   }
 }
 
-void Runtime::register_cuda_copies() {
+void Runtime::register_cuda_copies() const {
+  static std::mutex mutex;
+  static bool registered = false;
+  const std::scoped_lock lock(mutex);
+  if (registered) return;
   const std::string library = beside(api.library_path(), "libonnxruntime_providers_cuda.so");
   api.check(api.RegisterExecutionProviderLibrary(env.get(), "datasentinel-cuda", library.c_str()),
             "registering CUDA's copies");
+  registered = true;
 }
 
 }  // namespace datasentinel::onnxruntime

@@ -65,8 +65,9 @@ struct Runtime {
   /// say.
   void add(Provider provider, OrtSessionOptions* options, bool cuda_graphs) const;
 
-  /// Lets `CopyTensors` copy to and from CUDA's memory. Throws Error with ONNX Runtime's words.
-  void register_cuda_copies();
+  /// Lets `CopyTensors` copy to and from CUDA's memory, once for the process. Throws Error with ONNX
+  /// Runtime's words.
+  void register_cuda_copies() const;
 };
 
 }  // namespace datasentinel::onnxruntime
