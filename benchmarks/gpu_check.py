@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_GPU = 3
-BACKENDS = ("fused-cuda", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "fused", "onnxruntime")
+# Backend and its IO binding.
+BACKENDS = {
+    "fused-cuda": ("fused-cuda", "auto"),
+    "tensorrt": ("tensorrt", "auto"),
+    "onnxruntime-cuda": ("onnxruntime-cuda", "auto"),
+    "onnxruntime-cuda, no IO binding": ("onnxruntime-cuda", "off"),
+    "onnxruntime-cuda, CUDA graphs": ("onnxruntime-cuda", "cuda-graphs"),
+    "onnxruntime-tensorrt": ("onnxruntime-tensorrt", "auto"),
+    "fused": ("fused", "auto"),
+    "onnxruntime": ("onnxruntime", "auto"),
+}
 BATCHES = (1, 8, 64, 512, 4096, 32_768, 262_144, 1_048_576)
 # Scores on any backend against the float64 reference.
 TOLERANCE = 1e-4
@@ -97,16 +107,19 @@ def measure_backends(subject: Any, rows: np.ndarray, seconds: float) -> dict[str
     from datasentinel import Detector
     from datasentinel.backend import backends
     from datasentinel.errors import DataSentinelError
+    from datasentinel.gpu import EngineOptions
 
     states = {status.name: status for status in backends()}
     reference = subject.reference(rows[:1000])
     result: dict[str, Any] = {}
-    for name in BACKENDS:
-        if states[name].availability != "available":
-            result[name] = not_run(f"{states[name].availability}: {states[name].detail}")
+    for name, (backend, io_binding) in BACKENDS.items():
+        if states[backend].availability != "available":
+            result[name] = not_run(f"{states[backend].availability}: {states[backend].detail}")
             continue
         try:
-            detector = Detector(subject.artifact, backend=name)
+            detector = Detector(
+                subject.artifact, backend=backend, engine=EngineOptions(io_binding=io_binding)
+            )
             error = float((np.abs(detector.score(rows[:1000]) - reference) / np.abs(reference)).max())
             cases: dict[str, Any] = {}
             for batch in (batch for batch in BATCHES if batch <= len(rows)):

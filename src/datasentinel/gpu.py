@@ -38,8 +38,8 @@ class EngineOptions:
     io_binding : str
         "on": ONNX Runtime's rows and results stay bound in memory of the device, in batches padded to powers
         of two. "cuda-graphs": likewise, by one thread, which replays a CUDA graph for each batch size where
-        the provider is CUDA; while a model loads, nothing but the onnxruntime backends may use CUDA in the
-        process. "off": ONNX Runtime copies from and to the caller's memory. "auto": "on" for a GPU where that
+        the provider is CUDA; while a model loads, nothing else in the process but `onnxruntime-cuda` may use
+        CUDA. "off": ONNX Runtime copies from and to the caller's memory. "auto": "on" for a GPU where that
         works, "off" for the CPU.
 
     Raises
