@@ -1,0 +1,130 @@
+"""Our backends, and who they are measured beside."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu.cases import PLACES, Call, Contender, NotRun, Setting
+from benchmarks.gpu.jax_contenders import jax_contenders
+from benchmarks.gpu.torch_contenders import torch_contenders
+from datasentinel import Detector
+from datasentinel.backend import backends
+from datasentinel.gpu import EngineOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasentinel.artifact import Artifact
+
+# Those that score on the CPU, and how many rows are enough to see it.
+_ON_CPU = ("fused", "onnxruntime")
+_MAX_CPU_ROWS = 32_768
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A backend of ours, and how it is loaded."""
+
+    backend: str
+    precision: str = "float32"
+    io_binding: str = "auto"
+
+    @property
+    def name(self) -> str:
+        return self.backend + {"auto": "", "off": ", no IO binding"}.get(
+            self.io_binding, f", {self.io_binding}"
+        )
+
+    def load(self, artifact: Artifact) -> Detector:
+        """Load a model. Raises `NotRun` where the backend cannot run."""
+        status = _states().get(self.backend)
+        if status is not None and status.availability != "available":
+            raise NotRun(f"{status.availability}: {status.detail}")
+        return Detector(
+            artifact,
+            backend=self.backend,
+            precision=self.precision,
+            engine=EngineOptions(io_binding=self.io_binding),
+        )
+
+
+# In the order of the tables.
+OURS = (
+    Ours("fused-cuda"),
+    Ours("fused-cuda", "tf32"),
+    Ours("fused-cuda", "bf16"),
+    Ours("fused-cuda", "fp16"),
+    Ours("tensorrt"),
+    Ours("tensorrt", "tf32"),
+    Ours("onnxruntime-cuda"),
+    Ours("onnxruntime-cuda", io_binding="off"),
+    Ours("onnxruntime-cuda", io_binding="cuda-graphs"),
+    Ours("onnxruntime-tensorrt"),
+    Ours("auto"),
+    Ours("fused"),
+    Ours("onnxruntime"),
+)
+
+
+def our_contenders() -> list[Contender]:
+    return [
+        Contender(
+            ours.name,
+            ("host",) if ours.backend in _ON_CPU else PLACES,
+            functools.partial(_prepare, ours),
+            ours.precision,
+            **({"max_rows": _MAX_CPU_ROWS} if ours.backend in _ON_CPU else {}),
+        )
+        for ours in OURS
+    ]
+
+
+def all_contenders() -> list[Contender]:
+    return [*our_contenders(), *torch_contenders(), *jax_contenders()]
+
+
+@functools.cache
+def _states() -> dict[str, Any]:
+    return {status.name: status for status in backends()}
+
+
+class _Loaded:
+    """Detectors by artifact and how they were loaded: a model is loaded once for all its cases."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Ours], Detector] = {}
+
+    def get(self, artifact: Artifact, ours: Ours) -> Detector:
+        key = (str(artifact.directory), ours)
+        if key not in self._known:
+            self._known[key] = ours.load(artifact)
+        return self._known[key]
+
+
+_loaded = _Loaded()
+
+
+def _prepare(ours: Ours, setting: Setting) -> Call:
+    detector = _loaded.get(setting.subject.artifact, ours)
+    if setting.place == "device":
+        return _on_device(detector, setting)
+    held: list[np.ndarray] = [setting.host_array(1, detector.input_dim)]
+    out = setting.host_array(setting.rows)
+
+    def load(rows: np.ndarray) -> None:
+        held[0] = rows
+
+    return Call(load, lambda: detector.score(held[0], out), lambda: out)
+
+
+def _on_device(detector: Detector, setting: Setting) -> Call:
+    arrays = setting.arrays
+    rows = arrays.empty((setting.rows, detector.input_dim))
+    out = arrays.empty((setting.rows,))
+    return Call(
+        lambda values: arrays.fill(rows, values),
+        lambda: detector.score(rows, out),
+        lambda: arrays.to_host(out),
+    )
