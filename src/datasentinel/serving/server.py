@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from datasentinel.detector import Detector
 from datasentinel.gpu import EngineOptions
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.failure_watch import FailureWatch
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
@@ -58,6 +59,7 @@ class Server:
         self._plane: DataPlane | None = None
         self._repository: ModelRepository | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._failure_watch: asyncio.Task[None] | None = None
         self._refreshes: set[asyncio.Task[None]] = set()
         self._transports: list[Transport] = []
 
@@ -106,6 +108,7 @@ class Server:
             await self._stop_transports(0.0)
             raise
         plane.ready = True
+        self._failure_watch = asyncio.create_task(FailureWatch(plane.served).for_ever())
         if settings.watch:
             self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
         if self._board is not None:
@@ -120,9 +123,10 @@ class Server:
         await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
-        if self._poster is not None:
-            self._poster.cancel()
-            await asyncio.gather(self._poster, return_exceptions=True)
+        for task in (self._poster, self._failure_watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.shut_down)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
