@@ -374,7 +374,7 @@ void refuses_what_it_cannot_run() {
                              .output(value_info("output", {-1, -1}))
                              .finish()));
   const Message good = Autoencoder({4, 2, 4}).to_onnx(true);
-  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "bfloat16",
+  CHECK_THROWS_WITH(ErrorCode::unsupported_model, "bfloat16",
                     load(good, {.num_threads = 1, .precision = "bfloat16"}));
   CHECK_THROWS_WITH(ErrorCode::invalid_argument, "num_threads", load(good, {.num_threads = 0}));
   setenv("DATASENTINEL_ISA", "mmx", 1);
