@@ -4,10 +4,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
+#include <vector>
 
 #include "faults.h"
 
@@ -32,6 +33,10 @@ class Memory {
     if (region == MAP_FAILED) die("no address space for the device");
     first_ = reinterpret_cast<std::uint64_t>(region);
     next_ = first_;
+    fresh_ = memfd_create("fresh memory", MFD_CLOEXEC);
+    // Not a number as float32, and no sensible value of other types.
+    const std::vector<std::uint32_t> content(kFreshBytes / sizeof(std::uint32_t), 0x7fc0dead);
+    if (write(fresh_, content.data(), kFreshBytes) != static_cast<ssize_t>(kFreshBytes)) die("memfd_create");
   }
 
   /// Null when there is not enough.
@@ -45,12 +50,14 @@ class Memory {
     void* mapping = mmap(nullptr, area.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) return nullptr;
     area.mapping = static_cast<char*>(mapping);
-    if (mprotect(area.mapping + page, pages, PROT_READ | PROT_WRITE) != 0) die("mprotect");
+    for (std::size_t at = 0; at < pages; at += kFreshBytes) {
+      const std::size_t part = std::min(kFreshBytes, pages - at);
+      if (mmap(area.mapping + page + at, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fresh_, 0) ==
+          MAP_FAILED) {
+        die("no memory on the host");
+      }
+    }
     area.data = area.mapping + page + pages - (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    // Not a number as float32, and no sensible value of other types.
-    constexpr std::uint32_t kFresh = 0x7fc0dead;
-    auto* word = reinterpret_cast<std::uint32_t*>(area.mapping + page);
-    for (std::size_t i = 0; i < pages / sizeof kFresh; ++i) word[i] = kFresh;
     next_ += (pages / kGap + 2) * kGap;
     if (!on_host) in_use_ += bytes;
     return &areas_.emplace(area.address, area).first->second;
@@ -91,7 +98,10 @@ class Memory {
   static constexpr std::size_t kGap = std::size_t{1} << 16;
   static constexpr std::size_t kAlignment = 16;  // Of the bytes; device addresses have kGap's.
 
+  static constexpr std::size_t kFreshBytes = std::size_t{2} << 20;
+
   std::size_t most_bytes_;
+  int fresh_ = -1;  ///< A file that fresh memory is a private copy of.
   std::size_t in_use_ = 0;
   std::uint64_t first_ = 0;
   std::uint64_t next_ = 0;
