@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "core/model_table.h"
+#include "serving/model_table.h"
 #include "wire/grpc_session.h"
 #include "wire/http_session.h"
 #include "wire/line_session.h"

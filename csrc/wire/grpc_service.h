@@ -10,11 +10,11 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/batch_queue.h"
-#include "core/batch_scorer.h"
-#include "core/model_table.h"
+#include "serving/batch_queue.h"
+#include "serving/batch_scorer.h"
+#include "serving/model_table.h"
+#include "serving/request_counts.h"
 #include "wire/inference_messages.h"
-#include "wire/request_counts.h"
 
 namespace datasentinel {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "core/batch_queue.h"
-#include "core/model_table.h"
+#include "serving/batch_queue.h"
+#include "serving/model_table.h"
 #include "wire/grpc_status.h"
 
 // The messages that carry rows, between their bytes and a scoring task: ModelInfer of the Open Inference

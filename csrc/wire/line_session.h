@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/model_table.h"
+#include "serving/model_table.h"
 
 namespace datasentinel {
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/model_table.h"
+#include "serving/model_table.h"
 #include "wire/json_reader.h"
 
 namespace datasentinel {

@@ -1,4 +1,4 @@
-#include "core/batch_scorer.h"
+#include "serving/batch_scorer.h"
 
 #include <algorithm>
 #include <chrono>

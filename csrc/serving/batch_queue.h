@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/batch_scorer.h"
 #include "core/histogram.h"
+#include "serving/batch_scorer.h"
 
 namespace datasentinel {
 

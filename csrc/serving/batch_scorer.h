@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/float_buffer.h"
-#include "core/model_table.h"
+#include "serving/float_buffer.h"
+#include "serving/model_table.h"
 
 namespace datasentinel {
 

@@ -1,4 +1,4 @@
-#include "core/batch_queue.h"
+#include "serving/batch_queue.h"
 
 #include <algorithm>
 #include <iterator>

@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/cost_estimate.h"
-#include "core/request_statistics.h"
 #include "core/scorer.h"
+#include "serving/cost_estimate.h"
+#include "serving/request_statistics.h"
 
 namespace datasentinel {
 
