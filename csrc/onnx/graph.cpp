@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "onnx/external_data.h"
+#include "onnx/operators.h"
 #include "onnx/protobuf_reader.h"
 #include "onnx/tensor_reader.h"
 
@@ -113,6 +114,7 @@ ValueInfo read_value_info(Bytes message) {
 void add_constant(Graph& graph, Tensor tensor) {
   require_finite(tensor);
   const std::string name = tensor.name;
+  if (name.empty()) throw Error(ErrorCode::invalid_model, "a tensor has no name");
   if (!graph.constants.emplace(name, std::move(tensor)).second) {
     throw Error(ErrorCode::invalid_model, "tensor \"" + name + "\" is defined twice");
   }
@@ -140,7 +142,7 @@ Tensor constant_of(Node& node) {
       tensor.integers = std::move(attribute.integers);
     }
   }
-  tensor.name = node.outputs.empty() ? std::string() : node.outputs.front();
+  tensor.name = node.outputs.front();
   return tensor;
 }
 
@@ -151,6 +153,7 @@ void read_graph_message(Bytes message, Graph& graph) {
       case 1: {
         Node node = read_node(field->as_bytes());
         if (node.op_type == "Constant" && node.domain.empty()) {
+          require_constant(node);
           add_constant(graph, constant_of(node));
         } else {
           graph.nodes.push_back(std::move(node));
@@ -197,6 +200,7 @@ Graph read_model(Bytes message) {
     throw Error(ErrorCode::invalid_model, "not a valid ONNX file: it names no version of the operators");
   }
   std::erase_if(graph.inputs, [&](const ValueInfo& input) { return graph.constant(input.name) != nullptr; });
+  require_well_formed(graph);
   return graph;
 }
 

@@ -96,8 +96,9 @@ struct Graph {
 };
 
 /// Reads a serialised ONNX model. Safe on any bytes; memory use is bounded by the file's size. Throws
-/// Error{invalid_model} for a malformed file, a tensor whose data and shape disagree, data kept outside the
-/// file, or a constant that is not finite (naming it); Error{unsupported_model} for sparse initializers.
+/// Error{invalid_model} for a malformed file, a graph that is not well-formed (see operators.h), a tensor
+/// whose data and shape disagree, data kept outside the file, or a constant that is not finite (naming it);
+/// Error{unsupported_model} for sparse initializers.
 [[nodiscard]] Graph read_graph(const Model& model);
 
 }  // namespace datasentinel::onnx

@@ -362,16 +362,21 @@ void refuses_what_it_cannot_run() {
   CHECK_THROWS_WITH(kUnsupported, "range of float32", load(with(node("Mul", {"large", "huge"}, {"output"}))));
   CHECK_THROWS_WITH(ErrorCode::invalid_model, "weights for 3 columns meet 4",
                     load(with(node("MatMul", {"input", "narrow"}, {"output"}))));
-  CHECK_THROWS_WITH(ErrorCode::invalid_model, "\"absent\" is read before",
-                    load(with(node("Relu", {"absent"}, {"output"}))));
+  CHECK_THROWS_WITH(ErrorCode::invalid_model, "\"output\" is read before",
+                    load(with(node("Relu", {"output"}, {"output"}))));
   CHECK_THROWS_WITH(kUnsupported, "exactly one input",
-                    load(ModelBuilder().output(value_info("output", {-1, 4})).finish()));
+                    load(ModelBuilder()
+                             .input(value_info("input", {-1, 4}))
+                             .input(value_info("more", {-1, 4}))
+                             .output(value_info("input", {-1, 4}))
+                             .finish()));
   CHECK_THROWS_WITH(kUnsupported, "neither",
                     load(ModelBuilder().input(value_info("input", {-1, 4})).finish()));
   CHECK_THROWS_WITH(kUnsupported, "[batch, D]",
                     load(ModelBuilder()
                              .input(value_info("input", {-1, -1}))
                              .output(value_info("output", {-1, -1}))
+                             .add(node("Relu", {"input"}, {"output"}))
                              .finish()));
   const Message good = Autoencoder({4, 2, 4}).to_onnx(true);
   CHECK_THROWS_WITH(ErrorCode::unsupported_model, "bfloat16",

@@ -131,6 +131,34 @@ void refuses_broken_models() {
                     read(Message().message(7, Message().bytes(15, "")).message(8, Message().varint(2, 18))));
 }
 
+void refuses_graphs_that_are_none() {
+  constexpr auto kInvalid = ErrorCode::invalid_model;
+  const auto with_node = [](const Message& extra) { return small_model().add(extra).finish(); };
+  CHECK_THROWS_WITH(kInvalid, "Abs that computes \"y\" has 0 inputs, not 1",
+                    read(with_node(node("Abs", {}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "has 1 inputs, not 2", read(with_node(node("Mul", {"input"}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "has 3 inputs, not 2", read(with_node(node("Add", {"w", "w", "w"}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "not at least 1", read(with_node(node("Concat", {}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "has 0 outputs", read(with_node(node("Relu", {"input"}, {}))));
+  CHECK_THROWS_WITH(kInvalid, "lacks input 1", read(with_node(node("Sub", {"input", ""}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "\"axis\" of the wrong kind",
+                    read(with_node(node("Concat", {"w"}, {"y"}, {float_attribute("axis", 1)}))));
+  CHECK_THROWS_WITH(kInvalid, "where whole numbers belong",
+                    read(with_node(node("Gather", {"input", "slope"}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "reads \"nowhere\"", read(with_node(node("Relu", {"nowhere"}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "\"hidden\", which is there already",
+                    read(with_node(node("Relu", {"input"}, {"hidden"}))));
+  CHECK_THROWS_WITH(kInvalid, "nothing computes the output",
+                    read(small_model().output(value_info("score", {-1})).finish()));
+  CHECK_THROWS_WITH(kInvalid, "is an input twice",
+                    read(small_model().input(value_info("input", {-1, 2})).finish()));
+  CHECK_THROWS_WITH(kInvalid, "needs exactly one value", read(with_node(node("Constant", {}, {"y"}))));
+  CHECK_THROWS_WITH(kInvalid, "has no name", read(with_tensor(float_tensor("", {1}, {1}))));
+  // An operator of somebody else's, and an optional input left out, are none of our business.
+  CHECK(read(with_node(node("Clip", {"input", "", "slope"}, {"y"}))).nodes.size() == 3);
+  CHECK(read(with_node(node("Unheard", {}, {"y"}))).nodes.size() == 3);
+}
+
 /// Whatever the bytes, reading ends in a graph or in an Error (run it under the sanitizers).
 void survives_damage() {
   const std::string good = small_model().finish().text();
@@ -162,6 +190,7 @@ int main() {
   datasentinel::reads_a_model();
   datasentinel::reads_every_number_type();
   datasentinel::refuses_broken_models();
+  datasentinel::refuses_graphs_that_are_none();
   datasentinel::survives_damage();
   return datasentinel::check::result();
 }

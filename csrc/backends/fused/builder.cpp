@@ -1,7 +1,10 @@
 #include "backends/fused/builder.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
+
+#include "core/error.h"
 
 namespace datasentinel::fused {
 namespace {
@@ -31,6 +34,14 @@ bool all_equal(const Constants& constants) {
 }  // namespace
 
 int ProgramBuilder::new_value(std::size_t width) {
+  // One row of all values together; a small file can ask for any number of columns by joining them.
+  constexpr std::size_t kMaxColumns = std::size_t{1} << 24;
+  columns_ += width;
+  if (columns_ > kMaxColumns) {
+    throw Error(ErrorCode::unsupported_model,
+                "the fused backend cannot run this graph: its values have more than " +
+                    std::to_string(kMaxColumns) + " columns together");
+  }
   program_.widths.push_back(width);
   producer_.push_back(-1);
   shared_.push_back(0);

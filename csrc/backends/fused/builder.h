@@ -75,6 +75,7 @@ class ProgramBuilder {
   Program program_;
   std::vector<int> producer_;  ///< Instruction that computes each value; -1 for the input.
   std::vector<char> shared_;   ///< Values that have been read as they are.
+  std::size_t columns_ = 0;    ///< Of all values.
 };
 
 }  // namespace datasentinel::fused

@@ -23,6 +23,7 @@ std::optional<Tensor> elementwise(const Tensor& left, const Tensor& right,
                                   const std::function<double(double, double)>& operation) {
   const auto x = numbers(left);
   const auto y = numbers(right);
+  if (x.empty() || y.empty()) return std::nullopt;
   if (x.size() != 1 && y.size() != 1 && left.dims != right.dims) return std::nullopt;
   const bool left_leads =
       left.dims.size() > right.dims.size() || (left.dims.size() == right.dims.size() && x.size() >= y.size());

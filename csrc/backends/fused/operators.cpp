@@ -43,9 +43,6 @@ const Tensor* Operators::constant_input(const Node& node, std::size_t index) con
 }
 
 Symbol& Operators::input(const Node& node, std::size_t index) {
-  if (index >= node.inputs.size() || node.inputs[index].empty()) {
-    throw Error(ErrorCode::invalid_model, node.describe() + " lacks input " + std::to_string(index));
-  }
   if (constant(node.inputs[index]) != nullptr)
     refuse(node, "its input " + std::to_string(index) + " is constant");
   return symbol(node.inputs[index]);
@@ -94,7 +91,7 @@ bool Operators::fold_constants(const Node& node) {
 }
 
 void Operators::lower(const Node& node) {
-  if (node.outputs.empty()) throw Error(ErrorCode::invalid_model, node.describe() + " has no output");
+  if (node.outputs.empty()) refuse(node, "it has no output");
   if (fold_constants(node)) return;
   if (node.domain.empty() && node.op_type == "Split") {
     split(node);

@@ -18,7 +18,8 @@ Symbol Operators::same(const Node& node) {
   if (node.op_type == "Dropout") {
     const Tensor* training = constant_input(node, 2);
     const bool given = node.inputs.size() > 2 && !node.inputs[2].empty();
-    if (given && (training == nullptr || numbers(*training)[0] != 0)) refuse(node, "it is in training mode");
+    const bool known = training != nullptr && training->size() == 1;
+    if (given && (!known || numbers(*training)[0] != 0)) refuse(node, "it is in training mode");
     if (node.outputs.size() > 1 && is_used(node.outputs[1])) refuse(node, "its mask is read");
   }
   Symbol x = taken(node, 0);

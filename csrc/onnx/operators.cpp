@@ -1,0 +1,234 @@
+#include "onnx/operators.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/error.h"
+
+// Numbers of inputs and outputs and kinds of attributes are those of
+// https://onnx.ai/onnx/operators/, over all versions of each operator.
+
+namespace datasentinel::onnx {
+namespace {
+
+using Kind = Attribute::Kind;
+
+constexpr std::size_t kAny = std::numeric_limits<std::size_t>::max();
+
+struct Count {
+  std::size_t min = 1;
+  std::size_t max = 1;
+};
+
+struct Rule {
+  std::string_view op_type;
+  Count inputs;
+  Count outputs;
+  /// Inputs from this one on are whole numbers (axes, indices, shapes); all inputs are values otherwise.
+  std::size_t first_whole_input = kAny;
+};
+
+constexpr Count kOne{1, 1};
+constexpr Count kTwo{2, 2};
+constexpr Count kOneOrTwo{1, 2};
+
+/// Sorted by name.
+constexpr std::array kRules{
+    Rule{"Abs", kOne, kOne},
+    Rule{"Add", kTwo, kOne},
+    Rule{"BatchNormalization", {5, 5}, {1, 5}},
+    Rule{"Cast", kOne, kOne},
+    Rule{"Clip", {1, 3}, kOne},
+    Rule{"Concat", {1, kAny}, kOne},
+    Rule{"Div", kTwo, kOne},
+    Rule{"Dropout", {1, 3}, kOneOrTwo},
+    Rule{"Elu", kOne, kOne},
+    Rule{"Erf", kOne, kOne},
+    Rule{"Exp", kOne, kOne},
+    Rule{"Flatten", kOne, kOne},
+    Rule{"Gather", kTwo, kOne, 1},
+    Rule{"Gelu", kOne, kOne},
+    Rule{"Gemm", {2, 3}, kOne},
+    Rule{"HardSigmoid", kOne, kOne},
+    Rule{"HardSwish", kOne, kOne},
+    Rule{"Identity", kOne, kOne},
+    Rule{"LeakyRelu", kOne, kOne},
+    Rule{"Log", kOne, kOne},
+    Rule{"MatMul", kTwo, kOne},
+    Rule{"Max", {1, kAny}, kOne},
+    Rule{"Min", {1, kAny}, kOne},
+    Rule{"Mish", kOne, kOne},
+    Rule{"Mul", kTwo, kOne},
+    Rule{"Neg", kOne, kOne},
+    Rule{"Pow", kTwo, kOne},
+    Rule{"Reciprocal", kOne, kOne},
+    Rule{"ReduceL1", kOneOrTwo, kOne, 1},
+    Rule{"ReduceL2", kOneOrTwo, kOne, 1},
+    Rule{"ReduceMax", kOneOrTwo, kOne, 1},
+    Rule{"ReduceMean", kOneOrTwo, kOne, 1},
+    Rule{"ReduceMin", kOneOrTwo, kOne, 1},
+    Rule{"ReduceSum", kOneOrTwo, kOne, 1},
+    Rule{"ReduceSumSquare", kOneOrTwo, kOne, 1},
+    Rule{"Relu", kOne, kOne},
+    Rule{"Reshape", kOneOrTwo, kOne, 1},
+    Rule{"Selu", kOne, kOne},
+    Rule{"Sigmoid", kOne, kOne},
+    Rule{"Sign", kOne, kOne},
+    Rule{"Slice", {1, 5}, kOne, 1},
+    Rule{"Softplus", kOne, kOne},
+    Rule{"Softsign", kOne, kOne},
+    Rule{"Split", kOneOrTwo, {1, kAny}, 1},
+    Rule{"Sqrt", kOne, kOne},
+    Rule{"Squeeze", kOneOrTwo, kOne, 1},
+    Rule{"Sub", kTwo, kOne},
+    Rule{"Swish", kOne, kOne},
+    Rule{"Tanh", kOne, kOne},
+    Rule{"TopK", kOneOrTwo, kTwo, 1},
+    Rule{"Transpose", kOne, kOne},
+    Rule{"Unsqueeze", kOneOrTwo, kOne, 1},
+};
+static_assert(std::is_sorted(kRules.begin(), kRules.end(),
+                             [](const Rule& a, const Rule& b) { return a.op_type < b.op_type; }));
+
+struct AttributeRule {
+  std::string_view name;
+  Kind kind;
+};
+
+/// Attributes of the operators above, each of which means the same kind wherever it occurs.
+constexpr std::array kAttributes{
+    AttributeRule{"allowzero", Kind::integer},
+    AttributeRule{"alpha", Kind::real},
+    AttributeRule{"approximate", Kind::text},
+    AttributeRule{"axes", Kind::integers},
+    AttributeRule{"axis", Kind::integer},
+    AttributeRule{"beta", Kind::real},
+    AttributeRule{"broadcast", Kind::integer},
+    AttributeRule{"ends", Kind::integers},
+    AttributeRule{"epsilon", Kind::real},
+    AttributeRule{"gamma", Kind::real},
+    AttributeRule{"is_test", Kind::integer},
+    AttributeRule{"k", Kind::integer},
+    AttributeRule{"keepdims", Kind::integer},
+    AttributeRule{"largest", Kind::integer},
+    AttributeRule{"max", Kind::real},
+    AttributeRule{"min", Kind::real},
+    AttributeRule{"momentum", Kind::real},
+    AttributeRule{"noop_with_empty_axes", Kind::integer},
+    AttributeRule{"num_outputs", Kind::integer},
+    AttributeRule{"perm", Kind::integers},
+    AttributeRule{"ratio", Kind::real},
+    AttributeRule{"shape", Kind::integers},
+    AttributeRule{"sorted", Kind::integer},
+    AttributeRule{"spatial", Kind::integer},
+    AttributeRule{"split", Kind::integers},
+    AttributeRule{"starts", Kind::integers},
+    AttributeRule{"to", Kind::integer},
+    AttributeRule{"training_mode", Kind::integer},
+    AttributeRule{"transA", Kind::integer},
+    AttributeRule{"transB", Kind::integer},
+};
+
+/// The attributes that give a Constant node its value.
+constexpr std::array kConstantValues{
+    AttributeRule{"value", Kind::tensor},        AttributeRule{"value_float", Kind::real},
+    AttributeRule{"value_floats", Kind::reals},  AttributeRule{"value_int", Kind::integer},
+    AttributeRule{"value_ints", Kind::integers}, AttributeRule{"value_string", Kind::text},
+    AttributeRule{"value_strings", Kind::other}, AttributeRule{"sparse_value", Kind::other},
+};
+
+[[noreturn]] void fail(const Node& node, const std::string& problem) {
+  throw Error(ErrorCode::invalid_model, node.describe() + " " + problem);
+}
+
+const Rule* rule_for(const Node& node) {
+  if (!node.domain.empty()) return nullptr;
+  const auto* found =
+      std::lower_bound(kRules.begin(), kRules.end(), node.op_type,
+                       [](const Rule& rule, const std::string& op) { return rule.op_type < op; });
+  return found != kRules.end() && found->op_type == node.op_type ? found : nullptr;
+}
+
+std::string in_words(Count count) {
+  const std::string min = std::to_string(count.min);
+  if (count.min == count.max) return min;
+  return count.max == kAny ? "at least " + min : min + " to " + std::to_string(count.max);
+}
+
+void require_count(const Node& node, std::size_t found, Count allowed, const std::string& what) {
+  if (found >= allowed.min && found <= allowed.max) return;
+  fail(node, "has " + std::to_string(found) + " " + what + "s, not " + in_words(allowed));
+}
+
+void require_kind(const Node& node, const Attribute& attribute, std::span<const AttributeRule> rules) {
+  const auto rule = std::find_if(rules.begin(), rules.end(),
+                                 [&](const AttributeRule& known) { return known.name == attribute.name; });
+  if (rule != rules.end() && rule->kind != attribute.kind) {
+    fail(node, "has an attribute \"" + attribute.name + "\" of the wrong kind");
+  }
+}
+
+void require_rule(const Graph& graph, const Node& node, const Rule& rule) {
+  require_count(node, node.inputs.size(), rule.inputs, "input");
+  require_count(node, node.outputs.size(), rule.outputs, "output");
+  for (std::size_t i = 0; i < rule.inputs.min; ++i) {
+    if (node.inputs[i].empty()) fail(node, "lacks input " + std::to_string(i));
+  }
+  for (const Attribute& attribute : node.attributes) {
+    // The first versions of Cast named the type.
+    if (node.op_type == "Cast" && attribute.kind == Kind::text) continue;
+    require_kind(node, attribute, kAttributes);
+  }
+  for (std::size_t i = rule.first_whole_input; i < node.inputs.size(); ++i) {
+    const Tensor* tensor = graph.constant(node.inputs[i]);
+    if (tensor == nullptr || tensor->type == ElementType::int64 || tensor->type == ElementType::int32)
+      continue;
+    fail(node, "has the constant \"" + tensor->name + "\" of type " + to_string(tensor->type) + " as input " +
+                   std::to_string(i) + ", where whole numbers belong");
+  }
+}
+
+}  // namespace
+
+void require_constant(const Node& node) {
+  if (node.outputs.size() != 1 || node.outputs[0].empty()) fail(node, "needs exactly one output");
+  if (node.attributes.size() != 1) fail(node, "needs exactly one value");
+  require_kind(node, node.attributes[0], kConstantValues);
+}
+
+void require_well_formed(const Graph& graph) {
+  std::set<std::string_view> defined;
+  for (const auto& [name, tensor] : graph.constants) defined.insert(name);
+  for (const ValueInfo& input : graph.inputs) {
+    if (!defined.insert(input.name).second) {
+      throw Error(ErrorCode::invalid_model, "\"" + input.name + "\" is an input twice");
+    }
+  }
+  for (const Node& node : graph.nodes) {
+    if (const Rule* rule = rule_for(node)) require_rule(graph, node, *rule);
+    for (const std::string& output : node.outputs) {
+      if (!output.empty() && !defined.insert(output).second) {
+        fail(node, "computes \"" + output + "\", which is there already");
+      }
+    }
+  }
+  for (const Node& node : graph.nodes) {
+    for (const std::string& input : node.inputs) {
+      if (!input.empty() && !defined.contains(input)) {
+        fail(node, "reads \"" + input + "\", which nothing computes");
+      }
+    }
+  }
+  for (const ValueInfo& output : graph.outputs) {
+    if (!defined.contains(output.name)) {
+      throw Error(ErrorCode::invalid_model, "nothing computes the output \"" + output.name + "\"");
+    }
+  }
+}
+
+}  // namespace datasentinel::onnx
