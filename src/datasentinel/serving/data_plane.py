@@ -27,6 +27,8 @@ from datasentinel.errors import (
 )
 from datasentinel.serving.logs import RateLimitedLog
 from datasentinel.serving.models import ServedModels
+from datasentinel.serving.transports.session import Session
+from datasentinel.serving.transports.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -166,10 +168,12 @@ class Evaluation:
     p_value: float | None = None
 
 
-class LineStream:
+class LineStream(Session):
     """One connection of the line protocol, accounted for: bytes in, reply bytes out."""
 
     __slots__ = ("_account", "_errors", "_failures", "_lines", "_session", "mid_message")
+
+    mid_message: bool
 
     def __init__(self, session: LineSession, account: TransportAccount) -> None:
         self._session = session
@@ -186,6 +190,8 @@ class LineStream:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; give the replies to every line they complete."""
+        if not data:
+            return b""
         started = perf_counter()
         replies = self._session.feed(data)
         self.mid_message = not data.endswith(b"\n")
@@ -256,6 +262,8 @@ class DataPlane:
     ----------
     served : ServedModels
         The models, by name and version.
+    turns : Turns
+        Shares the event loop between the connections of all transports.
     ready : bool
         Whether requests are welcome: set when every transport listens, cleared when the server drains.
     reloads : dict of str to int
@@ -265,6 +273,7 @@ class DataPlane:
     def __init__(self, detector: Detector | None = None, tracing: Tracing | None = None) -> None:
         self._tracing = tracing
         self.served = ServedModels()
+        self.turns = Turns()
         if detector is not None:
             self.served.serve(*names_of(detector), detector)
         self.ready = False

@@ -10,9 +10,10 @@ import pytest
 from datasentinel.errors import ServerError
 from datasentinel.serving.data_plane import TransportAccount
 from datasentinel.serving.transports.listener import Listener
+from datasentinel.serving.transports.session import Session
 
 
-class Echo:
+class Echo(Session):
     """Echoes what it gets; breaks when told to."""
 
     closed = False

@@ -19,6 +19,7 @@ from datasentinel.serving.protocols.methods import make_methods
 from datasentinel.serving.protocols.status import Code
 from datasentinel.serving.transports.grpc_call import Call, CallEnd
 from datasentinel.serving.transports.listener import Listener
+from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,7 @@ class NativeGrpcTransport:
             receive_timeout_s=settings.receive_timeout_s,
             tls_context=guard.tls_context("h2"),
             reuse_port=settings.workers > 1,
+            turns=plane.turns,
         )
 
     async def start(self) -> Address:
@@ -161,10 +163,13 @@ def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
     return lambda path, authorization: path.startswith(_HEALTH_PREFIX) or guard.admits(authorization)
 
 
-class GrpcStream:
+class GrpcStream(Session):
     """One gRPC connection: the native session, and the calls that it leaves to Python."""
 
     __slots__ = ("_calls", "_native", "_server", "_timer", "_wake", "closed", "mid_message")
+
+    closed: bool
+    mid_message: bool
 
     def __init__(self, server: NativeGrpcTransport, native: GrpcSession) -> None:
         self._server = server
@@ -172,8 +177,8 @@ class GrpcStream:
         self._wake: Callable[[], None] = _nobody
         self._calls: dict[int, Call] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.closed = False  # Nothing more will be read.
-        self.mid_message = False  # The start of a message was read, but not its end.
+        self.closed = False
+        self.mid_message = False
         server.sessions[native.number] = self
 
     def on_wake(self, wake: Callable[[], None]) -> None:

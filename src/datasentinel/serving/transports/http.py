@@ -15,6 +15,7 @@ from datasentinel.serving.rest.messages import Request, Response
 from datasentinel.serving.rest.off_loop import OffLoop
 from datasentinel.serving.rest.routes import Routes, refusal_of
 from datasentinel.serving.transports.listener import Listener
+from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -184,7 +185,7 @@ async def _caught(answer: Awaitable[Response]) -> Response:
         return refusal_of(error)
 
 
-class HttpSession:
+class HttpSession(Session):
     """One HTTP/1.1 connection: bytes in, bytes out. Pipelined requests are answered in order.
 
     Parameters
@@ -199,6 +200,8 @@ class HttpSession:
     """
 
     __slots__ = ("_account", "_exchange", "_inference", "_lean", "_routes", "_wake", "closed")
+
+    closed: bool
 
     def __init__(
         self,
@@ -341,4 +344,5 @@ def http_transport(
         receive_timeout_s=settings.receive_timeout_s,
         tls_context=guard.tls_context("http/1.1"),
         reuse_port=settings.workers > 1,
+        turns=plane.turns,
     )

@@ -32,4 +32,5 @@ def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listene
         receive_timeout_s=settings.receive_timeout_s,
         tls_context=guard.tls_context(),
         reuse_port=settings.workers > 1,
+        turns=plane.turns,
     )

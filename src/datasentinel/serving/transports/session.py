@@ -1,0 +1,61 @@
+"""What a connection speaks, without its socket: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Session:
+    """One connection's protocol."""
+
+    __slots__ = ()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be read."""
+        return False
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether the start of a message was read, but not its end."""
+        return False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the turn ended before what was taken was answered; `feed(b"")` takes another turn."""
+        return False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing more shall be read, and no turn helps, until `wake` is called."""
+        return False
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for an answer that comes later, with a `wake`."""
+        return False
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything that was asked is answered."""
+        return not (self.mid_message or self.unfinished or self.deferring)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes, and a turn of about a millisecond; return what is to be sent."""
+        raise NotImplementedError
+
+    def finish(self) -> bytes:
+        """Take the end of the stream, once no turn is left to take; return what is still to be sent."""
+        raise NotImplementedError
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when there is an answer that had to wait; `feed(b"")` then gives it."""
+
+    def drain(self) -> None:
+        """Have the peer asked, in its protocol, to send no more; called again and again until `drained`."""
+
+    def abandon(self) -> None:
+        """Take the end of the connection: nothing can be sent any more."""
