@@ -36,7 +36,6 @@ from datasentinel.oip.grpc_predict_v2_pb2 import ModelInferResponse
 from benchmarks.models import SIZES, random_rows, write_autoencoder
 from benchmarks.served import ROOT
 from datasentinel import Detector
-from datasentinel.backend import grpc_library
 from datasentinel.bench.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -220,7 +219,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="the built grpc_reference")
     parser.add_argument("--triton", type=Path, help="tritonserver, as in the wheel nvidia-pytriton")
     parser.add_argument("--triton-backend", type=Path, help="the built libtriton_empty.so")
-    parser.add_argument("--grpcio", action="store_true", help="measure the grpcio implementation, too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/wire.json")
     arguments = parser.parse_args()
     if not (0 < arguments.count <= 1_000_000 and 0 < arguments.repeat <= 20 and arguments.rows > 0):
@@ -238,11 +236,7 @@ def start_servers(
     serve = [sys.executable, "-m", "datasentinel", "serve", str(model), "--no-tcp"]
     commands = {}
     if arguments.protocol == "grpc":
-        serve += ["--no-http", "--grpc-port", "0", "--grpc-implementation"]
-        if grpc_library():
-            commands["datasentinel"] = [*serve, "native"]
-        if arguments.grpcio or not grpc_library():
-            commands["datasentinel, grpcio"] = [*serve, "grpcio"]
+        commands["datasentinel"] = [*serve, "--no-http", "--grpc-port", "0"]
         if arguments.reference:
             commands["empty grpc++"] = [str(arguments.reference.resolve())]
     else:

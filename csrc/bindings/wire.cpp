@@ -21,6 +21,7 @@
 #include "wire/grpc_session.h"
 #include "wire/http_session.h"
 #include "wire/line_session.h"
+#include "wire/nghttp2_api.h"
 #include "wire/rest_inference.h"
 
 namespace py = pybind11;
@@ -135,16 +136,22 @@ GrpcService::Admit admission(const py::object& admit) {
   };
 }
 
-std::shared_ptr<GrpcService> make_grpc_service(std::shared_ptr<ModelTable> models, const GrpcLimits& limits,
-                                               std::size_t queue_rows, std::int64_t max_queue_delay_us,
-                                               std::size_t queue_threads,
+/// Holders of pybind11 are of what is not const.
+struct Nghttp2 {
+  std::shared_ptr<const nghttp2::Api> api;
+};
+
+std::shared_ptr<GrpcService> make_grpc_service(const Nghttp2& library, std::shared_ptr<ModelTable> models,
+                                               const GrpcLimits& limits, std::size_t queue_rows,
+                                               std::int64_t max_queue_delay_us, std::size_t queue_threads,
                                                std::vector<double> latency_bounds_s, int wake_descriptor,
                                                const py::object& admit) {
   const QueueLimits queue_limits{.max_rows = queue_rows,
                                  .max_delay = std::chrono::microseconds(max_queue_delay_us),
                                  .threads = queue_threads};
-  return std::make_shared<GrpcService>(std::move(models), limits, queue_limits, std::move(latency_bounds_s),
-                                       wake_up(wake_descriptor), admission(admit));
+  return std::make_shared<GrpcService>(library.api, std::move(models), limits, queue_limits,
+                                       std::move(latency_bounds_s), wake_up(wake_descriptor),
+                                       admission(admit));
 }
 
 py::dict take_counts(GrpcService& self) {
@@ -263,23 +270,27 @@ void bind_wire(py::module_& module) {
       .def_property_readonly("failures", &LineSession::failures)
       .def_property_readonly("last_failure", &LineSession::last_failure);
 
-  module.def("grpc_library", &grpc_library);
+  py::class_<Nghttp2>(module, "Nghttp2")
+      .def(py::init([](const std::vector<std::string>& paths) { return Nghttp2{nghttp2::open(paths)}; }),
+           py::arg("paths"))
+      .def("__str__", [](const Nghttp2& self) { return self.api->describe(); });
   py::class_<GrpcService, std::shared_ptr<GrpcService>>(module, "GrpcService")
-      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_message_bytes,
-                       std::size_t max_request_rows, std::uint32_t max_streams, double max_inline_us,
-                       std::size_t queue_rows, std::int64_t max_queue_delay_us, std::size_t queue_threads,
-                       std::vector<double> latency_bounds_s, int wake_descriptor, const py::object& admit) {
+      .def(py::init([](const Nghttp2& library, std::shared_ptr<ModelTable> models,
+                       std::size_t max_message_bytes, std::size_t max_request_rows, std::uint32_t max_streams,
+                       double max_inline_us, std::size_t queue_rows, std::int64_t max_queue_delay_us,
+                       std::size_t queue_threads, std::vector<double> latency_bounds_s, int wake_descriptor,
+                       const py::object& admit) {
              const GrpcLimits limits{.max_message_bytes = max_message_bytes,
                                      .max_rows = max_request_rows,
                                      .max_streams = max_streams,
                                      .max_inline_us = max_inline_us};
-             return make_grpc_service(std::move(models), limits, queue_rows, max_queue_delay_us,
+             return make_grpc_service(library, std::move(models), limits, queue_rows, max_queue_delay_us,
                                       queue_threads, std::move(latency_bounds_s), wake_descriptor, admit);
            }),
-           py::arg("models"), py::kw_only(), py::arg("max_message_bytes"), py::arg("max_request_rows"),
-           py::arg("max_streams"), py::arg("max_inline_us"), py::arg("queue_rows"),
-           py::arg("max_queue_delay_us"), py::arg("queue_threads"), py::arg("latency_bounds_s"),
-           py::arg("wake_descriptor"), py::arg("admit") = py::none())
+           py::arg("library"), py::arg("models"), py::kw_only(), py::arg("max_message_bytes"),
+           py::arg("max_request_rows"), py::arg("max_streams"), py::arg("max_inline_us"),
+           py::arg("queue_rows"), py::arg("max_queue_delay_us"), py::arg("queue_threads"),
+           py::arg("latency_bounds_s"), py::arg("wake_descriptor"), py::arg("admit") = py::none())
       .def("open_session", &make_grpc_session)
       .def("collect", &GrpcService::collect)
       .def("take_counts", &take_counts)

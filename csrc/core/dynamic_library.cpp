@@ -29,12 +29,14 @@ DynamicLibrary::~DynamicLibrary() {
 }
 
 void* DynamicLibrary::find(const char* name) const {
-  void* address = dlsym(handle_, name);
+  void* address = find_or_null(name);
   if (address == nullptr) {
     throw Error(ErrorCode::unavailable, "'" + path_ + "' has no symbol '" + name + "'", last_loader_error());
   }
   return address;
 }
+
+void* DynamicLibrary::find_or_null(const char* name) const noexcept { return dlsym(handle_, name); }
 
 std::string folder_of_code(const void* address) {
   Dl_info info{};

@@ -29,11 +29,18 @@ class DynamicLibrary {
     return reinterpret_cast<Function>(find(name));
   }
 
+  /// The same for what not every version of the library exports; null where it does not.
+  template <typename Function>
+  [[nodiscard]] Function symbol_or_null(const char* name) const noexcept {
+    return reinterpret_cast<Function>(find_or_null(name));
+  }
+
   /// Leaves the library open to the end of the process.
   void keep_open() noexcept { handle_ = nullptr; }
 
  private:
   [[nodiscard]] void* find(const char* name) const;
+  [[nodiscard]] void* find_or_null(const char* name) const noexcept;
 
   std::string path_;
   void* handle_ = nullptr;

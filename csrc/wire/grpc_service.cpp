@@ -4,10 +4,11 @@
 
 namespace datasentinel {
 
-GrpcService::GrpcService(std::shared_ptr<const ModelTable> models, GrpcLimits limits,
-                         QueueLimits queue_limits, std::vector<double> latency_bounds_s,
+GrpcService::GrpcService(std::shared_ptr<const nghttp2::Api> http2, std::shared_ptr<const ModelTable> models,
+                         GrpcLimits limits, QueueLimits queue_limits, std::vector<double> latency_bounds_s,
                          std::function<void()> wake, Admit admit)
-    : models_(std::move(models)),
+    : http2_(std::move(http2)),
+      models_(std::move(models)),
       limits_(limits),
       counts_(std::move(latency_bounds_s)),
       admit_(std::move(admit)),

@@ -15,6 +15,7 @@
 #include "serving/model_table.h"
 #include "serving/request_counts.h"
 #include "wire/inference_messages.h"
+#include "wire/nghttp2_api.h"
 
 namespace datasentinel {
 
@@ -44,8 +45,12 @@ class GrpcService {
   using Admit = std::function<bool(std::string_view path, std::string_view authorization)>;
 
   /// `wake` is called from another thread when `collect` has something to do. Without `admit` all calls pass.
-  GrpcService(std::shared_ptr<const ModelTable> models, GrpcLimits limits, QueueLimits queue_limits,
-              std::vector<double> latency_bounds_s, std::function<void()> wake, Admit admit = nullptr);
+  GrpcService(std::shared_ptr<const nghttp2::Api> http2, std::shared_ptr<const ModelTable> models,
+              GrpcLimits limits, QueueLimits queue_limits, std::vector<double> latency_bounds_s,
+              std::function<void()> wake, Admit admit = nullptr);
+
+  /// The library that the connections speak HTTP/2 with.
+  [[nodiscard]] const std::shared_ptr<const nghttp2::Api>& http2() const noexcept { return http2_; }
 
   [[nodiscard]] const ModelTable& models() const noexcept { return *models_; }
   [[nodiscard]] const GrpcLimits& limits() const noexcept { return limits_; }
@@ -72,6 +77,7 @@ class GrpcService {
  private:
   static constexpr std::size_t kSpares = 256;
 
+  std::shared_ptr<const nghttp2::Api> http2_;
   std::shared_ptr<const ModelTable> models_;
   GrpcLimits limits_;
   RequestCounts counts_;

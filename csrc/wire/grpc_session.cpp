@@ -1,7 +1,5 @@
 #include "wire/grpc_session.h"
 
-#include <nghttp2/nghttp2ver.h>
-
 #include <algorithm>
 #include <atomic>
 #include <utility>
@@ -34,8 +32,9 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
  public:
   explicit Http2GrpcSession(std::shared_ptr<GrpcService> service)
       : service_(std::move(service)),
-        connection_(*this, {.max_streams = service_->limits().max_streams,
-                            .max_header_bytes = service_->limits().max_header_bytes}),
+        connection_(service_->http2(), *this,
+                    {.max_streams = service_->limits().max_streams,
+                     .max_header_bytes = service_->limits().max_header_bytes}),
         number_(service_->enter(*this)) {}
 
   ~Http2GrpcSession() override {
@@ -551,8 +550,6 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
 };
 
 }  // namespace
-
-std::string grpc_library() { return "nghttp2 " NGHTTP2_VERSION; }
 
 std::unique_ptr<GrpcSession> make_grpc_session(std::shared_ptr<GrpcService> service) {
   return std::make_unique<Http2GrpcSession>(std::move(service));

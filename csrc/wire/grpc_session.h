@@ -87,10 +87,6 @@ class GrpcSession {
   [[nodiscard]] virtual bool closed() const noexcept = 0;
 };
 
-/// The HTTP/2 library that sessions are built on, with its version; empty in a build without one.
-[[nodiscard]] std::string grpc_library();
-
-/// Throws Error{unavailable} in a build without an HTTP/2 library.
 [[nodiscard]] std::unique_ptr<GrpcSession> make_grpc_session(std::shared_ptr<GrpcService> service);
 
 }  // namespace datasentinel

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-struct nghttp2_session;
+#include "wire/nghttp2_api.h"
 
 namespace datasentinel {
 
@@ -48,12 +48,12 @@ class Http2Handler {
   virtual void close_stream(Http2Stream& stream) = 0;
 };
 
-/// The server's side of an HTTP/2 connection that carries gRPC, over nghttp2: bytes in, bytes out.
+/// The server's side of an HTTP/2 connection that carries gRPC, over libnghttp2: bytes in, bytes out.
 ///
 /// One thread at a time.
 class Http2Connection {
  public:
-  Http2Connection(Http2Handler& handler, const Http2Limits& limits);
+  Http2Connection(std::shared_ptr<const nghttp2::Api> api, Http2Handler& handler, const Http2Limits& limits);
   Http2Connection(const Http2Connection&) = delete;
   Http2Connection& operator=(const Http2Connection&) = delete;
   ~Http2Connection();
@@ -90,7 +90,8 @@ class Http2Connection {
   friend struct Callbacks;
 
   struct Free {
-    void operator()(nghttp2_session* session) const noexcept;
+    const nghttp2::Api* api;
+    void operator()(nghttp2::Session* session) const noexcept { api->session_del(session); }
   };
 
   /// Counts a frame that gets nobody anywhere. Too many of them, too fast, close the connection; requests and
@@ -98,9 +99,10 @@ class Http2Connection {
   void count_idle_frame();
   void give_credit(Http2Stream& stream);
 
+  std::shared_ptr<const nghttp2::Api> api_;
   Http2Handler& handler_;
   Http2Limits limits_;
-  std::unique_ptr<nghttp2_session, Free> session_;
+  std::unique_ptr<nghttp2::Session, Free> session_;
   bool failed_ = false;
   double idle_frames_ = 0;
   std::chrono::steady_clock::time_point idle_frames_since_{};

@@ -195,12 +195,15 @@ class ModelTable:
     @property
     def generation(self) -> int: ...
 
-def grpc_library() -> str: ...
+@final
+class Nghttp2:
+    def __init__(self, paths: Sequence[str]) -> None: ...
 
 @final
 class GrpcService:
     def __init__(
         self,
+        library: Nghttp2,
         models: ModelTable,
         *,
         max_message_bytes: int,

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ GrpcSession = _native.GrpcSession
 HttpSession = _native.HttpSession
 LineSession = _native.LineSession
 ModelTable = _native.ModelTable
+Nghttp2 = _native.Nghttp2
 RestInference = _native.RestInference
 PValueTable = _native.PValueTable
 Roof = _native.Roof
@@ -59,6 +61,8 @@ DEFAULT_PLAN_BUDGET_S = 1.0
 DEFAULT_SHARED_BYTES = 163 << 10
 # What the core's FeatureHistograms takes.
 _MAX_COUNTED_COLUMNS = 256
+NGHTTP2_LIBRARY_VARIABLE = "DATASENTINEL_NGHTTP2_LIBRARY"
+_NGHTTP2_NAME = "libnghttp2.so.14"
 ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
 
 
@@ -135,9 +139,25 @@ def build_info() -> dict[str, str]:
     return _native.build_info()
 
 
-def grpc_library() -> str:
-    """Name the HTTP/2 library under the extension's own gRPC sessions; empty in a build without one."""
-    return _native.grpc_library()
+@functools.cache
+def open_nghttp2() -> Nghttp2:
+    """Open libnghttp2, on which gRPC is served; `str` of it tells its version and path.
+
+    The environment variable `DATASENTINEL_NGHTTP2_LIBRARY` wins; otherwise the library that a wheel brings
+    beside the extension is taken, that of the dynamic loader, or that of this Python's prefix.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It cannot be opened; the loader's reasons are told.
+    """
+    if override := os.environ.get(NGHTTP2_LIBRARY_VARIABLE):
+        return Nghttp2([override])
+    bundled = Path(_native.__file__).with_name(_NGHTTP2_NAME)
+    in_prefix = Path(sys.prefix) / "lib" / _NGHTTP2_NAME
+    paths = [str(path) for path in (bundled, in_prefix) if path.is_file()]
+    paths.insert(int(bundled.is_file()), _NGHTTP2_NAME)
+    return Nghttp2(paths)
 
 
 def cpu_features() -> list[str]:

@@ -31,6 +31,7 @@ _OTHER_VARIABLES = frozenset(
         "DATASENTINEL_BUILD_TENSORRT",
         "DATASENTINEL_CACHE_DIR",
         "DATASENTINEL_ISA",
+        "DATASENTINEL_NGHTTP2_LIBRARY",
         "DATASENTINEL_NVRTC_LIBRARY",
         "DATASENTINEL_ONNXRUNTIME_HEADER",
         "DATASENTINEL_ONNXRUNTIME_LIBRARY",
@@ -149,10 +150,8 @@ class Settings:
     tcp_idle_timeout_s: float = _setting(
         600.0, "Close a TCP connection on which nothing moved for so long; 0 never does.", minimum=0
     )
-    grpc_implementation: str = _setting(
-        "auto",
-        'What serves gRPC: "native" (sessions in C++) or "grpcio"; "auto" takes native where it is built.',
-        choices=("auto", "native", "grpcio"),
+    require_grpc: bool = _setting(
+        False, "Do not start where gRPC cannot be served, for want of libnghttp2; otherwise the log tells."
     )
     grpc_max_connections: int = _setting(1024, "Open gRPC connections; more are refused.", minimum=1)
     grpc_max_message_bytes: int = _setting(

@@ -69,7 +69,7 @@ struct Server {
     GrpcLimits limits;
     limits.max_message_bytes = 2000;
     limits.max_buffered_bytes = 20000;
-    service = std::make_shared<GrpcService>(models, limits, QueueLimits{.max_rows = 64},
+    service = std::make_shared<GrpcService>(test_nghttp2(), models, limits, QueueLimits{.max_rows = 64},
                                             std::vector<double>{1.0}, [] {});
     session = make_grpc_session(service);
   }

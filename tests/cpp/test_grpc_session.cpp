@@ -47,8 +47,8 @@ struct Wire {
       : client(window) {
     if (session == nullptr) session = std::make_shared<SumSession>(3);
     models->put("sum", "1", std::make_shared<Scorer>(std::move(session), 10.0));
-    service = std::make_shared<GrpcService>(models, limits, queue, std::vector<double>{1e-3, 1.0},
-                                            [this] { wakes.fetch_add(1); });
+    service = std::make_shared<GrpcService>(test_nghttp2(), models, limits, queue,
+                                            std::vector<double>{1e-3, 1.0}, [this] { wakes.fetch_add(1); });
     server = make_grpc_session(service);
   }
 
@@ -359,7 +359,7 @@ void a_compressed_message_comes_back_inflated() {
 void asks_who_may_pass() {
   Wire wire;
   wire.service = std::make_shared<GrpcService>(
-      wire.models, GrpcLimits{}, QueueLimits{}, std::vector<double>{}, [] {},
+      test_nghttp2(), wire.models, GrpcLimits{}, QueueLimits{}, std::vector<double>{}, [] {},
       [](std::string_view path, std::string_view token) { return path == kEvaluate && token == "Bearer x"; });
   wire.server = make_grpc_session(wire.service);
   const auto row = framed(evaluate_message({1, 2, 3}));

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from datasentinel import Detector
-from datasentinel.backend import grpc_library
 from tests.integration.server_process import ServerProcess, clear_threshold, serving
 from tests.networks import Network, write_artifact
 
@@ -67,19 +66,10 @@ def server(start_server) -> Iterator[ServerProcess]:
         assert "level=error" not in process.log(), process.log()
 
 
-@pytest.fixture(scope="session", params=["native", "grpcio"])
-def grpc_implementation(request) -> str:
-    """Each implementation of gRPC in turn."""
-    if request.param == "native" and not grpc_library():
-        pytest.skip("this build of the extension has no libnghttp2")
-    return request.param
-
-
 @pytest.fixture(scope="session")
-def grpc_server(start_server, grpc_implementation) -> Iterator[ServerProcess]:
+def grpc_server(start_server) -> Iterator[ServerProcess]:
     """A shared server of gRPC alone."""
-    flags = ("--no-tcp", "--grpc-implementation", grpc_implementation)
-    with start_server(*flags) as process:
+    with start_server("--no-tcp") as process:
         yield process
         assert process.stop() == 0, process.log()
         assert "level=error" not in process.log(), process.log()

@@ -78,10 +78,10 @@ def test_a_bad_vector_has_no_reasons(channel):
     )
 
 
-def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, grpc_implementation, tmp_path):
+def test_a_model_that_cannot_tell_answers_so(network, rows, start_server, tmp_path):
     silent = write_artifact(tmp_path, network.to_onnx(), input_dim=8, threshold=1.0)
     with (
-        start_server("--no-tcp", "--grpc-implementation", grpc_implementation, artifact=silent) as server,
+        start_server("--no-tcp", artifact=silent) as server,
         grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
     ):
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -164,8 +164,8 @@ def test_a_broken_call_is_an_rpc_error_and_harms_nobody(
     assert evaluate(rows[0]).mse == detector.score(rows[0])[0]
 
 
-def test_the_message_limit_can_be_set(start_server, grpc_implementation):
-    flags = ("--no-tcp", "--grpc-max-message-bytes", "50", "--grpc-implementation", grpc_implementation)
+def test_the_message_limit_can_be_set(start_server):
+    flags = ("--no-tcp", "--grpc-max-message-bytes", "50")
     with (
         start_server(*flags) as limited,
         grpc.insecure_channel(f"{limited.host}:{limited.grpc_port}") as channel,

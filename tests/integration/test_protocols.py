@@ -185,9 +185,9 @@ BATCHED = [
 
 
 @pytest.fixture(scope="module")
-def server(start_server, grpc_implementation):
-    """One server with every protocol, for each implementation of gRPC."""
-    with start_server("--grpc-implementation", grpc_implementation) as process:
+def server(start_server):
+    """One server with every protocol."""
+    with start_server() as process:
         yield process
         assert process.stop() == 0, process.log()
         assert "level=error" not in process.log(), process.log()

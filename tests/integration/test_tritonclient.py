@@ -20,8 +20,8 @@ TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="module")
-def server(start_server, grpc_implementation):
-    flags = ("--no-tcp", "--repository-control", "--grpc-implementation", grpc_implementation)
+def server(start_server):
+    flags = ("--no-tcp", "--repository-control")
     with start_server(*flags) as process:
         yield process
 

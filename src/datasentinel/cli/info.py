@@ -16,6 +16,7 @@ from rich.table import Table
 import datasentinel
 from datasentinel import backend
 from datasentinel.detector import Detector
+from datasentinel.errors import BackendUnavailableError
 from datasentinel.types import BACKEND_NAMES
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "grpcio", "uvloop", "torch", "onnx")
@@ -28,6 +29,13 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
+def _grpc() -> str:
+    try:
+        return str(backend.open_nghttp2())
+    except BackendUnavailableError as error:
+        return f"not served: {error}"
+
+
 def _machine() -> dict[str, Any]:
     return {
         "datasentinel": datasentinel.__version__,
@@ -35,7 +43,7 @@ def _machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu features": backend.cpu_features(),
         "build": backend.build_info(),
-        "grpc": f"native, {library}" if (library := backend.grpc_library()) else "grpcio",
+        "grpc": _grpc(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "backends": [
             {

@@ -198,7 +198,8 @@ def _make_transports(
     if settings.grpc:
         from datasentinel.serving.transports.grpc import grpc_transport
 
-        transports.append(grpc_transport(plane, repository, settings, guard))
+        if (transport := grpc_transport(plane, repository, settings, guard)) is not None:
+            transports.append(transport)
     if settings.http:
         from datasentinel.serving.transports.http import http_transport
 

@@ -1,118 +1,83 @@
-"""gRPC: which implementation serves it, and the one on grpcio's asyncio server."""
+"""gRPC: every chunk received goes to one native call.
+
+Requests for scores are decoded, scored and answered in C++. Every other method is served from a table of
+handlers in Python.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+import os
+import zlib
+from typing import TYPE_CHECKING
 
-import grpc
-
-from datasentinel.backend import grpc_library
-from datasentinel.errors import SettingsError
-from datasentinel.serving import auth
+from datasentinel.backend import GrpcService, GrpcSession, open_nghttp2
+from datasentinel.errors import BackendUnavailableError, ServerError
+from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
 from datasentinel.serving.logs import log
 from datasentinel.serving.protocols.methods import make_methods
-from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
-from datasentinel.serving.transports.grpc_calls import Calls
+from datasentinel.serving.protocols.status import Code
+from datasentinel.serving.transports.grpc_call import Call, CallEnd
+from datasentinel.serving.transports.listener import Listener
+from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.backend import Nghttp2
+    from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.repository import ModelRepository
-    from datasentinel.serving.tls import Tls
-    from datasentinel.serving.transports import Transport
+    from datasentinel.serving.transports import Address
     from datasentinel.settings import Settings
 
 NAME = "grpc"
+_HEALTH_PREFIX = b"/grpc.health.v1.Health/"
+_QUEUE_THREADS = 1
+
+# Bits of a native session's state.
+_ATTENTION, _MID_MESSAGE, _CLOSED = 1, 2, 4
+
+_DEADLINE_EXCEEDED, _UNIMPLEMENTED = 4, 12
+_CODE_NAMES = {code.value: code.name.lower() for code in Code} | {_DEADLINE_EXCEEDED: "deadline_exceeded"}
+
+_ADVICE = (
+    "install it (apt install libnghttp2-14, dnf install libnghttp2, apk add nghttp2-libs, conda install "
+    "libnghttp2), or leave gRPC out with --no-grpc"
+)
 
 _logger = logging.getLogger(__name__)
-_HEALTH_PREFIX = "/grpc.health.v1.Health/"
-
-
-def _milliseconds(option: str, time_s: float) -> list[tuple[str, int]]:
-    """Make the option of a time limit; 0 sets none."""
-    return [(option, max(1, round(time_s * 1000)))] if time_s else []
-
-
-class _TokenCheck(grpc.aio.ServerInterceptor):
-    """Refuses calls without a valid token; health checks need none."""
-
-    def __init__(self, guard: Guard, account: TransportAccount) -> None:
-        self._guard = guard
-        self._account = account
-        self._refusal: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._refuse)
-
-    async def _refuse(self, data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:  # noqa: ARG002
-        self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code="unauthenticated")
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, auth.REFUSAL)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401  # a handler of whatever messages
-        if not handler_call_details.method.startswith(_HEALTH_PREFIX):
-            metadata = dict(handler_call_details.invocation_metadata)
-            if not self._guard.admits(metadata.get("authorization")):
-                return self._refusal
-        return await continuation(handler_call_details)
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Give grpcio the certificate, and the renewed one when it was reloaded."""
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        key, certificate, client_ca = tls.pem()
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)
-
-    generation = tls.generation
-
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal generation
-        if generation == tls.generation:
-            return None  # nothing new
-        generation = tls.generation
-        return configuration()
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(),
-        renewed,  # type: ignore[arg-type]  # the stubs do not know that None is allowed
-        require_client_authentication=tls.client_ca is not None,
-    )
 
 
 def grpc_transport(
     plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
-) -> Transport:
-    """Make the gRPC transport that the settings ask for and the extension allows.
+) -> GrpcTransport | None:
+    """Make the gRPC transport, or say in the log why there is none.
 
     Raises
     ------
-    SettingsError
-        The extension's own implementation is asked for, and this build has none.
+    ServerError
+        libnghttp2 cannot be opened, and gRPC is required or the only protocol that is on.
     """
-    library = grpc_library()
-    if settings.grpc_implementation == "native" and not library:
-        raise SettingsError(
-            "grpc_implementation: this build has no native gRPC, because libnghttp2 was not found; install "
-            "libnghttp2-dev and build again, or choose grpcio"
-        )
-    native = bool(library) and settings.grpc_implementation != "grpcio"
-    log(_logger, logging.INFO, "grpc_implementation", name=f"native, {library}" if native else "grpcio")
-    if native:
-        from datasentinel.serving.transports.grpc_native import NativeGrpcTransport
-
-        return NativeGrpcTransport(plane, repository, settings, guard)
-    return GrpcTransport(plane, repository, settings, guard)
+    try:
+        library = open_nghttp2()
+    except BackendUnavailableError as error:
+        if settings.require_grpc or not (settings.tcp or settings.http):
+            raise ServerError(f"gRPC cannot be served: {error}; {_ADVICE}") from error
+        log(_logger, logging.WARNING, "grpc_not_served", reason=error, advice=_ADVICE)
+        return None
+    log(_logger, logging.INFO, "grpc_library", name=library)
+    return GrpcTransport(library, plane, repository, settings, guard)
 
 
 class GrpcTransport:
-    """Serves gRPC on one address with grpcio's asyncio server.
+    """Serves gRPC on one address.
 
     Parameters
     ----------
+    library : Nghttp2
+        What speaks HTTP/2.
     plane : DataPlane
     repository : ModelRepository
     settings : Settings
@@ -122,14 +87,49 @@ class GrpcTransport:
     name = NAME
 
     def __init__(
-        self, plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
+        self,
+        library: Nghttp2,
+        plane: DataPlane,
+        repository: ModelRepository,
+        settings: Settings,
+        guard: Guard,
     ) -> None:
-        self._account = plane.account(NAME)
-        methods = make_methods(plane, repository, self._account, max_rows=settings.max_request_rows)
-        self._calls = Calls(methods, self._account)
-        self._settings = settings
-        self._guard = guard
-        self._server: grpc.aio.Server | None = None
+        self.account = plane.account(NAME)
+        self.account.source = self._add_counts
+        self.methods = make_methods(plane, repository, self.account, max_rows=settings.max_request_rows)
+        self.settings = settings
+        self.sessions: dict[int, GrpcStream] = {}
+        self.open_calls = 0
+        self._wake = _WakeUp()
+        self._service = GrpcService(
+            library,
+            plane.models,
+            max_message_bytes=settings.grpc_max_message_bytes,
+            max_request_rows=settings.max_request_rows,
+            max_streams=settings.grpc_max_streams,
+            max_inline_us=settings.max_inline_us,
+            queue_rows=settings.queue_rows,
+            max_queue_delay_us=settings.max_queue_delay_us,
+            queue_threads=_QUEUE_THREADS,
+            latency_bounds_s=LATENCY_BOUNDS_S,
+            wake_descriptor=self._wake.descriptor,
+            admit=_admission(guard),
+        )
+        self._listener = Listener(
+            NAME,
+            settings.host,
+            settings.grpc_port,
+            account=self.account,
+            open_session=lambda: GrpcStream(self, self._service.open_session()),
+            refusal=b"",
+            max_connections=settings.grpc_max_connections,
+            idle_timeout_s=settings.grpc_idle_timeout_s,
+            write_buffer_bytes=settings.write_buffer_bytes,
+            receive_timeout_s=settings.receive_timeout_s,
+            tls_context=guard.tls_context("h2"),
+            reuse_port=settings.workers > 1,
+            turns=plane.turns,
+        )
 
     async def start(self) -> Address:
         """Listen; return the address bound.
@@ -139,41 +139,232 @@ class GrpcTransport:
         ServerError
             The address cannot be bound.
         """
-        settings = self._settings
-        address = resolve(settings.host, settings.grpc_port, NAME)
-        shared = settings.workers > 1
-        if not shared:  # A supervisor knows that the port is ours.
-            # grpcio does not tell why it could not bind; the operating system does.
-            listening_socket(address, NAME).close()
-        server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._guard, self._account)] if self._guard.tokens is not None else [],
-            maximum_concurrent_rpcs=settings.grpc_max_calls,
-            options=[
-                # Without it a second server would share the port in silence.
-                ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
-                ("grpc.max_concurrent_streams", settings.grpc_max_streams),
-                *_milliseconds("grpc.max_connection_idle_ms", settings.grpc_idle_timeout_s),
-                *_milliseconds("grpc.server_handshake_timeout_ms", settings.receive_timeout_s),
-            ],
-        )
-        server.add_generic_rpc_handlers((self._calls,))
+        asyncio.get_running_loop().add_reader(self._wake.descriptor, self._collect)
         try:
-            if self._guard.tls is None:
-                port = server.add_insecure_port(str(address))
-            else:
-                port = server.add_secure_port(str(address), _credentials(self._guard.tls))
-        except RuntimeError as error:
-            raise bind_error(address, NAME, str(error)) from error
-        await server.start()
-        self._server = server
-        return Address(address.host, port)
+            return await self._listener.start()
+        except BaseException:
+            self._close_wake_up()
+            raise
 
     async def stop(self, timeout_s: float) -> None:
-        """Stop accepting, finish what was accepted within `timeout_s`, and close.
+        """Stop accepting, finish what was accepted within `timeout_s`, and close."""
+        await self._listener.stop(timeout_s)
+        self._close_wake_up()
 
-        grpcio accepts a call when its handler starts; calls that it read but had not started are refused.
-        """
-        self._calls.drain()
-        if self._server is not None:
-            await self._server.stop(timeout_s)
+    def _close_wake_up(self) -> None:
+        if self._wake.is_open:
+            asyncio.get_running_loop().remove_reader(self._wake.descriptor)
+
+    def _collect(self) -> None:
+        """Send what the queue has scored meanwhile."""
+        self._wake.clear()
+        for number in self._service.collect():
+            if (stream := self.sessions.get(number)) is not None:
+                stream.flush()
+
+    def _add_counts(self) -> None:
+        """Bring the account up to date."""
+        counted = self._service.take_counts()
+        account = self.account
+        account.requests += counted["requests"]
+        account.rows += counted["rows"]
+        account.anomalies += counted["anomalies"]
+        account.latency_sum_s += counted["latency_sum_s"]
+        account.queued_rows = self._service.queue_depth_rows
+        account.queue_waits_s = self._service.queue_waits_s
+        for code, count in counted["errors"].items():
+            account.errors += count
+            account.error_codes[_CODE_NAMES.get(code, str(code))] += count
+        for bucket, count in enumerate(counted["latency_counts"]):
+            account.latency_counts[bucket] += count
+
+
+class _WakeUp:
+    """A descriptor that another thread writes to when the event loop has something to collect."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.is_open = True
+
+    def clear(self) -> None:
+        os.eventfd_read(self.descriptor)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
+    if guard.tokens is None:
+        return None
+    return lambda path, authorization: path.startswith(_HEALTH_PREFIX) or guard.admits(authorization)
+
+
+class GrpcStream(Session):
+    """One gRPC connection: the native session, and the calls that it leaves to Python."""
+
+    __slots__ = ("_calls", "_native", "_server", "_timer", "_wake", "closed", "mid_message")
+
+    closed: bool
+    mid_message: bool
+
+    def __init__(self, server: GrpcTransport, native: GrpcSession) -> None:
+        self._server = server
+        self._native = native
+        self._wake: Callable[[], None] = _nobody
+        self._calls: dict[int, Call] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        self.mid_message = False
+        server.sessions[native.number] = self
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when there is something to send; `feed(b"")` then gives it."""
+        self._wake = wake
+
+    @property
+    def deferring(self) -> bool:
+        """Whether the peer waits for an answer."""
+        return self._native.open_calls != 0
+
+    @property
+    def drained(self) -> bool:
+        """Whether every call is answered."""
+        return self._native.open_calls == 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; give what is to be sent."""
+        native = self._native
+        out = native.feed(data)
+        state = native.state
+        if state & _ATTENTION:
+            self._attend()
+            out += native.take_output()
+            state = native.state
+        self.mid_message = state & _MID_MESSAGE != 0
+        self.closed = state & _CLOSED != 0
+        return out
+
+    def finish(self) -> bytes:
+        """Take the end of the stream; calls under way are still answered."""
+        return self._native.take_output()
+
+    def drain(self) -> None:
+        """Ask the peer to send no more calls, and end the streams."""
+        self._native.drain()
+        for number, call in list(self._calls.items()):
+            if call.is_stream:
+                self._give_up(number)
+                self._refuse(number, Code.UNAVAILABLE, "the server is draining; connect again")
+
+    def abandon(self) -> None:
+        """Give up every call: the connection is gone."""
+        self._server.sessions.pop(self._native.number, None)
+        self._wake = _nobody
+        for number in list(self._calls):
+            self._give_up(number)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def flush(self) -> None:
+        """Have sent what there is to send."""
+        self._wake()
+
+    def reply(self, call: int, message: bytes) -> None:
+        """Send one message on a call."""
+        self._native.reply(call, message)
+        self.flush()
+
+    def end_call(self, call: int, end: CallEnd) -> None:
+        """End a call with a status."""
+        if self._calls.pop(call, None) is not None:
+            self._server.open_calls -= 1
+        self._native.finish_call(call, end.code, end.details)
+        self.flush()
+
+    def _attend(self) -> None:
+        """Take what the native session leaves to Python."""
+        while events := self._native.take_events():
+            for kind, call, text, compressed, _ in events:
+                if kind == "call":
+                    self._open_call(call, text)
+                elif kind == "message":
+                    self._take_message(call, text, compressed=compressed)
+                elif kind == "inflate":
+                    self._inflate(call, text)
+                elif kind == "failure":
+                    log(_logger, logging.ERROR, "request_failed", transport=NAME, reason=text.decode())
+                elif kind == "end" and call in self._calls:
+                    self._calls[call].end()
+                elif kind == "cancel":
+                    self._give_up(call)
+        self._watch_deadlines()
+
+    def _open_call(self, number: int, path: bytes) -> None:
+        name = path.decode("latin-1")
+        method = self._server.methods.get(name)
+        if method is None:
+            self._refuse(number, _UNIMPLEMENTED, f"unknown method {name}")
+        elif self._server.open_calls >= self._server.settings.grpc_max_calls:
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many calls at a time")
+        else:
+            self._server.open_calls += 1
+            self._calls[number] = Call(self, number, method, self._server.account)
+
+    def _give_up(self, number: int) -> None:
+        """Forget a call and stop its handler."""
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._server.open_calls -= 1
+            call.cancel()
+
+    def _take_message(self, number: int, text: bytes, *, compressed: bool) -> None:
+        call = self._calls.get(number)
+        if call is None:
+            return
+        message = self._inflated(number, text) if compressed else text
+        if message is not None and not call.put(message):
+            self._give_up(number)
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many messages before an answer")
+
+    def _inflate(self, number: int, text: bytes) -> None:
+        message = self._inflated(number, text)
+        if message is not None:
+            self._native.deliver(number, message)
+
+    def _inflated(self, number: int, text: bytes) -> bytes | None:
+        """Decompress a message of gzip or deflate, or refuse its call."""
+        limit = self._server.settings.grpc_max_message_bytes
+        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        try:
+            message = inflater.decompress(text, limit + 1)
+        except zlib.error as error:
+            self._refuse(number, Code.INTERNAL, f"the message cannot be decompressed: {error}")
+            return None
+        if len(message) > limit:
+            reason = f"decompressed, the message has more than {limit} bytes"
+            self._refuse(number, Code.RESOURCE_EXHAUSTED, reason)
+            return None
+        if not inflater.eof:
+            self._refuse(number, Code.INTERNAL, "the compressed message is cut off")
+            return None
+        return message
+
+    def _refuse(self, number: int, code: int, details: str) -> None:
+        self._native.finish_call(number, code, details)
+
+    def _watch_deadlines(self) -> None:
+        delay_s = self._native.next_deadline_s()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._native.expire()
+        self.flush()
+
+
+def _nobody() -> None:
+    """Nobody listens: the connection is not open."""

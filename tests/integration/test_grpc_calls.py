@@ -1,9 +1,10 @@
-"""The native gRPC implementation over real channels: inference, limits, deadlines, cancellation, the queue, draining."""
+"""gRPC over real channels: inference, limits, deadlines, cancellation, the queue, draining."""
 
 from __future__ import annotations
 
 import re
 import struct
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,20 +14,16 @@ import pytest
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
-from datasentinel.backend import grpc_library
-from tests.integration.server_process import read_all
+from tests.integration.server_process import ANY_PORT, clean_environment, command, read_all
 
 TIMEOUT_S = 20
-NATIVE = ("--no-tcp", "--grpc-implementation", "native")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
-pytestmark = pytest.mark.skipif(not grpc_library(), reason="this build of the extension has no libnghttp2")
-
 
 @pytest.fixture(scope="module")
-def native(start_server):
-    with start_server(*NATIVE) as process:
+def plain(start_server):
+    with start_server("--no-tcp") as process:
         yield process
         assert process.stop() == 0, process.log()
         assert "level=error" not in process.log(), process.log()
@@ -35,7 +32,7 @@ def native(start_server):
 @pytest.fixture(scope="module")
 def parked(start_server):
     """A server that scores everything off the event loop."""
-    with start_server(*NATIVE, "--max-inline-us", "0", "--queue-rows", "3000") as process:
+    with start_server("--no-tcp", "--max-inline-us", "0", "--queue-rows", "3000") as process:
         yield process
         assert process.stop() == 0, process.log()
 
@@ -77,7 +74,7 @@ def outputs_of(response: oip.ModelInferResponse) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("server_name", ["native", "parked"])
+@pytest.mark.parametrize("server_name", ["plain", "parked"])
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 7, 2000])
 def test_inference_gives_what_is_asked_for(request, detector, rows, server_name, raw, count):
@@ -97,7 +94,7 @@ def test_inference_gives_what_is_asked_for(request, detector, rows, server_name,
         assert wide["contributions"].shape == batch.shape
 
 
-@pytest.mark.parametrize("server_name", ["native", "parked"])
+@pytest.mark.parametrize("server_name", ["plain", "parked"])
 def test_a_stream_is_answered_in_order(request, detector, rows, server_name):
     server = request.getfixturevalue(server_name)
     with open_channel(server) as channel:
@@ -138,7 +135,7 @@ def test_a_full_queue_says_so_and_recovers(parked, rows):
         assert infer(infer_request(rows[:1]), timeout=TIMEOUT_S).outputs[0].name == "score"
 
 
-@pytest.mark.parametrize("server_name", ["native", "parked"])
+@pytest.mark.parametrize("server_name", ["plain", "parked"])
 def test_a_cancelled_call_harms_nobody(request, detector, rows, server_name):
     server = request.getfixturevalue(server_name)
     with open_channel(server) as channel:
@@ -153,8 +150,8 @@ def test_a_cancelled_call_harms_nobody(request, detector, rows, server_name):
 
 
 @pytest.mark.parametrize("encoding", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_messages_are_read(native, detector, rows, encoding):
-    with open_channel(native, compression=encoding) as channel:
+def test_compressed_messages_are_read(plain, detector, rows, encoding):
+    with open_channel(plain, compression=encoding) as channel:
         response = infer_on(channel)(infer_request(rows[:100]), timeout=TIMEOUT_S)
         np.testing.assert_allclose(outputs_of(response)["score"], detector.score(rows[:100]), rtol=1e-5)
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -164,16 +161,16 @@ def test_compressed_messages_are_read(native, detector, rows, encoding):
         assert len(explained.contributions) == 2
 
 
-def test_a_bomb_is_refused(native, rows):
-    with open_channel(native, compression=grpc.Compression.Gzip) as channel:
+def test_a_bomb_is_refused(plain, rows):
+    with open_channel(plain, compression=grpc.Compression.Gzip) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(INFER)(bytes(5 << 20), timeout=TIMEOUT_S)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "decompressed" in caught.value.details()
 
 
-def test_a_batch_of_vectors_is_evaluated(native, detector, rows):
-    with open_channel(native) as channel:
+def test_a_batch_of_vectors_is_evaluated(plain, detector, rows):
+    with open_channel(plain) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         for values in ({"values": rows[:50].ravel()}, {"raw_values": rows[:50].tobytes()}):
             request = inference_pb2.EvaluateBatchRequest(id=9, rows=50, **values)
@@ -227,21 +224,21 @@ def test_the_wait_in_the_queue_is_told(parked, rows):
     assert later.queue.ns + later.compute_infer.ns == later.success.ns
 
 
-def test_the_metrics_count_native_requests(native, rows):
+def test_the_metrics_count_requests(plain, rows):
     def counted() -> float:
-        text = native.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
+        text = plain.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
         (line,) = (
             line for line in text.splitlines() if line.startswith('datasentinel_rows_total{transport="grpc"}')
         )
         return float(line.split()[-1])
 
     before = counted()
-    with open_channel(native) as channel:
+    with open_channel(plain) as channel:
         infer_on(channel)(infer_request(rows[:123]), timeout=TIMEOUT_S)
     assert counted() == before + 123
 
 
-def test_a_message_that_stops_half_way_ends_at_its_deadline(native):
+def test_a_message_that_stops_half_way_ends_at_its_deadline(plain):
     """Speaks HTTP/2 by hand: a client library would end the call itself."""
     headers = b"".join(
         b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
@@ -260,7 +257,7 @@ def test_a_message_that_stops_half_way_ends_at_its_deadline(native):
             struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
         )
 
-    with native.connect("grpc") as sock:
+    with plain.connect("grpc") as sock:
         opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
         sock.sendall(opening + frame(1, 4, 1, headers) + frame(0, 0, 1, b"\0\0\0\0\x22half"))
         reader = sock.makefile("rb")
@@ -272,14 +269,14 @@ def test_a_message_that_stops_half_way_ends_at_its_deadline(native):
             kinds.append((head[3], head[4]))
 
 
-def test_what_is_no_http2_is_hung_up_on(native):
-    with native.connect("grpc") as sock:
+def test_what_is_no_http2_is_hung_up_on(plain):
+    with plain.connect("grpc") as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100))
         read_all(sock)
 
 
 def test_draining_answers_what_was_asked_and_ends_the_stream(start_server, detector, rows):
-    with start_server(*NATIVE, "--max-inline-us", "0") as server, open_channel(server) as channel:
+    with start_server("--no-tcp", "--max-inline-us", "0") as server, open_channel(server) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         finish = threading.Event()
 
@@ -295,3 +292,32 @@ def test_draining_answers_what_was_asked_and_ends_the_stream(start_server, detec
         finish.set()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert server.process.wait(TIMEOUT_S) == 0
+
+
+def test_without_its_library_the_other_ports_serve(start_server, rows):
+    with start_server(environ={"DATASENTINEL_NGHTTP2_LIBRARY": "/nowhere/libnghttp2.so.14"}) as server:
+        assert "grpc" not in server.ports
+        assert server.ask(b"1 2 3 4 5 6 7 8\n")
+        (line,) = [line for line in server.log().splitlines() if "event=grpc_not_served" in line]
+    for word in (
+        "/nowhere/libnghttp2.so.14",
+        "apt install libnghttp2-14",
+        "dnf",
+        "apk",
+        "conda",
+        "--no-grpc",
+    ):
+        assert word in line
+
+
+@pytest.mark.parametrize("flags", [("--require-grpc",), ("--no-tcp", "--no-http")])
+def test_without_its_library_required_grpc_is_an_error(artifact, flags):
+    environ = clean_environment() | {"DATASENTINEL_NGHTTP2_LIBRARY": "/nowhere/libnghttp2.so.14"}
+    arguments = command(artifact, *ANY_PORT, *flags)
+    done = subprocess.run(
+        arguments, env=environ, check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.returncode != 0
+    assert "gRPC cannot be served" in done.stderr
+    assert "apt install libnghttp2-14" in done.stderr
+    assert "Traceback" not in done.stderr
