@@ -80,7 +80,7 @@ for image in server producer; do
 done
 expect "the trainer's CUDA" None "$("$engine" run --rm "${run_flags[@]}" --entrypoint python datasentinel-trainer \
     -c 'import torch; print(torch.version.cuda)')"
-expect "the server's gRPC" native "$("$engine" run --rm "${run_flags[@]}" datasentinel-server info |
+expect "the server's gRPC" nghttp "$("$engine" run --rm "${run_flags[@]}" datasentinel-server info |
     sed -n 's/^ *grpc *\([a-z]*\).*/\1/p')"
 health_test=$("$engine" image inspect --format '{{.Config.Healthcheck.Test}}' datasentinel-server)
 expect "health check" "[CMD datasentinel health]" "$health_test"

@@ -26,7 +26,7 @@ print(*override["build"]["requires"], sep="\n")'
 mkdir -p docker/requirements
 build_tools | lock build.txt --universal -
 { build_tools && tensorrt_tools; } | lock build-gpu.txt --universal -
-lock producer.txt --universal pyproject.toml
+lock producer.txt --universal --extra grpc pyproject.toml
 lock server-cpu.txt --universal --extra cpu pyproject.toml
 lock server-gpu.txt --universal --extra gpu pyproject.toml
 # The +cpu build has no CUDA packages behind it. It is locked for the one platform that the image is made for.

@@ -20,11 +20,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
 from datasentinel import Detector
 from datasentinel.errors import InvalidInputError
 from datasentinel.producer import PROTOCOLS, Producer, Summary, Telemetry, connector, new_event_loop, stream
+from datasentinel.v1 import inference_pb2
 from tests.line_server import talk_lines, tcp_server
 from tests.networks import Network, write_artifact
 
@@ -48,19 +48,25 @@ def detector(model) -> Detector:
     return Detector.load(model)
 
 
-class Evaluate(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+def evaluate_with(detector: Detector) -> grpc.GenericRpcHandler:
+    """Serve `Evaluate` and nothing else."""
 
-    async def Evaluate(self, request, context):
+    async def evaluate(request, context):
         try:
-            score = self.detector.score(np.array(request.values, np.float32))[0]
+            score = detector.score(np.array(request.values, np.float32))[0]
         except InvalidInputError as error:
             return inference_pb2.EvaluateResponse(status=inference_pb2.ERROR, message=str(error))
-        abnormal = score > self.detector.threshold
+        abnormal = score > detector.threshold
         return inference_pb2.EvaluateResponse(
             status=inference_pb2.ANOMALY if abnormal else inference_pb2.OK, mse=score
         )
+
+    method = grpc.unary_unary_rpc_method_handler(
+        evaluate,
+        request_deserializer=inference_pb2.EvaluateRequest.FromString,
+        response_serializer=inference_pb2.EvaluateResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("datasentinel.v1.InferenceService", {"Evaluate": method})
 
 
 @contextlib.asynccontextmanager
@@ -71,7 +77,7 @@ async def serving(protocol: str, detector: Detector, port: int = 0, **options):
             yield port
         return
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(Evaluate(detector), server)
+    server.add_generic_rpc_handlers((evaluate_with(detector),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

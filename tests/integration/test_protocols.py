@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 import pytest
-from datasentinel.oip import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
+from datasentinel.messages import make_stub
+from datasentinel.oip import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
+from datasentinel.serving.protocols import health_pb2, reflection_pb2
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import ServerProcess, to_lines, to_replies
 
 TIMEOUT_S = 20
@@ -419,11 +421,8 @@ def test_the_openapi_document_lists_the_real_routes(client):
 
 
 def test_health_and_reflection(server):
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
     with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health = make_stub("grpc.health.v1.Health")(channel)
         for service in ("", "inference.GRPCInferenceService", "datasentinel.v1.InferenceService"):
             check = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
             assert check.status == health_pb2.HealthCheckResponse.SERVING
@@ -434,7 +433,7 @@ def test_health_and_reflection(server):
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         watch.cancel()
 
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection = make_stub("grpc.reflection.v1.ServerReflection")(channel)
         questions = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
             reflection_pb2.ServerReflectionRequest(

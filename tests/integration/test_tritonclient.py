@@ -96,6 +96,7 @@ def test_everything_that_clients_ask(call, server, transport):
     assert told["ready"]
     assert told["model ready"]
     assert told["version ready"]
+    assert told["unknown ready"] == [False, False]
     assert told["server"]["name"] == "datasentinel"
     assert [output["name"] for output in told["model"]["outputs"]] == [
         "score",

@@ -98,6 +98,7 @@ def describe(transport: str, address: str) -> dict[str, object]:
             "ready": client.is_server_ready(),
             "model ready": client.is_model_ready("test"),
             "version ready": client.is_model_ready("test", "1"),
+            "unknown ready": [client.is_model_ready(*name) for name in (("nobody",), ("test", "99"))],
             "server": client.get_server_metadata(**options),
             "model": client.get_model_metadata("test", **options),
             "config": client.get_model_config("test", **options),

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from datasentinel.errors import InvalidInputError, ServerError
+from datasentinel.errors import InvalidInputError, MissingDependencyError, ServerError
 from datasentinel.producer.credentials import Credentials
 from datasentinel.producer.samples import Fault
 
@@ -94,12 +95,16 @@ def connector(protocol: str, host: str, port: int, credentials: Credentials | No
         An unknown protocol.
     SettingsError
         A file of the credentials cannot be used.
+    MissingDependencyError
+        grpcio is not installed.
     """
     credentials = credentials or Credentials()
     context = credentials.context()
     if protocol == "tcp":
         return partial(_connect_tcp, host, port, context)
     if protocol == "grpc":
+        if find_spec("grpc") is None:
+            raise MissingDependencyError("gRPC clients need grpcio: pip install 'datasentinel[grpc]'")
         return partial(_connect_grpc, host, port, credentials)
     raise InvalidInputError(f"unknown protocol '{protocol}'; known: {', '.join(PROTOCOLS)}")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from grpc_health.v1 import health_pb2 as pb
-
 from datasentinel.errors import ModelNotFoundError
+from datasentinel.serving.protocols import health_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection

@@ -1,4 +1,4 @@
-"""The table of all gRPC methods: path to handler."""
+"""The table of the gRPC methods that Python answers: path to handler."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.oip import grpc_predict_v2_pb2 as oip_pb2
-from datasentinel.serving.protocols import health, oip, reflection, v1
+from datasentinel.serving.protocols import health, health_pb2, oip, reflection, reflection_pb2, v1
 from datasentinel.v1 import inference_pb2
 
 if TYPE_CHECKING:
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
 
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
     from datasentinel.serving.repository import ModelRepository
+
+_EVALUATE = f"/{v1.SERVICE}/Evaluate"
 
 
 class Kind(enum.Enum):
@@ -67,11 +67,11 @@ class Method:
 def make_methods(
     plane: DataPlane, repository: ModelRepository, account: TransportAccount, *, max_rows: int
 ) -> dict[str, Method]:
-    """Make the table of a server's methods, by path."""
+    """Make the table of the methods that the native session leaves to Python, by path."""
     services = (oip.SERVICE, v1.SERVICE, health.SERVICE)
     methods = [
-        *_oip_methods(oip.OpenInference(plane, repository, account, max_rows=max_rows)),
-        *_v1_methods(v1.Inference(plane, account, max_rows=max_rows)),
+        *_oip_methods(oip.OpenInference(plane, repository, max_rows=max_rows)),
+        Method(_EVALUATE, inference_pb2.EvaluateRequest, v1.Inference(plane, account).evaluate),
         *_health_methods(health.Health(plane, services)),
         *_reflection_methods(reflection.Reflection((*services, *reflection.SERVICES))),
     ]
@@ -85,7 +85,6 @@ def _oip_methods(service: oip.OpenInference) -> Iterator[Method]:
         "ModelReady": (oip_pb2.ModelReadyRequest, service.model_ready),
         "ServerMetadata": (oip_pb2.ServerMetadataRequest, service.server_metadata),
         "ModelMetadata": (oip_pb2.ModelMetadataRequest, service.model_metadata),
-        "ModelInfer": (oip_pb2.ModelInferRequest, service.model_infer),
         "ModelConfig": (oip_pb2.ModelConfigRequest, service.model_config),
         "ModelStatistics": (oip_pb2.ModelStatisticsRequest, service.model_statistics),
         "RepositoryIndex": (oip_pb2.RepositoryIndexRequest, service.repository_index),
@@ -94,19 +93,6 @@ def _oip_methods(service: oip.OpenInference) -> Iterator[Method]:
     }
     for name, (request, handler) in handlers.items():
         yield Method(f"/{oip.SERVICE}/{name}", request, handler)
-    yield Method(
-        f"/{oip.SERVICE}/ModelStreamInfer",
-        oip_pb2.ModelInferRequest,
-        service.model_stream_infer,
-        Kind.EXCHANGE,
-    )
-
-
-def _v1_methods(service: v1.Inference) -> Iterator[Method]:
-    batch = inference_pb2.EvaluateBatchRequest
-    yield Method(f"/{v1.SERVICE}/Evaluate", inference_pb2.EvaluateRequest, service.evaluate)
-    yield Method(f"/{v1.SERVICE}/EvaluateBatch", batch, service.evaluate_batch)
-    yield Method(f"/{v1.SERVICE}/EvaluateStream", batch, service.evaluate_batch, Kind.EXCHANGE)
 
 
 def _health_methods(service: health.Health) -> Iterator[Method]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf import descriptor_pool
-from grpc_reflection.v1alpha import reflection_pb2 as pb
-
+from datasentinel.messages import POOL
+from datasentinel.serving.protocols import reflection_pb2 as pb
 from datasentinel.serving.protocols.status import Code
 
 if TYPE_CHECKING:
@@ -34,18 +33,17 @@ class Reflection:
         """Answer one question; what is not known is an answer, too."""
         response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
         question = request.WhichOneof("message_request")
-        pool = descriptor_pool.Default()
         try:
             if question == "list_services":
                 response.list_services_response.service.extend(
                     pb.ServiceResponse(name=name) for name in self._services
                 )
             elif question == "file_by_filename":
-                _describe(pool.FindFileByName(request.file_by_filename), response)
+                _describe(POOL.FindFileByName(request.file_by_filename), response)
             elif question == "file_containing_symbol":
                 _describe(_file_of(request.file_containing_symbol), response)
             elif question == "all_extension_numbers_of_type":
-                pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
+                POOL.FindMessageTypeByName(request.all_extension_numbers_of_type)
                 response.all_extension_numbers_response.base_type_name = request.all_extension_numbers_of_type
             else:  # No message here can be extended.
                 raise KeyError(question)
@@ -56,14 +54,13 @@ class Reflection:
 
 
 def _file_of(symbol: str) -> FileDescriptor:
-    pool = descriptor_pool.Default()
     try:
-        return pool.FindFileContainingSymbol(symbol)
+        return POOL.FindFileContainingSymbol(symbol)
     except KeyError:  # The pool does not know methods, but the services that have them.
         service, _, method = symbol.rpartition(".")
-        if method not in pool.FindServiceByName(service).methods_by_name:
+        if method not in POOL.FindServiceByName(service).methods_by_name:
             raise
-        return pool.FindFileContainingSymbol(service)
+        return POOL.FindFileContainingSymbol(service)
 
 
 def _describe(file: FileDescriptor, response: pb.ServerReflectionResponse) -> None:

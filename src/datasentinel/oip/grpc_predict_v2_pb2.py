@@ -1,0 +1,9 @@
+"""Messages of `inference`."""
+
+from typing import Any
+
+from datasentinel.messages import attribute_of
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # a class, an enumeration or a number
+    return attribute_of("datasentinel/oip/grpc_predict_v2.proto", name)

@@ -1,0 +1,9 @@
+"""Messages of `grpc.health.v1`."""
+
+from typing import Any
+
+from datasentinel.messages import attribute_of
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # a class, an enumeration or a number
+    return attribute_of("grpc/health/v1/health.proto", name)

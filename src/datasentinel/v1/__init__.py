@@ -1,0 +1,1 @@
+"""The messages of `datasentinel.v1`."""
