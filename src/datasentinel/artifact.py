@@ -24,6 +24,11 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
 
+# More columns than any detector has; what is allocated for each of them stays within a few MiB a row.
+MAX_DIMENSION = 1 << 20
+# Names are in every reply and label.
+_MAX_NAME_CHARACTERS = 256
+
 # A protobuf message, which an ONNX file is, ends at 2 GiB.
 _MAX_BYTES = {MODEL_FILE: 2**31 - 1, CONFIG_FILE: 16 << 20}
 
@@ -117,6 +122,8 @@ def load_artifact(path: str | os.PathLike[str], *, within: str | os.PathLike[str
         The artifact is broken, a file is too large or outside of `within`, or `path` holds several models.
     """
     directory = resolve_artifact(path)
+    if str(directory) != printable(str(directory)):
+        raise ArtifactError(f"{printable(str(directory))}: the name of this folder is not UTF-8; rename it")
     if within is not None:
         _require_within(directory, Path(within))
     seen: tuple[bytes, str] | None = None
@@ -259,6 +266,11 @@ def newest_version(directory: Path) -> int:
     return int(versions[-1].name) if versions else 0
 
 
+def printable(name: str) -> str:
+    """Return the name of a file with what is not UTF-8 in it written as escapes, fit for any message."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def is_version(name: str) -> bool:
     """Whether a folder of this name holds a version of the model that its parent is."""
     # "07" and "7" would be the same number, but only the plain spelling leads back to the directory.
@@ -356,7 +368,10 @@ def _integer(value: object, minimum: int) -> int:
 
 
 def _dimension(value: object) -> int:
-    return _integer(value, 1)
+    dimension = _integer(value, 1)
+    if dimension > MAX_DIMENSION:
+        raise ValueError(f"expected at most {MAX_DIMENSION}, got {dimension}")
+    return dimension
 
 
 def _finite(value: object) -> float:
@@ -370,13 +385,22 @@ def _finite(value: object) -> float:
 def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a string, got {_kind(value)}")
+    if value != printable(value):
+        raise ValueError(f"holds half of a character (a lone surrogate): {printable(value)[:80]!r}")
     return value
+
+
+def _name(value: object) -> str:
+    name = _string(value)
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise ValueError(f"{len(name)} characters, more than {_MAX_NAME_CHARACTERS}")
+    return name
 
 
 def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError("expected a list of strings")
-    return tuple(value)
+    return tuple(map(_string, value))
 
 
 def _mapping(value: object) -> dict[str, object]:
@@ -391,8 +415,8 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "latent_dim": _dimension,
     "threshold": _finite,
     "format_version": lambda value: _integer(value, 0),
-    "name": _string,
-    "version": _string,
+    "name": _name,
+    "version": _name,
     "feature_names": _strings,
     "score": _string,
     "calibration": _mapping,
@@ -402,7 +426,10 @@ _CHECKS: dict[str, Callable[[object], object]] = {
 
 
 def _is_artifact(directory: Path) -> bool:
-    # One file of the two is enough: what is left of a broken artifact deserves its own error.
+    # One file of the two is enough: what is left of a broken artifact deserves its own error, and so does a
+    # folder that may not be read.
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return True
     return (directory / MODEL_FILE).is_file() or (directory / CONFIG_FILE).is_file()
 
 

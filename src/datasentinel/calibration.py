@@ -271,8 +271,11 @@ def _float32s(value: object, key: str) -> Float32Array:
         isinstance(item, int | float) and not isinstance(item, bool) for item in value
     ):
         raise ArtifactError(f"{key}: expected a list of numbers")
-    with np.errstate(over="ignore"):
-        values = np.array(value, dtype=np.float64).astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            values = np.array(value, dtype=np.float64).astype(np.float32)
+    except OverflowError:  # a whole number beyond float64
+        raise ArtifactError(f"{key}: not finite as float32") from None
     if not np.isfinite(values).all():
         raise ArtifactError(f"{key}: not finite as float32")
     return values

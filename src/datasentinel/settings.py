@@ -87,6 +87,9 @@ class Settings:
     watch_interval_s: float = _setting(
         1.0, "How often a watched folder is looked at.", minimum=0.01, maximum=86400
     )
+    load_timeout_s: float = _setting(
+        600.0, "How long a model may take to load before it is given up; 0: any time.", minimum=0
+    )
     repository_control: bool = _setting(False, "Let clients load and unload models.")
     backend: str = _setting("auto", "What runs the model.", choices=BACKEND_NAMES)
     plan_budget_s: float = _setting(
@@ -209,6 +212,11 @@ class Settings:
         False, "Send OpenTelemetry traces as OTEL_* variables say; needs datasentinel[otel]."
     )
     tracing_min_ms: float = _setting(1.0, "Answers that took less get no trace; 0 traces all.", minimum=0)
+    worker_timeout_s: float = _setting(
+        10.0,
+        "With several workers: replace one that has been unresponsive for so long; 0 never does.",
+        minimum=0,
+    )
     log_level: str = _setting(
         "info", "Least severe log line shown.", choices=("debug", "info", "warning", "error")
     )

@@ -261,3 +261,28 @@ def test_a_second_server_does_not_share_the_ports_by_accident(workers, artifact)
         )
         assert done.returncode == 1
         assert "Address already in use" in done.stderr
+
+
+def test_a_worker_that_hangs_is_replaced(start_server, rows):
+    with start_server("--workers", "2", "--worker-timeout-s", "2") as server:
+        hung = pids(server)[1]
+        os.kill(hung, signal.SIGSTOP)
+        server.wait_for_log("event=worker_hung worker=1")
+        wait_until(
+            lambda: pids(server)[1] != hung and server.log().count("event=ready ") == 3, "no successor"
+        )
+        assert not is_alive(hung)
+        for _ in range(20):
+            assert server.ask(to_line(rows[0])) in {b"OK\n", b"ANOMALY\n"}
+        assert server.stop() == 0
+
+
+def test_the_second_signal_ends_workers_that_hang(start_server):
+    with start_server("--workers", "2", "--drain-timeout-s", "60") as server:
+        for pid in pids(server).values():
+            os.kill(pid, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log("event=signal name=SIGTERM")
+        before = time.monotonic()
+        assert server.stop() == 1
+        assert time.monotonic() - before < 4

@@ -19,6 +19,7 @@ OUTPUTS = ("score", "anomaly", "output", "contributions")
 DEFAULT_OUTPUTS = OUTPUTS[:2]
 
 _WARM_UP_ROWS = (1, 64, 1)
+_MAX_WARM_UP_VALUES = 1 << 20
 
 
 def warm_up(detector: Detector) -> None:
@@ -29,8 +30,9 @@ def warm_up(detector: Detector) -> None:
     BackendError, OutOfMemoryError
         The model loads but does not run.
     """
+    most = max(1, _MAX_WARM_UP_VALUES // detector.input_dim)
     for count in _WARM_UP_ROWS:
-        detector.score(np.zeros((count, detector.input_dim), dtype=np.float32))
+        detector.score(np.zeros((min(count, most), detector.input_dim), dtype=np.float32))
 
 
 def outputs_of(detector: Detector) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The model repository: a folder of artifacts, and which of them are served.
 
-A new version is loaded, checked and warmed up in a thread while the old one serves; the switch itself is one
-step on the event loop. What does not load is reported and changes nothing.
+A new version is loaded, checked and warmed up, first in another process and then in a thread, while the old
+one serves; the switch itself is one step on the event loop. What does not load is reported and changes
+nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, find_artifacts, is_version, load_artifact
+from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, find_artifacts, is_version, printable
 from datasentinel.errors import ArtifactError, DataSentinelError, ModelNotFoundError, NotAllowedError
 from datasentinel.serving.data_plane import names_of
+from datasentinel.serving.loading import in_own_thread, load_and_warm_up
 from datasentinel.serving.logs import log
-from datasentinel.serving.models import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from datasentinel.artifact import Artifact
@@ -71,6 +72,12 @@ class ModelRepository:
         Where the models are served.
     load : callable
         Makes a detector of an artifact; called in a thread.
+    try_to_load : callable, optional
+        Called with the folder of an artifact before it is loaded, where a crash would harm other models.
+    load_timeout_s : float
+        How long loading may take; 0 for any time.
+    is_successor : bool
+        Whether this server replaces one that died, perhaps of a model.
     default_model : str
         Whose latest version answers requests that name no model; empty for the first by name.
     served_versions : int
@@ -85,6 +92,9 @@ class ModelRepository:
         plane: DataPlane,
         load: Callable[[Artifact], Detector],
         *,
+        try_to_load: Callable[[Path], Awaitable[None]] | None = None,
+        load_timeout_s: float = 0.0,
+        is_successor: bool = False,
         default_model: str = "",
         served_versions: int = 1,
         control: bool = False,
@@ -92,6 +102,9 @@ class ModelRepository:
         self._root = root
         self._plane = plane
         self._load = load
+        self._try_to_load = try_to_load
+        self._load_timeout_s = load_timeout_s
+        self._alone = not is_successor  # Nothing else is served, or would be, if a model ended the process.
         self._default_model = default_model
         self._served_versions = served_versions
         self._control = control
@@ -103,18 +116,19 @@ class ModelRepository:
         self._opened: dict[Path, _Stamps] = {}  # The folder just before it was first read.
 
     async def open(self) -> None:
-        """Serve what the folder holds.
+        """Serve what the folder holds. Where one of several models does not load, the others are served.
 
         Raises
         ------
         ModelNotFoundError
             There is no artifact, or none of the name of the default model.
         ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError
-            The only model, or the default one, cannot be loaded or run.
+            The only model, or the one that `default_model` names, cannot be loaded or run.
         """
         async with self._lock:
             self._opened = self._look()
             found = self._find()
+            self._alone = self._alone and sum(map(len, found.values())) == 1
             if self._default_model and self._default_model not in found:
                 known = ", ".join(found)
                 raise ModelNotFoundError(
@@ -122,8 +136,11 @@ class ModelRepository:
                 )
             default = self._default_model or next(iter(found))
             problems = {name: await self._update(name, folders) for name, folders in found.items()}
-            if not self._plane.served.versions(default or self._own_name):
+            self._alone = False
+            needed = [self._default_model] if self._default_model else list(found)
+            if not any(self._plane.served.versions(name or self._own_name) for name in needed):
                 raise problems[default] or ModelNotFoundError(f"{self._root}: no model '{default}'")
+            # It may be served later: until then, requests that name no model are told so.
             self._plane.served.set_default(default or self._own_name)
         self._plane.reloads = dict.fromkeys(self._plane.reloads, 0)  # The start is no reload.
 
@@ -184,7 +201,7 @@ class ModelRepository:
                 self._failures.clear()
             try:
                 found = self._find()
-            except (DataSentinelError, OSError) as error:
+            except Exception as error:  # whatever it was, the next look may find the folder in order
                 log(_logger, logging.ERROR, "repository_unreadable", directory=self._root, reason=error)
                 return
             for name, folders in found.items():
@@ -196,11 +213,14 @@ class ModelRepository:
         before = seen = self._opened
         while True:
             await asyncio.sleep(interval_s)
-            now = await asyncio.to_thread(self._look)
-            if now == seen and now != before:
-                before = now
-                await self.refresh()
-            seen = now
+            try:
+                now = await in_own_thread(self._look)
+                if now == seen and now != before:
+                    before = now
+                    await self.refresh()
+                seen = now
+            except Exception as error:  # A fault of ours, but no reason to look no more.
+                log(_logger, logging.ERROR, "watch_failed", exception=error)
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """List the models that are served, and those of the folder that are not, with the reason."""
@@ -209,7 +229,12 @@ class ModelRepository:
         if ready_only:
             return models
         models += [
-            {"name": failure.name, "version": folder.name, "state": "UNAVAILABLE", "reason": failure.reason}
+            {
+                "name": failure.name,
+                "version": printable(folder.name),
+                "state": "UNAVAILABLE",
+                "reason": failure.reason,
+            }
             for folder, failure in sorted(self._failures.items())
             if folder not in self._served
         ]
@@ -230,7 +255,7 @@ class ModelRepository:
     def _find(self) -> dict[str, list[Path]]:
         found = find_artifacts(self._root)
         # A root that is one model itself has the name that its artifact gives; see _switch.
-        return {name or self._own_name: folders for name, folders in found.items()}
+        return {printable(name) or self._own_name: folders for name, folders in found.items()}
 
     def _look(self) -> dict[Path, _Stamps]:
         try:
@@ -253,7 +278,7 @@ class ModelRepository:
                 continue
             try:
                 kept.append(_Candidate(folder, stamps, await self._prepare(name, folder, stamps)))
-            except (DataSentinelError, OSError) as error:
+            except DataSentinelError as error:
                 if not kept:
                     first_problem = first_problem or error
                 if served is not None:
@@ -263,24 +288,40 @@ class ModelRepository:
         return first_problem
 
     async def _prepare(self, name: str, folder: Path, stamps: _Stamps) -> Detector:
-        """Load, check and warm up in a thread; what fails is reported, and not tried again as it is."""
+        """Load, check and warm up; what fails is reported, and not tried again as it is.
+
+        Raises
+        ------
+        DataSentinelError
+            What failed; whatever else a broken artifact made others raise has become an ArtifactError.
+        """
         failure = self._failures.get(folder)
         if failure is not None and failure.stamps == stamps:
             raise ArtifactError(failure.reason)
         try:
-            detector = await asyncio.to_thread(self._load_and_warm_up, folder)
-        except (DataSentinelError, OSError) as error:
-            self._failures[folder] = _Failure(name, stamps, str(error))
+            detector = await self._load_carefully(folder)
+        except Exception as error:  # An artifact of somebody else's must not end the watch over the others.
+            reason = str(error) if isinstance(error, DataSentinelError | OSError) else repr(error)
+            self._failures[folder] = _Failure(name, stamps, reason)
             self._plane.reloads["failed"] += 1
-            log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=error)
-            raise
+            log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=reason)
+            if isinstance(error, DataSentinelError):
+                raise
+            raise ArtifactError(reason) from error
         self._failures.pop(folder, None)
         return detector
 
-    def _load_and_warm_up(self, folder: Path) -> Detector:
-        detector = self._load(load_artifact(folder, within=self._root))
-        warm_up(detector)
-        return detector
+    async def _load_carefully(self, folder: Path) -> Detector:
+        if self._try_to_load is not None and not self._alone:
+            await self._try_to_load(folder)
+        loading = in_own_thread(lambda: load_and_warm_up(folder, self._root, self._load))
+        try:
+            return await asyncio.wait_for(loading, self._load_timeout_s or None)
+        except TimeoutError:
+            raise ArtifactError(
+                f"{folder}: had not loaded after {self._load_timeout_s:g} s, and was given up; "
+                "see --load-timeout-s"
+            ) from None
 
     def _switch(self, name: str, candidates: list[_Candidate]) -> None:
         """Serve exactly these artifacts under a name, the last one as the latest version."""

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasentinel.detector import Detector
-from datasentinel.gpu import EngineOptions
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.failure_watch import FailureWatch
 from datasentinel.serving.guard import Guard
+from datasentinel.serving.loading import is_loading, loader
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.metrics import Metrics
 from datasentinel.serving.repository import ModelRepository
 from datasentinel.serving.signals import Signals
 from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
+from datasentinel.serving.trial import try_to_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     from datasentinel.settings import Settings
 
 _logger = logging.getLogger(__name__)
+
+_HURRY_S = 0.5  # What a stop that was cut short still gets.
 
 
 class Server:
@@ -84,7 +84,8 @@ class Server:
         self._guard = guard = Guard.from_settings(settings)
         self._tracing = Tracing.from_settings(settings)
         self._plane = plane = DataPlane(tracing=self._tracing)
-        self._repository = repository = _make_repository(plane, settings)
+        is_successor = self._board is not None and self._board.is_successor
+        self._repository = repository = _make_repository(plane, settings, is_successor=is_successor)
         await repository.open()
 
         metrics = Metrics(plane, self._board)
@@ -147,9 +148,7 @@ class Server:
         tasks = [*self._refreshes, *([self._watcher] if self._watcher is not None else [])]
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stop_transports(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -162,24 +161,15 @@ class Server:
             await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
 
 
-def _make_repository(plane: DataPlane, settings: Settings) -> ModelRepository:
-    load = partial(
-        Detector,
-        backend=settings.backend,
-        num_threads=settings.num_threads,
-        precision=settings.precision,
-        plan_budget_s=settings.plan_budget_s,
-        engine=EngineOptions(
-            optimization_level=settings.engine_optimization_level,
-            workspace_mib=settings.engine_workspace_mib,
-            max_rows=settings.engine_max_rows,
-            io_binding=settings.engine_io_binding,
-        ),
-    )
+def _make_repository(plane: DataPlane, settings: Settings, *, is_successor: bool) -> ModelRepository:
+    root = Path(settings.model)
     return ModelRepository(
-        Path(settings.model),
+        root,
         plane,
-        load,
+        loader(settings),
+        try_to_load=lambda folder: try_to_load(folder, root, settings),
+        load_timeout_s=settings.load_timeout_s,
+        is_successor=is_successor,
         default_model=settings.default_model,
         served_versions=settings.served_versions,
         control=settings.repository_control,
@@ -285,21 +275,43 @@ async def _serve(
     signals.on_hangup(server.reload)
     if lifeline is not None:
         loop.add_reader(lifeline, _watch_lifeline, loop, lifeline, signals)
-    addresses = await server.start()
-    if not signals.first.is_set():
-        log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
-        on_ready(addresses)
-        await signals.first.wait()
+    starting = asyncio.create_task(server.start())
+    stopping = asyncio.create_task(signals.first.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled():
+        addresses = starting.result()
+        if not stopping.done():
+            log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
+            on_ready(addresses)
+        await stopping
+    await _stop(server, signals)
+    _report_stuck_tasks()
+
+
+async def _stop(server: Server, signals: Signals) -> None:
+    """Stop the server; the second wish to stop, or a model that never ends loading, ends the process."""
     draining = asyncio.create_task(server.stop())
     impatience = asyncio.create_task(signals.second.wait())
     await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
     impatience.cancel()
+    await asyncio.wait({impatience})
     if not draining.done():
         log(_logger, logging.WARNING, "drain_cut_short")
         await server.hurry()
-    await asyncio.gather(draining, impatience, return_exceptions=True)
+        await asyncio.wait({draining}, timeout=_HURRY_S)
+        if not draining.done():
+            _end_process(1)
     draining.result()
-    _report_stuck_tasks()
+    if is_loading():  # The interpreter's own end would wait for a thread, or run into it.
+        _end_process(0)
+
+
+def _end_process(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
 
 
 def _report_stuck_tasks() -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import ServerError
+from datasentinel.serving.exit_codes import in_words
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.signals import Signals
 from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
-from datasentinel.serving.worker import READY, to_argument
+from datasentinel.serving.worker import HEARTBEAT_S, READY, to_argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 30.0
 _STABLE_S = 10.0  # A worker that was ready for so long starts again without a wait.
 _KILL_AFTER_S = 5.0  # Beyond the drain timeout.
+_HURRY_S = 1.0  # What workers get after the second wish to stop.
 
 
 def supervise(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
@@ -158,10 +160,10 @@ class _Supervisor:
             if self._stopping.is_set():
                 # One that the signal ended outright had not begun to serve: it would have drained.
                 if code not in (0, -signal.SIGTERM):
-                    raise ServerError(f"worker {worker.number} did not stop well: {_in_words(code)}")
+                    raise ServerError(f"worker {worker.number} did not stop well: {in_words(code)}")
                 return
             if not self._started:
-                raise ServerError(f"worker {worker.number} could not start: {_in_words(code)}")
+                raise ServerError(f"worker {worker.number} could not start: {in_words(code)}")
             if loop.time() - started_s >= _STABLE_S:
                 backoff_s = _FIRST_BACKOFF_S
             log(
@@ -169,7 +171,7 @@ class _Supervisor:
                 logging.ERROR,
                 "worker_died",
                 worker=worker.number,
-                reason=_in_words(code),
+                reason=in_words(code),
                 restart_in_s=backoff_s,
             )
             with suppress(TimeoutError):
@@ -192,13 +194,27 @@ class _Supervisor:
             worker.send(signal.SIGTERM)
         assert process.stdout is not None  # noqa: S101
         try:
-            async for line in process.stdout:
+            while line := await self._next_line(worker, process.stdout):
                 if line == READY:
                     worker.ready.set()
             return await process.wait()
         finally:
             worker.ready.clear()
             worker.process = None
+
+    async def _next_line(self, worker: _Worker, stdout: asyncio.StreamReader) -> bytes:
+        """Wait for a worker's next line; one that is ready and says nothing for too long is killed."""
+        timeout_s = self._settings.worker_timeout_s
+        watched = timeout_s and worker.ready.is_set() and not self._stopping.is_set()
+        try:
+            return await asyncio.wait_for(
+                stdout.readline(), max(timeout_s, 2 * HEARTBEAT_S) if watched else None
+            )
+        except TimeoutError:
+            if not self._stopping.is_set():
+                log(_logger, logging.ERROR, "worker_hung", worker=worker.number, timeout_s=timeout_s)
+                worker.send(signal.SIGKILL)
+            return await stdout.readline()
 
     async def _stop(self, keepers: list[asyncio.Task[None]], signals: Signals) -> None:
         """Stop all workers together.
@@ -227,6 +243,8 @@ class _Supervisor:
     async def _hurry(self, signals: Signals) -> None:
         await signals.second.wait()
         self._send_all(signal.SIGTERM)
+        await asyncio.sleep(_HURRY_S)
+        self._send_all(signal.SIGKILL)
 
     def _send_all(self, number: signal.Signals) -> None:
         for worker in self._workers:
@@ -237,11 +255,3 @@ class _Supervisor:
         for worker in self._workers:
             if worker.ready.is_set():
                 worker.send(signal.SIGHUP)
-
-
-def _in_words(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"

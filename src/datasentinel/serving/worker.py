@@ -1,14 +1,18 @@
 """One worker of a supervised server. The supervisor starts it, not a person.
 
-Its one argument is the JSON text that `to_argument` writes. It prints one line when it is ready, and drains
-when its standard input ends, so that it does not outlive its supervisor.
+Its one argument is the JSON text that `to_argument` writes. It prints one line when it is ready and another
+every second as long as its event loop turns, and drains when its standard input ends, so that it does not
+outlive its supervisor.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import select
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from datasentinel.serving.transports import Address
 
 READY = b"ready\n"
+_ALIVE = b"alive\n"
+HEARTBEAT_S = 1.0
 
 
 def to_argument(settings: Settings, folder: Path, worker: int) -> str:
@@ -30,8 +36,16 @@ def to_argument(settings: Settings, folder: Path, worker: int) -> str:
 
 
 def _print_ready(addresses: dict[str, Address]) -> None:  # noqa: ARG001
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+    stdout = sys.stdout.fileno()
+    os.set_blocking(stdout, False)  # A supervisor that does not read must not stop its workers.
+    os.write(stdout, READY)
+    _beat(asyncio.get_running_loop(), stdout)
+
+
+def _beat(loop: asyncio.AbstractEventLoop, stdout: int) -> None:
+    with suppress(OSError):  # A supervisor that is gone shows at the other pipe.
+        os.write(stdout, _ALIVE)
+    loop.call_later(HEARTBEAT_S, _beat, loop, stdout)
 
 
 def main() -> None:

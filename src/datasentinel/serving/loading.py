@@ -1,0 +1,93 @@
+"""How a server loads a model: as its settings say, warmed up, where nothing waits for a load that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from datasentinel.artifact import load_artifact
+from datasentinel.detector import Detector
+from datasentinel.gpu import EngineOptions
+from datasentinel.serving.models import outputs_of, warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from datasentinel.artifact import Artifact
+    from datasentinel.settings import Settings
+
+_Result = TypeVar("_Result")
+
+_THREAD_NAME = "load-model"
+
+
+def loader(settings: Settings) -> Callable[[Artifact], Detector]:
+    """Return what makes a detector of an artifact as the settings say."""
+    return partial(
+        Detector,
+        backend=settings.backend,
+        num_threads=settings.num_threads,
+        precision=settings.precision,
+        plan_budget_s=settings.plan_budget_s,
+        engine=EngineOptions(
+            optimization_level=settings.engine_optimization_level,
+            workspace_mib=settings.engine_workspace_mib,
+            max_rows=settings.engine_max_rows,
+            io_binding=settings.engine_io_binding,
+        ),
+    )
+
+
+def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detector]) -> Detector:
+    """Load the artifact of `folder`, which has to lie in `root`, and score a few rows.
+
+    Raises
+    ------
+    ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError, OutOfMemoryError
+        The model cannot be loaded or run.
+    """
+    detector = load(load_artifact(folder, within=root))
+    warm_up(detector)
+    outputs_of(detector)  # What cannot compute one of them is to fail here, not when it takes over.
+    return detector
+
+
+async def in_own_thread(work: Callable[[], _Result]) -> _Result:
+    """Run `work` in a thread that does not keep the process alive, unlike those of `asyncio.to_thread`.
+
+    Raises
+    ------
+    Exception
+        What `work` raised.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]  # without an error there is a result
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:  # for whoever waits
+            error = caught
+        with suppress(RuntimeError):  # The loop has ended meanwhile.
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=_THREAD_NAME, daemon=True).start()
+    return await done
+
+
+def is_loading() -> bool:
+    """Whether a thread still loads a model, perhaps one that nobody waits for any more."""
+    return any(thread.name == _THREAD_NAME for thread in threading.enumerate())
