@@ -57,6 +57,9 @@ class Config:
         The model's name and version; empty where the file does not say.
     feature_names : tuple of str
         One name a column, or empty.
+    offsets : tuple of float
+        What the graph subtracts from each column before anything else, or empty: float32 numbers, so that the
+        difference is exact for values between half and twice the offset.
     score : str
         The definition of the score in words.
     calibration : mapping
@@ -77,6 +80,7 @@ class Config:
     name: str = ""
     version: str = ""
     feature_names: tuple[str, ...] = ()
+    offsets: tuple[float, ...] = ()
     score: str = ""
     calibration: Mapping[str, Json] = field(default_factory=dict)
     training: Mapping[str, Json] = field(default_factory=dict)
@@ -325,6 +329,10 @@ def parse_config(raw: bytes, *, where: Path) -> Config:
         raise ArtifactError(
             f"{where}: key 'feature_names': got {len(names)} names for input_dim {config.input_dim}"
         )
+    if config.offsets and len(config.offsets) != config.input_dim:
+        raise ArtifactError(
+            f"{where}: key 'offsets': got {len(config.offsets)} numbers for input_dim {config.input_dim}"
+        )
     return config
 
 
@@ -403,6 +411,12 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(map(_string, value))
 
 
+def _numbers(value: object) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of numbers, got {_kind(value)}")
+    return tuple(map(_finite, value))
+
+
 def _mapping(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise TypeError(f"expected an object, got {_kind(value)}")
@@ -418,6 +432,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "name": _name,
     "version": _name,
     "feature_names": _strings,
+    "offsets": _numbers,
     "score": _string,
     "calibration": _mapping,
     "training": _mapping,

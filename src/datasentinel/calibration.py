@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from datasentinel.histogram import Histogram
 
 if TYPE_CHECKING:
     from datasentinel.artifact import Config, Json
+    from datasentinel.promise import Observed
     from datasentinel.types import Float32Array, Float64Array, Int64Array
 
 ThresholdMethod: TypeAlias = Literal["conformal", "quantile", "mean+3std"]
@@ -31,6 +32,8 @@ THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
 _EXACT_RANKS = 256
 _THINNING = 1.02
 _SCORE_BINS = 10
+# The core reports a score that is not finite as the largest float32.
+_OVERFLOWED = float(np.finfo(np.float32).max)
 # Room for the rounding in which backends differ, where there is no greater score to stay below.
 _ROUNDING_ROOM = 1e-5
 
@@ -134,6 +137,8 @@ class Calibration:
         Their scores.
     features : tuple of Histogram
         The distribution of each column, or empty.
+    observed : mapping of str to Observed
+        What the model that is served was seen to do, by the rows' name.
     """
 
     threshold: float
@@ -142,11 +147,30 @@ class Calibration:
     fpr_bound: float | None
     table: ScoreTable
     features: tuple[Histogram, ...] = ()
+    observed: Mapping[str, Observed] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Number of held-out normal rows."""
         return self.table.rows
+
+    @property
+    def rows_needed(self) -> int:
+        """How many held-out rows the target would need; 0 where it is promised, or nothing is."""
+        if self.target_fpr is None or self.fpr_bound is None or self.fpr_bound <= self.target_fpr:
+            return 0
+        return math.ceil(1 / self.target_fpr - 1e-9) - 1
+
+    def describe(self) -> str:
+        """Say how the threshold was found and what it promises."""
+        text = f"{self.method} on {self.rows} normal rows"
+        if self.target_fpr is not None:
+            text += f" for a false-positive rate of {self.target_fpr:g}"
+        if self.fpr_bound is not None:
+            text += f"; at most {self.fpr_bound:.4g} is promised"
+        if self.rows_needed:
+            text += f" (less needs {self.rows_needed} rows or more)"
+        return text
 
     def facts(self) -> dict[str, Json]:
         """Return what `config.json` says under `calibration`."""
@@ -157,6 +181,8 @@ class Calibration:
             "rows": self.rows,
             "score_table": self.table.facts(),
         }
+        if self.observed:
+            facts["observed"] = {name: seen.facts() for name, seen in self.observed.items()}
         if self.features:
             facts["features"] = {
                 "edges": [_decimals(feature.edges) for feature in self.features],
@@ -170,6 +196,7 @@ def calibrate(
     *,
     method: ThresholdMethod,
     target_fpr: float,
+    least: float | None = None,
     rows: Float32Array | None = None,
 ) -> Calibration:
     """Choose a threshold.
@@ -187,17 +214,21 @@ def calibrate(
         "mean+3std": mean and three standard deviations of the scores, whatever rate that gives.
     target_fpr : float
         For "conformal" and "quantile".
+    least : float, optional
+        No threshold is lower: scores below it are of rows that do not differ as far as the data resolves.
     rows : float32 array, shape [M, D], optional
         Normal rows, to remember how each column is distributed.
 
     Raises
     ------
     DataError
-        There is no score, or one is not finite.
+        There is no score, or one is not finite or overflowed.
     """
-    if scores.size == 0 or not np.isfinite(scores).all():
+    finite = int(np.count_nonzero(np.abs(scores.astype(np.float64)) < _OVERFLOWED))
+    if not scores.size or finite < len(scores):
         raise DataError(
-            "the held-out rows have no finite scores: a value is too far from all others for float32"
+            f"{len(scores) - finite} of {len(scores)} normal rows have no finite score, so no threshold "
+            "means anything; leave out rows with a value far beyond all others, or mend the model"
         )
     ordered = np.sort(scores.astype(np.float64))
     fpr_bound = None
@@ -208,7 +239,7 @@ def calibrate(
     else:
         threshold = float(ordered.mean() + 3 * ordered.std())
     return Calibration(
-        threshold=threshold,
+        threshold=threshold if least is None else max(threshold, least),
         method=method,
         target_fpr=None if method == "mean+3std" else target_fpr,
         fpr_bound=fpr_bound,

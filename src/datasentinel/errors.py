@@ -26,6 +26,10 @@ class DataError(InvalidInputError):
     """A data file cannot be used: unreadable, no usable rows, a missing column."""
 
 
+class DataWarning(UserWarning):
+    """Data can be used, but not all that is in it; the message says what to change."""
+
+
 class SettingsError(InvalidInputError):
     """A setting is unknown, malformed or contradicts another one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
-from datasentinel.errors import InvalidInputError, MissingDependencyError
+from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from datasentinel.calibration import ThresholdMethod
     from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.pipeline import Model
+    from datasentinel.training.fitting import Model
     from datasentinel.training.settings import ModelKind
     from datasentinel.types import Float32Array, Float64Array
 
@@ -121,6 +122,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     def fit(self, X: object, y: object = None) -> AutoencoderDetector:  # noqa: N803, ARG002
         """Train on rows that are normal, or almost all of them.
 
+        Warns with `datasentinel.errors.DataWarning` of columns that float32 does not resolve, of a target
+        that the rows are too few for, and where the first model did not keep its promise.
+
         Parameters
         ----------
         X : array-like or data frame, shape [N, D]
@@ -149,11 +153,14 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             target_fpr=self.target_fpr,
             seed=int(seed),
         )
-        result = train(rows, settings=settings, start=self._earlier())
+        names = getattr(self, "feature_names_in_", ())
+        result = train(rows, settings=settings, feature_names=names, start=self._earlier())
+        for warning in result.warnings:
+            warnings.warn(warning, DataWarning, stacklevel=2)
         built = build_artifact(
             result,
             rows=rows.astype(np.float32),
-            feature_names=getattr(self, "feature_names_in_", ()),
+            feature_names=names,
             training_facts={"seed": int(seed)},
         )
         self._trained: Model | None = result.model

@@ -13,7 +13,6 @@ import numpy as np
 from datasentinel.artifact import Artifact, Config, save_artifact
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
 from datasentinel.cli.reading import data_options, normal_rows, read_data
-from datasentinel.cli.recalibrate import describe
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
@@ -99,7 +98,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     click.echo(f"backend     {detector.backend}")
     for name, reason in detector.info()["refusals"].items():
         click.echo(f"            not {name}: {reason}")
-    click.echo(f"threshold   {calibration.threshold:.6g} ({describe(calibration)})")
+    click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.describe()})")
     click.echo(f"model       {out}")
 
 

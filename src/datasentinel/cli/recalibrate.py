@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from datasentinel.artifact import save_config
-from datasentinel.calibration import THRESHOLD_METHODS, Calibration, ThresholdMethod, calibrate
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
 from datasentinel.cli.reading import data_options, normal_rows, read_data
 from datasentinel.detector import Detector
 from datasentinel.types import BACKEND_NAMES
@@ -59,17 +59,5 @@ def command(  # noqa: PLR0917 - click passes them by name
     for when, threshold in (("before", detector.threshold), ("now", calibration.threshold)):
         rate = np.mean(scores.astype(np.float64) > threshold)
         click.echo(f"{when:<12}threshold {threshold:.6g}, false-positive rate on these rows {rate:.4g}")
-    click.echo(f"{'calibrated':<12}{describe(calibration)}")
+    click.echo(f"{'calibrated':<12}{calibration.describe()}")
     click.echo(f"{'model':<12}{artifact.directory}")
-
-
-def describe(calibration: Calibration) -> str:
-    """Say how a threshold was found and what it promises."""
-    text = f"{calibration.method} on {calibration.rows} normal rows"
-    if calibration.target_fpr is not None:
-        text += f" for a false-positive rate of {calibration.target_fpr:g}"
-    if calibration.fpr_bound is not None:
-        text += f"; at most {calibration.fpr_bound:.4g} is promised"
-        if calibration.target_fpr is not None and calibration.fpr_bound > calibration.target_fpr:
-            text += f" (less needs {round(1 / calibration.target_fpr) - 1} rows or more)"
-    return text

@@ -151,8 +151,15 @@ def command(  # noqa: PLR0917 - click passes them by name
         test = (test_set.values, test_set.labels)
     with _TrainingProgress() as progress:
         result = train(
-            dataset.values, labels=dataset.labels, test=test, settings=chosen, on_epoch=progress.show
+            dataset.values,
+            labels=dataset.labels,
+            test=test,
+            settings=chosen,
+            feature_names=dataset.feature_names,
+            on_epoch=progress.show,
         )
+    for warning in result.warnings:
+        click.echo(f"warning     {warning}", err=True)
     exported = export_artifact(
         result,
         out,
@@ -215,14 +222,13 @@ def _summarise(result: TrainingResult, exported: Exported) -> None:
     least = min((epoch.held_out_loss for epoch in result.history), default=None)
     loss = "" if least is None else f", loss {least:.4g}"
     held_out = "the last " if result.recording else ""
-    target = (
-        "" if calibration.target_fpr is None else f" for a false-positive rate of {calibration.target_fpr:g}"
-    )
     click.echo(f"network     {result.model.summary()}")
     click.echo(
         f"rows        {result.rows_trained} trained on, {held_out}{result.rows_held_out} held out{loss}"
     )
-    click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.method}{target})")
+    click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.describe()})")
+    for name, seen in calibration.observed.items():
+        click.echo(f"checked     {seen.above} of {seen.rows} {name} above the threshold ({seen.share:.2%})")
     if result.quality:
         quality = result.quality
         click.echo(

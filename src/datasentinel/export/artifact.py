@@ -115,6 +115,7 @@ def build_artifact(
         name=name,
         version=version,
         feature_names=tuple(feature_names),
+        offsets=tuple(model.scaling.shift.tolist()),
         score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},
@@ -127,6 +128,8 @@ def _training_facts(result: TrainingResult) -> dict[str, Json]:
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "rows": result.rows_trained,
         **result.model.facts(),
+        "findings": [finding.facts() for finding in result.findings],
+        "repaired": result.repaired,
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("datasentinel", "torch", "onnx", "numpy")},

@@ -11,7 +11,7 @@ from datasentinel.training.ensemble import Ensemble
 from datasentinel.training.subspace import Subspace
 
 if TYPE_CHECKING:
-    from datasentinel.training.pipeline import Model
+    from datasentinel.training.fitting import Model
 
 
 def build_graph(model: Model) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from datasentinel.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from datasentinel.training.pipeline import Model
+    from datasentinel.training.fitting import Model
     from datasentinel.types import Float32Array
 
 # Two float32 computations of one network differ in the last digits only; more is a broken export.

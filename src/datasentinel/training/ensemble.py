@@ -88,6 +88,7 @@ class Ensemble:
         "coarse, of standardised and of whitened values), to its reconstruction by a denoising autoencoder, "
         "and to the medians; 0 is typical of normal rows, 1 about one standard deviation more"
     )
+    least_threshold = None
 
     @property
     def input_dim(self) -> int:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.quality import Quality, judge
-from datasentinel.training.denoiser import STEPS
-from datasentinel.training.ensemble import HELD_OUT, Ensemble, fit_ensemble
-from datasentinel.training.plain import HELD_OUT as PLAIN_HELD_OUT
-from datasentinel.training.plain import PlainAutoencoder, fit_plain
+from datasentinel.training.checking import fit_and_check
+from datasentinel.training.columns import Finding, examine
+from datasentinel.training.fitting import Model, split
 from datasentinel.training.recording import is_recording
 from datasentinel.training.settings import TrainingSettings
-from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
+    from datasentinel.calibration import Calibration
+    from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.progress import Epoch
     from datasentinel.types import BoolArray, Float32Array
-
-    _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-Model: TypeAlias = Ensemble | Subspace | PlainAutoencoder
 
 MIN_NORMAL_ROWS = 10
 _TEST_SHARE = 0.2
@@ -47,10 +42,15 @@ class TrainingResult:
     history : list of Epoch
         The progress of training.
     rows_trained, rows_held_out : int
-        Numbers of normal rows. Unless the model is a plain autoencoder, those held out are among those
-        trained on in the end.
+        Numbers of normal rows. Those held out are among those trained on in the end, but for control rows,
+        for a plain autoencoder and for a `repaired` detector.
     recording : bool
         Whether the rows were treated as a recording; see `is_recording`. Never for a plain autoencoder.
+    findings : tuple of Finding
+        What is wrong with the data.
+    repaired : str
+        Why the first model was given up for one that never saw the rows it is calibrated on; empty if it was
+        not.
     test_scores, test_labels : array, shape [T], or None
         Scores and labels of rows that had no part in training, where there are any.
     quality : Quality or None
@@ -63,9 +63,24 @@ class TrainingResult:
     rows_trained: int
     rows_held_out: int
     recording: bool
+    findings: tuple[Finding, ...]
+    repaired: str
     test_scores: Float32Array | None
     test_labels: BoolArray | None
     quality: Quality | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user has to know: one line each."""
+        told = [finding.text for finding in self.findings if finding.is_warning]
+        if self.calibration.rows_needed:
+            told.append(f"the target is out of reach: {self.calibration.describe()}")
+        if self.repaired:
+            told.append(
+                f"{self.repaired}; the one that takes its place never saw the {self.rows_held_out} rows that "
+                "the threshold is from"
+            )
+        return told
 
 
 def train(
@@ -74,15 +89,20 @@ def train(
     labels: npt.ArrayLike | None = None,
     test: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     settings: TrainingSettings | None = None,
+    feature_names: Sequence[str] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
     start: Ensemble | None = None,
 ) -> TrainingResult:
     """Train a detector on the normal rows.
 
+    The model that results scores rows it was trained on and, unless the rows are few or a recording, control
+    rows that it was not. Where it calls more of them anomalies than its threshold promises, another one takes
+    its place, calibrated on rows that no part of it saw.
+
     Parameters
     ----------
     rows : array-like, shape [N, D]
-        Raw rows, finite also as float32.
+        Raw rows, finite also as float32. In float64, what float32 does not resolve is found and told.
     labels : array-like of bool, shape [N], optional
         True for anomalies. They are never trained on; where there are some and `test` is not given, all of
         them and a fifth of the normal rows (the last of a recording) are set aside to judge the detector by.
@@ -90,6 +110,8 @@ def train(
         Rows and labels to judge the detector by.
     settings : TrainingSettings, optional
         Defaults otherwise.
+    feature_names : sequence of str, optional
+        One a column, for what is told.
     on_epoch : callable, optional
         Told of each epoch as it ends.
     start : Ensemble, optional
@@ -100,7 +122,8 @@ def train(
     InvalidInputError
         An array has the wrong shape or holds a value that is not finite.
     DataError
-        There are too few normal rows, or too few columns vary in them (two for an autoencoder, or one).
+        There are too few normal rows, too few columns vary in them (two for an autoencoder, or one), or no
+        model keeps its promise on them.
     """
     settings = settings or TrainingSettings()
     values = _rows("rows", rows)
@@ -116,85 +139,34 @@ def train(
     if not recording:
         normal = np.random.default_rng(settings.seed).permutation(normal)
     if judged is None and is_anomaly.any():
-        aside, normal = _split(normal, _TEST_SHARE, recording=recording)
+        aside, normal = split(normal, _TEST_SHARE, recording=recording)
         chosen = np.concatenate([aside, np.flatnonzero(is_anomaly)])
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
-    fitted = _fit(values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start)
-    model = fitted.model
-
-    calibration = calibrate(
-        fitted.held_out_scores,
-        method=settings.threshold_method,
-        target_fpr=settings.target_fpr,
-        rows=values[normal],
+    if not np.ptp(values[normal], axis=0).any():
+        raise DataError("no column varies in the normal rows: there is nothing to learn from them")
+    findings = examine(np.asarray(rows)[normal], feature_names)
+    checked = fit_and_check(
+        values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start
     )
+    calibration, model = checked.calibration, checked.fitted.model
     test_scores = model.score(judged[0]) if judged else None
     return TrainingResult(
         model=model,
         calibration=calibration,
-        history=fitted.history,
-        rows_trained=fitted.rows_trained,
-        rows_held_out=len(fitted.held_out_scores),
+        history=checked.fitted.history,
+        rows_trained=checked.fitted.rows_trained,
+        rows_held_out=calibration.rows,
         recording=recording,
+        findings=findings,
+        repaired=checked.repaired,
         test_scores=test_scores,
         test_labels=judged[1] if judged else None,
         quality=judge(test_scores, judged[1], calibration.threshold)
         if judged and test_scores is not None
         else None,
     )
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    model: Model
-    held_out_scores: Float32Array
-    history: list[Epoch]
-    rows_trained: int
-
-
-def _fit(
-    rows: Float32Array,
-    *,
-    recording: bool,
-    settings: TrainingSettings,
-    on_epoch: Callable[[Epoch], None] | None,
-    start: Ensemble | None,
-) -> _Fitted:
-    kind = settings.model
-    if kind == "auto":
-        kind = "subspace" if recording and can_span(rows) else "ensemble"
-    if kind == "ensemble":
-        if not np.ptp(rows, axis=0).any():
-            raise DataError("no column varies in the normal rows: there is nothing to learn from them")
-        fitted = fit_ensemble(
-            rows,
-            seed=settings.seed,
-            steps=settings.steps or STEPS,
-            held_out=settings.held_out,
-            recording=recording,
-            on_epoch=on_epoch,
-            start=start,
-        )
-        return _Fitted(fitted.model, fitted.held_out_scores, fitted.history, len(rows))
-    share = settings.held_out or (PLAIN_HELD_OUT if kind == "autoencoder" else HELD_OUT)
-    held_out, kept = _split(rows, share, recording=recording)
-    if not len(kept):
-        raise DataError(f"held_out {share} leaves no rows to train on")
-    if kind == "subspace":
-        judged = fit_subspace(kept, held_out)
-        return _Fitted(refit(judged, rows), judged.score(held_out), [], len(rows))
-    model, history = fit_plain(kept, held_out, settings=settings, on_epoch=on_epoch)
-    return _Fitted(model, model.score(held_out), history, len(kept))
-
-
-def _split(
-    items: npt.NDArray[_Scalar], share: float, *, recording: bool
-) -> tuple[npt.NDArray[_Scalar], npt.NDArray[_Scalar]]:
-    """Return a share of the items, at least two, and the others: the last of a recording, else the first."""
-    count = max(2, round(share * len(items)))
-    return (items[-count:], items[:-count]) if recording else (items[:count], items[count:])
 
 
 def _rows(name: str, rows: npt.ArrayLike, width: int | None = None) -> Float32Array:

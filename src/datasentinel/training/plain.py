@@ -53,6 +53,7 @@ class PlainAutoencoder:
         "mean over the features of the squared difference between the standardised input and its "
         "reconstruction"
     )
+    least_threshold = None
 
     @property
     def input_dim(self) -> int:

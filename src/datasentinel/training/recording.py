@@ -43,6 +43,16 @@ def is_recording(rows: Float32Array) -> bool:
     return len(rows) >= _LEAST_ROWS and serial_correlation(rows) > _LEAST_CORRELATION
 
 
+def independent_share(rows: Float32Array) -> float:
+    """Return how many independent rows a row stands for, if columns are autoregressive of first order.
+
+    Their effective number is N (1 - r) / (1 + r), r being the serial correlation (G. Bayley, J. Hammersley,
+    "The 'effective' number of independent observations in an autocorrelated time series", 1946).
+    """
+    correlation = min(max(serial_correlation(rows), 0.0), 1.0)
+    return (1 - correlation) / (1 + correlation)
+
+
 def last_rows(count: int, share: float) -> Int64Array:
     """Return the indices of the last `share` of `count` rows, at least two."""
     return np.arange(count - max(2, round(share * count)), count)

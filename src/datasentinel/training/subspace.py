@@ -55,6 +55,8 @@ class Subspace:
         Of the components.
     component_share : float
         How much the components count beside the residuals.
+    typical : float
+        Weighted mean square of a typical normal row's residuals, which becomes a score of 1.
     robust_map : RobustMap
         From raw rows to each feature by itself; for the contributions only.
     """
@@ -65,13 +67,15 @@ class Subspace:
     weight: Float32Array
     variances: Float32Array
     component_share: float
+    typical: float
     robust_map: RobustMap
 
     definition = (
         "mean over the features of the squared difference between the standardised input and its projection "
-        "on the principal components of the normal rows, divided by what it is in normal rows; or how far "
-        "out the row is along the components, where that is ten times the usual and more"
+        "on the principal components of the normal rows, divided by what it is in a typical normal row; or "
+        "how far out the row is along the components, where that is ten times the usual and more"
     )
+    least_threshold = 1.0
 
     @property
     def input_dim(self) -> int:
@@ -91,13 +95,13 @@ class Subspace:
     @property
     def residual_gain(self) -> Float32Array:
         """What residuals are multiplied by before they are squared, shape [D]."""
-        gain: Float32Array = np.sqrt(self.weight)
+        gain: Float32Array = np.sqrt(self.weight / self.typical).astype(np.float32)
         return gain
 
     @property
     def component_gain(self) -> Float32Array:
         """What components are multiplied by before they are squared, shape [K]."""
-        gain: Float32Array = np.sqrt(self.component_share / self.variances).astype(np.float32)
+        gain: Float32Array = np.sqrt(self.component_share / self.typical / self.variances).astype(np.float32)
         return gain
 
     @property
@@ -159,10 +163,11 @@ def can_span(rows: Float32Array) -> bool:
 
 
 def fit_subspace(rows: Float32Array, held_out: Float32Array) -> Subspace:
-    """Find the subspace of normal rows.
+    """Find the subspace of normal rows, and what is usual beside and within it.
 
     It takes as many components as carry 95 % of the variance, but fewer than there are varying columns, or
-    nothing would be left to tell anomalies by.
+    nothing would be left to tell anomalies by. Residuals below a thousandth of a standard deviation are
+    rounding: what is typical and what is usual is no smaller.
 
     Parameters
     ----------
@@ -174,6 +179,27 @@ def fit_subspace(rows: Float32Array, held_out: Float32Array) -> Subspace:
     DataError
         Fewer than two columns vary.
     """
+    model = _span(rows)
+    beside = model.score(held_out).astype(np.float64)
+    least = _LEAST_RESIDUAL**2 * float(model.weight.mean())
+    centred = model.soft_clip.apply(held_out).astype(np.float64) - model.mean
+    within = (np.square(centred @ model.directions.T) / model.variances).mean(axis=1)
+    usual_beside = max(float(np.percentile(beside, _USUAL)), least)
+    usual_within = max(float(np.percentile(within, _USUAL)), 1.0)
+    return replace(
+        model,
+        typical=max(float(np.median(beside)), least),
+        component_share=usual_beside / usual_within / _TIMES_BEYOND,
+    )
+
+
+def refit(model: Subspace, rows: Float32Array) -> Subspace:
+    """Learn a subspace from more rows, held-out ones among them; what is usual stays as `model` found it."""
+    return replace(_span(rows), typical=model.typical, component_share=model.component_share)
+
+
+def _span(rows: Float32Array) -> Subspace:
+    """Find the subspace; its score is the plain weighted mean square of the residuals."""
     soft_clip = fit_soft_clip(rows, knee=_KNEE)
     varying = int(np.count_nonzero(soft_clip.scaling.varying))
     if varying < _LEAST_VARYING:
@@ -187,22 +213,13 @@ def fit_subspace(rows: Float32Array, held_out: Float32Array) -> Subspace:
     residuals = residuals - residuals @ kept.T @ kept
     spread = np.sqrt(np.square(residuals).mean(axis=0))
     spread = spread + _LEAST_SHARE * np.sqrt(np.square(spread).mean()) + _LEAST_RESIDUAL
-    residuals_only = Subspace(
+    return Subspace(
         soft_clip=soft_clip,
         mean=mean.astype(np.float32),
         directions=kept.astype(np.float32),
         weight=(1 / spread).astype(np.float32),
         variances=variances[:count].astype(np.float32),
         component_share=0.0,
+        typical=1.0,
         robust_map=fit_robust_map(rows, soft_clip.scaling),
     )
-    u = soft_clip.apply(held_out).astype(np.float64)
-    within = (np.square((u - mean) @ kept.T) / variances[:count]).mean(axis=1)
-    usual_within = max(float(np.percentile(within, _USUAL)), 1.0)
-    usual_beside = float(np.percentile(residuals_only.score(held_out), _USUAL))
-    return replace(residuals_only, component_share=usual_beside / usual_within / _TIMES_BEYOND)
-
-
-def refit(model: Subspace, rows: Float32Array) -> Subspace:
-    """Learn a subspace from more rows, held-out ones among them; what is usual stays as `model` found it."""
-    return replace(fit_subspace(rows, rows), component_share=model.component_share)

@@ -52,9 +52,12 @@ def test_anomalies_are_found(result):
     assert result.model.facts()["parts"] == list(PARTS)
 
 
-def test_all_normal_rows_are_trained_on_in_the_end(result):
-    assert result.rows_trained == 1800 - 360
-    assert result.rows_held_out == 360
+def test_all_normal_rows_but_the_control_rows_are_trained_on_in_the_end(result):
+    control = 144
+    assert result.rows_trained == 1800 - 360 - control
+    assert result.rows_held_out == result.rows_trained // 4 + control
+    observed = result.calibration.observed
+    assert (observed["control rows"].rows, observed["training rows"].rows) == (control, 1800 - 360)
     assert result.quality.rows == 200 + 360
 
 
@@ -145,7 +148,8 @@ def test_progress_is_told():
 @pytest.mark.parametrize("count", [10, 11, 40, 100])
 def test_few_rows_are_enough(count):
     result = train(telemetry(count))
-    assert result.calibration.rows == result.rows_held_out == result.rows_trained == count
+    assert result.calibration.rows == result.rows_held_out == count
+    assert result.rows_trained == count - (count // 10 if count >= 20 else 0)
     scores = result.model.score(telemetry(1000, seed=8))
     assert np.isfinite(scores).all()
     strange = telemetry(200, seed=9)
@@ -196,7 +200,7 @@ def test_fewer_steps():
 
 def test_a_given_share_is_held_out():
     result = train(telemetry(100), settings=TrainingSettings(held_out=0.3))
-    assert (result.rows_trained, result.rows_held_out) == (100, 30)
+    assert (result.rows_trained, result.rows_held_out) == (90, 27 + 10)
 
 
 def test_the_soft_clip_and_its_inverse():

@@ -1,0 +1,108 @@
+"""A fitted model is seen to keep the promise of its threshold before anyone gets it, or is replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datasentinel.calibration import Calibration, calibrate
+from datasentinel.errors import DataError
+from datasentinel.promise import broken, observe
+from datasentinel.training.fitting import Fitted, fit, fit_apart
+from datasentinel.training.recording import independent_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasentinel.training.ensemble import Ensemble
+    from datasentinel.training.progress import Epoch
+    from datasentinel.training.settings import TrainingSettings
+    from datasentinel.types import Float32Array
+
+# Rows that a model trained again on its held-out rows never sees: they are what it is checked on. With fewer
+# rows than that there is too little to learn from and to check on at once.
+_CONTROL_SHARE = 0.1
+_LEAST_CONTROL, _MOST_CONTROL = 3, 250
+_CONTROL_FROM = 20
+# Of the training rows, evenly spaced, the model is checked on no more.
+_MOST_CHECKED = 20_000
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model that was checked, its calibration, and why it is not the first choice where it is not."""
+
+    fitted: Fitted
+    calibration: Calibration
+    repaired: str = ""
+
+
+def fit_and_check(
+    rows: Float32Array,
+    *,
+    recording: bool,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None,
+    start: Ensemble | None,
+) -> Checked:
+    """Fit a model, and another one if the first does not keep its promise; see `train`."""
+    kept, control = _split_control(rows, recording=recording, settings=settings)
+    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    independent = independent_share(rows) if recording else 1.0
+
+    def check(fitted: Fitted, control: Float32Array) -> tuple[Calibration, str]:
+        """Return the calibration, and what is wrong with it or an empty string."""
+        score, held_out_scores = fitted.model.score, fitted.held_out_scores
+        calibration = _calibrate(held_out_scores, fitted, settings, rows)
+        seen = {"training rows": score(rows[:: -(-len(rows) // _MOST_CHECKED)])}
+        if recording:
+            # Its beginning may be less quiet than its end, which is what the promise is about.
+            bound = {"held-out rows": score(rows[-len(held_out_scores) :])}
+        else:
+            bound = seen | ({"control rows": score(control)} if len(control) else {})
+        observed = {name: observe(calibration, some, independent) for name, some in bound.items()}
+        fault = broken(calibration, observed)
+        if len(control):
+            # They are held out as well, and every one helps to place the threshold.
+            held_out_scores = np.append(held_out_scores, bound["control rows"])
+            calibration = _calibrate(held_out_scores, fitted, settings, rows)
+        observed = {name: observe(calibration, some, independent) for name, some in (seen | bound).items()}
+        return replace(calibration, observed=observed), fault
+
+    calibration, fault = check(fitted, control)
+    if not fault:
+        return Checked(fitted, calibration)
+    if not fitted.saw_held_out_rows:
+        raise DataError(f"{fault}: the scores do not depend on the rows alone")
+    fitted = fit_apart(rows, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    calibration, still = check(fitted, rows[:0])
+    if still:
+        raise DataError(
+            f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
+            "rows, or fewer columns, may help"
+        )
+    return Checked(fitted, calibration, fault)
+
+
+def _split_control(
+    rows: Float32Array, *, recording: bool, settings: TrainingSettings
+) -> tuple[Float32Array, Float32Array]:
+    """Return the rows to learn from and the control rows; a recording has no rows that stand for others."""
+    if recording or settings.model == "autoencoder" or len(rows) < _CONTROL_FROM:
+        return rows, rows[:0]
+    count = min(max(_LEAST_CONTROL, round(_CONTROL_SHARE * len(rows))), _MOST_CONTROL)
+    return rows[count:], rows[:count]
+
+
+def _calibrate(
+    held_out_scores: Float32Array, fitted: Fitted, settings: TrainingSettings, rows: Float32Array
+) -> Calibration:
+    return calibrate(
+        held_out_scores,
+        method=settings.threshold_method,
+        target_fpr=settings.target_fpr,
+        least=fitted.model.least_threshold,
+        rows=rows,
+    )

@@ -1,0 +1,111 @@
+"""The choice of a model, and its fit with scores of held-out rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from datasentinel.errors import DataError
+from datasentinel.training.denoiser import STEPS
+from datasentinel.training.ensemble import HELD_OUT, Ensemble, fit_ensemble
+from datasentinel.training.plain import HELD_OUT as PLAIN_HELD_OUT
+from datasentinel.training.plain import PlainAutoencoder, fit_plain
+from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from datasentinel.training.progress import Epoch
+    from datasentinel.training.settings import TrainingSettings
+    from datasentinel.types import Float32Array
+
+    _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+Model: TypeAlias = Ensemble | Subspace | PlainAutoencoder
+
+# What calibration on rows that no part of the model saw holds out at most, to reach the target.
+_MOST_HELD_OUT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model and what its threshold is to be found on.
+
+    Attributes
+    ----------
+    model : Ensemble, Subspace or PlainAutoencoder
+    held_out_scores : float32 array, shape [M]
+        Of rows that had no part in the model that scored them.
+    history : list of Epoch
+    rows_trained : int
+    saw_held_out_rows : bool
+        Whether `model` was trained again on all rows, those held out before among them.
+    """
+
+    model: Model
+    held_out_scores: Float32Array
+    history: list[Epoch]
+    rows_trained: int
+    saw_held_out_rows: bool
+
+
+def fit_apart(
+    rows: Float32Array,
+    *,
+    recording: bool,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None,
+    start: Ensemble | None,
+) -> Fitted:
+    """Fit a model that never sees the rows that its threshold comes from."""
+    wanted = 1 / settings.target_fpr / len(rows)
+    share = settings.held_out or min(max(HELD_OUT, wanted), _MOST_HELD_OUT_SHARE)
+    held_out, kept = split(rows, share, recording=recording)
+    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    return replace(fitted, held_out_scores=fitted.model.score(held_out), saw_held_out_rows=False)
+
+
+def fit(
+    rows: Float32Array,
+    *,
+    recording: bool,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None,
+    start: Ensemble | None,
+) -> Fitted:
+    """Fit the model that the settings or the data choose to rows [N, D]; see `train`."""
+    kind = settings.model
+    if kind == "auto":
+        learnt_from = split(rows, settings.held_out or HELD_OUT, recording=recording)[1]
+        kind = "subspace" if recording and can_span(learnt_from) else "ensemble"
+    if kind == "ensemble":
+        fitted = fit_ensemble(
+            rows,
+            seed=settings.seed,
+            steps=settings.steps or STEPS,
+            held_out=settings.held_out,
+            recording=recording,
+            on_epoch=on_epoch,
+            start=start,
+        )
+        return Fitted(fitted.model, fitted.held_out_scores, fitted.history, len(rows), True)
+    share = settings.held_out or (PLAIN_HELD_OUT if kind == "autoencoder" else HELD_OUT)
+    held_out, kept = split(rows, share, recording=recording)
+    if not len(kept):
+        raise DataError(f"held_out {share} leaves no rows to train on")
+    if kind == "subspace":
+        judged = fit_subspace(kept, held_out)
+        return Fitted(refit(judged, rows), judged.score(held_out), [], len(rows), True)
+    model, history = fit_plain(kept, held_out, settings=settings, on_epoch=on_epoch)
+    return Fitted(model, model.score(held_out), history, len(kept), False)
+
+
+def split(
+    items: npt.NDArray[_Scalar], share: float, *, recording: bool
+) -> tuple[npt.NDArray[_Scalar], npt.NDArray[_Scalar]]:
+    """Return a share of the items, at least two, and the others: the last of a recording, else the first."""
+    count = max(2, round(share * len(items)))
+    return (items[-count:], items[:-count]) if recording else (items[:count], items[count:])

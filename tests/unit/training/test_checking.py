@@ -1,0 +1,112 @@
+"""No detector leaves training that breaks its promise on the rows that are there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from datasentinel.errors import DataError
+from datasentinel.training import TrainingSettings, fitting, train
+from datasentinel.training.ensemble import fit_ensemble
+
+QUICK = TrainingSettings(steps=20)
+
+
+def normal_rows(count, seed=0, width=5):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, 2)) @ np.ones((2, width)) + 0.5 * random.normal(size=(count, width))
+
+
+def share_above(result, rows):
+    return np.mean(result.model.score(rows.astype(np.float32)) > result.calibration.threshold)
+
+
+def test_what_the_served_model_does_is_on_record():
+    result = train(normal_rows(600), settings=QUICK)
+    observed = result.calibration.facts()["observed"]
+    assert observed["training rows"]["rows"] == 600
+    assert observed["control rows"]["rows"] == 60
+    assert observed["control rows"]["above"] <= 4
+    assert not result.repaired
+    assert not result.warnings
+
+
+@pytest.mark.parametrize("count", [60, 900])
+def test_a_model_that_was_calibrated_as_another_one_is_replaced(monkeypatch, count):
+    """Held-out scores that say nothing of what is served: what duplicates and thin folds did."""
+
+    def lie(rows, **options):
+        fitted = fit_ensemble(rows, **options)
+        return dataclasses.replace(fitted, held_out_scores=fitted.held_out_scores - 100)
+
+    monkeypatch.setattr(fitting, "fit_ensemble", lie)
+    result = train(normal_rows(count), settings=QUICK)
+    assert "control rows (100.00%)" in result.repaired
+    assert any(result.repaired in warning for warning in result.warnings)
+    assert share_above(result, normal_rows(4000, seed=1)) < 4 * result.calibration.fpr_bound
+    assert result.rows_trained + result.rows_held_out == count
+
+
+def test_a_model_that_cannot_be_calibrated_is_refused(monkeypatch):
+    """One that holds every row it is asked about for stranger than those before."""
+    asked = 0
+
+    def drifting(rows, **options):
+        fitted = fit_ensemble(rows, **options)
+
+        def score(rows):
+            nonlocal asked
+            asked += 1
+            return np.full(len(rows), 10 * asked, np.float32) + rows[:, 0]
+
+        object.__setattr__(fitted.model, "score", score)
+        return fitted
+
+    monkeypatch.setattr(fitting, "fit_ensemble", drifting)
+    with pytest.raises(DataError, match=r"200 of 200 training rows \(100.00%\).*no threshold means anything"):
+        train(normal_rows(200), settings=QUICK)
+
+
+def on_off(random, n):
+    return random.random((n, 5)) < [0.5, 0.2, 0.05, 0.9, 0.5]
+
+
+def status(random, n):
+    return np.c_[random.choice([200, 200, 200, 304, 404, 500], n), random.integers(0, 3, n)]
+
+
+def rare_spike(random, n):
+    return np.c_[np.where(random.random(n) < 0.002, 5.0, 0.0), np.ones(n)]
+
+
+@pytest.mark.parametrize(("make", "count"), [(on_off, 1000), (status, 1000), (rare_spike, 3000)])
+def test_repeated_rows(make, count):
+    random = np.random.default_rng(1)
+    rows = make(random, count)
+    result = train(rows, settings=QUICK)
+    assert share_above(result, rows) <= 0.02
+    assert share_above(result, make(random, 2000)) <= 0.03
+
+
+def test_a_recording_whose_residuals_are_rounding():
+    """Rank one but for float32's last bits: no row may be strange for the rounding of its own."""
+    t = np.arange(2000)
+    cause = np.sin(t / 40) + 0.3 * np.sin(t / 7)
+    rows = cause[:, None] * np.array([1.0, -3.0, 0.1, 20.0]) + [5, 100, 1, 0]
+    result = train(rows, settings=QUICK)
+    assert result.recording
+    assert result.model.facts()["model"] == "subspace"
+    assert result.calibration.threshold >= 1
+    assert share_above(result, rows) == 0
+    broken = rows[:200].copy()
+    broken[:, 1] += 0.1 * rows[:, 1].std()
+    assert share_above(result, broken) == 1
+
+
+def test_a_recording_that_starts_constant_is_trained_on():
+    rows = np.zeros((800, 3))
+    rows[650:, :2] = np.sin(np.arange(150) / 20)[:, None] * [1, 2]
+    result = train(rows, settings=QUICK)
+    assert np.isfinite(result.model.score(rows.astype(np.float32))).all()
