@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+    from datasentinel.types import Float32Array
+
 Kind: TypeAlias = Literal["score", "reconstruction"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HigherIs: TypeAlias = Literal["normal", "anomalous"]
 HIGHER_IS: tuple[HigherIs, ...] = get_args(HigherIs)
 
+_FLOATS = ("FLOAT", "DOUBLE", "FLOAT16")
+_NUMBERS = (*_FLOATS, "INT64", "INT32")
 # Of the foreign names, so that none of them meets the contract's.
 _PREFIX = "foreign/"
 
@@ -53,7 +57,7 @@ class Wrapped:
 def wrap(
     path: Path,
     *,
-    width: int,
+    sample: Float32Array,
     output: str | None = None,
     kind: Kind | None = None,
     higher_is: HigherIs | None = None,
@@ -64,10 +68,10 @@ def wrap(
     ----------
     path : Path
         The foreign file. Weights beside it are taken in.
-    width : int
-        Columns of the data it is for, D.
+    sample : float32 array, shape [2, D]
+        Rows of the data it is for; outputs whose shape the file does not tell are tried on them.
     output : str, optional
-        The output to take; needed where several could be meant.
+        The output to take; needed where several could be meant, and for whole numbers such as labels.
     kind : str, optional
         What that output is; by default told by its shape: D columns reconstruct, one scores.
     higher_is : str, optional
@@ -89,13 +93,17 @@ def wrap(
         raise MissingDependencyError(
             'importing a model needs onnx: pip install "datasentinel[train]"'
         ) from error
+    width = sample.shape[1]
     try:
-        model = onnx.load(path)
+        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        if not all(map(_has_shape, model.graph.output)):
+            _declare_shapes(model, sample)
         onnx.checker.check_model(model)
-        model = onnx.shape_inference.infer_shapes(model)
     except OSError as error:
         raise UnsupportedModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # protobuf and the checker have exceptions of their own
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # protobuf, the checker and the runtime have exceptions of their own
         raise UnsupportedModelError(f"{path}: not a valid ONNX file: {error}") from error
     source = _input(model.graph, path, width)
     sink, found = _output(model.graph, path, width, output, kind)
@@ -113,6 +121,40 @@ def wrap(
     return Wrapped(wrapped.SerializeToString(), found, sink.name, width, producer)
 
 
+def _declare_shapes(model: ModelProto, sample: Float32Array) -> None:
+    """Run the graph on two rows and declare the shapes of its outputs as they come out.
+
+    Converters leave them out where an operator has no rule of inference; ONNX Runtime does not need them.
+    """
+    import numpy as np
+    from onnx import helper
+
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "the file does not tell the shapes of its outputs; finding them needs onnxruntime: pip install "
+            '"datasentinel[cpu]"'
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (source,) = session.get_inputs()
+    kind = np.float64 if source.type == "tensor(double)" else np.float32
+    found = session.run(None, {source.name: sample.astype(kind)})
+    for output, value in zip(model.graph.output, found, strict=True):
+        if not _has_shape(output) and output.type.HasField("tensor_type"):
+            dims = ["batch" if i == 0 and n == len(sample) else n for i, n in enumerate(np.shape(value))]
+            declared = helper.make_tensor_type_proto(output.type.tensor_type.elem_type, dims)
+            output.type.CopyFrom(declared)
+
+
+def _has_shape(value: ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+
+
 def _input(graph: GraphProto, path: Path, width: int) -> ValueInfoProto:
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -123,9 +165,9 @@ def _input(graph: GraphProto, path: Path, width: int) -> ValueInfoProto:
             "model with all columns in one tensor"
         )
     shape = _shape(inputs[0])
-    if _type_name(inputs[0]) not in ("FLOAT", "DOUBLE"):
+    if _type_name(inputs[0]) not in _FLOATS:
         raise UnsupportedModelError(f"{path}: input '{inputs[0].name}' takes {_type_name(inputs[0])}")
-    if len(shape) != 2 or shape[1] not in (None, width):
+    if _has_shape(inputs[0]) and (len(shape) != 2 or shape[1] not in (None, width)):
         raise UnsupportedModelError(
             f"{path}: input '{inputs[0].name}' has shape {_text(shape)}, but the data has {width} columns"
         )
@@ -144,7 +186,7 @@ def _output(
     candidates = [
         (value, found)
         for value in outputs
-        if _type_name(value) in ("FLOAT", "DOUBLE")
+        if _type_name(value) in (_NUMBERS if wanted else _FLOATS)
         for found in _kinds(_shape(value), width)
         if kind in (None, found)
     ]
@@ -162,7 +204,7 @@ def _output(
 
 def _kinds(shape: list[int | None], width: int) -> list[Kind]:
     """Tell what an output of that shape could be."""
-    if len(shape) == 1:
+    if len(shape) == 1 or (len(shape) > 2 and all(size == 1 for size in shape[1:])):
         return ["score"]
     if len(shape) != 2:
         return []
@@ -200,7 +242,7 @@ def _rewire(
         result = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", width])
 
     nodes = _needed([before, *graph.node, *after], result.name)
-    batch = _shape(source)[0] or "batch"
+    batch = (_shape(source) or [None])[0] or "batch"
     constants = {name for node in nodes for name in _reads(node)}
     kept = [tensor for tensor in graph.initializer if tensor.name in constants]
     entrance = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, width])

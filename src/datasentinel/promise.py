@@ -10,22 +10,28 @@ means that the model that is served is not the one that was calibrated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.calibration import Calibration, ThresholdMethod, calibrate
+from datasentinel.errors import DataError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from datasentinel.artifact import Json
-    from datasentinel.calibration import Calibration
     from datasentinel.types import Float32Array
 
 # A count less likely than this is no chance.
 LEVEL = 1e-3
 # By Cantelli's inequality no more than 1 / (1 + 3^2) lies above mean + 3 standard deviations.
 _BEYOND_THREE_DEVIATIONS = 0.1
+# Rows that are scored one by one too, to see that a score is the row's own.
+_SCORED_ALONE = 64
+# By which scores may differ, as a share of their size or of the range of all.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,60 @@ class Observed:
     def facts(self) -> dict[str, Json]:
         """Return what `config.json` says under `calibration.observed`."""
         return {"rows": self.rows, "above": self.above, "chance": float(f"{self.chance:.3g}")}
+
+
+def calibrate_served(
+    score: Callable[[Float32Array], Float32Array],
+    rows: Float32Array,
+    *,
+    method: ThresholdMethod,
+    target_fpr: float,
+) -> Calibration:
+    """Calibrate a model that is served already, and see that it can be.
+
+    Parameters
+    ----------
+    score : callable
+        From rows [N, D] to scores [N].
+    rows : float32 array, shape [N, D]
+        Normal rows that the model was not made of.
+    method, target_fpr
+        As for `datasentinel.calibration.calibrate`.
+
+    Raises
+    ------
+    DataError
+        Some rows have no finite score, the score of a row depends on the rows it is scored with or on chance,
+        or the promise is broken all the same.
+    """
+    scores = score(rows)
+    calibration = calibrate(scores, method=method, target_fpr=target_fpr, rows=rows)
+    _require_own_scores(score, rows, scores)
+    observed = {"calibration rows": observe(calibration, scores)}
+    if fault := broken(calibration, observed):
+        raise DataError(fault)
+    return replace(calibration, observed=observed)
+
+
+def _require_own_scores(
+    score: Callable[[Float32Array], Float32Array], rows: Float32Array, scores: Float32Array
+) -> None:
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _SCORED_ALONE).astype(int))
+    some, expected = rows[chosen], scores[chosen].astype(np.float64)
+    tolerated = _ROUNDING * np.maximum(np.abs(expected), float(np.ptp(scores.astype(np.float64))))
+    again = {
+        "by itself": np.concatenate([score(row[np.newaxis]) for row in some]),
+        "among other rows": score(some[::-1])[::-1],
+    }
+    for how, others in again.items():
+        wrong = np.flatnonzero(~(np.abs(others - expected) <= tolerated))
+        if wrong.size:
+            row = wrong[0]
+            raise DataError(
+                f"row {chosen[row]} scores {expected[row]:g} in the batch of all {len(rows)} rows, but "
+                f"{others[row]:g} {how}: the model's scores depend on the rest of the batch, or on chance; "
+                "export it in inference mode, with every row scored for itself"
+            )
 
 
 def observe(calibration: Calibration, scores: Float32Array, independent: float = 1.0) -> Observed:

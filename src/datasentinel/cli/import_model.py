@@ -8,14 +8,14 @@ import hashlib
 from pathlib import Path
 
 import click
-import numpy as np
 
 from datasentinel.artifact import Artifact, Config, save_artifact
-from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.cli.reading import data_options, normal_rows, read_data
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
+from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
 
 
@@ -70,7 +70,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     """
     dataset = read_data(data, label=label, header=header)
     rows = normal_rows(data, dataset)
-    wrapped = wrap(onnx_file, width=rows.shape[1], output=output, kind=kind, higher_is=higher_is)
+    wrapped = wrap(onnx_file, sample=rows[:2], output=output, kind=kind, higher_is=higher_is)
     config = Config(
         input_dim=wrapped.input_dim,
         output_dim=wrapped.input_dim,
@@ -88,10 +88,13 @@ def command(  # noqa: PLR0917 - click passes them by name
         },
     )
     detector = Detector(Artifact(out, config, wrapped.onnx), backend=backend)
-    scores = detector.score(rows)
-    if np.ptp(scores) == 0:
-        raise DataError(f"{onnx_file}: all {len(rows)} normal rows of {data} have the score {scores[0]:g}")
-    calibration = calibrate(scores, method=threshold_method, target_fpr=target_fpr, rows=rows)
+    try:
+        calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
+    except DataError as error:
+        raise DataError(f"{onnx_file}: {error}") from error
+    if len(calibration.table.scores) == 1:
+        score = calibration.table.scores[0]
+        raise DataError(f"{onnx_file}: all {len(rows)} normal rows of {data} have the score {score:g}")
     config = dataclasses.replace(config, threshold=calibration.threshold, calibration=calibration.facts())
     save_artifact(out, wrapped.onnx, config)
     click.echo(f"imported    {onnx_file}: {config.score}")

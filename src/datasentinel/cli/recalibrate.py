@@ -9,9 +9,10 @@ import click
 import numpy as np
 
 from datasentinel.artifact import save_config
-from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.cli.reading import data_options, normal_rows, read_data
 from datasentinel.detector import Detector
+from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
 
 
@@ -47,8 +48,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     """
     detector = Detector.load(model, backend=backend)
     rows = normal_rows(data, read_data(data, detector=detector, label=label, header=header))
+    calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
     scores = detector.score(rows)
-    calibration = calibrate(scores, method=threshold_method, target_fpr=target_fpr, rows=rows)
     artifact = detector.artifact
     save_config(
         artifact.directory,

@@ -1,0 +1,141 @@
+"""`datasentinel import` of graphs whose scores can, or cannot, be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from datasentinel import Detector
+from datasentinel.cli import cli
+from datasentinel.errors import DataError, DataSentinelError
+
+D = 4
+
+
+def graph(path, body, *, output="float[N] y", source="float[N, 4] x", opset=18):
+    """Write a graph in ONNX's text form; a declared shape of `[]` in `output` is left out of the file."""
+    bare = output.replace("[]", "[N]")
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": {opset}]> g ({source}) => ({bare}) {{ {body} }}'
+    )
+    if bare != output:
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def normal_rows(count=300, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
+
+
+def imported(tmp_path, model, *arguments, rows=None):
+    np.save(tmp_path / "normal.npy", normal_rows() if rows is None else rows)
+    command = ["import", model, "--calibrate", tmp_path / "normal.npy", "--out", tmp_path / "m", *arguments]
+    done = CliRunner().invoke(cli, [str(part) for part in command], catch_exceptions=True)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return Detector.load(tmp_path / "m")
+
+
+AXIS = "axis = Constant <value = int64[1] {1}> () "
+ROWS = "rows = Constant <value = int64[1] {0}> () "
+
+SOUND = {
+    "[N]": ("y = ReduceSumSquare <keepdims = 0> (x, axis)", "float[N] y"),
+    "[N, 1]": ("y = ReduceSumSquare <keepdims = 1> (x, axis)", "float[N, 1] y"),
+    "[N, 1, 1]": ("s = ReduceSumSquare <keepdims = 1> (x, axis) y = Unsqueeze (s, axis)", "float[N, 1, 1] y"),
+    "any size": ("y = ReduceSumSquare <keepdims = 0> (x, axis)", "float[M] y"),
+    "no shape": ("s = ReduceSumSquare <keepdims = 0> (x, axis) y = Identity (s)", "float[] y"),
+    "double": ("w = Cast <to = 11> (x) y = ReduceSumSquare <keepdims = 0> (w, axis)", "double[N] y"),
+    "float16": (
+        "s = ReduceSumSquare <keepdims = 0> (x, axis) y = Cast <to = 10> (s)", "float16[N] y",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_scores_of_every_shape_and_type(tmp_path, name):
+    body, output = SOUND[name]
+    model = graph(tmp_path / "f.onnx", AXIS + body, output=output)
+    detector = imported(tmp_path, model, "--higher-is", "anomalous")
+    fresh = normal_rows(2000, seed=1)
+    expected = np.square(fresh.astype(np.float64)).sum(axis=1)
+    np.testing.assert_allclose(detector.score(fresh), expected, rtol=2e-3 if name == "float16" else 1e-5)
+    assert 0.001 < detector.predict(fresh).mean() < 0.03
+
+
+def test_whole_numbers_are_scores_where_they_are_asked_for(tmp_path):
+    body = AXIS + "s = ReduceSumSquare <keepdims = 0> (x, axis) y = Cast <to = 7> (s)"
+    model = graph(tmp_path / "f.onnx", body, output="int64[N] y")
+    with pytest.raises(DataSentinelError, match="no output is a score"):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+    detector = imported(tmp_path, model, "--higher-is", "anomalous", "--output", "y")
+    rows = normal_rows(50, seed=1)
+    np.testing.assert_array_equal(detector.score(rows), np.square(rows).sum(axis=1).astype(int))
+
+
+def test_a_batch_of_one(tmp_path):
+    body = AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)"
+    model = graph(tmp_path / "f.onnx", body, source="float[1, 4] x", output="float[1] y")
+    detector = imported(tmp_path, model, "--higher-is", "anomalous")
+    rows = normal_rows(20, seed=1)
+    np.testing.assert_allclose(detector.score(rows), np.square(rows).sum(axis=1), rtol=1e-5)
+
+
+COUPLED = {
+    "centred on the batch": ROWS
+    + AXIS
+    + "m = ReduceMean (x, rows) d = Sub (x, m) y = ReduceSumSquare <keepdims = 0> (d, axis)",
+    "normalised by its greatest": ROWS
+    + AXIS
+    + "s = ReduceSumSquare <keepdims = 0> (x, axis) m = ReduceMax (s, rows) y = Div (s, m)",
+    "summed over the rows before": AXIS
+    + "zero = Constant <value = int64 {0}> () s = ReduceSumSquare <keepdims = 0> (x, axis) y = CumSum (s, zero)",
+    "reversed": "start = Constant <value = int64[1] {-1}> () end = Constant <value = int64[1] {-9223372036854775807}> () "
+    + ROWS
+    + "step = Constant <value = int64[1] {-1}> () "
+    + AXIS
+    + "s = ReduceSumSquare <keepdims = 0> (x, axis) y = Slice (s, start, end, rows, step)",
+    "random": AXIS + "n = RandomNormalLike (x) z = Add (x, n) y = ReduceSumSquare <keepdims = 0> (z, axis)",
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_scores_that_are_not_the_rows_own_are_refused(tmp_path, name):
+    model = graph(tmp_path / "f.onnx", COUPLED[name])
+    with pytest.raises(DataError, match=r"f\.onnx: row \d+ scores .*depend on the rest of the batch"):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "how_many"),
+    [
+        ("s = ReduceSum <keepdims = 0> (x, axis) y = Sqrt (s)", r"\d\d\d"),
+        ("s = ReduceSum <keepdims = 0> (x, axis) y = Div (s, zero)", "300"),
+    ],
+)
+def test_scores_that_are_not_finite_are_refused(tmp_path, body, how_many):
+    zero = "zero = Constant <value = float {0}> () "
+    model = graph(tmp_path / "f.onnx", AXIS + (zero if "zero" in body else "") + body)
+    with pytest.raises(DataError, match=rf"f\.onnx: {how_many} of 300 normal rows have no finite score"):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "source", "output"),
+    [
+        ("y = ReduceSumSquare <keepdims = 0> (x)", "float[N, 4] x", "float[] y"),
+        ("y = ReduceSumSquare <keepdims = 1> (x)", "float[N, 4] x", "float[1, 1] y"),
+    ],
+    ids=["one number for all", "one row for all"],
+)
+def test_graphs_that_do_not_score_row_by_row_are_refused(tmp_path, body, source, output):
+    model = graph(tmp_path / "f.onnx", body, source=source, output=output)
+    with pytest.raises(DataSentinelError):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+    assert not (tmp_path / "m").exists()
