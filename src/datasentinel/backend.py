@@ -341,10 +341,10 @@ def _load_planned(load: Callable[..., Scorer], key: PlanKey, plan_budget_s: floa
     """Follow the remembered plan, or measure one and remember it."""
     record = plan_cache.load(key)
     if record is not None:
-        plan = _native.Plan(steps=record.steps, timings=record.timings, refusals=record.refusals)
         try:
+            plan = _native.Plan(steps=record.steps, timings=record.timings, refusals=record.refusals)
             return load(plan=plan)
-        except InvalidInputError:
+        except (InvalidInputError, TypeError, UnicodeEncodeError):
             _log.info("the remembered plan does not fit this machine any more; measuring a new one")
     scorer = load(plan_budget_s=plan_budget_s)
     if scorer.plan.timings:

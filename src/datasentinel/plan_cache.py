@@ -52,13 +52,17 @@ class PlanRecord:
 def cache_dir() -> Path:
     """Give the folder for what can be made again.
 
-    `DATASENTINEL_CACHE_DIR`, else `datasentinel` under `XDG_CACHE_HOME` or `~/.cache`.
+    `DATASENTINEL_CACHE_DIR`, else `datasentinel` under `XDG_CACHE_HOME` or `~/.cache`. Where the user has no
+    home, neither in a variable nor in the system's list, it cannot be made, and nothing is remembered.
     """
     override = os.environ.get(CACHE_DIR_VARIABLE)
     if override:
         return Path(override)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "datasentinel"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "datasentinel"
+    except RuntimeError:
+        return Path(os.devnull, "datasentinel")
 
 
 def cpu_identity() -> str:
@@ -95,7 +99,7 @@ def load(key: PlanKey) -> PlanRecord | None:
             timings=_tuples(data["timings"], (int, str, float)),
             refusals=_tuples(data["refusals"], (str, str)),
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if record.steps else None
 

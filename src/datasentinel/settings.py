@@ -6,6 +6,7 @@ name in capitals) and its key in the configuration file all follow from the fiel
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -41,10 +42,14 @@ _OTHER_VARIABLES = frozenset(
         "DATASENTINEL_TEST_TENSORRT",
     }
 )
-# Kubernetes and Docker links set these in every container beside a service named "datasentinel".
-_INJECTED_VARIABLE = re.compile(
-    r"DATASENTINEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|NAME)"
+# Kubernetes and Docker links set these in every container beside a service named "datasentinel", or with that
+# and a hyphen at its beginning.
+_LINK_VARIABLE = re.compile(
+    r"DATASENTINEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)"
 )
+# These could be a setting's name, or one misspelt; their values could not be a setting's.
+_LINK_PORT_VARIABLE = re.compile(r"DATASENTINEL_(\w+_)?PORT")
+_LINK_NAME_VARIABLE = re.compile(r"DATASENTINEL_(\w+_)?NAME")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -299,12 +304,19 @@ def load_settings(
     for variable, text in environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
             continue
+        if _is_service_link(variable, text):
+            continue
         where = f"environment variable {variable}"
         if variable in by_variable:
             setting = by_variable[variable]
             values[setting.name] = _check(setting, _parse(setting, text, where), where)
-        elif not _INJECTED_VARIABLE.fullmatch(variable):
-            raise SettingsError(f"{where} is unknown; known: {', '.join(by_variable)}")
+        else:
+            names = {name.removeprefix(ENVIRONMENT_PREFIX): name for name in by_variable}
+            near = difflib.get_close_matches(
+                variable.removeprefix(ENVIRONMENT_PREFIX), names, n=1, cutoff=0.7
+            )
+            hint = f"did you mean {names[near[0]]}?" if near else f"known: {', '.join(by_variable)}"
+            raise SettingsError(f"{where} is unknown; {hint}")
 
     for name, value in (flags or {}).items():
         if value is None:
@@ -314,6 +326,19 @@ def load_settings(
         values[name] = _check(settings[name], value, f"command line: {flag_name(settings[name])}")
 
     return Settings(**values)  # type: ignore[arg-type]  # _check made each value its field's type
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """List the variables with our prefix that tell of a service nearby and are no settings."""
+    return [variable for variable, text in sorted(environ.items()) if _is_service_link(variable, text)]
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    if _LINK_VARIABLE.fullmatch(variable):
+        return True
+    if _LINK_PORT_VARIABLE.fullmatch(variable):
+        return "://" in text
+    return bool(_LINK_NAME_VARIABLE.fullmatch(variable)) and text.startswith("/")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

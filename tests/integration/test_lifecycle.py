@@ -16,11 +16,11 @@ import grpc
 import numpy as np
 import onnx
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel import Detector
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import (
     ANY_PORT,
     clean_environment,
@@ -356,3 +356,21 @@ def test_many_connections_come_and_go(server, detector, rows):
     while len(list(descriptors.iterdir())) > before:
         assert time.monotonic() < deadline, "file descriptors were left open"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("host", "workers", "reached_at"),
+    [("::", "1", {"127.0.0.1", "::1"}), ("::", "2", {"127.0.0.1", "::1"}), ("localhost", "1", {"127.0.0.1"})],
+)
+def test_a_host_means_the_same_for_every_port(start_server, host, workers, reached_at):
+    with start_server("--host", host, "--workers", workers) as server:
+        for port in server.ports.values():
+            for client_host in reached_at:
+                with socket.create_connection((client_host, port), timeout=20):
+                    pass
+
+
+def test_service_links_are_ignored_in_one_line(start_server):
+    links = {"DATASENTINEL_HTTP_PORT": "tcp://10.0.0.1:9002", "DATASENTINEL_HTTP_SERVICE_HOST": "10.0.0.1"}
+    with start_server(environ=links) as server:
+        assert server.log().count("event=service_links_ignored") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 import ssl
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.certificates import Authority
 from tests.integration.server_process import (
     ANY_PORT,
@@ -324,3 +325,49 @@ def test_the_producer_speaks_tls(mutual_server, authority, protocol):
     done = subprocess.run([*base, *trusted], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_an_authority_that_was_removed_is_trusted_no_more(start_server, certificate, tmp_path):
+    """Neither with its certificates nor with sessions that its clients would resume."""
+    old, new = Authority(tmp_path / "old", "old"), Authority(tmp_path / "new", "new")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(old.file.read_bytes())
+    certificate_file, key_file = certificate
+    flags = ("--tls-certificate", str(certificate_file), "--tls-key", str(key_file))
+
+    def client(authority: Authority) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.load_cert_chain(*authority.sign("client"))
+        return context
+
+    def ask(server, context, transport, session=None):
+        """What comes back, and the session to resume."""
+        request = (
+            b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" if transport == "http" else b"x\n"
+        )
+        if transport == "grpc":
+            context.set_alpn_protocols(["h2"])
+            request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+        try:
+            with context.wrap_socket(server.connect(transport), session=session) as sock:
+                sock.sendall(request)
+                return sock.recv(100), sock.session
+        except (ssl.SSLError, ConnectionError):
+            return b"", None
+
+    with start_server(*flags, "--tls-client-ca", str(trusted)) as server:
+        removed, added = client(old), client(new)
+        sessions = {}
+        for transport in ("tcp", "http", "grpc"):
+            reply, sessions[transport] = ask(server, removed, transport)
+            assert reply, transport
+            assert not ask(server, added, transport)[0], transport
+        trusted.write_bytes(new.file.read_bytes())
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("event=certificate_reloaded")
+        for transport in ("tcp", "http", "grpc"):
+            assert not ask(server, removed, transport)[0], transport
+            assert not ask(server, removed, transport, sessions[transport])[0], transport
+            assert ask(server, added, transport)[0], transport

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from datasentinel.errors import SettingsError
-from datasentinel.settings import Settings, flag_name, load_settings, variable_name
+from datasentinel.settings import Settings, flag_name, load_settings, service_links, variable_name
 
 
 @pytest.fixture
@@ -69,14 +69,17 @@ def test_booleans_in_the_environment(text, value):
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("TCP_PORT", "tcp://10.0.0.1:9000", "expected a whole number, got 'tcp://10.0.0.1:9000'"),
+        ("TCP_PORT", "9000/tcp", "expected a whole number, got '9000/tcp'"),
+        ("TCPP_PORT", "9000", "is unknown; did you mean DATASENTINEL_TCP_PORT?"),
+        ("NAME", "mine", "is unknown"),
         ("TCP_PORT", "65536", "must be at most 65535, got 65536"),
         ("TCP_PORT", "-1", "must be at least 0, got -1"),
         ("TCP", "maybe", "expected true or false, got 'maybe'"),
         ("DRAIN_TIMEOUT_S", "nan", "expected a finite number, got nan"),
         ("LOG_FORMAT", "xml", "expected one of text, json, got 'xml'"),
         ("BACKEND", "abacus", "got 'abacus'"),
-        ("TCP_PROT", "9000", "is unknown; known: DATASENTINEL_MODEL"),
+        ("TCP_PROT", "9000", "is unknown; did you mean DATASENTINEL_TCP_PORT?"),
+        ("ABACUSES_PER_WORKER", "1", "is unknown; known: DATASENTINEL_MODEL"),
     ],
 )
 def test_a_bad_variable_is_named(name, text, reason):
@@ -92,7 +95,6 @@ def test_a_bad_variable_is_named(name, text, reason):
         "DATASENTINEL_SERVICE_HOST",
         "DATASENTINEL_SERVICE_PORT",
         "DATASENTINEL_SERVICE_PORT_GRPC",
-        "DATASENTINEL_PORT",
         "DATASENTINEL_PORT_9000_TCP_ADDR",
         "DATASENTINEL_ONNXRUNTIME_LIBRARY",
         "DATASENTINEL_PROTOCOL",
@@ -153,3 +155,20 @@ def test_a_whole_number_of_seconds_is_a_number(config_file):
     settings = load_settings(config_file=config_file("drain_timeout_s = 5"), environ={})
     assert settings.drain_timeout_s == 5.0
     assert isinstance(settings.drain_timeout_s, float)
+
+
+@pytest.mark.parametrize("service", ["", "TCP_", "GRPC_", "HTTP_", "PREDICTOR_"])
+def test_service_links_are_told_from_settings(service):
+    """What Kubernetes sets beside a service named datasentinel, datasentinel-tcp and so on."""
+    prefix = f"DATASENTINEL_{service}"
+    environ = {
+        f"{prefix}PORT": "tcp://10.0.0.1:9002",
+        f"{prefix}PORT_9002_TCP": "tcp://10.0.0.1:9002",
+        f"{prefix}PORT_9002_TCP_PORT": "9002",
+        f"{prefix}SERVICE_HOST": "10.0.0.1",
+        f"{prefix}SERVICE_PORT": "9002",
+        f"{prefix}NAME": "/web/datasentinel",
+    }
+    assert load_settings(environ=environ) == Settings()
+    assert service_links(environ) == sorted(environ)
+    assert service_links({"DATASENTINEL_TCP_PORT": "9002"}) == []

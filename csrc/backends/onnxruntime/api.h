@@ -51,6 +51,7 @@ inline constexpr int kMemTypeCpuOutput = -1;         // OrtMemTypeCPUOutput
   X(1, GetErrorCode, int, const OrtStatus*)                                                                   \
   X(2, GetErrorMessage, const char*, const OrtStatus*)                                                        \
   X(3, CreateEnv, OrtStatus*, int, const char*, OrtEnv**)                                                     \
+  X(6, DisableTelemetryEvents, OrtStatus*, const OrtEnv*)                                                     \
   X(8, CreateSessionFromArray, OrtStatus*, const OrtEnv*, const void*, std::size_t, const OrtSessionOptions*, \
     OrtSession**)                                                                                             \
   X(9, Run, OrtStatus*, OrtSession*, const OrtRunOptions*, const char* const*, const OrtValue* const*,        \

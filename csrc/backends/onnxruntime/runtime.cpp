@@ -27,6 +27,8 @@ std::string why_not_loaded(const std::string& onnxruntime) {
 Runtime::Runtime(const std::string& library_path) : api(library_path), env(api), cpu(api) {
   // Failures reach the user as errors with ONNX Runtime's text, so its own log stays quiet.
   api.check(api.CreateEnv(kLoggingLevelFatal, "datasentinel", env.out()), "creating the environment");
+  // The variable that the Python package sets keeps reports from starting; this ends what else would be sent.
+  api.check(api.DisableTelemetryEvents(env.get()), "turning telemetry off");
   api.check(api.CreateCpuMemoryInfo(kAllocatorDevice, kMemTypeDefault, cpu.out()), "describing CPU memory");
 }
 

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from datasentinel.cli.standard_streams import open_missing
 from datasentinel.errors import DataSentinelError
 
 # Exit codes: 0 success, 1 the command failed, 2 wrong usage (click), 130 interrupted.
@@ -65,6 +66,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; turn errors raised on purpose into one line and exit code 1."""
+    open_missing()
     try:
         cli.main(prog_name="datasentinel", standalone_mode=True)
     except DataSentinelError as error:

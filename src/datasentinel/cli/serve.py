@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from datasentinel.cli.standard_streams import give_up_output
 from datasentinel.serving.server import run
 from datasentinel.settings import Settings, flag_name, load_settings, variable_name
 
@@ -49,8 +50,11 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _print_ready(addresses: dict[str, Address]) -> None:
-    """Print the one line that programs wait for."""
-    click.echo("ready " + " ".join(f"{name}={address}" for name, address in addresses.items()))
+    """Print the one line that programs wait for; to serve on does not depend on a reader."""
+    try:
+        click.echo("ready " + " ".join(f"{name}={address}" for name, address in addresses.items()))
+    except OSError:
+        give_up_output()
 
 
 @click.command()

@@ -28,7 +28,8 @@ class Tokens:
     """The tokens of a file, one a line; blank lines and lines that start with # are passed over.
 
     Only digests are kept and compared, so neither memory nor timing tells a token or its length. The file is
-    read again when it has changed; while it cannot be used, the tokens read last stay valid.
+    read again when it has changed: one without tokens revokes all; while it cannot be read, the tokens read
+    last stay valid.
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ class Tokens:
         self._path = path
         self._stamp = _stamp(path)
         self._digests = _digests(path)
+        if not self._digests:
+            raise SettingsError(f"token_file: {path}: holds no token")
         self._next_look_s = monotonic() + _LOOK_AGAIN_S
 
     @classmethod
@@ -99,6 +102,4 @@ def _digests(path: Path) -> list[bytes]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"token_file: {path}: not UTF-8: {error}") from error
     tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not tokens:
-        raise SettingsError(f"token_file: {path}: holds no token")
     return [sha256(token.encode()).digest() for token in tokens]

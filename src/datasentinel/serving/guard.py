@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from datasentinel.errors import SettingsError
 from datasentinel.serving.auth import Tokens
-from datasentinel.serving.logs import log
+from datasentinel.serving.logs import RateLimitedLog, log
 from datasentinel.serving.tls import Tls
 
 if TYPE_CHECKING:
-    import ssl
-
+    from datasentinel.serving.tls import TlsContext
     from datasentinel.settings import Settings
 
 _logger = logging.getLogger(__name__)
+_refusal_log = RateLimitedLog(_logger, logging.WARNING, "login_failed")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guard:
     """TLS and tokens; None where the settings ask for none.
 
@@ -27,10 +27,13 @@ class Guard:
     ----------
     tls : Tls or None
     tokens : Tokens or None
+    failed_logins : int
+        Requests since the start that showed no valid token where one was needed.
     """
 
     tls: Tls | None = None
     tokens: Tokens | None = None
+    failed_logins: int = 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Guard:
@@ -43,13 +46,17 @@ class Guard:
         """
         return cls(Tls.from_settings(settings), Tokens.from_settings(settings))
 
-    def tls_context(self, *protocols: str) -> ssl.SSLContext | None:
+    def tls_context(self, *protocols: str) -> TlsContext | None:
         """Make the TLS context of a transport that speaks `protocols` (ALPN names), if TLS is on."""
         return None if self.tls is None else self.tls.context(protocols)
 
     def admits(self, authorization: str | bytes | None) -> bool:
         """Tell whether a request with this `Authorization` header, or none, may pass."""
-        return self.tokens is None or self.tokens.accept(authorization)
+        if self.tokens is None or self.tokens.accept(authorization):
+            return True
+        self.failed_logins += 1
+        _refusal_log(reason="no token" if authorization is None else "not a valid token")
+        return False
 
     def reload(self) -> None:
         """Read the files again. One that cannot be used is reported, and what it said before holds on."""

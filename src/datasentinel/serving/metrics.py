@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from datasentinel.drift import Shift
     from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.guard import Guard
     from datasentinel.serving.models import ServedModel
 
 _logger = logging.getLogger(__name__)
@@ -264,6 +265,18 @@ def _measures(about: str, shifts: list[Shift], what: str, labels: list[str]) -> 
     yield distance
 
 
+class _GuardCollector(Collector):
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "datasentinel_failed_logins",
+            "Requests without a valid token where one was needed.",
+            value=float(self._guard.failed_logins),
+        )
+
+
 class _WorkerCollector(Collector):
     def __init__(self, board: Board) -> None:
         self._is_successor = board.is_successor
@@ -286,12 +299,16 @@ class Metrics:
         Where the counters are.
     board : Board, optional
         Where the other workers' metrics are.
+    guard : Guard, optional
+        Who counts failed logins.
     """
 
-    def __init__(self, plane: DataPlane, board: Board | None = None) -> None:
+    def __init__(self, plane: DataPlane, board: Board | None = None, guard: Guard | None = None) -> None:
         self._board = board
         self._registry = CollectorRegistry()
         self._registry.register(_DataPlaneCollector(plane))
+        if guard is not None:
+            self._registry.register(_GuardCollector(guard))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         if board is not None:

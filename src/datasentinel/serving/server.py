@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.descriptors import within_descriptors
 from datasentinel.serving.failure_watch import FailureWatch
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.loading import is_loading, loader
@@ -20,6 +21,7 @@ from datasentinel.serving.signals import Signals
 from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
 from datasentinel.serving.trial import try_to_load
+from datasentinel.settings import service_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +90,7 @@ class Server:
         self._repository = repository = _make_repository(plane, settings, is_successor=is_successor)
         await repository.open()
 
-        metrics = Metrics(plane, self._board)
+        metrics = Metrics(plane, self._board, guard)
         addresses: dict[str, Address] = {}
         try:
             for transport in _make_transports(plane, repository, settings, guard, metrics):
@@ -214,12 +216,14 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
     DataSentinelError
         As for `Server.start`, or a worker failed.
     """
+    configure_logging(settings)
+    if links := service_links(os.environ):
+        log(_logger, logging.WARNING, "service_links_ignored", variables=links)
     if settings.workers > 1:
         from datasentinel.serving.supervisor import supervise
 
         supervise(settings, on_ready)
         return
-    configure_logging(settings)
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
 
@@ -271,7 +275,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_unhandled)
     signals = Signals(loop)
-    server = Server(settings, board)
+    server = Server(within_descriptors(settings), board)
     signals.on_hangup(server.reload)
     if lifeline is not None:
         loop.add_reader(lifeline, _watch_lifeline, loop, lifeline, signals)

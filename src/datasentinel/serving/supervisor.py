@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import ServerError
 from datasentinel.serving.exit_codes import in_words
-from datasentinel.serving.logs import configure_logging, log
+from datasentinel.serving.logs import log
 from datasentinel.serving.signals import Signals
-from datasentinel.serving.transports import Address, bind_error, listening_socket, resolve
+from datasentinel.serving.transports import Address, bound_socket, listening_socket, resolve
 from datasentinel.serving.worker import HEARTBEAT_S, READY, to_argument
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def supervise(settings: Settings, on_ready: Callable[[dict[str, Address]], None]
     ServerError
         An address cannot be bound, a worker could not start, or one did not stop as it should.
     """
-    configure_logging(settings)
     with ExitStack() as stack:
         addresses = _reserve_ports(settings, stack)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="datasentinel-"))
@@ -70,14 +68,7 @@ def _reserve_ports(settings: Settings, stack: ExitStack) -> dict[str, Address]:
         address = resolve(settings.host, getattr(settings, f"{name}_port"), name)
         # Where ports are shared, only one who does not share finds out that somebody else listens.
         listening_socket(address, name).close()
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        sock = stack.enter_context(socket.socket(family))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            sock.bind(address)
-        except OSError as error:
-            raise bind_error(address, name, error.strerror or str(error)) from error
+        sock = stack.enter_context(bound_socket(address, name, reuse_port=True))
         addresses[name] = Address(address.host, sock.getsockname()[1])
     return addresses
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,9 @@ class Tls:
     def __init__(self, certificate: Path, key: Path | None = None, client_ca: Path | None = None) -> None:
         self._certificate = certificate
         self._key = key
-        self.client_ca = client_ca
-        self.generation = 0  # Grows with each reload.
-        self._contexts: list[ssl.SSLContext] = []
-        self.context(())  # What is wrong with the files shall be known now, not at the first connection.
-        self._contexts.clear()
+        self._client_ca = client_ca
+        self._contexts: list[TlsContext] = []
+        self._load()  # What is wrong with the files shall be known now, not at the first connection.
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Tls | None:
@@ -55,39 +54,36 @@ class Tls:
             Path(settings.tls_client_ca) if settings.tls_client_ca else None,
         )
 
-    def context(self, protocols: Sequence[str]) -> ssl.SSLContext:
+    def context(self, protocols: Sequence[str]) -> TlsContext:
         """Make the context of a transport that speaks `protocols` (their ALPN names); `reload` renews it."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION
-        self._load(context)
-        if protocols:
-            context.set_alpn_protocols(list(protocols))
+        context = TlsContext(self._load(protocols), tuple(protocols))
         self._contexts.append(context)
         return context
 
     def reload(self) -> None:
         """Read the files again, for the connections to come. What is wrong with them changes nothing.
 
+        Every context is made anew: one that goes on would trust an authority that was removed, and a session
+        that a client of its resumes.
+
         Raises
         ------
         SettingsError
             A file cannot be read or used.
         """
-        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        for context in self._contexts:
-            self._load(context)
-        self.generation += 1
+        renewed = [self._load(context.protocols) for context in self._contexts]
+        for context, current in zip(self._contexts, renewed, strict=True):
+            context.current = current
 
-    def pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """Give key, certificate chain and client authorities, for a library that does TLS itself."""
-        certificate = _read(self._certificate, "tls_certificate")
-        key = certificate if self._key is None else _read(self._key, "tls_key")
-        client_ca = None if self.client_ca is None else _read(self.client_ca, "tls_client_ca")
-        return key, certificate, client_ca
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        self.pem()  # names the file that cannot be read
+    def _load(self, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        _require_readable(self._certificate, "tls_certificate")
+        if self._key is not None:
+            _require_readable(self._key, "tls_key")
         try:
             # The empty password keeps OpenSSL from asking for one on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
@@ -96,19 +92,38 @@ class Tls:
             raise SettingsError(
                 f"tls_certificate, tls_key: {files}: not a PEM certificate and its unencrypted key: {error}"
             ) from error
-        if self.client_ca is not None:
+        if self._client_ca is not None:
+            _require_readable(self._client_ca, "tls_client_ca")
             try:
-                context.load_verify_locations(self.client_ca)
+                context.load_verify_locations(self._client_ca)
             except ssl.SSLError as error:
                 raise SettingsError(
-                    f"tls_client_ca: {self.client_ca}: not PEM certificates: {error}"
+                    f"tls_client_ca: {self._client_ca}: not PEM certificates: {error}"
                 ) from error
             context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
 
-def _read(path: Path, setting: str) -> bytes:
+@dataclass(slots=True)
+class TlsContext:
+    """What one transport's connections are sealed with.
+
+    Attributes
+    ----------
+    current : ssl.SSLContext
+        For the connections to come.
+    protocols : tuple of str
+        ALPN names.
+    """
+
+    current: ssl.SSLContext
+    protocols: tuple[str, ...]
+
+
+def _require_readable(path: Path, setting: str) -> None:
+    """Name the file that cannot be read, which OpenSSL does not."""
     try:
-        return path.read_bytes()
+        path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{setting}: {path}: cannot be read: {error.strerror or error}") from error
 
@@ -120,16 +135,16 @@ class TlsChannel:
 
     Parameters
     ----------
-    context : ssl.SSLContext
+    context : TlsContext
         Of a server.
     """
 
     __slots__ = ("_incoming", "_object", "_outgoing", "ended", "established")
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: TlsContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._object = context.current.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.established = False
         self.ended = False  # The peer said that it will send no more.
 

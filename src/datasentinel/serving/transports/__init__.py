@@ -39,7 +39,7 @@ class Transport(Protocol):
 
 
 def resolve(host: str, port: int, transport: str) -> Address:
-    """Turn a host name into the one numeric address to listen on.
+    """Turn a host name into the one numeric address to listen on; one of IPv4, where a name has both.
 
     Raises
     ------
@@ -52,13 +52,12 @@ def resolve(host: str, port: int, transport: str) -> Address:
         raise ServerError(
             f"cannot listen for {transport}: host '{host}' cannot be resolved: {error}"
         ) from error
-    return Address(str(found[0][4][0]), port)
+    hosts = [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+    return Address(next((host for host in hosts if ":" not in host), hosts[0]), port)
 
 
-def listening_socket(
-    address: Address, transport: str, backlog: int = 1, *, reuse_port: bool = False
-) -> socket.socket:
-    """Listen on an address, with `reuse_port` beside other processes that allow it, too.
+def bound_socket(address: Address, transport: str, *, reuse_port: bool = False) -> socket.socket:
+    """Bind an address, with `reuse_port` beside other processes that allow it, too; `::` takes IPv4 as well.
 
     Raises
     ------
@@ -66,11 +65,41 @@ def listening_socket(
         The address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family)
     try:
-        return socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.host != "::"))
+        sock.bind(address)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise bind_error(address, transport, reason) from error
+        sock.close()
+        raise bind_error(address, transport, _reason(error)) from error
+    return sock
+
+
+def listening_socket(
+    address: Address, transport: str, backlog: int = 1, *, reuse_port: bool = False
+) -> socket.socket:
+    """Listen on an address as `bound_socket` binds it.
+
+    Raises
+    ------
+    ServerError
+        The address cannot be bound.
+    """
+    sock = bound_socket(address, transport, reuse_port=reuse_port)
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise bind_error(address, transport, _reason(error)) from error
+    return sock
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def bind_error(address: Address, transport: str, reason: str) -> ServerError:

@@ -11,17 +11,20 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Protocol, cast
 
-from datasentinel.serving.logs import log
+from datasentinel.serving.logs import RateLimitedLog
 from datasentinel.serving.tls import TlsChannel
 from datasentinel.serving.transports import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.tls import TlsContext
     from datasentinel.serving.transports.session import Session
     from datasentinel.serving.transports.turns import Turns
 
 _logger = logging.getLogger(__name__)
+_failure_log = RateLimitedLog(_logger, logging.ERROR, "connection_failed")
+_tls_log = RateLimitedLog(_logger, logging.INFO, "tls_failed")
 
 # After the last reply the socket is read for a moment more: closing it with unread bytes would reset the
 # connection and could take the reply from the peer.
@@ -45,7 +48,7 @@ class Owner(Protocol):
     open_session: Callable[[], Session]
     refusal: bytes
     write_buffer_bytes: int
-    tls_context: ssl.SSLContext | None
+    tls_context: TlsContext | None
     turns: Turns
 
     def enter(self, connection: Connection) -> Admission:
@@ -298,25 +301,11 @@ class Connection(asyncio.Protocol):
         self._linger = self._loop.call_later(_LINGER_S, self._transport.close)
 
     def _fail(self, error: Exception) -> None:
-        log(
-            _logger,
-            logging.ERROR,
-            "connection_failed",
-            transport=self._owner.name,
-            peer=self.peer,
-            exception=error,
-        )
+        _failure_log(transport=self._owner.name, peer=self.peer, exception=error)
         self.abort()
 
     def _fail_tls(self, error: ssl.SSLError) -> None:
-        log(
-            _logger,
-            logging.INFO,
-            "tls_failed",
-            transport=self._owner.name,
-            peer=self.peer,
-            reason=error.reason or error,
-        )
+        _tls_log(transport=self._owner.name, peer=self.peer, reason=error.reason or error)
         assert self._tls is not None  # noqa: S101
         self._write_out(self._tls)  # The alert tells the peer why.
         self._close()

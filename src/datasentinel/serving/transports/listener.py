@@ -16,10 +16,10 @@ from datasentinel.serving.transports.connection import Admission, Connection
 from datasentinel.serving.transports.turns import Turns
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from datasentinel.serving.data_plane import TransportAccount
+    from datasentinel.serving.tls import TlsContext
     from datasentinel.serving.transports.session import Session
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Listener:
         Above so many unsent bytes a connection is not read.
     receive_timeout_s : float
         How long a TLS handshake, or a message that has begun, may take to arrive; 0 waits for ever.
-    tls_context : ssl.SSLContext, optional
+    tls_context : TlsContext, optional
         Speak TLS.
     reuse_port : bool
         Share the port with other processes that do so, too.
@@ -72,7 +72,7 @@ class Listener:
         idle_timeout_s: float,
         write_buffer_bytes: int,
         receive_timeout_s: float = 0.0,
-        tls_context: ssl.SSLContext | None = None,
+        tls_context: TlsContext | None = None,
         reuse_port: bool = False,
         turns: Turns | None = None,
     ) -> None:
@@ -87,6 +87,10 @@ class Listener:
         self._open_count = 0
         # Who floods the server with connections shall not flood its log, too.
         self._refusal_log = RateLimitedLog(_logger, logging.WARNING, "connection_refused")
+        self._timeout_logs = {
+            event: RateLimitedLog(_logger, logging.INFO, event)
+            for event in ("idle_closed", "slow_sender_closed")
+        }
         account.open_connections = 0
         self._host = host
         self._port = port
@@ -185,6 +189,6 @@ class Listener:
                 else:
                     continue
                 self._account.timed_out_connections += 1
-                log(_logger, logging.INFO, event, transport=self.name, peer=connection.peer)
+                self._timeout_logs[event](transport=self.name, peer=connection.peer)
                 # Not close(): that would wait for a peer that reads nothing.
                 connection.abort()
