@@ -37,6 +37,7 @@ void bind_backends(pybind11::module_& module);
 void bind_device_arrays(pybind11::module_& module);
 void bind_models(pybind11::module_& module);
 void bind_scoring(pybind11::module_& module);
+void bind_tables(pybind11::module_& module);
 void bind_wire(pybind11::module_& module);
 
 }  // namespace datasentinel

@@ -82,6 +82,7 @@ PYBIND11_MODULE(_native, module) {
   bind_backends(module);
   bind_scoring(module);
   bind_device_arrays(module);
+  bind_tables(module);
   bind_wire(module);
 
   py::class_<roof::Roof>(module, "Roof")

@@ -1,12 +1,13 @@
-"""The C++ extension. Only datasentinel.backend imports it."""
+"""The C++ extension. Only datasentinel.extension imports it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from enum import Enum
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
-from datasentinel.types import BoolArray, Float32Array, Float64Array
+from datasentinel.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 __version__: str
 
@@ -291,3 +292,42 @@ class LineSession:
     def failures(self) -> int: ...
     @property
     def last_failure(self) -> str: ...
+
+class CsvProblem(Enum):
+    WRONG_COUNT = ...
+    EMPTY = ...
+    NOT_A_NUMBER = ...
+    NOT_FINITE = ...
+    OUT_OF_RANGE = ...
+    OPEN_QUOTE = ...
+
+# A bad record's row, line, problem, column (or number of fields) and text.
+_BadRecord: TypeAlias = tuple[int, int, CsvProblem, int, bytes]
+# A text column's offsets and bytes.
+_TextColumn: TypeAlias = tuple[Int64Array, bytes]
+
+@final
+class CsvParser:
+    def __init__(
+        self,
+        *,
+        width: int,
+        numbers: list[int],
+        texts: list[int],
+        delimiter: str,
+        quote: str,
+        decimal: str,
+        comment: str,
+    ) -> None: ...
+    # Good rows, bad records, text columns, each record's first line, and the number of lines.
+    def parse_float32(
+        self, text: bytes
+    ) -> tuple[Float32Array, list[_BadRecord], list[_TextColumn], Int64Array, int]: ...
+    def parse_float64(
+        self, text: bytes
+    ) -> tuple[Float64Array, list[_BadRecord], list[_TextColumn], Int64Array, int]: ...
+    def whole_records(self, text: bytes) -> int: ...
+
+def split_csv(
+    text: bytes, limit: int, *, delimiter: str, quote: str, comment: str
+) -> list[tuple[int, int, list[bytes]]]: ...

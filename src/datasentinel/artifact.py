@@ -60,6 +60,9 @@ class Config:
     offsets : tuple of float
         What the graph subtracts from each column before anything else, or empty: float32 numbers, so that the
         difference is exact for values between half and twice the offset.
+    columns : mapping
+        The other columns of the table that it was trained on, by name: `time`, `id`, `label` and `ignored`, a
+        list of all that are neither these nor features. Empty where there are none.
     score : str
         The definition of the score in words.
     calibration : mapping
@@ -81,11 +84,24 @@ class Config:
     version: str = ""
     feature_names: tuple[str, ...] = ()
     offsets: tuple[float, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)
     score: str = ""
     calibration: Mapping[str, Json] = field(default_factory=dict)
     training: Mapping[str, Json] = field(default_factory=dict)
     model_sha256: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def carried_columns(self) -> tuple[str, ...]:
+        """Names of the time and the id column, where there are such."""
+        return tuple(name for key in ("time", "id") if isinstance(name := self.columns.get(key), str))
+
+    @property
+    def other_columns(self) -> frozenset[str]:
+        """Names of all columns that the model knows to be no features."""
+        ignored = self.columns.get("ignored", [])
+        names = [*(ignored if isinstance(ignored, list) else []), self.columns.get("label")]
+        return frozenset(name for name in (*names, *self.carried_columns) if isinstance(name, str))
 
 
 @dataclass(frozen=True)
@@ -423,6 +439,15 @@ def _mapping(value: object) -> dict[str, object]:
     return value
 
 
+def _columns(value: object) -> dict[str, object]:
+    columns = _mapping(value)
+    for key in ("time", "id", "label"):
+        if key in columns:
+            _string(columns[key])
+    _strings(columns.get("ignored", []))
+    return columns
+
+
 _CHECKS: dict[str, Callable[[object], object]] = {
     "input_dim": _dimension,
     "output_dim": _dimension,
@@ -433,6 +458,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "version": _name,
     "feature_names": _strings,
     "offsets": _numbers,
+    "columns": _columns,
     "score": _string,
     "calibration": _mapping,
     "training": _mapping,

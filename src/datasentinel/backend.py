@@ -1,7 +1,4 @@
-"""The way into the C++ extension: backends, their state on this machine, and loaded models.
-
-This is the only module that imports `datasentinel._native`.
-"""
+"""The way into the C++ engine: backends, their state on this machine, and loaded models."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING
 from datasentinel import plan_cache
 from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
+from datasentinel.extension import native as _native
 from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.precisions import COMPUTE_PRECISIONS
@@ -27,19 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.artifact import Artifact
-
-try:
-    from datasentinel import _native  # noqa: TID251
-except ImportError as error:
-    import platform
-    import sys
-
-    _found = sorted(str(path) for path in Path(__file__).parent.glob("_native*"))
-    raise ImportError(
-        f"datasentinel's compiled extension does not load in Python {platform.python_version()} "
-        f"({sys.executable}, {platform.machine()}): {error}. Files found beside this module: "
-        f"{', '.join(_found) or 'none'}. Install it again with `pip install .` in the source folder."
-    ) from error
 
 BackendStatus = _native.BackendStatus
 GrpcService = _native.GrpcService

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from datasentinel.artifact import load_artifact
-from datasentinel.datasets import open_data
+from datasentinel.tables import open_table
 from datasentinel.detector import Detector
 from datasentinel.training import TrainingSettings, train
 
@@ -89,17 +90,12 @@ def test_the_report_holds_plots(trained):
     assert all(path.read_bytes().startswith(PNG) for path in report.iterdir())
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_scores_with_reasons(trained, suffix):
+def test_scores_with_reasons_in_words(trained):
     folder, _ = trained
     values, labels = telemetry(50, seed=2)
     data = write_csv(folder / "why.csv", values, labels, broken=(7,))
-    scored = folder / f"why-scores{suffix}"
-    datasentinel("score", data, "--model", folder / "models", "--out", scored, "--explain", 2)
-    if suffix == ".csv":
-        rows = read_scores(scored.read_text())
-    else:
-        rows = pytest.importorskip("pyarrow.parquet").read_table(scored).to_pylist()
+    done = datasentinel("score", data, "--model", folder / "models", "--explain", 2)
+    rows = read_scores(done.stdout)
     assert list(rows[0]) == ["row", "score", "anomaly", "error", "reason_1", "reason_2"]
     assert (rows[7]["reason_1"], rows[7]["reason_2"]) == ("", "")
     detector = Detector.load(folder / "models")
@@ -114,6 +110,32 @@ def test_scores_with_reasons(trained, suffix):
             assert name == reason.feature
             assert float(value) == pytest.approx(reason.value, rel=1e-5)
             assert float(expected) == pytest.approx(reason.expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_scores_with_reasons_as_data(trained, suffix):
+    folder, _ = trained
+    values, labels = telemetry(50, seed=2)
+    data = write_csv(folder / "why.csv", values, labels, broken=(7,))
+    scored = folder / f"why-scores{suffix}"
+    datasentinel("score", data, "--model", folder / "models", "--out", scored, "--explain", 2)
+    if suffix == ".jsonl":
+        rows = [json.loads(line) for line in scored.read_text().splitlines()]
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(scored).to_pylist()
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "reasons"]
+    assert rows[7]["reasons"] is rows[7]["score"] is None
+    detector = Detector.load(folder / "models")
+    good = np.delete(values, 7, axis=0).astype(np.float32)
+    for row, reasons in zip([*rows[:7], *rows[8:]], detector.explain(good, top=2), strict=True):
+        assert row["error"] is None
+        assert [told["feature"] for told in row["reasons"]] == [reason.feature for reason in reasons]
+        for told, reason in zip(row["reasons"], reasons, strict=True):
+            assert (told["value"], told["expected"], told["share"]) == (
+                np.float32(reason.value),
+                np.float32(reason.expected),
+                np.float32(reason.contribution),
+            )
 
 
 def test_scores_of_a_csv_file(trained):
@@ -139,7 +161,8 @@ def test_scores_of_a_csv_file(trained):
         "error": "line 9: column 'e': 'broken' is not a number",
     }
     assert f"300 rows, {decisions.sum()} anomalies, 3 bad rows" in done.stderr
-    assert "bad row: line 2: " in done.stderr
+    assert "3 left out" in done.stderr
+    assert "line 2: column 'e': 'broken' is not a number" in done.stderr
     assert np.mean(decisions == labels[good]) > 0.95
 
 
@@ -179,7 +202,8 @@ def test_p_values_and_reasons_together(trained):
     table = parquet.read_table(folder / "both.parquet").to_pylist()
     expected = [float(row["p_value"]) if row["p_value"] else None for row in rows]
     assert [row["p_value"] for row in table] == expected
-    assert [row["reason_1"] for row in table] == [row["reason_1"] for row in rows]
+    told = [row["reasons"] and row["reasons"][0]["feature"] for row in table]
+    assert told == [row["reason_1"].split("=")[0] or None for row in rows]
 
 
 def test_scores_on_standard_output_without_a_header_or_labels(trained):
@@ -233,7 +257,7 @@ def test_scores_of_parquet_into_parquet(trained):
         ("narrow.csv", "1,2,3\n", "3 feature columns, but the model takes 5"),
         ("other.csv", "a,b,c,d,f\n1,2,3,4,5\n", "lacks columns that the model needs: 'e'"),
         ("words.csv", "a,b,c,d,e\nv,w,x,y,z\n", "no usable rows"),
-        ("model.bin", "", "unknown file type"),
+        ("model.xlsx", "PK\x03\x04", "unknown file type"),
     ],
 )
 def test_files_that_cannot_be_scored(trained, tmp_path, name, content, message):
@@ -321,8 +345,8 @@ def test_scoring_never_imports_torch(trained):
 def test_quality_on_real_server_recordings(
     shared_data, name, model, auroc, average_precision, false_positive_rate
 ):
-    rows = open_data(shared_data / "demo" / f"{name}-train.csv").read()
-    test = open_data(shared_data / "demo" / f"{name}-test.csv").read()
+    rows = open_table(shared_data / "demo" / f"{name}-train.csv").read()
+    test = open_table(shared_data / "demo" / f"{name}-test.csv").read()
     settings = TrainingSettings(model=model)
     result = train(rows.values, labels=rows.labels, test=(test.values, test.labels), settings=settings)
     assert result.recording == (model == "auto")

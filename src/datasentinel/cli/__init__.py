@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 import click
@@ -67,6 +68,10 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; turn errors raised on purpose into one line and exit code 1."""
     open_missing()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows another one.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         cli.main(prog_name="datasentinel", standalone_mode=True)
     except DataSentinelError as error:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datasentinel.cli.reading import data_options, read_data
+from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
 from datasentinel.detector import Detector
 from datasentinel.drift import PSI_DRIFTED, PSI_SHIFTING, Drift, compare
 from datasentinel.types import BACKEND_NAMES
@@ -24,13 +24,11 @@ _STYLES = {"stable": "green", "shifting": "yellow", "drifted": "bold red"}
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@data_options
+@data_argument()
+@reading_options
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(  # noqa: PLR0917 - click passes them by name
-    model: Path, data: Path, label: str | None, header: bool | None, backend: str, as_json: bool
-) -> None:
+def command(model: Path, data: tuple[str, ...], reading: ReadingOptions, backend: str, as_json: bool) -> None:
     """Compare the rows of DATA, and their scores, with those that MODEL was calibrated on.
 
     PSI below 0.1 is stable, from 0.1 shifting, from 0.25 drifted, provided that the KS statistic is too great
@@ -38,7 +36,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     retrained, and the exit code is 3 instead of 0. A label column is ignored.
     """
     detector = Detector.load(model, backend=backend)
-    dataset = read_data(data, detector=detector, label=label, header=header)
+    dataset = read_data(data, reading, detector.artifact.config, needs_label=False)
     rows = np.ascontiguousarray(dataset.values, dtype=np.float32)
     drift = compare(detector.artifact, rows, detector.score(rows))
     if as_json:

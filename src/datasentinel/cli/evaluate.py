@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datasentinel.calibration import ScoreTable
-from datasentinel.cli.reading import data_options, read_data
+from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.quality import hit_segments, judge
@@ -27,8 +27,8 @@ _COVERAGE_TARGETS = (0.001, 0.01, 0.05, 0.1)
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@data_options
+@data_argument()
+@reading_options
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML file for tables and plots."
 )
@@ -36,9 +36,8 @@ _COVERAGE_TARGETS = (0.001, 0.01, 0.05, 0.1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
-    data: Path,
-    label: str | None,
-    header: bool | None,
+    data: tuple[str, ...],
+    reading: ReadingOptions,
     report: Path | None,
     backend: str,
     as_json: bool,
@@ -50,13 +49,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     shares of normal rows that they reach.
     """
     detector = Detector.load(model, backend=backend)
-    dataset = read_data(data, detector=detector, label=label, header=header)
+    dataset = read_data(data, reading, detector.artifact.config)
+    name = ", ".join(Path(path).name for path in data)
     if dataset.labels is None:
-        raise DataError(f"{data}: no label column; name it with --label")
+        raise DataError(f"{name}: no label column; name it with --label")
     scores = detector.score(np.ascontiguousarray(dataset.values, dtype=np.float32))
     quality = judge(scores, dataset.labels, detector.threshold)
     if quality is None:
-        raise DataError(f"{data}: the rows are all of one kind; judging needs normal rows and anomalies")
+        raise DataError(f"{name}: the rows are all of one kind; judging needs normal rows and anomalies")
     segments = hit_segments(scores.astype(np.float64) > detector.threshold, dataset.labels)
     table = ScoreTable.of_config(detector.artifact.config)
     p_values = detector.p_values_of_scores(scores) if table else None
@@ -71,13 +71,13 @@ def command(  # noqa: PLR0917 - click passes them by name
         info = detector.info()
         write_report(
             report,
-            title=f"{info['name'] or 'model'} {info['version']} on {data.name}",
+            title=f"{info['name'] or 'model'} {info['version']} on {name}",
             facts=[
                 ("model", str(info["directory"])),
                 ("score", str(info["score"])),
                 ("threshold", f"{detector.threshold:.6g}"),
-                ("data", f"{data.name}: {quality.rows} rows, {quality.anomalies} of them anomalies"),
-                ("bad rows left out", str(len(dataset.bad))),
+                ("data", f"{name}: {quality.rows} rows, {quality.anomalies} of them anomalies"),
+                ("bad rows left out", str(dataset.problems.total)),
             ],
             quality=quality,
             segments=segments,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.artifact import load_artifact, save_artifact
+from datasentinel.cli.reading import ReadingOptions, reading_options
 from datasentinel.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    multiple=True,
     help="Rows to calibrate int8 with and to compare the scores on; needed unless --precision is fp32.",
 )
-@click.option("--label", help="Label column of DATA, 0 for normal.")
-def command(model: Path, out: Path, precision: str, data: Path | None, label: str | None) -> None:
+@reading_options
+def command(model: Path, out: Path, precision: str, data: tuple[str, ...], reading: ReadingOptions) -> None:
     """Write MODEL (an artifact folder with a float32 model) to OUT in another precision.
 
     The layers of the network change; scaling, distances and the score stay in float32. The threshold stays
@@ -39,14 +40,15 @@ def command(model: Path, out: Path, precision: str, data: Path | None, label: st
     if precision == "fp32":
         click.echo(f"model       {save_artifact(out, artifact.onnx, artifact.config)}")
         return
-    if data is None:
+    if not data:
         raise click.UsageError(f"--precision {precision} needs --data")
-    from datasentinel.datasets import open_data
+    from datasentinel.cli.reading import read_data
     from datasentinel.export.precision import change_precision
 
-    dataset = open_data(data, label=label, features=artifact.config.feature_names).read()
-    labels = None if dataset.labels is None else dataset.labels != 0
-    change = change_precision(artifact, precision, out, rows=dataset.values.astype("float32"), labels=labels)
+    dataset = read_data(data, reading, artifact.config)
+    change = change_precision(
+        artifact, precision, out, rows=dataset.values.astype("float32"), labels=dataset.labels
+    )
     report(change)
     click.echo(f"model       {out}")
 

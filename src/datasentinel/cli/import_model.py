@@ -11,7 +11,7 @@ import click
 
 from datasentinel.artifact import Artifact, Config, save_artifact
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
-from datasentinel.cli.reading import data_options, normal_rows, read_data
+from datasentinel.cli.reading import ReadingOptions, normal_rows, read_data, reading_options
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
@@ -25,7 +25,6 @@ from datasentinel.types import BACKEND_NAMES
     "--calibrate",
     "data",
     required=True,
-    type=click.Path(path_type=Path),
     help="Rows to find the threshold on; the normal ones are taken, best such that the model never saw.",
 )
 @click.option(
@@ -47,19 +46,18 @@ from datasentinel.types import BACKEND_NAMES
 @click.option(
     "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
 )
-@data_options
+@reading_options
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name
     onnx_file: Path,
-    data: Path,
+    data: str,
     out: Path,
     output: str | None,
     kind: Kind | None,
     higher_is: HigherIs | None,
     target_fpr: float,
     threshold_method: ThresholdMethod,
-    label: str | None,
-    header: bool | None,
+    reading: ReadingOptions,
     backend: str,
 ) -> None:
     """Make a model artifact of MODEL.onnx, a detector from elsewhere.
@@ -68,8 +66,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     [batch, D]; the score of a reconstruction is its mean squared difference from the input. Whatever the
     fused backend cannot run, ONNX Runtime does.
     """
-    dataset = read_data(data, label=label, header=header)
-    rows = normal_rows(data, dataset)
+    dataset = read_data([data], reading)
+    rows = normal_rows(dataset)
     wrapped = wrap(onnx_file, sample=rows[:2], output=output, kind=kind, higher_is=higher_is)
     config = Config(
         input_dim=wrapped.input_dim,
@@ -79,6 +77,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         name=onnx_file.stem,
         version="1",
         feature_names=dataset.feature_names,
+        columns=dataset.columns.facts(),
         score=_definition(wrapped.output, wrapped.kind, higher_is),
         training={
             "imported_from": onnx_file.name,

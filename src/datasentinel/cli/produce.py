@@ -59,12 +59,11 @@ def _rows(
         return Telemetry(width, anomaly_share=0.05 if anomaly_share is None else anomaly_share, seed=seed)
     if dim is not None or anomaly_share is not None:
         raise click.UsageError("--dim and --anomaly-share are for synthetic telemetry, not for --file.")
-    from datasentinel.datasets import open_data
+    from datasentinel.cli.reading import ReadingOptions
+    from datasentinel.tables import open_table
 
-    return FileRows(
-        open_data(file, label=label, features=config.feature_names if config else ()),
-        repeat=count is not None,
-    )
+    roles = ReadingOptions(label=label).roles(config)
+    return FileRows(open_table(file, roles=roles), repeat=count is not None)
 
 
 def _note(text: str) -> None:

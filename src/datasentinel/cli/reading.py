@@ -1,65 +1,187 @@
-"""Reading of whole data files for a command, with the bad rows told on stderr."""
+"""Reading of data files for a command: options, and what is told of the columns and the bad rows."""
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from datasentinel.datasets import open_data
 from datasentinel.errors import DataError
+from datasentinel.tables import Roles, open_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
-    from datasentinel.datasets import Dataset
-    from datasentinel.detector import Detector
+    from datasentinel.artifact import Config
+    from datasentinel.tables import Dataset, Problems, Table
     from datasentinel.types import Float32Array
 
-_BAD_ROWS_SHOWN = 5
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names or patterns such as "a,b,m*"."""
+
+    name = "name,pattern,..."
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at the commas."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name for part in str(value).split(",") if (name := part.strip()))
 
 
-def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--label` and `--header`, which say how to read a data file."""
-    label = click.option(
-        "--label", help="Label column, 0 for normal: its name, or its number from 1 (-1 is the last)."
-    )
-    header = click.option(
-        "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
-    )
-    return label(header(command))
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What the options that `reading_options` adds say."""
+
+    features: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    time: str | None = None
+    id: str | None = None
+    label: str | None = None
+    normal: tuple[str, ...] = ()
+    header: bool | None = None
+
+    def roles(
+        self, config: Config | None = None, *, keep: tuple[str, ...] = (), needs_label: bool = True
+    ) -> Roles:
+        """Return the columns' roles, with those of a model where there is one."""
+        return Roles(
+            features=self.features,
+            ignore=self.ignore,
+            time=self.time,
+            id=self.id,
+            label=self.label,
+            normal=self.normal,
+            keep=keep,
+            carry=() if config is None else config.carried_columns,
+            model_features=() if config is None or self.features else config.feature_names,
+            num_features=None if config is None else config.input_dim,
+            needs_label=needs_label,
+        )
 
 
-def read_data(
-    path: Path, *, detector: Detector | None = None, label: str | None, header: bool | None
-) -> Dataset:
-    """Read a file whose columns fit `detector`; bad rows are left out and told.
+_OPTIONS = (
+    click.option(
+        "--features", type=Names(), default="", help="Features, such as a,b,'m*'.  [default: find out]"
+    ),
+    click.option("--ignore", type=Names(), default="", help="Columns to leave out, such as ts,host,'*_id'."),
+    click.option("--time", help="Column that says when a row was taken."),
+    click.option("--id", help="Column that says which series a row belongs to."),
+    click.option(
+        "--label",
+        help="Column that says which rows are anomalies; as the others, by its name or its number from 1 "
+        "(-1 is the last).  [default: find out by name and values]",
+    ),
+    click.option(
+        "--normal",
+        type=Names(),
+        default="",
+        metavar="VALUE,..",
+        help="The label's values that mean normal.  [default: 0, False, normal, ..., or 1 beside -1]",
+    ),
+    click.option(
+        "--header/--no-header", default=None, help="Whether delimited text has a header.  [default: find out]"
+    ),
+)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to read a table, and hand them over as `reading`."""
+
+    @functools.wraps(command)
+    def with_options(**options: Any) -> Any:  # noqa: ANN401
+        names = ReadingOptions.__dataclass_fields__
+        reading = ReadingOptions(**{name: options.pop(name) for name in names})
+        return command(**options, reading=reading)
+
+    decorated: Callable[..., Any] = with_options
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def data_argument(name: str = "data", metavar: str = "DATA...") -> Callable[..., Any]:
+    """Return the argument for one or several files."""
+    return click.argument(name, metavar=metavar, nargs=-1, required=True)
+
+
+def open_data(
+    paths: Sequence[str],
+    reading: ReadingOptions,
+    config: Config | None = None,
+    *,
+    keep: tuple[str, ...] = (),
+    needs_label: bool = True,
+) -> Table:
+    """Open files whose columns fit a model, and tell which columns are left out.
 
     Raises
     ------
     DataError
-        The file cannot be read, lacks columns, or has no usable rows.
+        A file cannot be read or lacks columns.
     """
-    features = detector.feature_names if detector else ()
-    dataset = open_data(path, label=label, header=header, features=features).read()
-    for bad in dataset.bad[:_BAD_ROWS_SHOWN]:
-        click.echo(f"bad row: {bad}", err=True)
-    if len(dataset.bad) > _BAD_ROWS_SHOWN:
-        click.echo(f"and {len(dataset.bad) - _BAD_ROWS_SHOWN} more bad rows", err=True)
-    rows, width = dataset.values.shape
-    if not rows:
-        raise DataError(f"{path}: no usable rows")
-    if detector and width != detector.input_dim:
+    roles = reading.roles(config, keep=keep, needs_label=needs_label)
+    table = open_table(*paths, roles=roles, header=reading.header)
+    for column in table.columns.left_out:
+        click.echo(f"left out    {column}", err=True)
+    if config is not None and table.num_features != config.input_dim:
         raise DataError(
-            f"{path}: {width} feature columns, but the model takes {detector.input_dim}; "
-            "a label column that is not last and named 'label' is told with --label"
+            f"{table.name}: {table.num_features} feature columns, but the model takes {config.input_dim}; "
+            "name the label with --label, and other columns that are no features with --ignore"
         )
+    return table
+
+
+def read_data(
+    paths: Sequence[str],
+    reading: ReadingOptions,
+    config: Config | None = None,
+    *,
+    max_rows: int | None = None,
+    needs_label: bool = True,
+    judge_columns: bool | None = None,
+) -> Dataset:
+    """Read files whole; bad rows are left out and told.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, lacks columns, or has no usable rows.
+    """
+    table = open_data(paths, reading, config, needs_label=needs_label)
+    with progress_bar(f"reading {table.name}") as progress:
+        dataset = table.read(
+            max_rows=max_rows,
+            threads=os.cpu_count() or 1,
+            judge_columns=config is None if judge_columns is None else judge_columns,
+            progress=progress,
+        )
+    for column in dataset.columns.left_out[len(table.columns.left_out) :]:
+        click.echo(f"left out    {column}", err=True)
+    for warning in dataset.warnings:
+        click.echo(f"warning     {warning}", err=True)
+    tell_problems(dataset.problems)
+    if not len(dataset.values):
+        raise DataError(f"{table.name}: no usable rows")
     return dataset
 
 
-def normal_rows(path: Path, dataset: Dataset) -> Float32Array:
+def tell_problems(problems: Problems) -> None:
+    """Say on stderr what is wrong with bad rows."""
+    if problems.total:
+        click.echo(f"bad rows    {problems.total:,} left out", err=True)
+    for line in problems.lines():
+        click.echo(f"            {line}", err=True)
+
+
+def normal_rows(dataset: Dataset) -> Float32Array:
     """Return the rows that are not labelled as anomalies.
 
     Raises
@@ -71,5 +193,48 @@ def normal_rows(path: Path, dataset: Dataset) -> Float32Array:
     if dataset.labels is not None:
         values = values[~dataset.labels]
     if not len(values):
-        raise DataError(f"{path}: no normal rows, all are labelled as anomalies")
+        raise DataError("no normal rows: all are labelled as anomalies")
     return values
+
+
+class progress_bar:  # noqa: N801 - used as a function
+    """A progress bar with rate and time left on stderr; invisible where stderr is not a terminal.
+
+    Parameters
+    ----------
+    description : str
+        What goes on.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._bar: Any = None
+        self._description = description
+
+    def __enter__(self) -> Callable[..., None]:
+        if not sys.stderr.isatty():
+            return lambda *_args: None
+        # Slow to import, and needed by people only.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._description, total=1.0, rate="")
+        self._bar.start()
+        return self._show
+
+    def _show(self, share: float, rows: int | None = None) -> None:
+        elapsed = self._bar.tasks[0].elapsed or 0
+        rate = f"{rows / elapsed:,.0f} rows/s" if rows and elapsed else ""
+        self._bar.update(self._task, completed=share, rate=rate)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -10,7 +10,7 @@ import numpy as np
 
 from datasentinel.artifact import save_config
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
-from datasentinel.cli.reading import data_options, normal_rows, read_data
+from datasentinel.cli.reading import ReadingOptions, data_argument, normal_rows, read_data, reading_options
 from datasentinel.detector import Detector
 from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
@@ -18,7 +18,7 @@ from datasentinel.types import BACKEND_NAMES
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@data_argument()
 @click.option(
     "--target-fpr",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -29,15 +29,14 @@ from datasentinel.types import BACKEND_NAMES
 @click.option(
     "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
 )
-@data_options
+@reading_options
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
-    data: Path,
+    data: tuple[str, ...],
     target_fpr: float,
     threshold_method: ThresholdMethod,
-    label: str | None,
-    header: bool | None,
+    reading: ReadingOptions,
     backend: str,
 ) -> None:
     """Move the threshold of MODEL, without retraining, to suit the normal rows of DATA.
@@ -47,7 +46,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     is written; a server that runs must be restarted to see it.
     """
     detector = Detector.load(model, backend=backend)
-    rows = normal_rows(data, read_data(data, detector=detector, label=label, header=header))
+    rows = normal_rows(read_data(data, reading, detector.artifact.config))
     calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
     scores = detector.score(rows)
     artifact = detector.artifact

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
-from datasentinel.datasets import PARQUET_SUFFIXES, open_data
-from datasentinel.datasets.score_writers import (
-    CsvScoreWriter,
-    ExtraColumns,
-    ParquetScoreWriter,
-    ScoreWriter,
+from datasentinel.cli.reading import (
+    Names,
+    ReadingOptions,
+    data_argument,
+    open_data,
+    progress_bar,
+    reading_options,
+    tell_problems,
 )
 from datasentinel.errors import DataError
+from datasentinel.tables import Problems
+from datasentinel.tables.pipeline import ordered_map
+from datasentinel.tables.writers import (
+    JSON_SUFFIXES,
+    PARQUET_SUFFIXES,
+    CsvScoreWriter,
+    JsonScoreWriter,
+    OutputColumns,
+    ParquetScoreWriter,
+    Scored,
+    ScoreWriter,
+)
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from datasentinel.datasets import Chunk
-    from datasentinel.datasets.score_writers import Extra, Row
     from datasentinel.detector import Detector
-    from datasentinel.types import Float32Array
-
-_BAD_ROWS_SHOWN = 5
+    from datasentinel.tables import Table
+    from datasentinel.tables.base import Block, Part
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@data_argument()
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -45,15 +56,18 @@ _BAD_ROWS_SHOWN = 5
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV or Parquet file for the scores.  [default: CSV on standard output]",
+    help="CSV, JSON lines (.jsonl) or Parquet file for the scores.  [default: CSV on standard output]",
 )
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 @click.option(
-    "--p-values", is_flag=True, help="Add a column p_value: how rare such a score is among normal rows."
+    "--threads",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    show_default="all",
+    help="Threads to parse and score on.",
 )
-@click.option("--label", help="Column that is no feature: its name, or its number from 1 (-1 is the last).")
 @click.option(
-    "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
+    "--p-values", is_flag=True, help="Add a column p_value: how rare such a score is among normal rows."
 )
 @click.option(
     "--explain",
@@ -61,101 +75,99 @@ _BAD_ROWS_SHOWN = 5
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Add columns reason_1 to reason_N: the features that contributed most to the score, the first most.",
+    help="Say which features contributed most to the score, N a row: columns reason_1 to reason_N in CSV, a "
+    "list `reasons` of feature, value, expected value and share in JSON lines and Parquet.",
 )
+@click.option(
+    "--keep", type=Names(), default="", help="Columns to hand through to the output, such as host,'meta_*'."
+)
+@reading_options
 def command(  # noqa: PLR0917 - click passes them by name
-    file: Path,
+    data: tuple[str, ...],
     model: Path,
     out: Path | None,
     backend: str,
+    threads: int,
     p_values: bool,
-    label: str | None,
-    header: bool | None,
     num_reasons: int,
+    keep: tuple[str, ...],
+    reading: ReadingOptions,
 ) -> None:
-    """Score the rows of FILE and write row number (from 0), score and decision of each.
+    """Score the rows of DATA and write a score and a decision for each.
 
-    FILE is read and scored piece by piece, so it may be larger than memory. Where both the model and the file
-    name their columns, columns are taken by name. A row that cannot be scored gets an empty score and the
-    reason in the column `error`.
+    DATA is one or several files, patterns, folders, URLs or - for standard input. Where model and data name
+    their columns, columns are taken by name; no label is needed. The output has a row for each row of the
+    data: one that cannot be scored has an empty score and the reason in the column `error`. The columns
+    --time, --id and --keep are handed through, and so are those that the model was trained with as time and
+    id.
 
-    With --explain, a reason reads `name=value (expected value)`: what was observed, and what the model would
-    have expected.
+    With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
+    would have expected.
     """
     from datasentinel.detector import Detector
 
     detector = Detector.load(model, backend=backend)
-    data = open_data(file, label=label, header=header, features=detector.feature_names)
-    if data.num_features != detector.input_dim:
-        raise DataError(
-            f"{file}: {data.num_features} feature columns, but the model takes {detector.input_dim}; "
-            "a label column that is not last and named 'label' is told with --label"
-        )
-    num_reasons = min(num_reasons, detector.input_dim)
-    rows = anomalies = bad = 0
-    extra = ExtraColumns(p_values, num_reasons)
+    table = open_data(data, reading, detector.artifact.config, keep=keep, needs_label=False)
+    kept = tuple(table.columns.names[column] for column in table.columns.keep)
+    columns = OutputColumns(kept, p_values, min(num_reasons, detector.input_dim))
     if p_values:
         detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
-    with _open_writer(out, extra) as writer, _progress(file) as progress:
-        for chunk in data.chunks():
-            values = np.ascontiguousarray(chunk.values, dtype=np.float32)
-            scores = detector.score(values)
-            told = _tell(detector, values, scores, extra)
-            decided = list(decide(chunk, scores, detector.threshold, told, extra))
-            writer.write(decided)
-            for wrong in chunk.bad[: max(0, _BAD_ROWS_SHOWN - bad)]:
-                click.echo(f"bad row: {wrong}", err=True)
-            rows += len(decided)
-            anomalies += sum(1 for _, _, anomaly, *_ in decided if anomaly)
-            bad += len(chunk.bad)
-            progress.update(progress.task_ids[0], completed=chunk.share_read)
+    rows = anomalies = 0
+    problems = Problems()
+    with (
+        _open_writer(out, columns) as writer,
+        progress_bar(f"scoring {table.name}") as progress,
+    ):
+        for scored in score_table(detector, table, columns, threads=threads):
+            writer.write(scored)
+            problems.add(scored.chunk.bad)
+            rows += scored.chunk.num_rows
+            anomalies += int(np.count_nonzero(scored.anomalies))
+            progress(scored.chunk.share_read, rows)
+    tell_problems(problems)
     click.echo(
-        f"{rows} rows, {anomalies} anomalies, {bad} bad rows (threshold {detector.threshold:.6g})", err=True
+        f"{rows} rows, {anomalies} anomalies, {problems.total} bad rows (threshold {detector.threshold:.6g})",
+        err=True,
     )
-    if rows == bad:
-        raise DataError(f"{file}: no usable rows")
+    if rows == problems.total:
+        raise DataError(f"{table.name}: no usable rows")
 
 
-def decide(
-    chunk: Chunk,
-    scores: Float32Array,
-    threshold: float,
-    told: Sequence[Sequence[Extra]],
-    extra: ExtraColumns,
-) -> Iterator[Row]:
-    """Merge what is told of the good rows and the bad rows of a chunk, in the file's order."""
-    bad = {wrong.row: wrong for wrong in chunk.bad}
-    anomalies = scores.astype(np.float64) > threshold
-    good = zip(chunk.rows.tolist(), scores.tolist(), anomalies.tolist(), told, strict=True)
-    first = min([*bad, *chunk.rows[:1].tolist()], default=0)
-    for row in range(first, first + len(bad) + len(chunk.rows)):
-        if row in bad:
-            yield row, None, None, str(bad[row]), *extra.of_bad_row
-        else:
-            position, score, anomaly, more = next(good)
-            yield position, score, anomaly, "", *more
+def score_table(
+    detector: Detector, table: Table, columns: OutputColumns, *, threads: int
+) -> Iterator[Scored]:
+    """Read, parse and score a table, chunk by chunk; parsing and scoring run on `threads` threads."""
 
+    def work(block: Block) -> tuple[Part, Scored]:
+        chunk = block.part.parse(block.content, np.float32)
+        scores = detector.score(chunk.values)
+        scored = Scored(
+            replace(chunk, share_read=block.share_read),
+            scores,
+            scores.astype(np.float64) > detector.threshold,
+            detector.p_values_of_scores(scores) if columns.p_value else None,
+            detector.explain(chunk.values, columns.num_reasons) if columns.num_reasons else None,
+        )
+        return block.part, scored
 
-def _tell(
-    detector: Detector, values: Float32Array, scores: Float32Array, extra: ExtraColumns
-) -> list[tuple[Extra, ...]]:
-    """Give each row's values in the extra columns."""
-    p_values = zip(detector.p_values_of_scores(scores).tolist()) if extra.p_value else [()] * len(values)
-    reasons = detector.explain(values, extra.num_reasons) if extra.num_reasons else [[]] * len(values)
-    return [(*p_value, *map(str, why)) for p_value, why in zip(p_values, reasons, strict=True)]
+    results = ordered_map(work, table.blocks(), threads)
+    place = table.placer()
+    for part, scored in results:
+        yield replace(scored, chunk=place(part, scored.chunk))
 
 
 @contextlib.contextmanager
-def _open_writer(out: Path | None, extra: ExtraColumns) -> Iterator[ScoreWriter]:
+def _open_writer(out: Path | None, columns: OutputColumns) -> Iterator[ScoreWriter]:
     try:
-        if out is None:
-            yield CsvScoreWriter(sys.stdout, extra)
-        elif out.suffix.lower() in PARQUET_SUFFIXES:
-            with ParquetScoreWriter(out, extra) as writer:
+        if out is not None and out.suffix.lower() in PARQUET_SUFFIXES:
+            with ParquetScoreWriter(out, columns) as writer:
                 yield writer
-        else:
-            with out.open("w", encoding="utf-8", newline="") as file:
-                yield CsvScoreWriter(file, extra)
+            return
+        with _open_text(out) as file:
+            kind = (
+                CsvScoreWriter if out is None or out.suffix.lower() not in JSON_SUFFIXES else JsonScoreWriter
+            )
+            yield kind(file, columns)
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"
@@ -163,8 +175,13 @@ def _open_writer(out: Path | None, extra: ExtraColumns) -> Iterator[ScoreWriter]
 
 
 @contextlib.contextmanager
-def _progress(file: Path) -> Iterator[Progress]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(f"scoring {file.name}", total=1.0)
-        yield progress
+def _open_text(out: Path | None) -> Iterator[TextIO]:
+    if out is not None:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    # Data is UTF-8 whatever the terminal takes.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    yield sys.stdout
+    sys.stdout.flush()

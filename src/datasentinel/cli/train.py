@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from datasentinel.artifact import load_artifact
 from datasentinel.calibration import THRESHOLD_METHODS
-from datasentinel.datasets import open_data
+from datasentinel.cli.reading import data_argument, read_data, reading_options
 from datasentinel.errors import DataError
 from datasentinel.precisions import PRECISIONS
 from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
@@ -19,11 +20,11 @@ from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, Trainin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datasentinel.datasets import BadRow, Dataset
+    from datasentinel.artifact import Json
+    from datasentinel.cli.reading import ReadingOptions
     from datasentinel.export import Exported
+    from datasentinel.tables import Dataset
     from datasentinel.training import Epoch, TrainingResult
-
-_BAD_ROWS_SHOWN = 5
 
 
 def _parse_hidden(
@@ -47,7 +48,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@data_argument()
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -58,13 +59,15 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 @click.option(
     "--name", callback=_parse_name, help="Write to OUT/NAME/VERSION instead, VERSION being the next one."
 )
-@click.option("--label", help="Label column, 0 for normal: its name, or its number from 1 (-1 is the last).")
+@reading_options
 @click.option(
-    "--header/--no-header", default=None, help="Whether a CSV file has a header.  [default: find out]"
+    "--max-rows",
+    type=click.IntRange(1),
+    default=2_000_000,
+    show_default=True,
+    help="Most rows to train on; of more, a random sample is taken.",
 )
-@click.option(
-    "--test", "test_path", type=click.Path(path_type=Path), help="Labelled file to judge the model by."
-)
+@click.option("--test", "test_path", help="Labelled file to judge the model by.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for plots.")
 @click.option(
     "--model",
@@ -118,36 +121,41 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     help="Of the network's layers in the exported model.",
 )
 def command(  # noqa: PLR0917 - click passes them by name
-    data: Path,
+    data: tuple[str, ...],
     out: Path,
     name: str | None,
-    label: str | None,
-    header: bool | None,
-    test_path: Path | None,
+    reading: ReadingOptions,
+    max_rows: int,
+    test_path: str | None,
     report: Path | None,
     precision: str,
     **settings: object,
 ) -> None:
     """Train a detector on the normal rows of DATA and write it as a model artifact.
 
-    DATA is a CSV file (with or without a header), a Parquet file, an .npy array or an .npz archive with X
-    and, optionally, y. A last column named "label" is taken as the label; 0 means normal, anything else an
-    anomaly.
-    Anomalies are never trained on, only used to judge the detector.
+    DATA is one or several files, patterns, folders, URLs or - for standard input: delimited text, JSON
+    lines, Parquet, an .npy array or an .npz archive with X and, optionally, y; packed or not. Indexes of data
+    frames, timestamps, identifiers, text and constants are left out, and each is told; --features and
+    --ignore settle doubts. Rows labelled as anomalies are never trained on, only used to judge the detector.
     """
     chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types
     from datasentinel.export import export_artifact
     from datasentinel.training import train
 
-    dataset = _read(data, label=label, header=header)
+    dataset = read_data(data, reading, max_rows=max_rows)
+    _tell(" ".join(data), dataset)
     test = None
     if test_path is not None:
-        test_set = _read(test_path, label=label, header=header, features=dataset.feature_names)
+        test_reading = dataclasses.replace(reading, features=dataset.feature_names or reading.features)
+        test_set = read_data([test_path], test_reading, judge_columns=False)
+        _tell(test_path, test_set)
         if test_set.labels is None:
             raise DataError(f"{test_path}: no label column; --test needs one")
         if test_set.values.shape[1] != dataset.values.shape[1]:
-            counts = f"{test_set.values.shape[1]} feature columns, but {data} has {dataset.values.shape[1]}"
-            raise DataError(f"{test_path}: {counts}")
+            raise DataError(
+                f"{test_path}: {test_set.values.shape[1]} feature columns, but the data to train on has "
+                f"{dataset.values.shape[1]}"
+            )
         test = (test_set.values, test_set.labels)
     with _TrainingProgress() as progress:
         result = train(
@@ -166,7 +174,8 @@ def command(  # noqa: PLR0917 - click passes them by name
         rows=dataset.values.astype("float32"),
         name=name,
         feature_names=dataset.feature_names,
-        training_facts={"data": data.name, "data_sha256": _digest(data), "seed": chosen.seed},
+        columns=dataset.columns.facts(),
+        training_facts={**_data_facts(data), "seed": chosen.seed},
     )
     _summarise(result, exported)
     if precision != "fp32":
@@ -190,31 +199,22 @@ def command(  # noqa: PLR0917 - click passes them by name
         click.echo(f"report      {report} ({names})")
 
 
-def _read(path: Path, *, label: str | None, header: bool | None, features: Sequence[str] = ()) -> Dataset:
-    dataset = open_data(path, label=label, header=header, features=features).read()
+def _tell(name: str, dataset: Dataset) -> None:
     good, width = dataset.values.shape
-    anomalies = (
+    labelled = (
         "" if dataset.labels is None else f", {int(dataset.labels.sum())} of them labelled as anomalies"
     )
-    click.echo(f"data        {path}: {good} rows of {width} features{anomalies}")
-    if dataset.bad:
-        _report_bad(dataset.bad)
-    if not good:
-        raise DataError(f"{path}: no usable rows")
-    return dataset
+    sampled = "" if good == dataset.num_rows else f", a random sample of {dataset.num_rows:,} (--max-rows)"
+    click.echo(f"data        {name}: {good} rows of {width} features{labelled}{sampled}")
 
 
-def _report_bad(bad: Sequence[BadRow]) -> None:
-    click.echo(f"bad rows    {len(bad)} left out", err=True)
-    for row in bad[:_BAD_ROWS_SHOWN]:
-        click.echo(f"            {row}", err=True)
-    if len(bad) > _BAD_ROWS_SHOWN:
-        click.echo(f"            and {len(bad) - _BAD_ROWS_SHOWN} more", err=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _data_facts(paths: Sequence[str]) -> dict[str, Json]:
+    """Return the names of the data and, for a single file, its digest."""
+    facts: dict[str, Json] = {"data": ", ".join(Path(path).name for path in paths)}
+    if len(paths) == 1 and Path(paths[0]).is_file():
+        with Path(paths[0]).open("rb") as file:
+            facts["data_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return facts
 
 
 def _summarise(result: TrainingResult, exported: Exported) -> None:

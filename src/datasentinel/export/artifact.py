@@ -52,6 +52,7 @@ def export_artifact(
     rows: Float32Array,
     name: str | None = None,
     feature_names: Sequence[str] = (),
+    columns: Mapping[str, Json] | None = None,
     training_facts: Mapping[str, Json] | None = None,
 ) -> Exported:
     """Build the ONNX graph, check it against the detector and write the artifact.
@@ -68,6 +69,8 @@ def export_artifact(
         The model's name; `DEFAULT_NAME` without one.
     feature_names : sequence of str
         One a column, or none.
+    columns : mapping, optional
+        The columns that are no features, see `datasentinel.artifact.Config`.
     training_facts : mapping, optional
         Further facts for `config.json`, such as the digest of the data.
 
@@ -87,6 +90,7 @@ def export_artifact(
         name=name or DEFAULT_NAME,
         version=version,
         feature_names=feature_names,
+        columns=columns,
         training_facts=training_facts,
     )
     save_artifact(directory, built.onnx, built.config)
@@ -100,6 +104,7 @@ def build_artifact(
     name: str = DEFAULT_NAME,
     version: str = "1",
     feature_names: Sequence[str] = (),
+    columns: Mapping[str, Json] | None = None,
     training_facts: Mapping[str, Json] | None = None,
 ) -> Built:
     """Build the ONNX graph and the configuration without writing them; see `export_artifact`."""
@@ -116,6 +121,7 @@ def build_artifact(
         version=version,
         feature_names=tuple(feature_names),
         offsets=tuple(model.scaling.shift.tolist()),
+        columns=columns or {},
         score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},

@@ -14,7 +14,7 @@ from datasentinel.errors import DataError, InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from datasentinel.datasets import DataFile
+    from datasentinel.tables import Table
     from datasentinel.types import Float32Array, Float64Array
 
 _BLOCK_ROWS = 256
@@ -131,45 +131,38 @@ class FileRows:
 
     Parameters
     ----------
-    file : DataFile
-        What `datasets.open_data` gives.
+    table : Table
+        What `tables.open_table` gives; it is read into memory when the first row is asked for.
     repeat : bool
-        Start again at the file's end, for ever.
+        Start again at the end, for ever.
 
     Attributes
     ----------
     skipped : int
-        Bad rows of the file passed over so far.
+        Bad rows of the file.
     first_problem : str
         What was wrong with the first of them.
     """
 
-    def __init__(self, file: DataFile, *, repeat: bool = False) -> None:
-        self.dim = file.num_features
+    def __init__(self, table: Table, *, repeat: bool = False) -> None:
+        self.dim = table.num_features
         self.skipped = 0
         self.first_problem = ""
-        self._file = file
+        self._table = table
         self._repeat = repeat
 
     def __iter__(self) -> Iterator[Row]:
-        yield from self._read(count_bad=True)
-        while self._repeat:
-            yield from self._read(count_bad=False)
-
-    def _read(self, *, count_bad: bool) -> Iterator[Row]:
-        good = 0
-        for chunk in self._file.chunks():
-            if count_bad:
-                if chunk.bad and not self.skipped:
-                    self.first_problem = str(chunk.bad[0])
-                self.skipped += len(chunk.bad)
-            good += len(chunk.values)
-            values = chunk.values.astype(np.float32)
-            labels = itertools.repeat(None) if chunk.labels is None else chunk.labels.tolist()
-            yield from zip(values, labels, strict=False)
-        if not good:
+        data = self._table.read()
+        self.skipped = data.problems.total
+        self.first_problem = str(data.bad[0]) if data.bad else ""
+        if not len(data.values):
             problem = f"; the first bad one is {self.first_problem}" if self.skipped else ""
-            raise DataError(f"{self._file.path}: no usable rows{problem}")
+            raise DataError(f"{self._table.name}: no usable rows{problem}")
+        values = data.values.astype(np.float32)
+        labels = [None] * len(values) if data.labels is None else data.labels.tolist()
+        yield from zip(values, labels, strict=True)
+        while self._repeat:
+            yield from zip(values, labels, strict=True)
 
 
 def stream(

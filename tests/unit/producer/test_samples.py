@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from datasentinel.datasets import open_data
+from datasentinel.tables import Roles, open_table
 from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.producer import PROTOCOLS, FileRows, Telemetry, stream
 from datasentinel.producer.samples import Fault
@@ -89,7 +89,7 @@ def test_a_stream_needs_a_valid_sample_now_and_then(every):
 def test_file_rows_skip_and_report_bad_rows(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a,b,label\n1,2,0\n3,x,0\n0.1,5,1\n")
-    rows = FileRows(open_data(path))
+    rows = FileRows(open_table(path))
     values, labels = zip(*rows, strict=True)
     assert rows.dim == 2
     np.testing.assert_array_equal(values, np.array([[1, 2], [0.1, 5]], np.float32))
@@ -101,13 +101,13 @@ def test_file_rows_skip_and_report_bad_rows(tmp_path):
 def test_file_rows_repeat_and_count_bad_rows_once(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("1,2\n3,x\n4,5\n")
-    rows = FileRows(open_data(path, header=False), repeat=True)
+    rows = FileRows(open_table(path, header=False), repeat=True)
     assert [int(values[0]) for values, _ in itertools.islice(rows, 7)] == [1, 4, 1, 4, 1, 4, 1]
     assert rows.skipped == 1
 
 
 def test_a_file_without_usable_rows_is_an_error(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text("a,b\nx,1\n")
+    path.write_text("a,b\n12%,1\n")
     with pytest.raises(DataError, match="no usable rows"):
-        list(FileRows(open_data(path), repeat=True))
+        list(FileRows(open_table(path), repeat=True))

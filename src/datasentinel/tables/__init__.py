@@ -1,0 +1,148 @@
+"""Reading and writing of tables: rows of numbers out of files, in bounded memory, and scores into files.
+
+The only place that reads data files. Values stay float64 until the model casts them to float32. A row that
+cannot be used (wrong number of fields, not a number, not finite, beyond float32) never passes as data: it
+comes back as a `BadRow` with its place and the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datasentinel.errors import DataError
+from datasentinel.tables.base import Chunk, Dataset, Part, Table
+from datasentinel.tables.problems import BadRow, Problems
+from datasentinel.tables.roles import Columns, LeftOut, Roles, assign
+from datasentinel.tables.sources import SAMPLE_BYTES, expand
+
+if TYPE_CHECKING:
+    import os
+
+    from datasentinel.tables.sources import Source
+
+__all__ = [
+    "BadRow",
+    "Chunk",
+    "Columns",
+    "Dataset",
+    "LeftOut",
+    "Problems",
+    "Roles",
+    "Table",
+    "open_table",
+]
+
+_NOT_TABLES = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pdf", ".h5", ".hdf5", ".feather", ".arrow", ".avro")
+
+
+def open_table(
+    *paths: str | os.PathLike[str], roles: Roles | None = None, header: bool | None = None
+) -> Table:
+    """Look at the shape of one or several files of the same columns.
+
+    Parameters
+    ----------
+    paths : path-like
+        Files, patterns such as "data/*.csv", folders, URLs (with fsspec), or "-" for standard input. The
+        content tells the format: delimited text, JSON lines, Parquet, an `.npy` array of shape [N, D] or an
+        `.npz` archive with `X` [N, D] and, optionally, `y` [N]; each of them plain or packed by gzip, bzip2,
+        xz or Zstandard. A Parquet file in folders such as `host=a/` has their keys as columns.
+    roles : Roles, optional
+        What is asked of the columns. Without it, the label is found by its name and values, and indexes,
+        timestamps, identifiers and text are left out.
+    header : bool, optional
+        Whether delimited text begins with the columns' names; None to find out.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read or lacks a column, or the columns' roles are unclear.
+    MissingDependencyError
+        A Parquet file without pyarrow, or a URL without fsspec.
+    """
+    asked = roles or Roles()
+    sources = expand(paths)
+    try:
+        parts: list[Part] = []
+        first: Columns | None = None
+        for source in sources:
+            # Later files follow the first: what is a feature must not differ between them.
+            part, columns = _open_part(source, asked if first is None else _as_in(first, asked), header)
+            if first is None:
+                first = columns
+            elif len(columns.features) != len(first.features):
+                raise DataError(
+                    f"{source.name}: {len(columns.features)} feature columns, but {sources[0].name} has "
+                    f"{len(first.features)}"
+                )
+            parts.append(part)
+    except OSError as error:
+        raise DataError(f"{error.filename or 'data'}: cannot be read: {error.strerror or error}") from error
+    assert first is not None  # noqa: S101
+    name = sources[0].name if len(sources) == 1 else f"{len(sources)} files, {sources[0].name} the first"
+    return Table(name, parts, first, asked)
+
+
+def _as_in(first: Columns, asked: Roles) -> Roles:
+    """Return the roles of the first file's columns, by name."""
+    return Roles(
+        features=asked.features,
+        time=first.name_of(first.time),
+        id=first.name_of(first.id),
+        label=first.name_of(first.label) if first.named else asked.label,
+        normal=asked.normal,
+        keep=tuple(first.names[c] for c in first.keep if c not in (first.time, first.id)),
+        model_features=tuple(first.names[c] for c in first.features),
+        needs_label=asked.needs_label and first.label is not None,
+    )
+
+
+def _open_part(source: Source, asked: Roles, header: bool | None) -> tuple[Part, Columns]:
+    head = source.peek(64)
+    if source.suffix in (".npy", ".npz") or head.startswith(b"\x93NUMPY"):
+        return _open_numpy(source, asked)
+    if source.suffix in (".parquet", ".pq") or head.startswith(b"PAR1"):
+        from datasentinel.tables.parquet_table import ParquetPart
+
+        parquet = ParquetPart(source)
+        columns = assign(source.name, parquet.sample(), asked, named=True)
+        parquet.bind(columns)
+        return parquet, columns
+    if source.suffix in _NOT_TABLES or head.startswith(b"PK\x03\x04"):
+        raise DataError(
+            f"{source.name}: unknown file type '{source.suffix}'; known are CSV and other delimited text, "
+            "JSON lines, Parquet, .npy and .npz"
+        )
+    if source.suffix in (".jsonl", ".ndjson") or head.lstrip().startswith(b"{"):
+        from datasentinel.tables.json_table import JsonPart
+
+        json_lines = JsonPart(source)
+        columns = assign(source.name, json_lines.sample(), asked, named=True)
+        json_lines.bind(columns)
+        return json_lines, columns
+    if head.lstrip().startswith((b"[", b"<")):
+        kind = (
+            "a JSON document; write JSON lines, an object a line" if head.lstrip()[:1] == b"[" else "markup"
+        )
+        raise DataError(f"{source.name}: unknown file type: {kind}")
+    from datasentinel.tables.csv_table import CsvPart
+    from datasentinel.tables.layout import find_layout
+
+    sample = source.peek(SAMPLE_BYTES)
+    layout = find_layout(source.name, sample, header=header, is_whole=len(sample) < SAMPLE_BYTES)
+    columns = assign(source.name, layout.columns(), asked, named=layout.names is not None)
+    return CsvPart(source, layout, columns), columns
+
+
+def _open_numpy(source: Source, asked: Roles) -> tuple[Part, Columns]:
+    from dataclasses import replace
+
+    from datasentinel.tables.numpy_table import NumpyPart
+
+    part = NumpyPart(source, asked.label)
+    if part.label_name is not None:
+        asked = replace(asked, label=part.label_name)
+    # Arrays have no names, so the place of a column is what a model and its clients agree on.
+    columns = assign(source.name, part.sample(), asked, named=False, guess=False)
+    part.bind(columns)
+    return part, columns

@@ -1,0 +1,310 @@
+"""What every kind of table has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.tables import labels
+from datasentinel.tables.pipeline import ordered_map
+from datasentinel.tables.problems import BadRow, ProblemKind, Problems
+from datasentinel.tables.roles import judge_values
+from datasentinel.tables.sampling import Reservoir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from datasentinel.tables.roles import Columns, Roles
+    from datasentinel.types import BoolArray, Float64Array, Int64Array
+
+_BLOCK_VALUES = 1 << 20  # values a block, 8 MiB of float64
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows as they were read, not yet parsed.
+
+    Attributes
+    ----------
+    part : Part
+        Where they are from, and what can parse them.
+    content : object
+        Bytes, or a batch of columns.
+    share_read : float
+        How much of the table has been read after this block, between 0 and 1.
+    """
+
+    part: Part
+    content: Any
+    share_read: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of consecutive rows of a table.
+
+    Attributes
+    ----------
+    num_rows : int
+        How many rows these are, good and bad.
+    first_row : int
+        Position of the first one among the table's data rows, from 0.
+    rows : int64 array, shape [n]
+        Positions of the good rows.
+    values : float32 or float64 array, shape [n, D]
+        The good rows' features, finite also as float32.
+    kept : mapping of str to sequence
+        The columns handed through, by name, all `num_rows` values: a list, or an Arrow array.
+    label_values : list of (str or float), or None
+        The good rows' labels, not yet decoded.
+    bad : sequence of BadRow
+        The rows in between that cannot be used.
+    num_lines : int
+        Lines of text that were read for it.
+    share_read : float
+        How much of the table has been read after this chunk, between 0 and 1.
+    """
+
+    num_rows: int
+    rows: Int64Array
+    values: npt.NDArray[Any]
+    bad: Sequence[BadRow] = ()
+    kept: dict[str, Any] = field(default_factory=dict)
+    label_values: list[str | float] | None = None
+    first_row: int = 0
+    num_lines: int = 0
+    share_read: float = 0.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole table, or a sample of it, in memory: the good rows, and an account of the bad ones.
+
+    Attributes
+    ----------
+    values : float64 array, shape [N, D]
+    labels : bool array, shape [N], or None
+        Which rows are anomalies, where the table says so.
+    columns : Columns
+        What each column of the table is.
+    feature_names : tuple of str
+        Names of the features, or empty where the table has none.
+    problems : Problems
+        The bad rows.
+    num_rows : int
+        How many good rows the table has; more than N for a sample.
+    warnings : list of str
+        What is odd about the columns.
+    """
+
+    values: Float64Array
+    labels: BoolArray | None
+    columns: Columns
+    feature_names: tuple[str, ...]
+    problems: Problems
+    num_rows: int
+    warnings: list[str]
+
+    @property
+    def bad(self) -> list[BadRow]:
+        """The first bad rows."""
+        return self.problems.first
+
+
+class Part(ABC):
+    """One file of a table, or one array or frame in memory."""
+
+    name: str
+
+    @abstractmethod
+    def blocks(self, block_rows: int | None) -> Iterator[tuple[Any, float]]:
+        """Read from the start: contents of blocks, and the share read after each."""
+
+    @abstractmethod
+    def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
+        """Parse what `blocks` gave. Rows and lines count from the block's start. Thread-safe."""
+
+    @property
+    def first_line(self) -> int | None:
+        """Number of the first line that `blocks` reads, from 1; None where there are no lines."""
+        return None
+
+
+class Table:
+    """Rows of numbers out of one or several files; `open_table` makes one.
+
+    Attributes
+    ----------
+    name : str
+        The files, in words.
+    columns : Columns
+        What each column is.
+    feature_names : tuple of str
+        Names of the features, or empty where the table has none.
+    num_features : int
+        Number of features, D.
+    has_labels : bool
+        Whether a column says which rows are anomalies.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Part], columns: Columns, asked: Roles) -> None:
+        self.name = name
+        self.columns = columns
+        self.feature_names = columns.feature_names
+        self.num_features = len(columns.features)
+        self.has_labels = columns.label is not None
+        self._parts = parts
+        self._asked = asked
+
+    def blocks(self, block_rows: int | None = None) -> Iterator[Block]:
+        """Read the table from its start, not yet parsed."""
+        for i, part in enumerate(self._parts):
+            for content, share in part.blocks(block_rows):
+                yield Block(part, content, (i + share) / len(self._parts))
+
+    def placer(self) -> Callable[[Part, Chunk], Chunk]:
+        """Return a function that numbers the rows and lines of chunks, given in order."""
+        row = line = 0
+        last: Part | None = None
+
+        def place(part: Part, chunk: Chunk) -> Chunk:
+            nonlocal row, line, last
+            if part is not last:
+                last, line = part, 0
+            placed = self._placed(part, chunk, row, line)
+            row += chunk.num_rows
+            line += chunk.num_lines
+            return placed
+
+        return place
+
+    def _placed(self, part: Part, chunk: Chunk, row: int, line: int) -> Chunk:
+        file = part.name if len(self._parts) > 1 else ""
+        first_line = part.first_line
+        bad = [
+            replace(
+                wrong,
+                row=wrong.row + row,
+                line=None if first_line is None or wrong.line is None else wrong.line + line + first_line,
+                file=file,
+            )
+            for wrong in chunk.bad
+        ]
+        return replace(chunk, rows=chunk.rows + row, bad=bad, first_row=row)
+
+    def chunks(
+        self, block_rows: int | None = None, *, dtype: type = np.float64, threads: int = 1
+    ) -> Iterator[Chunk]:
+        """Read and parse the table from its start, on several threads if wanted."""
+
+        def parse(block: Block) -> tuple[Part, Chunk]:
+            chunk = block.part.parse(block.content, dtype)
+            return block.part, replace(chunk, share_read=block.share_read)
+
+        place = self.placer()
+        for part, chunk in ordered_map(parse, self.blocks(block_rows), threads):
+            yield place(part, chunk)
+
+    def read(
+        self,
+        *,
+        max_rows: int | None = None,
+        seed: int = 0,
+        threads: int = 1,
+        judge_columns: bool = False,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> Dataset:
+        """Read the whole table, or a random sample of its good rows in the table's order.
+
+        Parameters
+        ----------
+        max_rows : int, optional
+            Most rows to keep; each good row has the same chance.
+        seed : int
+            For the sample.
+        threads : int
+            Threads to parse on.
+        judge_columns : bool
+            Leave out features that are the same in every row, where the table names its columns and the
+            caller did not name the features, and warn of ones that only rise or only fall.
+        progress : callable
+            Is told the share read so far.
+
+        Raises
+        ------
+        DataError
+            The table cannot be read, or its labels are unclear.
+        """
+        problems = Problems()
+        seen: set[str | float] = set()
+        kept = Reservoir(self.num_features, max_rows, seed, with_labels=self.has_labels)
+        for chunk in self.chunks(threads=threads):
+            problems.add(chunk.bad)
+            if chunk.label_values is not None:
+                seen.update(chunk.label_values)
+            kept.add(chunk.values, chunk.label_values)
+            progress(chunk.share_read)
+        values, label_values = kept.result()
+        decoded = None
+        if label_values is not None:
+            column = self.columns.name_of(self.columns.label) or ""
+            decoded = labels.decode(self.name, column, label_values, seen, self._asked.normal)
+        columns = self.columns
+        warnings: list[str] = []
+        if judge_columns and columns.named and not (self._asked.features or self._asked.model_features):
+            normal = values if decoded is None else values[~decoded]
+            constant, warnings = judge_values(columns.feature_names, normal)
+            if 0 < len(constant) < len(columns.features):
+                gone = {column.name for column in constant}
+                stays = [name not in gone for name in columns.feature_names]
+                values, columns = np.ascontiguousarray(values[:, stays]), columns.without(constant)
+        return Dataset(values, decoded, columns, columns.feature_names, problems, kept.seen, warnings)
+
+
+def block_rows_for(width: int) -> int:
+    """Return a number of rows a block, so that a block's memory does not depend on the width."""
+    return max(1, _BLOCK_VALUES // max(1, width))
+
+
+def split_off_bad(
+    numbers: npt.NDArray[Any], columns: Columns, label_values: list[str | float | None] | None
+) -> Chunk:
+    """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave."""
+    with np.errstate(over="ignore"):
+        usable = np.isfinite(numbers.astype(np.float32, copy=False))
+    good: BoolArray = np.all(usable, axis=1)
+    if label_values is not None:
+        good &= np.array([value is not None for value in label_values], dtype=np.bool_)
+    bad: list[BadRow] = []
+    for i in np.flatnonzero(~good).tolist():
+        wrong = np.flatnonzero(~usable[i])
+        if wrong.size:
+            kind, what = describe_number(numbers[i, wrong[0]])
+            reason = f"{columns.describe(columns.features[wrong[0]])}: {what}"
+        else:
+            kind, reason = ProblemKind.LABEL, empty_label(columns)
+        bad.append(BadRow(i, None, kind, reason))
+    rows = np.flatnonzero(good).astype(np.int64)
+    told = None if label_values is None else [value for value in label_values if value is not None]
+    if told is not None and bad:
+        assert label_values is not None  # noqa: S101
+        told = [value for i in rows.tolist() if (value := label_values[i]) is not None]
+    return Chunk(len(numbers), rows, numbers if not bad else numbers[good], bad, {}, told)
+
+
+def describe_number(value: float) -> tuple[ProblemKind, str]:
+    """Say what is wrong with a number that float32 cannot hold."""
+    if np.isfinite(value):
+        return ProblemKind.OUT_OF_RANGE, f"{value} does not fit float32"
+    return ProblemKind.NOT_FINITE, f"{value} is not finite"
+
+
+def empty_label(columns: Columns) -> str:
+    """Say that a row has no label."""
+    assert columns.label is not None  # noqa: S101
+    return f"{columns.describe(columns.label)}: is empty"

@@ -1,0 +1,160 @@
+"""Delimited text."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.errors import DataError
+from datasentinel.extension import native
+from datasentinel.tables import labels
+from datasentinel.tables.base import Chunk, Part, empty_label
+from datasentinel.tables.problems import BadRow, ProblemKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasentinel.tables.layout import Layout
+    from datasentinel.tables.roles import Columns
+    from datasentinel.tables.sources import Source, Stream
+
+_BLOCK_BYTES = 2 << 20
+_MAX_RECORD_BYTES = 64 << 20
+_KINDS = {
+    native.CsvProblem.WRONG_COUNT: ProblemKind.WRONG_COUNT,
+    native.CsvProblem.EMPTY: ProblemKind.EMPTY,
+    native.CsvProblem.NOT_A_NUMBER: ProblemKind.NOT_A_NUMBER,
+    native.CsvProblem.NOT_FINITE: ProblemKind.NOT_FINITE,
+    native.CsvProblem.OUT_OF_RANGE: ProblemKind.OUT_OF_RANGE,
+    native.CsvProblem.OPEN_QUOTE: ProblemKind.OPEN_QUOTE,
+}
+
+
+class CsvPart(Part):
+    """A file of delimited text."""
+
+    def __init__(self, source: Source, layout: Layout, columns: Columns) -> None:
+        self.name = source.name
+        self._source = source
+        self._layout = layout
+        self._columns = columns
+        self._texts = list(columns.keep)
+        if columns.label is not None:
+            self._texts.append(columns.label)
+        dialect = layout.dialect
+        self._quote = dialect.quote.encode()
+        self._parser = native.CsvParser(
+            width=layout.width,
+            numbers=list(columns.features),
+            texts=self._texts,
+            delimiter=dialect.delimiter,
+            quote=dialect.quote,
+            decimal=dialect.decimal,
+            comment=dialect.comment,
+        )
+
+    @property
+    def first_line(self) -> int | None:
+        """See `Part.first_line`."""
+        return self._layout.first_line
+
+    def _open(self) -> Stream:
+        stream = self._source.open()
+        if self._layout.encoding.startswith("utf-16"):
+            stream.decode_utf16(self._layout.encoding)
+        if self._layout.cr_line_ends:
+            stream.replace_line_ends()
+        stream.read(self._layout.skip)
+        return stream
+
+    def blocks(self, block_rows: int | None) -> Iterator[tuple[bytes, float]]:
+        """See `Part.blocks`; blocks end where records do."""
+        stream = self._open()
+        size = _BLOCK_BYTES if block_rows is None else max(1, block_rows) * self._usual_line_bytes()
+        rest = b""
+        try:
+            while data := stream.read(size):
+                text = rest + data
+                end = self._whole_records(text) if len(data) == size else len(text)
+                rest = text[end:]
+                if len(rest) > _MAX_RECORD_BYTES:
+                    raise DataError(f"{self.name}: a line is longer than {_MAX_RECORD_BYTES >> 20} MiB")
+                if end:
+                    yield text[:end] if rest else text, stream.share_read
+            if rest:
+                yield rest, 1.0
+        finally:
+            stream.close()
+
+    def _whole_records(self, text: bytes) -> int:
+        if self._quote in text:
+            return self._parser.whole_records(text)
+        return text.rfind(b"\n") + 1
+
+    def _usual_line_bytes(self) -> int:
+        sample = self._layout.sample
+        fields = sum(len(field) + 1 for record in sample for field in record)
+        return max(1, fields // max(1, len(sample)))
+
+    def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
+        """See `Part.parse`."""
+        parse = self._parser.parse_float32 if dtype is np.float32 else self._parser.parse_float64
+        values, found, texts, lines, num_lines = parse(content)
+        num_rows = len(lines)
+        bad = [self._bad_row(*record) for record in found]
+        names = [self._columns.names[column] for column in self._texts]
+        kept = {
+            name: self._decode(*text)
+            for name, text in zip(names, texts[: len(self._columns.keep)], strict=False)
+        }
+        good = np.ones(num_rows, bool)
+        good[[wrong.row for wrong in bad]] = False
+        rows = np.flatnonzero(good).astype(np.int64)
+        label_values: list[str | float] | None = None
+        if self._columns.label is not None:
+            told = self._labels(self._decode(*texts[-1]))
+            missing = [row for row in rows.tolist() if told[row] is None]
+            if missing:
+                reason = empty_label(self._columns)
+                bad += [BadRow(row, int(lines[row]), ProblemKind.LABEL, reason) for row in missing]
+                bad.sort(key=lambda wrong: wrong.row)
+                stays = np.array([told[row] is not None for row in rows.tolist()], bool)
+                values, rows = values[stays], rows[stays]
+            label_values = [value for row in rows.tolist() if (value := told[row]) is not None]
+        return Chunk(num_rows, rows, values, bad, kept, label_values, num_lines=num_lines)
+
+    def _decode(self, offsets: Any, text: bytes) -> list[str]:  # noqa: ANN401
+        encoding = "utf-8" if self._layout.encoding != "latin-1" else "latin-1"
+        bounds = list(pairwise(offsets.tolist()))
+        if text.isascii():
+            all_of_it = text.decode("ascii")
+            return [all_of_it[a:b] for a, b in bounds]
+        return [text[a:b].decode(encoding, "replace") for a, b in bounds]
+
+    def _labels(self, fields: list[str]) -> list[str | float | None]:
+        comma = self._layout.dialect.decimal == ","
+        known = {
+            field: labels.normalise(field.replace(",", ".") if comma else field) for field in set(fields)
+        }
+        return [known[field] for field in fields]
+
+    def _bad_row(self, row: int, line: int, problem: Any, column: int, text: bytes) -> BadRow:  # noqa: ANN401
+        kind = _KINDS[problem]
+        if kind is ProblemKind.WRONG_COUNT:
+            reason = f"expected {self._layout.width} values, got {column}"
+        elif kind is ProblemKind.OPEN_QUOTE:
+            reason = "a quotation mark is opened and not closed"
+            if column < self._layout.width:
+                reason = f"{self._columns.describe(column)}: {reason}"
+        else:
+            shown = text.decode(errors="replace").strip()
+            what = {
+                ProblemKind.EMPTY: "is empty",
+                ProblemKind.NOT_A_NUMBER: f"'{shown}' is not a number",
+                ProblemKind.NOT_FINITE: f"{shown} is not finite",
+                ProblemKind.OUT_OF_RANGE: f"{shown} does not fit float32",
+            }[kind]
+            reason = f"{self._columns.describe(column)}: {what}"
+        return BadRow(row, line, kind, reason)

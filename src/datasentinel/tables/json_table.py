@@ -1,0 +1,144 @@
+"""JSON lines: an object a line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.errors import DataError
+from datasentinel.tables import labels
+from datasentinel.tables.base import Chunk, Part, describe_number, empty_label
+from datasentinel.tables.problems import BadRow, ProblemKind
+from datasentinel.tables.roles import SampleColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasentinel.tables.roles import Columns
+    from datasentinel.tables.sources import Source
+
+_BLOCK_BYTES = 1 << 20
+_SAMPLE_ROWS = 1000
+_SHOWN = 40
+
+
+class JsonPart(Part):
+    """A file of JSON objects, one a line; the keys of the first ones are the columns."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        self._columns: Columns | None = None
+        lines = source.peek().splitlines()
+        rows = [row for line in lines[:_SAMPLE_ROWS] if isinstance(row := _parse(line), dict)]
+        if not rows:
+            raise DataError(f"{self.name}: holds no JSON objects, one a line")
+        self._keys = list(dict.fromkeys(key for row in rows for key in row))
+        self._head = rows
+
+    @property
+    def first_line(self) -> int | None:
+        """See `Part.first_line`."""
+        return 1
+
+    def sample(self) -> list[SampleColumn]:
+        """Return the columns with their first values."""
+        columns = []
+        for key in self._keys:
+            values = [row.get(key) for row in self._head]
+            nested = next((type(value).__name__ for value in values if isinstance(value, dict | list)), "")
+            columns.append(SampleColumn(key, [] if nested else values, nested=nested and f"a {nested}"))
+        return columns
+
+    def bind(self, columns: Columns) -> None:
+        """Say what each column is."""
+        self._columns = columns
+
+    def blocks(self, block_rows: int | None) -> Iterator[tuple[list[bytes], float]]:
+        """See `Part.blocks`."""
+        stream = self._source.open()
+        rest = b""
+        try:
+            while data := stream.read(_BLOCK_BYTES):
+                *lines, rest = (rest + data).split(b"\n")
+                size = block_rows or max(1, len(lines))
+                for first in range(0, len(lines), size):
+                    yield lines[first : first + size], stream.share_read
+            if rest:
+                yield [rest], 1.0
+        finally:
+            stream.close()
+
+    def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
+        """See `Part.parse`."""
+        columns = self._columns
+        assert columns is not None  # noqa: S101
+        features = [columns.names[i] for i in columns.features]
+        kept: dict[str, list[Any]] = {columns.names[i]: [] for i in columns.keep}
+        label = columns.name_of(columns.label)
+        rows: list[int] = []
+        values: list[list[float]] = []
+        told: list[str | float] = []
+        bad: list[BadRow] = []
+        count = 0
+        for line, text in enumerate(content):
+            if not text.strip():
+                continue
+            row = _parse(text)
+            found = _numbers(row, features)
+            if isinstance(found, list) and label is not None and isinstance(row, dict):
+                value = labels.normalise(row.get(label))
+                if value is None:
+                    found = ProblemKind.LABEL, empty_label(columns)
+                else:
+                    told.append(value)
+            if isinstance(found, list):
+                rows.append(count)
+                values.append(found)
+            else:
+                bad.append(BadRow(count, line, *found))
+            for name, column in kept.items():
+                column.append(row.get(name) if isinstance(row, dict) else None)
+            count += 1
+        return Chunk(
+            count,
+            np.array(rows, dtype=np.int64),
+            np.array(values, dtype=dtype).reshape(len(rows), len(features)),
+            bad,
+            kept,
+            None if label is None else told,
+            num_lines=len(content),
+        )
+
+
+def _parse(text: bytes) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _numbers(row: Any, features: list[str]) -> list[float] | tuple[ProblemKind, str]:  # noqa: ANN401
+    """Return an object's features, or why there are none."""
+    if not isinstance(row, dict):
+        return ProblemKind.NOT_JSON, "is no JSON object"
+    numbers = []
+    for name in features:
+        value = row.get(name)
+        if value is None:
+            return ProblemKind.EMPTY, f"column '{name}': is empty"
+        if not isinstance(value, bool | int | float):
+            shown = json.dumps(value)[:_SHOWN]
+            return ProblemKind.NOT_A_NUMBER, f"column '{name}': {shown} is not a number"
+        try:
+            number = float(value)
+        except OverflowError:
+            return ProblemKind.OUT_OF_RANGE, f"column '{name}': {str(value)[:_SHOWN]} does not fit float32"
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.float32(number)):
+                kind, what = describe_number(number)
+                return kind, f"column '{name}': {what}"
+        numbers.append(number)
+    return numbers

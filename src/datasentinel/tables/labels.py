@@ -1,0 +1,127 @@
+"""What the values of a label column mean."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datasentinel.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from datasentinel.types import BoolArray
+
+# A column of such a name is the label; one of the others is if its values are those of a label.
+LABEL_NAMES = frozenset({"label", "labels", "is_anomaly", "is_outlier", "is_attack", "anomaly_label"})
+POSSIBLE_LABEL_NAMES = frozenset({"anomaly", "class", "target", "y", "outlier", "attack", "ground_truth"})
+
+_NORMAL_WORDS = frozenset(
+    {"normal", "false", "f", "no", "n", "benign", "inlier", "ok", "good", "nominal", "regular", "healthy"}
+)
+_ANOMALY_WORDS = frozenset(
+    {"anomaly", "anomalous", "anomalies", "abnormal", "true", "t", "yes", "y", "attack", "outlier", "bad"}
+    | {"malicious", "intrusion", "fault", "faulty", "failure", "defect", "defective", "novelty", "fraud"}
+)
+_MAX_CLASSES = 20
+_SHOWN = 6
+
+
+def normalise(value: object) -> str | float | None:
+    """Return a label value as a number or a lower-case word, or None where it is missing."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        number = float(value)  # type: ignore[arg-type]
+        return None if math.isnan(number) else number
+    text = value.strip()
+    try:
+        if text.isascii() and "_" not in text:
+            return normalise(float(text))
+    except ValueError:
+        pass
+    return text.lower().rstrip(".") or None
+
+
+def looks_like_labels(values: Collection[str | float]) -> bool:
+    """Whether distinct values are ones that only a label has, or a flag."""
+    if not values:
+        return False
+    words = {value for value in values if isinstance(value, str)}
+    if len(words) == len(values):
+        return words <= _NORMAL_WORDS | _ANOMALY_WORDS or (len(words & _NORMAL_WORDS) == 1 and len(words) > 1)
+    return not words and (set(values) <= {0, 1} or set(values) == {-1, 1})
+
+
+def could_be_classes(values: Collection[str | float]) -> bool:
+    """Whether distinct values may be classes, of which nobody has said which are normal."""
+    return 0 < len(values) <= _MAX_CLASSES and all(
+        isinstance(value, str) or value == int(value) for value in values if not _is_infinite(value)
+    )
+
+
+def _is_infinite(value: str | float) -> bool:
+    return not isinstance(value, str) and math.isinf(value)
+
+
+def is_normal_by_value(
+    where: str, column: str, values: Collection[str | float], normal: Sequence[str] = ()
+) -> dict[str | float, bool]:
+    """Decide for each distinct label value whether it means normal.
+
+    Parameters
+    ----------
+    where, column : str
+        The file and the column, for error messages.
+    values : collection of str or float
+        All distinct values of the column, as `normalise` returns them.
+    normal : sequence of str
+        The values that mean normal, where the user says so; all others are anomalies then.
+
+    Notes
+    -----
+    0 is normal, and any other number beside it an anomaly; of 1 and -1, as scikit-learn writes them, -1 is
+    the anomaly; of words, those that say so are normal or anomalies, and unknown ones beside a single word
+    for normal are anomalies.
+
+    Raises
+    ------
+    DataError
+        The values do not tell; the message asks for what does.
+    """
+    if normal:
+        told = {normalise(value) for value in normal}
+        return {value: value in told for value in values}
+    numbers = {value for value in values if not isinstance(value, str)}
+    words = {value for value in values if isinstance(value, str)}
+    if not words and (0 in numbers or not numbers):
+        return {value: value == 0 for value in values}
+    if not words and -1 in numbers and numbers <= {1, -1}:
+        return {value: value == 1 for value in values}
+    normal_words = words & _NORMAL_WORDS
+    if not numbers and (words <= _NORMAL_WORDS | _ANOMALY_WORDS or len(normal_words) == 1):
+        return {value: value in normal_words for value in values}
+    shown = ", ".join(sorted(_shown(value) for value in values)[:_SHOWN])
+    more = ", ..." if len(values) > _SHOWN else ""
+    raise DataError(
+        f"{where}: label column '{column}' holds {shown}{more}, which does not tell the normal rows from the "
+        "anomalies; name the values that mean normal with --normal"
+    )
+
+
+def _shown(value: str | float) -> str:
+    return f"'{value}'" if isinstance(value, str) else f"{value:g}"
+
+
+def decode(
+    where: str,
+    column: str,
+    values: Sequence[str | float],
+    seen: Collection[str | float],
+    normal: Sequence[str],
+) -> BoolArray:
+    """Return which labels [N] mean anomaly; `seen` are all distinct ones of the table."""
+    is_normal = is_normal_by_value(where, column, seen, normal)
+    return ~np.fromiter((is_normal[value] for value in values), bool, count=len(values))

@@ -1,0 +1,287 @@
+"""How a text file is laid out, found out from its beginning: encoding, delimiter, decimal mark, header."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from datasentinel.errors import DataError
+from datasentinel.extension import native
+from datasentinel.tables import labels
+from datasentinel.tables.roles import SampleColumn, as_number, is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DELIMITERS = (",", ";", "\t", "|", " ")
+_SAMPLE_RECORDS = 1000
+_RECORDS_TO_GUESS = 200
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
+_IN_APOSTROPHES = re.compile(rb"(?:^|[,;\t| ])'[^'\n]*'(?:[,;\t| \r\n]|$)", re.MULTILINE)
+_COMMENT = "#"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are written."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    decimal: str = "."
+    comment: str = ""
+
+    def split(self, text: bytes, limit: int) -> list[tuple[int, int, list[bytes]]]:
+        """Split text into records: the end and the first line of each, and its fields."""
+        return native.split_csv(text, limit, delimiter=self.delimiter, quote=self.quote, comment=self.comment)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is laid out.
+
+    Attributes
+    ----------
+    encoding : str
+        "utf-8", "latin-1", or a form of UTF-16, which is recoded as UTF-8 before it is parsed.
+    cr_line_ends : bool
+        Whether carriage returns end the lines.
+    dialect : Dialect
+        How fields are written.
+    names : tuple of str or None
+        The columns' names, empty ones included, or None where the file names none.
+    width : int
+        Number of fields in a row.
+    skip : int
+        Bytes, after recoding, before the first row.
+    first_line : int
+        Line that they end in, from 1.
+    sample : tuple of tuple of str
+        The fields of the first rows that have `width` of them.
+    """
+
+    encoding: str
+    cr_line_ends: bool
+    dialect: Dialect
+    names: tuple[str, ...] | None
+    width: int
+    skip: int
+    first_line: int
+    sample: tuple[tuple[str, ...], ...]
+
+    def columns(self) -> list[SampleColumn]:
+        """Return the columns with their first values; with a decimal comma, points instead."""
+        columns = list(zip(*self.sample, strict=True)) or [()] * self.width
+        names = self.names or ("",) * self.width
+        return [
+            SampleColumn(name, [self._value(field) for field in fields])
+            for name, fields in zip(names, columns, strict=True)
+        ]
+
+    def _value(self, field: str) -> object:
+        comma = self.dialect.decimal == ","
+        return field.replace(",", ".") if comma and _DECIMAL_COMMA.fullmatch(field.strip()) else field
+
+
+def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) -> Layout:
+    """Find out how a file is laid out.
+
+    Parameters
+    ----------
+    name : str
+        The file, for error messages.
+    head : bytes
+        Its beginning.
+    header : bool, optional
+        Whether the first record names the columns; None to find out.
+    is_whole : bool
+        Whether `head` is all there is.
+
+    Raises
+    ------
+    DataError
+        It holds no rows.
+    """
+    encoding, text, bom = _decode(head)
+    cr_line_ends = b"\r" in text and b"\n" not in text
+    if cr_line_ends:
+        text = text.replace(b"\r", b"\n")
+    if not is_whole and b"\n" in text:
+        text = text[: text.rindex(b"\n") + 1]
+    dialect = _guess_dialect(text)
+    decoded = "utf-8" if encoding != "latin-1" else encoding
+    found = [
+        (end, line, [field.decode(decoded, "replace") for field in fields])
+        for end, line, fields in dialect.split(text, _SAMPLE_RECORDS)
+    ]
+    if not found:
+        raise DataError(f"{name}: holds no rows")
+    records = [fields for _, _, fields in found]
+    names: tuple[str, ...] | None = None
+    skip, first_line, width = bom, 1, _usual_width(records)
+    if (
+        header is not False
+        and dialect.comment
+        and (commented := _commented_header(text, dialect, decoded, records))
+    ):
+        names, header = commented, False
+    if header or (header is None and _is_header(records, width)):
+        end, _, fields = found[0]
+        skip, first_line = bom + end, 1 + text[:end].count(b"\n")
+        names, records = tuple(field.strip().lstrip("\ufeff") for field in fields), records[1:]
+        width = _usual_width(records) if records else len(names)
+        names, width = _fit_names(names, records, width)
+    sample = tuple(tuple(record) for record in records if len(record) == width)
+    dialect = replace(dialect, decimal=_decimal_of(sample))
+    return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample)
+
+
+def _decode(head: bytes) -> tuple[str, bytes, int]:
+    """Return the encoding, the text as bytes of UTF-8 or a superset of ASCII, and the length of its mark."""
+    for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if head.startswith(mark):
+            return encoding, head.decode(encoding, "replace").lstrip("\ufeff").encode(), 0
+    if head.startswith(b"\xef\xbb\xbf"):
+        return "utf-8", head[3:], 3
+    for odd, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        # ASCII in UTF-16 without a mark: every other byte is zero.
+        zeros = head[odd:400:2]
+        if len(head) >= 4 and zeros.count(0) > 0.9 * len(zeros) and not head[1 - odd : 400 : 2].count(0):
+            return encoding, head.decode(encoding, "replace").encode(), 0
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        # A character may be cut off where the sample ends.
+        if error.start < len(head) - 4:
+            return "latin-1", head, 0
+    return "utf-8", head, 0
+
+
+def _guess_dialect(text: bytes) -> Dialect:
+    lines = text.splitlines()[:_SAMPLE_RECORDS]
+    commented = sum(line.startswith(_COMMENT.encode()) for line in lines)
+    comment = _COMMENT if 0 < 2 * commented < len(lines) or (commented == 1 and len(lines) == 2) else ""
+    quote = "'" if b'"' not in text and len(_IN_APOSTROPHES.findall(text)) > 1 else '"'
+    dialects = [Dialect(delimiter, quote, comment=comment) for delimiter in _DELIMITERS]
+    return max(dialects, key=lambda dialect: _fitness(dialect, text))
+
+
+def _fitness(dialect: Dialect, text: bytes) -> float:
+    """Rate a dialect by the shares of rows with the usual width, and of their fields that make sense."""
+    records = [
+        [field.decode("latin-1") for field in fields]
+        for _, _, fields in dialect.split(text, _RECORDS_TO_GUESS)
+    ]
+    if not records:
+        return 0.0
+    width = _usual_width(records)
+    usual = [record for record in records if len(record) == width]
+    fields = [field for record in usual for field in record]
+    decimal = _decimal_of(usual)
+    plausible = sum(
+        1.0 if _is_number(field, decimal) else 0.9 if is_missing(field) else 0.0 for field in fields
+    )
+    return len(usual) / len(records) * (plausible + 0.01) / len(fields) + 0.01 * (width > 1)
+
+
+def _usual_width(records: Sequence[Sequence[str]]) -> int:
+    return Counter(map(len, records)).most_common(1)[0][0]
+
+
+def _is_number(field: str, decimal: str) -> bool:
+    if decimal == "," and _DECIMAL_COMMA.fullmatch(field.strip()):
+        return True
+    return as_number(field) == as_number(field)
+
+
+def _decimal_of(records: Sequence[Sequence[str]]) -> str:
+    fields = [field.strip() for record in records[:_RECORDS_TO_GUESS] for field in record]
+    with_comma = sum(_DECIMAL_COMMA.fullmatch(field) is not None for field in fields)
+    with_point = sum("." in field and _is_number(field, ".") for field in fields)
+    return "," if with_comma > with_point else "."
+
+
+def _is_header(records: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether the first record names the columns: by its types against those below, and by its own kind."""
+    first, rest = records[0], [record for record in records[1:] if len(record) == width]
+    names = [field.strip() for field in first]
+    is_word = [not is_missing(name) and not _is_number(name, ",") for name in names]
+    decimal = _decimal_of(rest)
+    if 2 * sum(is_word) > len(names):
+        if len(set(names)) < len(names) and rest and not all(is_word):
+            return False
+        # All words: a header, unless the columns below hold words of the same kind.
+        columns = list(zip(*rest, strict=True))[: len(names)]
+        differs = any(
+            word and _mostly(column, decimal) for word, column in zip(is_word, columns, strict=False)
+        )
+        return differs or not rest or not any(_mostly(column, decimal) for column in columns)
+    return _is_numbered_header(names, is_word, rest, decimal)
+
+
+def _is_numbered_header(
+    names: Sequence[str], is_word: Sequence[bool], rest: Sequence[Sequence[str]], decimal: str
+) -> bool:
+    """Whether a record is a header as pandas writes one: 0, 1, 2, ... and perhaps a word or two."""
+    if not rest or len(set(names)) < len(names):
+        return False
+    numbered = [
+        i for i, (name, word) in enumerate(zip(names, is_word, strict=True)) if not word and name != ""
+    ]
+    if not numbered or not all(names[i].isascii() and names[i].isdecimal() for i in numbered):
+        return False
+    values = [int(names[i]) for i in numbered]
+    if values != list(range(values[0], values[0] + len(values))):
+        return False
+    others = [name for i, name in enumerate(names) if i not in numbered]
+    known = labels.LABEL_NAMES | labels.POSSIBLE_LABEL_NAMES | {"", "index", "id", "time", "timestamp"}
+    if others and all(name.lower() in known for name in others):
+        return True
+    if values[0] not in (0, 1) or (len(values) < 2 and not others):
+        return False
+    # Whole numbers head columns of fractions.
+    columns = list(zip(*rest, strict=True))
+    fractions = [i for i in numbered if i < len(columns) and any(decimal in field for field in columns[i])]
+    return 2 * len(fractions) > len(numbered)
+
+
+def _mostly(column: Sequence[str], decimal: str) -> bool:
+    """Whether at least half of a column's values are numbers."""
+    present = [field for field in column if not is_missing(field)]
+    return bool(present) and 2 * sum(_is_number(field, decimal) for field in present) >= len(present)
+
+
+def _commented_header(
+    text: bytes, dialect: Dialect, encoding: str, records: Sequence[Sequence[str]]
+) -> tuple[str, ...] | None:
+    """Return the names in the last comment before the first row, where there are as many as columns."""
+    width = _usual_width(records)
+    if _is_header(records, width):
+        return None
+    comments = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith(dialect.comment.encode()):
+            break
+        comments.append(line)
+    line = next((line for line in reversed(comments) if line.strip()), b"").lstrip(b"# ")
+    fields = replace(dialect, comment="").split(line, 1)
+    names = tuple(field.decode(encoding, "replace").strip() for field in fields[0][2]) if fields else ()
+    words = [name for name in names if name and not _is_number(name, ",")]
+    is_header = len(names) == width and len(words) == len(set(names)) == width
+    return names if is_header else None
+
+
+def _fit_names(
+    names: tuple[str, ...], records: Sequence[Sequence[str]], width: int
+) -> tuple[tuple[str, ...], int]:
+    """Make the header as wide as the rows where a delimiter ends the lines, or an index has no name."""
+    if width == len(names) + 1:
+        rows = [record for record in records if len(record) == width]
+        if not any(record[-1].strip() for record in rows):
+            return (*names, ""), width
+        if len(names) > 1:
+            return ("", *names), width
+    if width == len(names) - 1 and not names[-1]:
+        return names[:-1], width
+    return names, len(names)

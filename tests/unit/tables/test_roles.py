@@ -1,0 +1,212 @@
+"""Which columns are features: what is told, and what is found out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datasentinel.errors import DataError
+from datasentinel.tables import Roles, open_table
+
+ROWS = 60
+
+
+@pytest.fixture
+def frame():
+    random = np.random.default_rng(0)
+    return pd.DataFrame(random.normal(size=(ROWS, 3)), columns=list("abc"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a frame as CSV, or as Parquet, and open it."""
+
+    def write(frame, suffix=".csv", roles=None, has_header=None, **options):
+        path = tmp_path / f"data{suffix}"
+        if suffix == ".csv":
+            frame.to_csv(path, **{"index": False, **options})
+        else:
+            frame.to_parquet(path, **options)
+        return open_table(path, roles=roles, header=has_header)
+
+    return write
+
+
+def left_out(table):
+    return {column.name: column.reason for column in table.columns.left_out}
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_index_of_a_csv_file_is_left_out(frame, write, shuffled):
+    table = write(frame.sample(frac=1, random_state=0) if shuffled else frame, index=True)
+    assert table.feature_names == ("a", "b", "c")
+    assert left_out(table) == {"column 1": "it is the index of a data frame"}
+
+
+def test_an_index_read_and_written_again_is_left_out(frame, write):
+    table = write(frame.reset_index().rename(columns={"index": "Unnamed: 0"}))
+    assert list(left_out(table)) == ["Unnamed: 0"]
+    np.testing.assert_allclose(table.read().values, frame.to_numpy())
+
+
+def test_the_index_of_a_parquet_file_is_left_out(frame, write):
+    table = write(frame.sample(frac=1, random_state=0), ".parquet")
+    assert table.feature_names == ("a", "b", "c")
+    assert list(left_out(table)) == ["__index_level_0__"]
+
+
+def test_a_first_column_that_counts_rows_without_names_is_left_out(frame, write):
+    table = write(frame, index=True, header=False)
+    assert left_out(table) == {"column 1": "it counts the rows"}
+    assert table.feature_names == ("column 2", "column 3", "column 4")
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_header_of_numbers(frame, write, start):
+    frame.columns = range(start, start + 3)
+    table = write(frame)
+    assert table.feature_names == tuple(map(str, frame.columns))
+    assert len(table.read().values) == ROWS
+
+
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_a_header_of_numbers_and_a_label_anywhere(frame, write, at):
+    frame.columns = range(3)
+    frame.insert(at, "label", np.arange(ROWS) % 2)
+    table = write(frame)
+    assert table.feature_names == ("0", "1", "2")
+    assert table.read().labels.tolist() == [False, True] * (ROWS // 2)
+
+
+def test_whole_numbers_that_count_up_are_data_unless_told(write):
+    frame = pd.DataFrame(np.arange(18).reshape(6, 3))
+    assert len(write(frame, header=False).read().values) == 6
+    table = write(frame, roles=Roles(features=("1", "2", "3")))
+    assert len(table.read().values) == 7
+    assert len(write(frame, roles=Roles(features=("0", "1", "2")), has_header=True).read().values) == 6
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (pd.date_range("2026-01-01", periods=ROWS, freq="min"), "timestamps"),
+        (pd.date_range("2026-01-01", periods=ROWS, freq="min", tz="UTC"), "timestamps"),
+        (1_767_225_600 + 60 * np.arange(ROWS), "timestamps (seconds since 1970)"),
+        (1_767_225_600_000 + 60_000 * np.arange(ROWS), "timestamps (ms since 1970)"),
+        (1_767_225_600.5 + 60 * np.arange(ROWS), "timestamps (seconds since 1970)"),
+        ((1_767_225_600 + 60 * np.arange(ROWS)) * 10**9, "timestamps (ns since 1970)"),
+        ([f"web-{i % 3}" for i in range(ROWS)], "it holds text"),
+        ([None] * ROWS, "it is empty"),
+    ],
+)
+def test_columns_that_are_no_features(frame, write, suffix, values, reason):
+    frame.insert(1, "what", values)
+    table = write(frame, suffix)
+    assert table.feature_names == ("a", "b", "c")
+    assert left_out(table) == {"what": reason}
+    assert table.columns.facts()["ignored" if not reason.startswith("timestamps") else "time"]
+
+
+@pytest.mark.parametrize("name", ["id", "host_id", "sensorId", "UUID"])
+def test_identifiers_are_left_out(frame, write, name):
+    frame[name] = np.random.default_rng(1).integers(0, 9, ROWS)
+    assert left_out(write(frame)) == {name: "an identifier, by its name"}
+
+
+def test_columns_that_only_look_odd_stay(frame, write):
+    frame["valid"] = frame["a"] * 2
+    frame["bytes"] = np.random.default_rng(1).integers(10**9, 2 * 10**9, ROWS)
+    frame["flag"] = frame["a"] > 0
+    table = write(frame)
+    assert table.feature_names == ("a", "b", "c", "valid", "bytes", "flag")
+    np.testing.assert_array_equal(table.read().values[:, 5], frame["flag"])
+
+
+def test_constants_are_left_out_and_counters_warned_of(frame, write):
+    frame["fixed"] = 7.0
+    frame["uptime"] = np.cumsum(np.random.default_rng(1).random(ROWS)) + 1
+    data = write(frame).read(judge_columns=True)
+    assert data.feature_names == ("a", "b", "c", "uptime")
+    assert [str(column) for column in data.columns.left_out] == [
+        "column 'fixed' is left out: it is 7 in every row"
+    ]
+    assert [warning.split(",")[0] for warning in data.warnings] == ["column 'uptime' only rises"]
+    assert data.values.shape == (ROWS, 4)
+    named = write(frame, roles=Roles(features=("a", "fixed"))).read(judge_columns=True)
+    assert named.feature_names == ("a", "fixed")
+
+
+def test_roles_by_option(frame, write):
+    frame["ts"], frame["host"], frame["x_id"] = range(ROWS), "web", 3
+    table = write(frame, roles=Roles(ignore=("*_id",), time="ts", id="host"))
+    assert table.feature_names == ("a", "b", "c")
+    assert table.columns.facts() == {"time": "ts", "id": "host", "ignored": ["x_id"]}
+    assert not table.columns.left_out
+    assert write(frame, roles=Roles(features=("b", "[ac]"))).feature_names == ("b", "a", "c")
+    with pytest.raises(DataError, match="--ignore: no column 'nothing'; the columns are a, b, c"):
+        write(frame, roles=Roles(ignore=("nothing",)))
+    with pytest.raises(DataError, match="column 'ts' cannot be a feature and have another role"):
+        write(frame, roles=Roles(features=("a", "ts"), time="ts"))
+
+
+@pytest.mark.parametrize("name", ["label", "is_anomaly", "Anomaly", "class", "target", "y", "outlier"])
+@pytest.mark.parametrize(
+    ("normal", "anomaly"),
+    [(0, 1), (False, True), ("normal", "anomaly"), ("Normal", "attack"), ("benign", "abnormal"), (1, -1)]
+    + [("normal.", "neptune."), (0.0, 1.0), ("no", "yes"), ("inlier", "outlier")],
+)
+def test_labels_by_name_and_value(frame, write, name, normal, anomaly):
+    frame.insert(0, name, [anomaly if i % 5 == 4 else normal for i in range(ROWS)])
+    table = write(frame)
+    assert table.feature_names == ("a", "b", "c")
+    np.testing.assert_array_equal(table.read().labels, np.arange(ROWS) % 5 == 4)
+
+
+def test_an_anomaly_far_down_decides_what_one_means(frame, write):
+    frame = pd.concat([frame] * 40, ignore_index=True)
+    frame["label"] = 1
+    frame.loc[len(frame) - 1, "label"] = -1
+    labels = write(frame).read().labels
+    assert labels.sum() == 1
+    assert labels[-1]
+
+
+def test_a_feature_may_have_a_label_s_name(frame, write):
+    frame = frame.rename(columns={"a": "x", "b": "y"})
+    assert write(frame).feature_names == ("x", "y", "c")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"class": [1, 2, 3] * (ROWS // 3)}, "is column 'class' the label"),
+        ({"class": [0, 1] * (ROWS // 2), "target": [0, 1] * (ROWS // 2)}, "is column 'class' and 'target'"),
+        ({"label": ["red", "blue"] * (ROWS // 2)}, "holds 'blue', 'red', which does not tell"),
+        ({"label": [1] * ROWS}, "holds 1, which does not tell"),
+        ({"label": [1, 2] * (ROWS // 2)}, "holds 1, 2, which does not tell"),
+    ],
+)
+def test_unclear_labels_are_asked_about(frame, write, columns, message):
+    with pytest.raises(DataError, match=message):
+        write(frame.assign(**columns)).read()
+
+
+def test_what_is_normal_can_be_told(frame, write):
+    table = write(frame.assign(label=["red", "blue"] * (ROWS // 2)), roles=Roles(normal=("Blue",)))
+    assert table.read().labels.tolist() == [True, False] * (ROWS // 2)
+
+
+def test_rows_without_a_label_are_told(frame, write):
+    frame["label"] = ["normal", "anomaly", ""] * (ROWS // 3)
+    data = write(frame).read()
+    assert str(data.bad[0]) == "line 4: column 'label': is empty"
+    assert len(data.values) == len(data.labels) == 40
+
+
+def test_nested_columns_are_named(frame, write):
+    frame["pair"] = [[1.0, 2.0]] * ROWS
+    with pytest.raises(DataError, match="column 'pair' holds list<.*>, not numbers; leave it out with --ign"):
+        write(frame, ".parquet")
+    assert write(frame, ".parquet", roles=Roles(ignore=("pair",))).feature_names == ("a", "b", "c")
