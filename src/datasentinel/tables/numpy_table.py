@@ -41,9 +41,7 @@ class NumpyPart(Part):
             if len(self._labels) != len(self._values):
                 raise DataError(f"{self.name}: {len(self._labels)} labels for {len(self._values)} rows")
 
-    def _load(
-        self, source: Source, label: str | None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    def _load(self, source: Source, label: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         try:
             path = source.plain_path
             if path is not None and source.peek(2) != _ZIP:

@@ -154,8 +154,18 @@ def test_roles_by_option(frame, write):
 @pytest.mark.parametrize("name", ["label", "is_anomaly", "Anomaly", "class", "target", "y", "outlier"])
 @pytest.mark.parametrize(
     ("normal", "anomaly"),
-    [(0, 1), (False, True), ("normal", "anomaly"), ("Normal", "attack"), ("benign", "abnormal"), (1, -1)]
-    + [("normal.", "neptune."), (0.0, 1.0), ("no", "yes"), ("inlier", "outlier")],
+    [
+        (0, 1),
+        (0.0, 1.0),
+        (1, -1),
+        (False, True),
+        ("no", "yes"),
+        ("normal", "anomaly"),
+        ("Normal", "attack"),
+        ("benign", "abnormal"),
+        ("inlier", "outlier"),
+        ("normal.", "neptune."),
+    ],
 )
 def test_labels_by_name_and_value(frame, write, name, normal, anomaly):
     frame.insert(0, name, [anomaly if i % 5 == 4 else normal for i in range(ROWS)])
@@ -207,6 +217,8 @@ def test_rows_without_a_label_are_told(frame, write):
 
 def test_nested_columns_are_named(frame, write):
     frame["pair"] = [[1.0, 2.0]] * ROWS
-    with pytest.raises(DataError, match="column 'pair' holds list<.*>, not numbers; leave it out with --ign"):
+    with pytest.raises(
+        DataError, match=r"column 'pair' holds list<.*>, not numbers; leave it out with --ign"
+    ):
         write(frame, ".parquet")
     assert write(frame, ".parquet", roles=Roles(ignore=("pair",))).feature_names == ("a", "b", "c")

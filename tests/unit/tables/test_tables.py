@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasentinel.tables import Roles, open_table
 from datasentinel.errors import DataError
+from datasentinel.tables import Roles, open_table
 
 
 def csv(tmp_path, text, name="data.csv"):
@@ -47,7 +47,9 @@ def test_a_bad_first_row_is_no_header(tmp_path):
     [("x", [[2, 0], [4, 1]], [0, 1]), ("2", [[0, 0], [3, 1]], [1, 1]), ("-1", [[0, 2], [3, 4]], [0, 1])],
 )
 def test_a_label_column_can_be_told_by_name_or_number(tmp_path, label, values, labels):
-    dataset = open_table(csv(tmp_path, "x,y,z\n0,2,0\n3,4,1\n"), roles=Roles(label=label, normal=("0",))).read()
+    dataset = open_table(
+        csv(tmp_path, "x,y,z\n0,2,0\n3,4,1\n"), roles=Roles(label=label, normal=("0",))
+    ).read()
     np.testing.assert_array_equal(dataset.values, values)
     np.testing.assert_array_equal(dataset.labels, np.array(labels, bool))
 
@@ -137,12 +139,14 @@ def test_no_file(tmp_path):
 
 def test_binary_junk_is_bad_rows_not_a_crash(tmp_path):
     junk = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
-    with pytest.raises(DataError, match="no feature columns|no rows"):
+    with pytest.raises(DataError, match=r"no feature columns|no rows"):
         open_table(csv(tmp_path, junk))
     with pytest.raises(DataError, match="no feature columns"):
         open_table(csv(tmp_path, junk), header=False)
     rows = "3,4\n" * 9
-    dataset = open_table(csv(tmp_path, rows + '"' + "x" * 200_000 + "\n" + rows + "a" * 200_000 + "\n")).read()
+    dataset = open_table(
+        csv(tmp_path, rows + '"' + "x" * 200_000 + "\n" + rows + "a" * 200_000 + "\n")
+    ).read()
     assert [bad.line for bad in dataset.bad] == [10, 20]
     assert len(dataset.values) == 18
 
@@ -154,7 +158,11 @@ def test_numpy_files(tmp_path):
     dataset = open_table(tmp_path / "a.npy").read()
     assert [str(bad) for bad in dataset.bad] == ["row 2: column 2: nan is not finite"]
     np.testing.assert_array_equal(dataset.values, rows[[0, 1, 3]])
-    assert open_table(tmp_path / "a.npy", roles=Roles(label="-1", normal=("2",))).read().labels.tolist() == [False, True, True]
+    assert open_table(tmp_path / "a.npy", roles=Roles(label="-1", normal=("2",))).read().labels.tolist() == [
+        False,
+        True,
+        True,
+    ]
     np.savez(tmp_path / "b.npz", X=rows, y=[0, 1, 0, 1])
     chunks = list(open_table(tmp_path / "b.npz").chunks(block_rows=3))
     assert [chunk.rows.tolist() for chunk in chunks] == [[0, 1], [3]]
