@@ -17,15 +17,9 @@ build_tools() {
     python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
     printf '%s\n' cmake ninja pip
 }
-tensorrt_tools() { # what pyproject.toml's one override, DATASENTINEL_BUILD_TENSORRT, adds
-    python3 -c 'import tomllib
-(override,) = tomllib.load(open("pyproject.toml", "rb"))["tool"]["scikit-build"]["overrides"]
-print(*override["build"]["requires"], sep="\n")'
-}
 
 mkdir -p docker/requirements
 build_tools | lock build.txt --universal -
-{ build_tools && tensorrt_tools; } | lock build-gpu.txt --universal -
 lock producer.txt --universal --extra grpc pyproject.toml
 lock server-cpu.txt --universal --extra cpu pyproject.toml
 lock server-gpu.txt --universal --extra gpu pyproject.toml

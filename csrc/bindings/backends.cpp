@@ -95,6 +95,15 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   return loaded;
 }
 
+std::vector<BuiltEngine> build_for(Registry& registry, std::string_view onnx, const std::string& name,
+                                   const std::string& backend, const std::string& precision,
+                                   const std::string& sha256, const EngineOptions& engine,
+                                   const std::vector<int>& architectures) {
+  const py::gil_scoped_release release;
+  const SessionOptions options{.num_threads = 1, .precision = precision, .engine = engine};
+  return registry.find(backend).build_for(as_model(name, onnx, sha256), options, architectures);
+}
+
 using StepTuple = std::tuple<std::size_t, std::string>;
 using TimingTuple = std::tuple<std::size_t, std::string, double>;
 using RefusalTuple = std::tuple<std::string, std::string>;
@@ -185,6 +194,12 @@ void bind_backends(py::module_& module) {
            py::arg("hardware_compatible"), py::arg("version_compatible"), py::arg("io_binding"),
            py::arg("cache_dir"), py::arg("progress") = nullptr);
 
+  py::class_<BuiltEngine>(module, "BuiltEngine")
+      .def_readonly("architecture", &BuiltEngine::architecture)
+      .def_readonly("library", &BuiltEngine::library)
+      .def_readonly("size_bytes", &BuiltEngine::bytes)
+      .def_readonly("built", &BuiltEngine::built);
+
   py::class_<Registry>(module, "Registry")
       .def(py::init(&registry_with), py::arg("libraries"))
       .def("status", &statuses)
@@ -192,7 +207,9 @@ void bind_backends(py::module_& module) {
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
            py::arg("score_edges") = std::vector<float>(),
            py::arg("feature_edges") = std::vector<std::vector<float>>(), py::arg("sha256") = "",
-           py::arg("engine") = nullptr, py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0);
+           py::arg("engine") = nullptr, py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0)
+      .def("build_for", &build_for, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
+           py::arg("precision"), py::arg("sha256"), py::arg("engine"), py::arg("architectures"));
 }
 
 }  // namespace datasentinel

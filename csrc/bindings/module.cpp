@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "backends/tensorrt/backend.h"
 #include "bindings/bindings.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
@@ -63,7 +62,6 @@ PYBIND11_MODULE(_native, module) {
     info["version"] = DATASENTINEL_VERSION;
     info["compiler"] = DATASENTINEL_COMPILER;
     info["build type"] = DATASENTINEL_BUILD_TYPE;
-    info["TensorRT headers"] = tensorrt_headers();
     info["pybind11"] =
         PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
     return info;

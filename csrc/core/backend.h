@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/device_scoring.h"
+#include "core/error.h"
 #include "core/tensor.h"
 
 namespace datasentinel {
@@ -74,6 +75,14 @@ struct SessionOptions {
   EngineOptions engine = {};
 };
 
+/// An engine that was built ahead of time and kept.
+struct BuiltEngine {
+  int architecture = 0;  ///< The compute capability it is for, without its dot.
+  std::string library;   ///< What built it.
+  std::size_t bytes = 0;
+  bool built = false;  ///< False: it was there already.
+};
+
 /// Named facts about a session, in the order they should be shown.
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
@@ -132,6 +141,17 @@ class Backend {
 
   /// Throws Error: unavailable, invalid_model, unsupported_model, backend_failure.
   [[nodiscard]] virtual std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) = 0;
+
+  /// Builds and keeps, without a device, what `load` would build on devices of these compute capabilities (89
+  /// is 8.9).
+  ///
+  /// Throws Error: unavailable where the backend cannot do that, otherwise as `load`.
+  [[nodiscard]] virtual std::vector<BuiltEngine> build_for(const Model& /*model*/,
+                                                           const SessionOptions& /*options*/,
+                                                           const std::vector<int>& /*architectures*/) {
+    throw Error(ErrorCode::unavailable,
+                "the backend '" + std::string(name()) + "' builds nothing ahead of time");
+  }
 };
 
 }  // namespace datasentinel

@@ -2,8 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <filesystem>
-
 #include "core/error.h"
 
 namespace datasentinel {
@@ -37,11 +35,5 @@ void* DynamicLibrary::find(const char* name) const {
 }
 
 void* DynamicLibrary::find_or_null(const char* name) const noexcept { return dlsym(handle_, name); }
-
-std::string folder_of_code(const void* address) {
-  Dl_info info{};
-  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
-  return std::filesystem::absolute(info.dli_fname).parent_path().string();
-}
 
 }  // namespace datasentinel

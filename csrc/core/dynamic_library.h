@@ -46,7 +46,4 @@ class DynamicLibrary {
   void* handle_ = nullptr;
 };
 
-/// The folder of the executable or shared object that holds the code at `address`; empty where it has none.
-[[nodiscard]] std::string folder_of_code(const void* address);
-
 }  // namespace datasentinel

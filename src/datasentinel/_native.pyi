@@ -101,9 +101,31 @@ class EngineOptions:
     ) -> None: ...
 
 @final
+class BuiltEngine:
+    @property
+    def architecture(self) -> int: ...
+    @property
+    def library(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def built(self) -> bool: ...
+
+@final
 class Registry:
     def __init__(self, libraries: dict[str, tuple[str, str]]) -> None: ...
     def status(self) -> list[BackendStatus]: ...
+    def build_for(
+        self,
+        onnx: bytes,
+        *,
+        name: str,
+        backend: str,
+        precision: str,
+        sha256: str,
+        engine: EngineOptions,
+        architectures: Sequence[int],
+    ) -> list[BuiltEngine]: ...
     def load(
         self,
         onnx: bytes,

@@ -22,11 +22,12 @@ from datasentinel.precisions import COMPUTE_PRECISIONS
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from datasentinel.artifact import Artifact
 
 BackendStatus = _native.BackendStatus
+BuiltEngine = _native.BuiltEngine
 GrpcService = _native.GrpcService
 GrpcSession = _native.GrpcSession
 HttpSession = _native.HttpSession
@@ -344,6 +345,72 @@ def _load_planned(load: Callable[..., Scorer], key: PlanKey, plan_budget_s: floa
     return scorer
 
 
+def _native_options(
+    engine: EngineOptions, on_progress: Callable[[str, int, int], None] | None
+) -> _native.EngineOptions:
+    return _native.EngineOptions(
+        optimization_level=engine.optimization_level,
+        workspace_mib=engine.workspace_mib,
+        max_rows=engine.max_rows,
+        hardware_compatible=engine.hardware_compatible,
+        version_compatible=engine.version_compatible,
+        io_binding=engine.io_binding,
+        cache_dir=str(plan_cache.cache_dir() / "engines"),
+        progress=on_progress,
+    )
+
+
+def build_engines(
+    artifact: Artifact,
+    architectures: Sequence[int],
+    *,
+    backend: str = "tensorrt",
+    precision: str = "float32",
+    engine: EngineOptions | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> list[BuiltEngine]:
+    """Build an artifact's engines for given compute capabilities and keep them. Needs no GPU.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        A loaded artifact.
+    architectures : sequence of int
+        Compute capabilities without their dot, such as 89.
+    backend, precision, engine, on_progress
+        As for `load_scorer`, which takes the engine from the user's cache folder on such a device.
+
+    Returns
+    -------
+    list of BuiltEngine
+        In the order asked for; each has `architecture`, `library` (what built it), `size_bytes` and `built`
+        (False where it was there already).
+
+    Raises
+    ------
+    InvalidInputError
+        There is no such backend.
+    ArtifactError
+        The graph is broken or contradicts config.json.
+    BackendUnavailableError
+        The backend or its library cannot build without a device.
+    UnsupportedModelError, BackendError
+        The library refuses the model or the compute capability, in its own words.
+    """
+    if backend not in BACKEND_NAMES:
+        raise InvalidInputError(f"unknown backend '{backend}'; known: {', '.join(BACKEND_NAMES)}")
+    _check_signature(artifact)
+    return _registry().build_for(
+        artifact.onnx,
+        name=str(artifact.directory / "model.onnx"),
+        backend=backend,
+        precision=precision,
+        sha256=hashlib.sha256(artifact.onnx).hexdigest(),
+        engine=_native_options(engine or EngineOptions(), on_progress),
+        architectures=architectures,
+    )
+
+
 def load_scorer(
     artifact: Artifact,
     *,
@@ -416,16 +483,7 @@ def load_scorer(
         if len(features) <= _MAX_COUNTED_COLUMNS
         else [],
         sha256=sha256,
-        engine=_native.EngineOptions(
-            optimization_level=engine.optimization_level,
-            workspace_mib=engine.workspace_mib,
-            max_rows=engine.max_rows,
-            hardware_compatible=engine.hardware_compatible,
-            version_compatible=engine.version_compatible,
-            io_binding=engine.io_binding,
-            cache_dir=str(plan_cache.cache_dir() / "engines"),
-            progress=on_progress,
-        ),
+        engine=_native_options(engine, on_progress),
     )
     if backend != "auto" or plan_budget_s == 0:
         return load(plan_budget_s=plan_budget_s)

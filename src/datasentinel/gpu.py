@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from datasentinel.types import IO_BINDINGS
 NVRTC_LIBRARY_VARIABLE = "DATASENTINEL_NVRTC_LIBRARY"
 TENSORRT_LIBRARY_VARIABLE = "DATASENTINEL_TENSORRT_LIBRARY"
 
-# The wheels put the libraries into packages of these names; the lean runtime runs engines but builds none.
-_TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_lean_libs")
+# The wheels put the libraries into packages of these names: TensorRT, TensorRT for RTX, and the lean runtime,
+# which runs engines but builds none.
+_TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_rtx_libs", "tensorrt_lean_libs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,23 @@ class EngineOptions:
             )
 
 
+def architecture_of(compute_capability: str) -> int:
+    """Return a compute capability without its dot: "8.9" is 89.
+
+    Raises
+    ------
+    InvalidInputError
+        It is none.
+    """
+    if match := re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability):
+        return 10 * int(match[1]) + int(match[2])
+    raise InvalidInputError(
+        f"'{compute_capability}' is no compute capability; expected a major and a minor number, such as 8.9"
+    )
+
+
 def _package_folders(package: str) -> list[Path]:
-    """Give a package's folders without importing it."""
+    """Return a package's folders without importing it."""
     try:
         spec = importlib.util.find_spec(package)
     except ImportError:  # a parent package is missing
@@ -82,10 +99,11 @@ def _package_folders(package: str) -> list[Path]:
 
 
 def find_nvrtc() -> tuple[str, str]:
-    """Find NVRTC, the compiler of generated kernels, without importing anything of NVIDIA's.
+    """Find NVRTC, the compiler of generated kernels.
 
-    The environment variable `DATASENTINEL_NVRTC_LIBRARY` wins; otherwise the library of an installed
-    `nvidia-cuda-nvrtc` wheel is taken, or that of a CUDA toolkit in `CUDA_HOME` or `/usr/local/cuda`.
+    The environment variable `DATASENTINEL_NVRTC_LIBRARY` wins; otherwise NVIDIA's own cuda-pathfinder looks
+    in wheels, conda, where the dynamic loader looks, and in `CUDA_PATH` or `CUDA_HOME`. What the process has
+    open already (say, by torch) is shared.
 
     Returns
     -------
@@ -97,23 +115,24 @@ def find_nvrtc() -> tuple[str, str]:
         if Path(override).is_file():
             return override, ""
         return "", f"{NVRTC_LIBRARY_VARIABLE} names '{override}', which is not a file"
-    folders = [lib for root in _package_folders("nvidia") for lib in sorted(root.glob("*/lib"), reverse=True)]
-    for home in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"):
-        if home:
-            folders += [Path(home) / "lib64", Path(home) / "lib"]
-    for folder in folders:
-        found = sorted(folder.glob("libnvrtc.so*"), reverse=True)
-        if found:
-            return str(found[0]), ""
-    return "", "no NVRTC is installed; run `pip install nvidia-cuda-nvrtc`"
+    advice = "run `pip install 'datasentinel[gpu]'`"
+    try:
+        from cuda import pathfinder
+    except ImportError:
+        return "", f"cuda-pathfinder, which finds NVRTC, is not installed; {advice}"
+    try:
+        return pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path or "", ""
+    except (pathfinder.DynamicLibNotFoundError, RuntimeError) as error:
+        return "", f"no NVRTC is installed ({' '.join(str(error).split())}); {advice}"
 
 
 def find_tensorrt() -> tuple[str, str]:
-    """Find the folder of libnvinfer.
+    """Find the folder of TensorRT.
 
     The environment variable `DATASENTINEL_TENSORRT_LIBRARY` (a folder, or the library itself) wins; otherwise
-    the folder of an installed `tensorrt` or `tensorrt-lean` wheel is taken. Where there is neither, the
-    extension asks the dynamic loader, which knows system packages and `LD_LIBRARY_PATH`.
+    the folder of an installed wheel is taken: `tensorrt`, `tensorrt-rtx` or `tensorrt-lean`, in this order.
+    Where there is none, the extension asks the dynamic loader, which knows system packages and
+    `LD_LIBRARY_PATH`.
 
     Returns
     -------
@@ -129,6 +148,9 @@ def find_tensorrt() -> tuple[str, str]:
         return "", f"{TENSORRT_LIBRARY_VARIABLE} names '{override}', which does not exist"
     for package in _TENSORRT_PACKAGES:
         for folder in _package_folders(package):
-            if any(folder.glob("libnvinfer*.so*")):
+            if any(folder.glob("libnvinfer*.so*")) or any(folder.glob("libtensorrt_rtx.so*")):
                 return str(folder), ""
-    return "", "no TensorRT is installed for this Python; run `pip install 'datasentinel[gpu]'`"
+    return "", (
+        "no TensorRT is installed for this Python; run `pip install 'datasentinel[tensorrt-rtx]'` for RTX "
+        "cards, or `pip install 'datasentinel[gpu]'`"
+    )

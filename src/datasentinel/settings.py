@@ -29,7 +29,6 @@ CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 _OTHER_VARIABLES = frozenset(
     {
         CONFIG_VARIABLE,
-        "DATASENTINEL_BUILD_TENSORRT",
         "DATASENTINEL_CACHE_DIR",
         "DATASENTINEL_ISA",
         "DATASENTINEL_NGHTTP2_LIBRARY",
@@ -39,7 +38,7 @@ _OTHER_VARIABLES = frozenset(
         "DATASENTINEL_PROTOCOL",
         "DATASENTINEL_SHARED_DATA",
         "DATASENTINEL_TENSORRT_LIBRARY",
-        "DATASENTINEL_TEST_TENSORRT",
+        "DATASENTINEL_TENSORRT_HEADERS",
     }
 )
 # Kubernetes and Docker links set these in every container beside a service named "datasentinel", or with that

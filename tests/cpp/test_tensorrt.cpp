@@ -1,15 +1,16 @@
-// How the tensorrt backend finds libnvinfer and chooses the module for it, in a build that has the module for
-// TensorRT 11 only: no header, library or device of NVIDIA's is needed. The first argument is the folder of
-// stubs of libnvinfer, which know their version and nothing else.
+// How TensorRT is found and told apart, and what an engine's key depends on: no header, library or device of
+// NVIDIA's is needed. The first argument is the folder of stubs, which know their version and nothing else.
 
 #include <unistd.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "backends/tensorrt/backend.h"
-#include "backends/tensorrt/runtime.h"
+#include "backends/tensorrt/builder.h"
+#include "backends/tensorrt/library.h"
 #include "check.h"
 
 namespace datasentinel::tensorrt {
@@ -17,12 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool starts_with(const std::string& text, const std::string& start) { return text.starts_with(start); }
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-/// A folder of the test's own, with the libraries of these names copied from `stubs`.
+/// A folder of the test's own.
 class Folder {
  public:
   explicit Folder(const std::string& name)
@@ -39,112 +35,125 @@ class Folder {
   [[nodiscard]] std::string path(const std::string& name = {}) const {
     return name.empty() ? path_.string() : (path_ / name).string();
   }
+  [[nodiscard]] Library open(const std::string& name = {}) const {
+    return Library({.path = path(name), .problem = {}});
+  }
 
  private:
   fs::path path_;
 };
 
-BackendStatus status_with(const std::string& path, const std::string& modules) {
-  const auto backend = make_tensorrt_backend({.path = path, .problem = "no wheel"}, modules);
-  const BackendStatus status = backend->status();
-  CHECK(backend->name() == "tensorrt");
-  CHECK(status.availability != Availability::available);
-  CHECK_THROWS_WITH(ErrorCode::unavailable, status.detail, backend->load({.name = "m", .onnx = {}}, {}));
-  return status;
+void low_addresses_are_no_objects() {
+  CHECK(!is_object(nullptr));
+  CHECK(!is_object(reinterpret_cast<void*>(std::uintptr_t{0xFFFF})));
+  const int object = 0;
+  CHECK(is_object(&object));
 }
 
-void versions_are_read(const fs::path& stubs) {
-  const auto version_of = [&](const char* name) {
-    return Runtime(DynamicLibrary((stubs / name).string())).version.text();
-  };
-  CHECK(version_of("stub_8601.so") == "8.6.1");
-  CHECK(version_of("stub_101601.so") == "10.16.1");
-  CHECK(version_of("stub_110400.so") == "11.4.0");
-}
-
-void the_full_library_and_the_first_major_are_preferred(const fs::path& stubs) {
+void products_are_told_apart_and_the_better_one_is_taken(const fs::path& stubs) {
   const Folder folder("order");
-  const LibraryHint hint{.path = folder.path(), .problem = {}};
-  const auto major_of = [&](const std::vector<int>& majors) {
-    const auto runtime = find_runtime(hint, majors);
-    return runtime ? runtime->version.major : 0;
-  };
-  CHECK(major_of({11, 10}) == 0);
   folder.add(stubs / "stub_110400.so", "libnvinfer_lean.so.11");
-  CHECK(major_of({11, 10}) == 11);
-  CHECK(major_of({10}) == 0);
-  folder.add(stubs / "stub_101601.so", "libnvinfer.so.10");
-  CHECK(major_of({11, 10}) == 10);
-  CHECK(major_of({11}) == 11);
+  CHECK(folder.open().product() == Product::lean);
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "is the lean runtime, which runs engines but builds none",
+                    folder.open().make_builder());
+  folder.add(stubs / "stub_10701.so", "libtensorrt_rtx.so.1");
+  CHECK(folder.open().name() == "TensorRT for RTX 1.7.1");
   folder.add(stubs / "stub_110400.so", "libnvinfer.so.11");
-  CHECK(major_of({11, 10}) == 11);
-  CHECK(major_of({10, 11}) == 10);
-  CHECK(contains(runtimes_in(folder.path()), "libnvinfer_lean.so.11"));
+  CHECK(folder.open().name() == "TensorRT 11.4.0");
+  CHECK(folder.open("libtensorrt_rtx.so.1").product() == Product::rtx);
 }
 
-void a_major_without_its_module_is_named(const fs::path& stubs) {
-  const Folder folder("not-built");
-  folder.add(stubs / "stub_101601.so", "libnvinfer.so.10");
-  const std::string file = folder.path("libnvinfer.so.10");
-  for (const std::string& hint : {folder.path(), file}) {
-    const BackendStatus status = status_with(hint, folder.path());
-    CHECK(status.availability == Availability::not_built);
-    CHECK(status.detail == "'" + file +
-                               "' is TensorRT 10.16.1, but this build serves TensorRT 11 (its headers were "
-                               "11.1)");
-  }
+void other_versions_are_refused_by_name(const fs::path& stubs) {
+  const Folder folder("versions");
+  folder.add(stubs / "stub_101601.so", "libnvinfer.so.11");
+  CHECK_THROWS_WITH(ErrorCode::unavailable,
+                    "is TensorRT 10.16.1; served are TensorRT 11.1 and later of that major version",
+                    folder.open());
+  folder.add(stubs / "stub_8601.so", "libnvinfer.so");
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "is TensorRT 8.6.1; ", folder.open("libnvinfer.so"));
+  folder.add(stubs / "stub_10500.so", "libtensorrt_rtx.so.1");
+  CHECK_THROWS_WITH(ErrorCode::unavailable,
+                    "is TensorRT for RTX 1.5.0; served are TensorRT for RTX 1.7 and later",
+                    folder.open("libtensorrt_rtx.so.1"));
 }
 
-void a_major_unheard_of_is_named(const fs::path& stubs) {
-  const BackendStatus named = status_with((stubs / "stub_8601.so").string(), stubs.string());
-  CHECK(named.availability == Availability::not_built);
-  CHECK(contains(named.detail, "is TensorRT 8.6.1, but this build serves TensorRT 11 "));
-  const Folder folder("unheard-of");
-  folder.add(stubs / "stub_8601.so", "libnvinfer.so.8");
-  const BackendStatus found = status_with(folder.path(), stubs.string());
-  CHECK(found.availability == Availability::library_not_found);
-  CHECK(starts_with(found.detail, "'" + folder.path() + "' has no libnvinfer.so.11, only libnvinfer.so.8; "));
-}
-
-void a_module_that_is_gone_is_named(const fs::path& stubs) {
-  const Folder folder("no-module");
-  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), folder.path());
-  CHECK(status.availability == Availability::not_built);
-  CHECK(starts_with(status.detail, "cannot open '" + folder.path("_tensorrt11.so") + "': "));
-}
-
-void what_is_no_module_is_refused(const fs::path& stubs) {
-  const Folder folder("other-module");
-  folder.add(stubs / "stub_110400.so", "_tensorrt11.so");
-  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), folder.path());
-  CHECK(contains(status.detail, "has no symbol 'datasentinel_tensorrt_backend'"));
-}
-
-void names_what_is_missing() {
+void what_is_missing_is_named() {
   const Folder folder("missing");
-  const BackendStatus nowhere = status_with(folder.path("nowhere"), folder.path());
-  CHECK(nowhere.availability == Availability::library_not_found);
-  CHECK(starts_with(nowhere.detail, "cannot open '" + folder.path("nowhere") + "': "));
-  const BackendStatus empty = status_with(folder.path(), folder.path());
-  CHECK(empty.availability == Availability::library_not_found);
-  CHECK(empty.detail ==
-        "'" + folder.path() +
-            "' has no libnvinfer.so.11; this build serves TensorRT 11 (its headers were 11.1)");
+  CHECK_THROWS_WITH(ErrorCode::unavailable,
+                    "cannot open '" + folder.path("nowhere") + "': ", folder.open("nowhere"));
+  const std::string none = "' has none of libnvinfer.so.11, libtensorrt_rtx.so.1, libnvinfer_lean.so.11";
+  CHECK_THROWS_WITH(ErrorCode::unavailable, none, folder.open());
+  std::ofstream(folder.path("libnvinfer.so.10")) << "of another version";
+  CHECK_THROWS_WITH(ErrorCode::unavailable, none + ", only libnvinfer.so.10", folder.open());
   std::ofstream(folder.path("libnvinfer.so.11")) << "not a library";
-  const BackendStatus broken = status_with(folder.path(), folder.path());
-  CHECK(broken.availability == Availability::library_not_found);
-  CHECK(starts_with(broken.detail, "cannot open '" + folder.path("libnvinfer.so.11") + "': "));
-  const BackendStatus unfound = status_with({}, folder.path());
-  if (unfound.availability == Availability::library_not_found) {
-    CHECK(starts_with(unfound.detail, "no wheel; and the loader finds no libnvinfer.so.11"));
-  }
+  CHECK_THROWS_WITH(ErrorCode::unavailable,
+                    "cannot open '" + folder.path("libnvinfer.so.11") + "': ", folder.open());
 }
 
-void modules_lie_beside_the_code(const fs::path& stubs) {
-  const fs::path folder = folder_of_code(reinterpret_cast<const void*>(&modules_lie_beside_the_code));
-  CHECK(fs::exists(folder / "test_tensorrt"));
-  const BackendStatus status = status_with((stubs / "stub_110400.so").string(), {});
-  CHECK(starts_with(status.detail, "cannot open '" + (folder / "_tensorrt11.so").string() + "': "));
+void a_factory_that_makes_nothing_is_an_error(const fs::path& stubs) {
+  const Folder folder("factory");
+  folder.add(stubs / "stub_110400.so", "libnvinfer.so.11");
+  const Library library = folder.open();
+  CHECK_THROWS_WITH(ErrorCode::backend_failure,
+                    "making a runtime: TensorRT 11.4.0 says: ", library.make_runtime());
+  CHECK_THROWS_WITH(ErrorCode::unavailable, "no engine can be built: ", library.make_builder());
+  CHECK(!library.can_build_without_device());
+}
+
+void the_backend_says_why_it_cannot_run(const fs::path& stubs) {
+  const Folder folder("backend");
+  const auto status_of = [&] {
+    const auto backend = make_tensorrt_backend({.path = folder.path(), .problem = {}});
+    const BackendStatus status = backend->status();
+    if (status.availability != Availability::available) {
+      CHECK_THROWS_WITH(ErrorCode::unavailable, status.detail, backend->load({.name = "m", .onnx = {}}, {}));
+    }
+    return status;
+  };
+  CHECK(status_of().availability == Availability::library_not_found);
+  folder.add(stubs / "stub_110400.so", "libnvinfer.so.11");
+  if (fs::exists("/dev/nvidiactl")) return;
+  const BackendStatus status = status_of();
+  CHECK(status.availability == Availability::no_device);
+  CHECK(status.detail.ends_with("; '" + folder.path("libnvinfer.so.11") + "' is TensorRT 11.4.0"));
+}
+
+void a_key_names_what_an_engine_depends_on(const fs::path& stubs) {
+  const Folder folder("key");
+  folder.add(stubs / "stub_110400.so", "libnvinfer.so.11");
+  folder.add(stubs / "stub_10701.so", "libtensorrt_rtx.so.1");
+  const Library enterprise = folder.open("libnvinfer.so.11");
+  const Library rtx = folder.open("libtensorrt_rtx.so.1");
+  const Target h200{.architecture = 90, .device_name = "NVIDIA H200", .driver = 13010};
+  const Target newer_driver{.architecture = 90, .device_name = "NVIDIA H200", .driver = 13020};
+  const Target a100{.architecture = 80, .device_name = "NVIDIA A100", .driver = 13010};
+  const Model model{.name = "m", .onnx = {}, .sha256 = "abc"};
+  const Model other{.name = "m", .onnx = {}, .sha256 = "def"};
+  const SessionOptions options;
+  const std::string text = key_of(model, options, enterprise, h200).text();
+  CHECK(text == key_of(model, options, enterprise, h200).text());
+  CHECK(text != key_of(model, options, rtx, h200).text());
+  CHECK(text != key_of(other, options, enterprise, h200).text());
+  CHECK(text != key_of(model, options, enterprise, a100).text());
+  CHECK(text != key_of(model, options, enterprise, newer_driver).text());
+  CHECK(text.find("TensorRT 11.4.0") != std::string::npos);
+  const auto changed = [&](auto change) {
+    SessionOptions others;
+    change(others);
+    return key_of(model, others, enterprise, h200).text();
+  };
+  CHECK(text != changed([](SessionOptions& o) { o.precision = "tf32"; }));
+  CHECK(text != changed([](SessionOptions& o) { o.engine.max_rows = 100; }));
+  CHECK(text != changed([](SessionOptions& o) { o.engine.optimization_level = 5; }));
+  SessionOptions compatible;
+  compatible.engine.hardware_compatible = true;
+  CHECK(key_of(model, compatible, enterprise, h200).text() ==
+        key_of(model, compatible, enterprise, a100).text());
+
+  // What was built ahead of time for a compute capability is what its devices ask for, and no others.
+  const Target ahead{.architecture = 90};
+  CHECK(key_of(model, options, rtx, ahead).text() == key_of(model, options, rtx, newer_driver).text());
+  CHECK(key_of(model, options, rtx, ahead).text() != key_of(model, options, rtx, a100).text());
 }
 
 }  // namespace
@@ -154,14 +163,12 @@ int main(int count, char** arguments) {
   using namespace datasentinel;
   if (count != 2) return 2;
   const std::filesystem::path stubs = arguments[1];
-  CHECK(tensorrt_headers() == "11.1");
-  tensorrt::versions_are_read(stubs);
-  tensorrt::the_full_library_and_the_first_major_are_preferred(stubs);
-  tensorrt::a_major_without_its_module_is_named(stubs);
-  tensorrt::a_major_unheard_of_is_named(stubs);
-  tensorrt::a_module_that_is_gone_is_named(stubs);
-  tensorrt::what_is_no_module_is_refused(stubs);
-  tensorrt::names_what_is_missing();
-  tensorrt::modules_lie_beside_the_code(stubs);
+  tensorrt::low_addresses_are_no_objects();
+  tensorrt::products_are_told_apart_and_the_better_one_is_taken(stubs);
+  tensorrt::other_versions_are_refused_by_name(stubs);
+  tensorrt::what_is_missing_is_named();
+  tensorrt::a_factory_that_makes_nothing_is_an_error(stubs);
+  tensorrt::the_backend_says_why_it_cannot_run(stubs);
+  tensorrt::a_key_names_what_an_engine_depends_on(stubs);
   return check::result();
 }

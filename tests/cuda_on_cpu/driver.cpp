@@ -1,4 +1,4 @@
-// The part of libcuda.so.1 that fused-cuda uses, for a device that is simulated on the CPU.
+// The part of libcuda.so.1 that our backends use, for a device that is simulated on the CPU.
 //
 // It does whatever CUDA allows and the host might not expect: see streams.h and memory.h. Where a real device
 // would be undefined, it aborts and says why. Test equipment talks to it by the cuda_on_cpu_ functions at the
@@ -41,6 +41,8 @@ enum Result {
   not_found = 500,
   illegal_address = 700,
   launch_failed = 719,
+  capture_unsupported = 900,
+  capture_unmatched = 903,
 };
 
 struct Words {
@@ -61,6 +63,8 @@ constexpr Words kWords[] = {
     {not_found, "named symbol not found"},
     {illegal_address, "an illegal memory access was encountered"},
     {launch_failed, "unspecified launch failure"},
+    {capture_unsupported, "operation not permitted when stream is capturing"},
+    {capture_unmatched, "stream capture was not begun in this stream"},
 };
 
 /// After these the context never works again.
@@ -120,6 +124,8 @@ struct Device {
   Streams streams{static_cast<unsigned>(number("CUDA_ON_CPU_SEED", 1))};
   Handles<Module> modules{"a module", 0x30d00000};
   Handles<Function> functions{"a kernel", 0xf0000000};
+  Handles<Streams::Graph> graphs{"a graph", 0x60a00000};
+  Handles<Streams::Graph> executables{"an executable graph", 0x60b00000};
 
   /// Takes note of what went wrong while the device worked.
   int result(int error) {
@@ -137,6 +143,9 @@ struct Device {
               " bytes\n";
     }
     if (streams.alive() != 0) text += "streams: " + std::to_string(streams.alive()) + "\n";
+    if (graphs.size() + executables.size() != 0) {
+      text += "graphs: " + std::to_string(graphs.size() + executables.size()) + "\n";
+    }
     if (modules.size() != 0) text += "modules: " + std::to_string(modules.size()) + "\n";
     return text;
   }
@@ -495,7 +504,62 @@ CUDA_FUNCTION cuStreamDestroy_v2(void* stream) {
 CUDA_FUNCTION cuStreamSynchronize(void* stream) {
   return call("cuStreamSynchronize", Needs::context, [&](Device& d) -> int {
     const Streams::Id id = stream_of(d, stream);
-    return id == 0 ? static_cast<int>(invalid_handle) : d.streams.finish(id);
+    if (id == 0) return invalid_handle;
+    return d.streams.is_captured(id) ? static_cast<int>(capture_unsupported) : d.streams.finish(id);
+  });
+}
+
+CUDA_FUNCTION cuStreamBeginCapture_v2(void* stream, int mode) {
+  return call("cuStreamBeginCapture_v2", Needs::context, [&](Device& d) -> int {
+    const Streams::Id id = stream_of(d, stream);
+    if (id == 0) return invalid_handle;
+    if (mode < 0 || mode > 2 || id == Streams::kLegacy) return invalid_value;
+    return d.streams.begin_capture(id) ? success : invalid_value;
+  });
+}
+
+CUDA_FUNCTION cuStreamEndCapture(void* stream, void** graph) {
+  return call("cuStreamEndCapture", Needs::context, [&](Device& d) -> int {
+    const Streams::Id id = stream_of(d, stream);
+    if (id == 0) return invalid_handle;
+    if (!d.streams.is_captured(id)) return capture_unmatched;
+    *graph = d.graphs.add(std::make_unique<Streams::Graph>(d.streams.end_capture(id)));
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) {
+  return call("cuGraphInstantiateWithFlags", Needs::context, [&](Device& d) -> int {
+    const Streams::Graph* const found = d.graphs.find(graph);
+    if (found == nullptr || flags != 0) return invalid_value;
+    *executable = d.executables.add(std::make_unique<Streams::Graph>(*found));
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuGraphLaunch(void* executable, void* stream) {
+  return call("cuGraphLaunch", Needs::context, [&](Device& d) -> int {
+    const Streams::Graph* const graph = d.executables.find(executable);
+    const Streams::Id id = stream_of(d, stream);
+    if (graph == nullptr || id == 0) return invalid_handle;
+    for (const Streams::Work& work : *graph) d.streams.add(id, work);
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuGraphDestroy(void* graph) {
+  return give_back("cuGraphDestroy", [&](Device& d) -> int {
+    if (d.graphs.find(graph) == nullptr) return invalid_value;
+    d.graphs.remove(graph);
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuGraphExecDestroy(void* executable) {
+  return give_back("cuGraphExecDestroy", [&](Device& d) -> int {
+    if (d.executables.find(executable) == nullptr) return invalid_value;
+    d.executables.remove(executable);
+    return success;
   });
 }
 

@@ -46,7 +46,22 @@ class Streams {
   /// Work that was given to it is still done.
   void destroy(Id id) { streams_.at(id).is_destroyed = true; }
 
+  using Graph = std::vector<Work>;
+
+  /// What is given to the stream from now on is recorded, not done. False where it is recorded already.
+  [[nodiscard]] bool begin_capture(Id id) { return captures_.try_emplace(id).second; }
+  [[nodiscard]] bool is_captured(Id id) const { return captures_.contains(id); }
+  [[nodiscard]] Graph end_capture(Id id) {
+    Graph graph = std::move(captures_.at(id));
+    captures_.erase(id);
+    return graph;
+  }
+
   void add(Id id, Work work) {
+    if (const auto capture = captures_.find(id); capture != captures_.end()) {
+      capture->second.push_back(std::move(work));
+      return;
+    }
     // The legacy default stream waits for all streams that block, and these wait for it.
     Stream& stream = streams_.at(id);
     for (const auto& [other_id, other] : streams_) {
@@ -145,6 +160,7 @@ class Streams {
   }
 
   std::map<Id, Stream> streams_;
+  std::map<Id, Graph> captures_;
   Id last_ = 0x57ea0000;  // Looks like no pointer, and like none of the special handles.
   std::mt19937 random_;
   bool eager_;

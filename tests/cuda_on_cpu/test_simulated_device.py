@@ -196,6 +196,7 @@ def test_kernels_are_kept_and_rebuilt_when_they_do_not_load(device, folder, tmp_
     assert len(load(capability="8.6")["files"]) == 3
 
 
+# Each of the backends that use the driver opens it, so that a fault must meet both.
 STATUS = """
 import json, sys
 from datasentinel import backend
@@ -209,10 +210,18 @@ print(json.dumps([status.availability, status.detail, status.version]))
     [
         ({}, "available", ""),
         ({"capability": "7.5"}, "no device", "has compute capability 7.5; 8.0 or later is needed"),
-        ({"fail": "cuInit:1=100"}, "no device", "cuInit says: no CUDA-capable device is detected"),
-        ({"fail": "cuDeviceGetAttribute:1=999"}, "no device", "asking what the device offers"),
         (
-            {"fail": "cuDevicePrimaryCtxRetain:1=2"},
+            {"fail": "cuInit:1=100,cuInit:2=100"},
+            "no device",
+            "cuInit says: no CUDA-capable device is detected",
+        ),
+        (
+            {"fail": "cuDeviceGetAttribute:1=999,cuDeviceGetAttribute:2=999"},
+            "no device",
+            "asking what the device offers",
+        ),
+        (
+            {"fail": "cuDevicePrimaryCtxRetain:1=2,cuDevicePrimaryCtxRetain:2=2"},
             "no device",
             "cuDevicePrimaryCtxRetain says: out of memory",
         ),

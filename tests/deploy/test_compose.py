@@ -155,7 +155,7 @@ def test_locks_hold_what_the_package_needs():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     needed = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
     for path in (REPOSITORY / "docker" / "requirements").glob("*.txt"):
-        if path.stem not in ("build", "build-gpu"):
+        if path.stem != "build":
             locked = set(re.findall(r"^([\w.-]+)==", path.read_text(), re.MULTILINE))
             assert needed <= locked, f"{path.name}: run docker/lock.sh"
 

@@ -1,81 +1,92 @@
-"""The tensorrt backend as far as a machine without a GPU can tell, against NVIDIA's real lean runtime."""
+"""The tensorrt backend as far as a machine without a GPU can tell: TensorRT for RTX builds real engines there."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper
 
 from datasentinel import Detector, backend, gpu
+from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
-from datasentinel.errors import BackendUnavailableError, InvalidInputError
+from datasentinel.errors import (
+    BackendError,
+    BackendUnavailableError,
+    InvalidInputError,
+    UnsupportedModelError,
+)
+from datasentinel.export import build_graph
 from datasentinel.gpu import EngineOptions
+from datasentinel.training import TrainingSettings, train
 from tests.networks import Network, write_artifact
 
-# The versions whose headers this build saw, by major: a module each.
-HEADERS = {
-    int(version.partition(".")[0]): version
-    for version in backend.build_info()["TensorRT headers"].split(" and ")
-    if version != "none"
-}
-MODULES = Path(backend._native.__file__).parent
-needs_headers = pytest.mark.skipif(not HEADERS, reason="built without TensorRT's headers (docs/gpu.md)")
-
-
-def lean_library(major: int) -> Path:
-    """The real libnvinfer, full or lean, of a major version: from the wheel, or where the variable says."""
-    folders = gpu._package_folders("tensorrt_lean_libs")
-    folders += [Path(name) for name in os.environ.get("DATASENTINEL_TEST_TENSORRT", "").split(":") if name]
-    for folder in folders:
-        for stem in ("libnvinfer", "libnvinfer_lean"):
-            if (library := folder / f"{stem}.so.{major}").exists():
-                return library
-    pytest.skip(f"no libnvinfer {major}: tensorrt-lean-cu13-libs or DATASENTINEL_TEST_TENSORRT gives one")
-
-
-def status_with(library: object, **environment: str) -> str:
-    """Give what the backend says of `library`, and the modules of ours that the process has open then."""
-    code = (
-        "import datasentinel, pathlib, re\n"
-        "s = next(s for s in datasentinel.backends() if s.name == 'tensorrt')\n"
-        "print(s.availability, '|', s.detail)\n"
-        "print(sorted(set(re.findall(r'/(_tensorrt\\d+)\\.so', pathlib.Path('/proc/self/maps').read_text()))))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"DATASENTINEL_TENSORRT_LIBRARY": str(library)} | environment,
-        check=True,
-    )
-    return run.stdout
+RTX = "libtensorrt_rtx.so.1"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    onnx = Network.random([5, 2, 5]).to_onnx()
-    return write_artifact(tmp_path_factory.mktemp("model"), onnx, input_dim=5, threshold=1.0)
+def rtx() -> Path:
+    """The folder of TensorRT for RTX."""
+    for folder in gpu._package_folders("tensorrt_rtx_libs"):
+        if (folder / RTX).exists():
+            return folder
+    pytest.skip("TensorRT for RTX is not installed: pip install 'datasentinel[tensorrt-rtx]'")
 
 
-def test_a_build_without_headers_says_so_and_where_to_read_on():
-    if HEADERS:
-        pytest.skip(f"built with the headers of TensorRT {HEADERS}")
-    status = next(status for status in backend.backends() if status.name == "tensorrt")
-    assert status.availability == "not built"
-    assert "no tensorrt backend: it was" in status.detail
-    assert "docs/gpu.md" in status.detail
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    onnx_bytes = Network.random([5, 2, 5]).to_onnx()
+    return write_artifact(tmp_path_factory.mktemp("model"), onnx_bytes, input_dim=5, threshold=1.0)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DATASENTINEL_CACHE_DIR", str(tmp_path))
+    return tmp_path / "engines"
+
+
+@pytest.fixture(scope="module")
+def registry(rtx):
+    """The backends with TensorRT for RTX, whichever else is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(rtx))
+        backend._registry.cache_clear()
+        yield backend._registry()
+    backend._registry.cache_clear()
+
+
+def tensorrt_status():
+    return next(status for status in backend.backends() if status.name == "tensorrt")
+
+
+def artifact_of(tmp_path: Path, nodes: list, columns: int = 4, initializers: tuple = ()) -> Path:
+    """An artifact of a graph from `input` to `output`."""
+    shape = ["batch", columns]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return write_artifact(tmp_path, model.SerializeToString(), input_dim=columns, threshold=1.0)
+
+
+# ------------------------------------------------------------------------------------------- Finding it
 
 
 def test_the_variable_must_name_something(monkeypatch, tmp_path):
     monkeypatch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
     path, problem = gpu.find_tensorrt()
     assert path == ""
-    assert "nowhere' which does not exist" in problem.replace(",", "")
+    assert problem.endswith("nowhere', which does not exist")
     monkeypatch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(tmp_path))
     assert gpu.find_tensorrt() == (str(tmp_path), "")
 
@@ -85,74 +96,54 @@ def test_no_wheel_says_what_to_install(monkeypatch):
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _name: None)
     path, problem = gpu.find_tensorrt()
     assert path == ""
+    assert "datasentinel[tensorrt-rtx]" in problem
     assert "datasentinel[gpu]" in problem
 
 
-def test_the_wheel_is_found_without_importing_it(tmp_path, monkeypatch):
+def test_wheels_are_found_in_order_and_without_importing_them(tmp_path, monkeypatch):
     monkeypatch.delenv(gpu.TENSORRT_LIBRARY_VARIABLE, raising=False)
-    package = tmp_path / "tensorrt_lean_libs"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise AssertionError('imported')")
-    (package / "libnvinfer_lean.so.11").touch()
+    libraries = {
+        "tensorrt_lean_libs": "libnvinfer_lean.so.11",
+        "tensorrt_rtx_libs": RTX,
+        "tensorrt_libs": "libnvinfer.so.11",
+    }
+    for package in libraries:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise AssertionError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(gpu, "_TENSORRT_PACKAGES", ("tensorrt_lean_libs",))
-    assert gpu.find_tensorrt() == (str(package), "")
+    # A wheel that was left behind empty is passed over.
+    assert gpu.find_tensorrt()[0] == ""
+    for package, library in libraries.items():
+        (tmp_path / package / library).touch()
+        assert gpu.find_tensorrt() == (str(tmp_path / package), "")
 
 
-@needs_headers
-@pytest.mark.parametrize("major", [10, 11])
-def test_the_module_is_chosen_by_the_library(major, tmp_path):
-    real = lean_library(major)
-    library = tmp_path / real.name
-    library.symlink_to(real)
-    for hint in (library, tmp_path):
-        answer = status_with(hint)
-        if major not in HEADERS:
-            assert answer.startswith(f"not built | '{library}' is TensorRT {major}.")
-            assert "this build serves TensorRT " in answer
-            assert answer.endswith("[]\n")
-            continue
-        assert answer.endswith(f"['_tensorrt{major}']\n")
-        if Path("/dev/nvidiactl").exists():
-            continue
-        assert answer.startswith("no device | no CUDA device: cudaGetDeviceCount says:")
-        assert "no NVIDIA driver is installed" in answer
-        assert f"; '{library}' is TensorRT {major}." in answer
+def status_with(library: object) -> list[str]:
+    code = (
+        "import datasentinel\n"
+        "s = next(s for s in datasentinel.backends() if s.name == 'tensorrt')\n"
+        "print(s.availability, '|', s.detail)"
+    )
+    environment = os.environ | {gpu.TENSORRT_LIBRARY_VARIABLE: str(library)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    return run.stdout.strip().split(" | ")
 
 
-@needs_headers
-@pytest.mark.parametrize("major", sorted(HEADERS))
-def test_a_module_shows_its_factory_and_nothing_else(major):
-    if shutil.which("nm") is None:
-        pytest.skip("nm (binutils) is not installed")
-    command = ["nm", "--dynamic", "--defined-only", str(MODULES / f"_tensorrt{major}.so")]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[-1] for line in shown.splitlines()] == ["datasentinel_tensorrt_backend"]
+def test_it_is_in_every_build_and_names_the_library_that_is_missing(tmp_path):
+    availability, detail = status_with(tmp_path)
+    assert availability == "library not found"
+    assert detail.startswith(f"'{tmp_path}' has none of libnvinfer.so.11, {RTX}, libnvinfer_lean.so.11")
 
 
-@needs_headers
-def test_a_folder_without_the_library_is_named(tmp_path):
-    answer = status_with(str(tmp_path))
-    assert answer.startswith("library not found |")
-    assert f"'{tmp_path}' has no libnvinfer.so." in answer
-
-
-@needs_headers
 def test_another_major_version_is_named(tmp_path):
-    (tmp_path / "libnvinfer.so.8").touch()
-    answer = status_with(str(tmp_path))
-    assert "only libnvinfer.so.8" in answer
-    assert all(version in answer.partition("its headers were")[2] for version in HEADERS.values())
-
-
-@needs_headers
-def test_a_library_that_is_none_is_refused(tmp_path):
-    (tmp_path / "libnvinfer.so").write_text("not a library")
-    assert "cannot open" in status_with(str(tmp_path / "libnvinfer.so"))
+    (tmp_path / "libnvinfer.so.10").touch()
+    assert status_with(tmp_path)[1].endswith(", only libnvinfer.so.10")
 
 
 def test_named_it_is_an_error_and_auto_goes_on(folder):
-    status = next(status for status in backend.backends() if status.name == "tensorrt")
+    status = tensorrt_status()
     if status.availability == "available":
         pytest.skip("tensorrt runs here")
     with pytest.raises(BackendUnavailableError):
@@ -161,13 +152,12 @@ def test_named_it_is_an_error_and_auto_goes_on(folder):
     assert refusals["tensorrt"] == f"{status.availability}: {status.detail}"
 
 
-def test_build_engine_refuses_with_the_reason(folder):
-    status = next(status for status in backend.backends() if status.name == "tensorrt")
-    if status.availability == "available":
+def test_build_engine_without_a_device_refuses_with_the_reason(folder):
+    if tensorrt_status().availability == "available":
         pytest.skip("tensorrt runs here")
     result = CliRunner().invoke(cli, ["build-engine", str(folder)])
-    assert result.exit_code != 0
     assert isinstance(result.exception, BackendUnavailableError)
+    assert str(result.exception) == tensorrt_status().detail
 
 
 @pytest.mark.parametrize(
@@ -178,14 +168,134 @@ def test_options_out_of_range_are_refused(options):
         EngineOptions(**options)
 
 
+@pytest.mark.parametrize(("text", "architecture"), [("8.9", 89), ("12.0", 120), ("7.5", 75)])
+def test_compute_capabilities_are_read(text, architecture):
+    assert gpu.architecture_of(text) == architecture
+
+
+@pytest.mark.parametrize("text", ["", "8", "89", "8.10", "sm_89", "8.9 ", "-8.9"])
+def test_what_is_no_compute_capability_is_refused(text):
+    with pytest.raises(InvalidInputError, match=f"'{text}' is no compute capability"):
+        gpu.architecture_of(text)
+
+
+# ------------------------------------------------------------------- Real engines, by TensorRT for RTX
+
+
+def test_without_a_device_it_says_that_it_builds_engines(registry, rtx):
+    status = tensorrt_status()
+    if status.availability == "available":
+        pytest.skip("there is a device")
+    assert status.availability == "no device"
+    assert status.detail.startswith("builds engines; cannot run them here: no device")
+    assert f"'{rtx / RTX}' is TensorRT for RTX 1." in status.detail
+
+
+@pytest.mark.parametrize("widths", [[8, 6, 3, 6, 8], [64, 128, 64, 16, 64, 128, 64]], ids=["small", "medium"])
+def test_engines_are_built_for_devices_that_are_not_here(registry, cache, tmp_path_factory, widths):
+    onnx_bytes = Network.random(widths).to_onnx(with_contributions=True)
+    folder = write_artifact(tmp_path_factory.mktemp("model"), onnx_bytes, input_dim=widths[0], threshold=1.0)
+    command = ["build-engine", str(folder), "--compute-capability", "8.6, 8.9,12.0"]
+    first = CliRunner().invoke(cli, command)
+    assert first.exit_code == 0, first.output
+    lines = first.stdout.splitlines()
+    assert [line.split()[2] for line in lines[:3]] == ["8.6", "8.9", "12.0"]
+    assert all(line.endswith("bytes, built") for line in lines[:3])
+    assert lines[3].split(maxsplit=1)[1].startswith("TensorRT for RTX 1.")
+    engines = {path: path.read_bytes() for path in cache.glob("*.engine")}
+    assert len(engines) == 3
+    for capability in ("8.6", "8.9", "12.0"):
+        (engine,) = [e for e in engines.values() if f"compute capability={capability}\n".encode() in e[:1000]]
+        assert len(engine) > 10_000
+        assert b"library=TensorRT for RTX 1." in engine[:1000]
+
+    again = CliRunner().invoke(cli, command)
+    assert all(line.endswith("bytes, from the cache") for line in again.stdout.splitlines()[:3])
+    assert engines == {path: path.read_bytes() for path in cache.glob("*.engine")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [TrainingSettings(model="ensemble", steps=20), TrainingSettings(model="subspace")],
+    ids=["ensemble", "subspace"],
+)
+def test_what_training_makes_is_built(registry, cache, tmp_path, settings):
+    rows = np.random.default_rng(3).normal(size=(400, 12)).astype(np.float32)
+    graph = build_graph(train(rows, settings=settings).model)
+    folder = write_artifact(tmp_path, graph, input_dim=12, threshold=1.0)
+    engines = backend.build_engines(load_artifact(folder), [86, 89, 120])
+    assert [engine.architecture for engine in engines] == [86, 89, 120]
+    assert all(engine.built and engine.size_bytes > 100_000 for engine in engines)
+
+
+def test_a_damaged_engine_is_built_anew(registry, cache, folder):
+    artifact = load_artifact(folder)
+    (engine,) = backend.build_engines(artifact, [89])
+    (path,) = cache.glob("*.engine")
+    path.write_bytes(path.read_bytes()[:-1])
+    (again,) = backend.build_engines(artifact, [89])
+    assert engine.built
+    assert again.built
+    assert backend.build_engines(artifact, [89])[0].size_bytes == again.size_bytes
+
+
+def test_progress_is_told_and_may_end_the_build(registry, cache, folder):
+    phases = []
+    backend.build_engines(load_artifact(folder), [86], on_progress=lambda *step: phases.append(step))
+    assert phases
+    assert all(0 <= step <= steps or steps == 0 for _, step, steps in phases)
+
+    def stop(*_: object) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        backend.build_engines(load_artifact(folder), [89], on_progress=stop)
+
+
+@pytest.mark.parametrize("architecture", [90, 100, 130])
+def test_a_card_that_it_does_not_build_for_is_named(registry, cache, folder, architecture):
+    named = f"builds no engines for compute capability {architecture // 10}.{architecture % 10}$"
+    with pytest.raises(UnsupportedModelError, match=named):
+        backend.build_engines(load_artifact(folder), [architecture])
+    assert not list(cache.glob("*.engine"))
+
+
+def test_the_builder_s_own_words_reach_the_user(registry, cache, folder):
+    """It has no float32 products for Turing."""
+    with pytest.raises(BackendError, match=r"says: .*Turing.*FP32 GEMM is not supported"):
+        backend.build_engines(load_artifact(folder), [75])
+
+
+def test_the_parser_s_own_words_reach_the_user(registry, cache, tmp_path):
+    unknown = artifact_of(tmp_path, [helper.make_node("Det", ["input"], ["output"])])
+    with pytest.raises(UnsupportedModelError, match=r"TensorRT's parser refuses it: .*\(node 0, Det\)"):
+        backend.build_engines(load_artifact(unknown), [89])
+
+
+def test_shapes_that_do_not_fit_are_told_in_its_words(registry, cache, tmp_path):
+    weights = onnx.numpy_helper.from_array(np.ones((5, 4), np.float32), "w")
+    wrong = artifact_of(tmp_path, [helper.make_node("MatMul", ["input", "w"], ["output"])], 4, (weights,))
+    with pytest.raises((UnsupportedModelError, BackendError), match=r"(?s)TensorRT.*[Dd]imension"):
+        backend.build_engines(load_artifact(wrong), [89])
+
+
+@pytest.mark.parametrize("option", ["--version-compatible", "--hardware-compatible"])
+def test_what_only_the_full_tensorrt_offers_is_refused(registry, cache, folder, option):
+    result = CliRunner().invoke(cli, ["build-engine", str(folder), "--compute-capability", "8.9", option])
+    assert isinstance(result.exception, InvalidInputError)
+    assert "has engines for compute capabilities" in str(result.exception)
+
+
+def test_other_backends_build_nothing_ahead(folder):
+    with pytest.raises(BackendUnavailableError, match="'fused' builds nothing ahead of time"):
+        backend.build_engines(load_artifact(folder), [89], backend="fused")
+
+
 @pytest.mark.gpu
-def test_scores_are_the_reference_s_and_the_engine_is_kept(folder, tmp_path, monkeypatch):
-    status = next(status for status in backend.backends() if status.name == "tensorrt")
+def test_scores_are_the_reference_s_and_the_engine_is_kept(folder, cache):
+    status = tensorrt_status()
     if status.availability != "available":
         pytest.skip(f"tensorrt is {status.availability}: {status.detail}")
-    import numpy as np
-
-    monkeypatch.setenv("DATASENTINEL_CACHE_DIR", str(tmp_path))
     network = Network.random([5, 2, 5])
     rows = np.random.default_rng(0).normal(0, 3, (20_000, 5)).astype(np.float32)
     expected = network.reference(rows)[0]
@@ -194,6 +304,6 @@ def test_scores_are_the_reference_s_and_the_engine_is_kept(folder, tmp_path, mon
     for size in (1, 2, 3, 64, 65, 1000, 20_000):
         np.testing.assert_allclose(first.score(rows[:size]), expected[:size], rtol=1e-4)
     assert Detector.load(folder, backend="tensorrt").info()["facts"]["engine"] == "from the cache"
-    (engine,) = (tmp_path / "engines").glob("*.engine")
+    (engine,) = cache.glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:1000])
     assert Detector.load(folder, backend="tensorrt").info()["facts"]["engine"] == "built"

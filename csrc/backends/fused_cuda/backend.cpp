@@ -4,8 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "backends/cuda/driver.h"
 #include "backends/fused/lowering.h"
-#include "backends/fused_cuda/driver.h"
 #include "backends/fused_cuda/nvrtc.h"
 #include "backends/fused_cuda/session.h"
 #include "backends/fused_cuda/source.h"
@@ -16,7 +16,8 @@
 namespace datasentinel {
 namespace {
 
-constexpr const char* kDriverLibrary = "libcuda.so.1";
+/// That of the kernels' instructions: cp.async and products on tensor cores of bf16 and tf32.
+constexpr int kLeastArchitecture = 80;
 
 class FusedCudaBackend final : public Backend {
  public:
@@ -78,17 +79,13 @@ class FusedCudaBackend final : public Backend {
   }
 
  private:
-  std::shared_ptr<const fused_cuda::Driver> driver() {
-    const std::lock_guard lock(mutex_);
-    if (driver_ == nullptr) {
-      try {
-        driver_ = std::make_shared<const fused_cuda::Driver>(kDriverLibrary);
-      } catch (const Error& error) {
-        throw Error(ErrorCode::unavailable, std::string("no NVIDIA driver: ") + error.what(),
-                    error.vendor_text());
-      }
+  std::shared_ptr<const cuda::Driver> driver() {
+    auto driver = driver_.get();
+    if (driver->architecture() < kLeastArchitecture) {
+      throw Error(ErrorCode::unavailable, "'" + driver->device_name() + "' has compute capability " +
+                                              driver->compute_capability() + "; 8.0 or later is needed");
     }
-    return driver_;
+    return driver;
   }
 
   std::shared_ptr<const fused_cuda::Nvrtc> nvrtc() {
@@ -102,7 +99,7 @@ class FusedCudaBackend final : public Backend {
 
   const LibraryHint hint_;
   std::mutex mutex_;
-  std::shared_ptr<const fused_cuda::Driver> driver_;
+  cuda::DriverOnDemand driver_;
   std::shared_ptr<const fused_cuda::Nvrtc> nvrtc_;
 };
 

@@ -33,9 +33,7 @@ Facts facts_of(const Source& source) {
 class Block final : public DeviceBlock {
  public:
   Block(std::shared_ptr<const Driver> driver, std::size_t bytes)
-      : driver_(std::move(driver)), memory_(*driver_) {
-    driver_->check(driver_->cuMemAlloc_v2(memory_.out(), bytes), "allocating the scores");
-  }
+      : driver_(std::move(driver)), memory_(cuda::make_device_memory(*driver_, bytes)) {}
   ~Block() override { driver_->enter_if_possible(); }
   [[nodiscard]] std::uint64_t address() const noexcept override { return memory_.get(); }
 
@@ -55,27 +53,21 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
       source_facts_(facts_of(source)),
       build_facts_(std::move(build_facts)),
       module_(*driver_),
-      constants_(*driver_),
       chunk_rows_(std::max<std::size_t>(kChunkBytes / (input_dim_ * sizeof(float)), 1)),
       lanes_([this] { return make_lane(); }) {
   driver_->enter();
   driver_->check(driver_->cuModuleLoadData(module_.out(), cubin.data()), "loading the kernel");
   const std::size_t bytes = source.constants.size() * sizeof(float);
-  driver_->check(driver_->cuMemAlloc_v2(constants_.out(), bytes), "allocating the weights");
-  device_rows_.stream = Stream(*driver_);
-  driver_->check(driver_->cuStreamCreate(device_rows_.stream.out(), kStreamNonBlocking), "making a stream");
+  constants_ = cuda::make_device_memory(*driver_, bytes);
+  device_rows_.stream = cuda::make_stream(*driver_);
   // Not cuMemcpyHtoD: from pageable memory that may return before the bytes have arrived, and none of our
   // streams waits for it.
   driver_->check(driver_->cuMemcpyHtoDAsync_v2(constants_.get(), source.constants.data(), bytes,
                                                device_rows_.stream.get()),
                  "copying the weights");
   driver_->check(driver_->cuStreamSynchronize(device_rows_.stream.get()), "copying the weights");
-  device_rows_.bad = DeviceMemory(*driver_);
-  driver_->check(driver_->cuMemAlloc_v2(device_rows_.bad.out(), sizeof(kNowhere)),
-                 "allocating device memory");
-  device_rows_.bad_on_host = PinnedMemory(*driver_);
-  driver_->check(driver_->cuMemHostAlloc(device_rows_.bad_on_host.out(), sizeof(kNowhere), 0),
-                 "allocating page-locked memory");
+  device_rows_.bad = cuda::make_device_memory(*driver_, sizeof(kNowhere));
+  device_rows_.bad_on_host = cuda::make_pinned_memory(*driver_, sizeof(kNowhere));
   scores_only_ = entry_points(source.scores_only);
   all_ = entry_points(source.all);
 }
@@ -84,7 +76,7 @@ CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
   EntryPoint entry{.kernel = kernel, .function = nullptr, .most_blocks = 1};
   driver_->check(driver_->cuModuleGetFunction(&entry.function, module_.get(), kernel.name.c_str()),
                  "finding the kernel");
-  driver_->check(driver_->cuFuncSetAttribute(entry.function, kFunctionSharedBytes,
+  driver_->check(driver_->cuFuncSetAttribute(entry.function, cuda::kFunctionSharedBytes,
                                              static_cast<int>(kernel.shared_bytes)),
                  "reserving shared memory");
   int blocks = 0;
@@ -109,16 +101,13 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   const auto allocate = [&](Buffer& buffer, bool exists, std::size_t columns) {
     if (!exists) return;
     const std::size_t bytes = chunk_rows_ * columns * sizeof(float);
-    buffer.host = PinnedMemory(*driver_);
-    driver_->check(driver_->cuMemHostAlloc(buffer.host.out(), bytes, 0), "allocating page-locked memory");
+    buffer.host = cuda::make_pinned_memory(*driver_, bytes);
     driver_->check(driver_->cuMemHostGetDevicePointer_v2(&buffer.mapped, buffer.host.get(), 0),
                    "mapping memory");
-    buffer.device = DeviceMemory(*driver_);
-    driver_->check(driver_->cuMemAlloc_v2(buffer.device.out(), bytes), "allocating device memory");
+    buffer.device = cuda::make_device_memory(*driver_, bytes);
   };
   for (Slot& slot : lane->slots) {
-    slot.stream = Stream(*driver_);
-    driver_->check(driver_->cuStreamCreate(slot.stream.out(), kStreamNonBlocking), "making a stream");
+    slot.stream = cuda::make_stream(*driver_);
     allocate(slot.input, true, input_dim_);
     allocate(slot.scores, true, 1);
     allocate(slot.output, has_output_, input_dim_);

@@ -7,13 +7,20 @@
 #include <optional>
 #include <string>
 
-#include "backends/fused_cuda/driver.h"
+#include "backends/cuda/driver.h"
 #include "backends/fused_cuda/source.h"
 #include "core/backend.h"
 #include "core/engine_cache.h"
 #include "core/pool.h"
 
 namespace datasentinel::fused_cuda {
+
+using cuda::DeviceAddress;
+using cuda::DeviceMemory;
+using cuda::Driver;
+using cuda::Module;
+using cuda::PinnedMemory;
+using cuda::Stream;
 
 /// A generated kernel, loaded on one device with its constants. Thread-safe.
 ///

@@ -21,13 +21,9 @@ Engine::Engine(std::shared_ptr<const Library> library, std::span<const std::byte
   // A version-compatible engine carries the code that runs it. It is from our own folder, which no other user
   // may write into.
   if (options.version_compatible) runtime_->setEngineHostCodeAllowed(true);
-  engine_.reset(
-      object_or_null<nvinfer1::ICudaEngine>(runtime_->deserializeCudaEngine(bytes.data(), bytes.size())));
-  if (engine_ == nullptr) {
-    const std::string text = library_->logger().take_errors();
-    throw Error(ErrorCode::backend_failure,
-                "TensorRT cannot load the engine of '" + model_name + "': " + text, text);
-  }
+  auto* const engine = runtime_->deserializeCudaEngine(bytes.data(), bytes.size());
+  if (!is_object(engine)) library_->fail("loading the engine of '" + model_name + "'");
+  engine_ = abi::Owned(engine);
   read_signature(options, model_name);
   for (int profile = 0; profile < engine_->getNbOptimizationProfiles(); ++profile) {
     scratch_bytes_ = std::max(scratch_bytes_, engine_->getDeviceMemorySizeForProfileV2(profile));
@@ -37,9 +33,9 @@ Engine::Engine(std::shared_ptr<const Library> library, std::span<const std::byte
 void Engine::read_signature(const EngineOptions& options, const std::string& model_name) {
   for (int index = 0; index < engine_->getNbIOTensors(); ++index) {
     const std::string name = engine_->getIOTensorName(index);
-    const nvinfer1::Dims shape = engine_->getTensorShape(name.c_str());
-    const bool is_float32 = engine_->getTensorDataType(name.c_str()) == nvinfer1::DataType::kFLOAT;
-    const bool is_input = engine_->getTensorIOMode(name.c_str()) == nvinfer1::TensorIOMode::kINPUT;
+    const abi::Dims shape = engine_->getTensorShape(name.c_str());
+    const bool is_float32 = engine_->getTensorDataType(name.c_str()) == abi::DataType::kFLOAT;
+    const bool is_input = engine_->getTensorIOMode(name.c_str()) == abi::TensorIOMode::kINPUT;
     if (is_input) {
       if (!is_float32 || shape.nbDims != 2 || shape.d[1] < 1 || shape.d[0] > 1) {
         refuse(model_name, "input '" + name + "' must be float32 [batch, D] with a fixed D");
@@ -68,14 +64,11 @@ int Engine::profile_for(std::size_t rows) const noexcept {
   return engine_->getNbOptimizationProfiles() > 1 && rows > static_cast<std::size_t>(kSmallRows) ? 1 : 0;
 }
 
-std::unique_ptr<nvinfer1::IExecutionContext> Engine::make_context() const {
-  std::unique_ptr<nvinfer1::IExecutionContext> context(object_or_null<nvinfer1::IExecutionContext>(
-      engine_->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED)));
-  if (context == nullptr) {
-    const std::string text = library_->logger().take_errors();
-    throw Error(ErrorCode::backend_failure, "TensorRT makes no execution context: " + text, text);
-  }
-  return context;
+abi::Owned<abi::VExecutionContext> Engine::make_context() const {
+  auto* const context =
+      engine_->createExecutionContext(abi::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+  if (!is_object(context)) library_->fail("making an execution context");
+  return abi::Owned(context);
 }
 
 }  // namespace datasentinel::tensorrt

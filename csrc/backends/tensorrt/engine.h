@@ -18,7 +18,7 @@ class Engine {
   Engine(std::shared_ptr<const Library> library, std::span<const std::byte> bytes,
          const EngineOptions& options, const std::string& model_name);
 
-  [[nodiscard]] std::unique_ptr<nvinfer1::IExecutionContext> make_context() const;
+  [[nodiscard]] abi::Owned<abi::VExecutionContext> make_context() const;
   /// Device memory that a context needs for either profile.
   [[nodiscard]] std::int64_t scratch_bytes() const noexcept { return scratch_bytes_; }
   /// The profile for a batch; 0 where the engine has but one.
@@ -39,8 +39,8 @@ class Engine {
 
   std::shared_ptr<const Library> library_;
   // Declared in this order: the engine must go before the runtime that made it.
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  abi::Owned<abi::VRuntime> runtime_;
+  abi::Owned<abi::VCudaEngine> engine_;
   std::size_t size_bytes_ = 0;
   std::size_t input_dim_ = 0;
   std::size_t max_rows_ = 1;

@@ -14,27 +14,25 @@ std::size_t bucket_of(std::size_t rows) { return static_cast<std::size_t>(std::b
 
 }  // namespace
 
-TensorRtSession::TensorRtSession(std::shared_ptr<const Engine> engine, Device device, Facts build_facts)
-    : engine_(std::move(engine)),
-      device_(std::move(device)),
+TensorRtSession::TensorRtSession(std::shared_ptr<const Engine> engine,
+                                 std::shared_ptr<const cuda::Driver> driver, Facts build_facts)
+    : driver_(std::move(driver)),
+      engine_(std::move(engine)),
       build_facts_(std::move(build_facts)),
       lanes_([this] { return make_lane(); }) {}
 
-void TensorRtSession::fail(const char* what) const {
-  const std::string text = engine_->library().logger().take_errors();
-  throw Error(ErrorCode::backend_failure, std::string("tensorrt: ") + what + ": " + text, text);
-}
-
 std::unique_ptr<TensorRtSession::Lane> TensorRtSession::make_lane() const {
-  check(cudaSetDevice(device_.index), "choosing the device");
+  driver_->enter();
   auto lane = std::make_unique<Lane>();
-  lane->stream = make_stream();
-  lane->scratch = make_device_memory(static_cast<std::size_t>(engine_->scratch_bytes()));
+  lane->stream = cuda::make_stream(*driver_);
+  lane->scratch = cuda::make_device_memory(*driver_, static_cast<std::size_t>(engine_->scratch_bytes()));
   const auto allocate = [&](Buffer& buffer, bool exists, std::size_t columns) {
     if (!exists) return;
     buffer.columns = columns;
-    buffer.host = make_pinned_memory(buffer.bytes(engine_->max_rows()));
-    buffer.device = make_device_memory(buffer.bytes(engine_->max_rows()));
+    buffer.host = cuda::make_pinned_memory(*driver_, buffer.bytes(engine_->max_rows()));
+    // Batches are padded, with rows of an earlier batch or these.
+    std::memset(buffer.host.get(), 0, buffer.bytes(engine_->max_rows()));
+    buffer.device = cuda::make_device_memory(*driver_, buffer.bytes(engine_->max_rows()));
   };
   allocate(lane->input, true, engine_->input_dim());
   allocate(lane->score, !engine_->score().empty(), 1);
@@ -46,22 +44,25 @@ std::unique_ptr<TensorRtSession::Lane> TensorRtSession::make_lane() const {
 
 TensorRtSession::Bucket& TensorRtSession::prepare(Lane& lane, std::size_t index) const {
   Bucket& bucket = lane.buckets[index];
-  if (bucket.context != nullptr) return bucket;
+  if (bucket.context) return bucket;
   const std::size_t rows = std::min(std::size_t{1} << index, engine_->max_rows());
   auto context = engine_->make_context();
-  context->setDeviceMemoryV2(lane.scratch.get(), engine_->scratch_bytes());
+  context->setDeviceMemoryV2(reinterpret_cast<void*>(static_cast<std::uintptr_t>(lane.scratch.get())),
+                             engine_->scratch_bytes());
   if (!context->setOptimizationProfileAsync(engine_->profile_for(rows), lane.stream.get())) {
-    fail("choosing a profile");
+    engine_->library().fail("choosing a profile");
   }
-  check(cudaStreamSynchronize(lane.stream.get()), "choosing a profile");
-  nvinfer1::Dims shape{};
+  driver_->check(driver_->cuStreamSynchronize(lane.stream.get()), "choosing a profile");
+  abi::Dims shape{};
   shape.nbDims = 2;
   shape.d[0] = static_cast<std::int64_t>(rows);
   shape.d[1] = static_cast<std::int64_t>(engine_->input_dim());
-  if (!context->setInputShape(engine_->input().c_str(), shape)) fail("setting the batch size");
+  if (!context->setInputShape(engine_->input().c_str(), shape)) {
+    engine_->library().fail("setting the batch size");
+  }
   const auto bind = [&](const std::string& name, const Buffer& buffer) {
-    if (!name.empty() && !context->setTensorAddress(name.c_str(), buffer.device.get()))
-      fail("binding memory");
+    if (name.empty() || context->setTensorAddress(name.c_str(), buffer.device_rows())) return;
+    engine_->library().fail("binding memory");
   };
   bind(engine_->input(), lane.input);
   bind(engine_->score(), lane.score);
@@ -72,16 +73,16 @@ TensorRtSession::Bucket& TensorRtSession::prepare(Lane& lane, std::size_t index)
 }
 
 void TensorRtSession::enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const {
-  cudaStream_t stream = lane.stream.get();
-  check(cudaMemcpyAsync(lane.input.device.get(), lane.input.host.get(), lane.input.bytes(rows),
-                        cudaMemcpyHostToDevice, stream),
-        "copying rows to the device");
-  if (!bucket.context->enqueueV3(stream)) fail("running the engine");
+  void* const stream = lane.stream.get();
+  driver_->check(driver_->cuMemcpyHtoDAsync_v2(lane.input.device.get(), lane.input.host.get(),
+                                               lane.input.bytes(rows), stream),
+                 "copying rows to the device");
+  if (!bucket.context->enqueueV3(stream)) engine_->library().fail("running the engine");
   const auto fetch = [&](const Buffer& buffer, unsigned bit) {
     if ((wanted & bit) == 0) return;
-    check(cudaMemcpyAsync(buffer.host.get(), buffer.device.get(), buffer.bytes(rows), cudaMemcpyDeviceToHost,
-                          stream),
-          "copying results from the device");
+    driver_->check(
+        driver_->cuMemcpyDtoHAsync_v2(buffer.host.get(), buffer.device.get(), buffer.bytes(rows), stream),
+        "copying results from the device");
   };
   fetch(lane.score, kScore);
   fetch(lane.reconstruction, kReconstruction);
@@ -89,23 +90,24 @@ void TensorRtSession::enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsi
 }
 
 void TensorRtSession::capture(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const {
-  cudaStream_t stream = lane.stream.get();
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a CUDA graph");
+  void* const stream = lane.stream.get();
+  driver_->check(driver_->cuStreamBeginCapture_v2(stream, cuda::kCaptureThreadLocal),
+                 "capturing a CUDA graph");
   bool enqueued = true;
   try {
     enqueue(lane, bucket, rows, wanted);
   } catch (const Error&) {
     enqueued = false;
   }
-  Graph graph;
-  const bool ended = cudaStreamEndCapture(stream, graph.out()) == cudaSuccess;
-  const bool captured =
-      enqueued && ended && cudaGraphInstantiate(bucket.graphs[wanted].out(), graph.get(), 0) == cudaSuccess;
-  if (captured) return;
+  cuda::Graph graph(*driver_);
+  cuda::GraphExecutable executable(*driver_);
+  const bool ended = driver_->cuStreamEndCapture(stream, graph.out()) == 0;
+  if (enqueued && ended && driver_->cuGraphInstantiateWithFlags(executable.out(), graph.get(), 0) == 0) {
+    bucket.graphs[wanted] = std::move(executable);
+    return;
+  }
   // Some engines cannot be captured (say, when a shape depends on data); they run call by call.
-  bucket.graphs[wanted].reset();
   bucket.capturable = false;
-  static_cast<void>(cudaGetLastError());
   static_cast<void>(engine_->library().logger().take_errors());
 }
 
@@ -122,12 +124,13 @@ void TensorRtSession::run_chunk(Lane& lane, ConstRows rows, Outputs outputs) con
   Bucket& bucket = prepare(lane, index);
   std::memcpy(lane.input.rows(), rows.data, rows.size() * sizeof(float));
   if (bucket.graphs[wanted].get() != nullptr) {
-    check(cudaGraphLaunch(bucket.graphs[wanted].get(), lane.stream.get()), "launching a CUDA graph");
-    check(cudaStreamSynchronize(lane.stream.get()), "running the engine");
+    driver_->check(driver_->cuGraphLaunch(bucket.graphs[wanted].get(), lane.stream.get()),
+                   "launching a CUDA graph");
+    driver_->check(driver_->cuStreamSynchronize(lane.stream.get()), "running the engine");
   } else {
     // TensorRT sets itself up in the first run of a context, which must not be captured.
     enqueue(lane, bucket, padded, wanted);
-    check(cudaStreamSynchronize(lane.stream.get()), "running the engine");
+    driver_->check(driver_->cuStreamSynchronize(lane.stream.get()), "running the engine");
     if (bucket.capturable) capture(lane, bucket, padded, wanted);
   }
 
@@ -161,8 +164,8 @@ void TensorRtSession::run(ConstRows rows, Outputs outputs) {
   }
   try {
     const auto lane = lanes_.borrow();
-    // The current device is a setting of the thread, and any thread may call.
-    check(cudaSetDevice(device_.index), "choosing the device");
+    // The current context is a setting of the thread, and any thread may call.
+    driver_->enter();
     const std::size_t columns = rows.columns;
     const auto from = [](float* target, std::size_t offset) {
       return target == nullptr ? nullptr : target + offset;
@@ -181,11 +184,9 @@ void TensorRtSession::run(ConstRows rows, Outputs outputs) {
 }
 
 Facts TensorRtSession::facts() const {
-  Facts facts{{"tensorrt", engine_->library().version()},
-              {"headers", header_version()},
+  Facts facts{{"tensorrt", engine_->library().name()},
               {"library", engine_->library().path()},
-              {"device", device_.name + ", compute capability " + std::to_string(device_.compute_major) +
-                             "." + std::to_string(device_.compute_minor)},
+              {"device", driver_->device_name() + ", compute capability " + driver_->compute_capability()},
               {"largest batch", std::to_string(engine_->max_rows())},
               {"engine bytes", std::to_string(engine_->size_bytes())},
               {"score", engine_->score().empty() ? "mean squared error, by the core" : "in the graph"}};

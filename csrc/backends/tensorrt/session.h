@@ -2,11 +2,12 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "backends/tensorrt/cuda.h"
+#include "backends/cuda/driver.h"
 #include "backends/tensorrt/engine.h"
 #include "core/backend.h"
 #include "core/pool.h"
@@ -18,7 +19,9 @@ namespace datasentinel::tensorrt {
 /// time it meets it. Thread-safe.
 class TensorRtSession final : public Session {
  public:
-  TensorRtSession(std::shared_ptr<const Engine> engine, Device device, Facts build_facts);
+  TensorRtSession(std::shared_ptr<const Engine> engine, std::shared_ptr<const cuda::Driver> driver,
+                  Facts build_facts);
+  ~TensorRtSession() override { driver_->enter_if_possible(); }
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return engine_->input_dim(); }
   void run(ConstRows rows, Outputs outputs) override;
@@ -30,9 +33,12 @@ class TensorRtSession final : public Session {
   /// A float32 matrix of the lane: page-locked on the host, and on the device.
   struct Buffer {
     std::size_t columns = 0;  ///< 0: the graph has no such output.
-    PinnedMemory host;
-    DeviceMemory device;
+    cuda::PinnedMemory host;
+    cuda::DeviceMemory device;
     [[nodiscard]] float* rows() const noexcept { return static_cast<float*>(host.get()); }
+    [[nodiscard]] void* device_rows() const noexcept {
+      return reinterpret_cast<void*>(static_cast<std::uintptr_t>(device.get()));
+    }
     [[nodiscard]] std::size_t bytes(std::size_t rows) const noexcept {
       return rows * columns * sizeof(float);
     }
@@ -43,15 +49,15 @@ class TensorRtSession final : public Session {
 
   /// One batch size: a context of its own, since a graph is only valid while its context does not change.
   struct Bucket {
-    std::unique_ptr<nvinfer1::IExecutionContext> context;
-    std::array<GraphExecutable, 8> graphs;  ///< By the set of outputs that is copied back.
+    abi::Owned<abi::VExecutionContext> context;
+    std::array<cuda::GraphExecutable, 8> graphs;  ///< By the set of outputs that is copied back.
     bool capturable = true;
   };
 
   struct Lane {
     // Contexts and graphs go before the memory and the stream they use.
-    Stream stream;
-    DeviceMemory scratch;
+    cuda::Stream stream;
+    cuda::DeviceMemory scratch;
     Buffer input, score, reconstruction, contributions;
     std::vector<Bucket> buckets;  ///< By the binary logarithm of the number of rows.
   };
@@ -61,10 +67,10 @@ class TensorRtSession final : public Session {
   void enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const;
   void capture(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const;
   void run_chunk(Lane& lane, ConstRows rows, Outputs outputs) const;
-  [[noreturn]] void fail(const char* what) const;
 
+  // Sessions run in any thread: the engine goes while the driver's context is that thread's.
+  std::shared_ptr<const cuda::Driver> driver_;
   std::shared_ptr<const Engine> engine_;
-  Device device_;
   Facts build_facts_;
   std::atomic<bool> failed_{false};
   Pool<Lane> lanes_;

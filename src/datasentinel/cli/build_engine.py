@@ -1,4 +1,4 @@
-"""`datasentinel build-engine`: compile a model for this machine's GPU before it has to serve."""
+"""`datasentinel build-engine`: compile a model for a GPU before it has to serve."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.artifact import load_artifact
-from datasentinel.backend import load_scorer
-from datasentinel.gpu import EngineOptions
+from datasentinel.backend import build_engines, load_scorer
+from datasentinel.gpu import EngineOptions, architecture_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import TaskID
+
+    from datasentinel.artifact import Artifact
 
 _DEFAULTS = EngineOptions()
 
@@ -47,6 +51,12 @@ _DEFAULTS = EngineOptions()
     show_default=True,
     help="Largest batch of the engine; more rows are scored in several.",
 )
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    metavar="LIST",
+    help="Build for these GPUs instead, such as 8.6,8.9,12.0, without one: needs TensorRT for RTX.",
+)
 @click.option("--hardware-compatible", is_flag=True, help="Let it run on other GPUs from Ampere on, too.")
 @click.option("--version-compatible", is_flag=True, help="Let it run with other minor versions of TensorRT.")
 def command(  # noqa: PLR0917 - click passes them by name
@@ -55,32 +65,58 @@ def command(  # noqa: PLR0917 - click passes them by name
     optimization_level: int,
     workspace_mib: int,
     max_rows: int,
+    compute_capabilities: str | None,
     hardware_compatible: bool,
     version_compatible: bool,
 ) -> None:
-    """Build the TensorRT engine of MODEL (an artifact folder) for this machine's GPU and keep it.
+    """Build the TensorRT engine of MODEL (an artifact folder) for this machine's GPU, or others, and keep it.
 
     Engines are kept in the user's cache folder. A server with the same options takes the engine from there
     instead of building it when it starts.
     """
     started = perf_counter()
+    artifact = load_artifact(model)
+    options = EngineOptions(
+        optimization_level=optimization_level,
+        workspace_mib=workspace_mib,
+        max_rows=max_rows,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+    )
     with _Progress() as progress:
-        scorer = load_scorer(
-            load_artifact(model),
-            backend="tensorrt",
-            precision=precision,
-            engine=EngineOptions(
-                optimization_level=optimization_level,
-                workspace_mib=workspace_mib,
-                max_rows=max_rows,
-                hardware_compatible=hardware_compatible,
-                version_compatible=version_compatible,
-            ),
-            on_progress=progress.show,
-        )
-    for key, value in scorer.facts.items():
-        click.echo(f"{key:<16}{value}")
-    click.echo(f"{'took':<16}{perf_counter() - started:.1f} s")
+        if compute_capabilities is None:
+            facts = load_scorer(
+                artifact, backend="tensorrt", precision=precision, engine=options, on_progress=progress.show
+            ).facts
+        else:
+            facts = _build_for(compute_capabilities, artifact, precision, options, progress.show)
+    for key, value in facts.items():
+        click.echo(f"{key:<24}{value}")
+    click.echo(f"{'took':<24}{perf_counter() - started:.1f} s")
+
+
+def _build_for(
+    compute_capabilities: str,
+    artifact: Artifact,
+    precision: str,
+    options: EngineOptions,
+    on_progress: Callable[[str, int, int], None],
+) -> dict[str, str]:
+    """Build for each of the listed compute capabilities; return what to print of each."""
+    listed = [item.strip() for item in compute_capabilities.split(",")]
+    engines = build_engines(
+        artifact,
+        [architecture_of(item) for item in listed],
+        precision=precision,
+        engine=options,
+        on_progress=on_progress,
+    )
+    facts = {
+        f"compute capability {item}": f"{engine.size_bytes} bytes, "
+        + ("built" if engine.built else "from the cache")
+        for item, engine in zip(listed, engines, strict=True)
+    }
+    return facts | {"tensorrt": engines[0].library}
 
 
 class _Progress:

@@ -19,7 +19,17 @@ from datasentinel.detector import Detector
 from datasentinel.errors import BackendUnavailableError
 from datasentinel.types import BACKEND_NAMES
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "grpcio", "uvloop", "torch", "onnx")
+_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13-libs",
+    "grpcio",
+    "uvloop",
+    "torch",
+    "onnx",
+)
 
 
 def _version(distribution: str) -> str:

@@ -1,12 +1,29 @@
-#include "backends/fused_cuda/driver.h"
+#include "backends/cuda/driver.h"
 
+#include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/error.h"
 
-namespace datasentinel::fused_cuda {
+namespace datasentinel::cuda {
+namespace {
 
-Driver::Driver(const std::string& library_path) : library_(library_path) {
+DynamicLibrary open_driver() {
+  try {
+    return DynamicLibrary("libcuda.so.1");
+  } catch (const Error& error) {
+    throw Error(ErrorCode::unavailable, std::string("no NVIDIA driver: ") + error.what());
+  }
+}
+
+}  // namespace
+
+std::string dotted(int architecture) {
+  return std::to_string(architecture / 10) + "." + std::to_string(architecture % 10);
+}
+
+Driver::Driver(DynamicLibrary library) : library_(std::move(library)) {
 #define DATASENTINEL_CUDA_LOAD(name, ...) name = library_.symbol<int (*)(__VA_ARGS__)>(#name);
   DATASENTINEL_CUDA_FUNCTIONS(DATASENTINEL_CUDA_LOAD)
 #undef DATASENTINEL_CUDA_LOAD
@@ -27,12 +44,6 @@ Driver::Driver(const std::string& library_path) : library_(library_path) {
   device_name_ = name.data();
   architecture_ = 10 * attribute(kComputeMajor) + attribute(kComputeMinor);
   need(cuDriverGetVersion(&version_), "cuDriverGetVersion");
-  constexpr int kLeastArchitecture = 80;
-  if (architecture_ < kLeastArchitecture) {
-    throw Error(ErrorCode::unavailable, "'" + device_name_ + "' has compute capability " +
-                                            std::to_string(architecture_ / 10) + "." +
-                                            std::to_string(architecture_ % 10) + "; 8.0 or later is needed");
-  }
   need(cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
 }
 
@@ -46,7 +57,7 @@ void Driver::check(int status, const char* what) const {
   const std::string words =
       cuGetErrorString(status, &text) == 0 && text != nullptr ? text : "error " + std::to_string(status);
   throw Error(status == kOutOfMemory ? ErrorCode::out_of_memory : ErrorCode::backend_failure,
-              std::string("fused-cuda: ") + what + ": CUDA says: " + words, words);
+              std::string(what) + ": CUDA says: " + words, words);
 }
 
 int Driver::attribute(int which) const {
@@ -55,4 +66,30 @@ int Driver::attribute(int which) const {
   return value;
 }
 
-}  // namespace datasentinel::fused_cuda
+std::shared_ptr<const Driver> DriverOnDemand::get() {
+  const std::lock_guard lock(mutex_);
+  if (driver_ == nullptr) driver_ = std::make_shared<const Driver>(open_driver());
+  return driver_;
+}
+
+Stream make_stream(const Driver& driver) {
+  Stream stream(driver);
+  driver.check(driver.cuStreamCreate(stream.out(), kStreamNonBlocking), "making a stream");
+  return stream;
+}
+
+DeviceMemory make_device_memory(const Driver& driver, std::size_t bytes) {
+  DeviceMemory memory(driver);
+  driver.check(driver.cuMemAlloc_v2(memory.out(), std::max<std::size_t>(bytes, 1)),
+               "allocating device memory");
+  return memory;
+}
+
+PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes) {
+  PinnedMemory memory(driver);
+  driver.check(driver.cuMemHostAlloc(memory.out(), std::max<std::size_t>(bytes, 1), 0),
+               "allocating page-locked memory");
+  return memory;
+}
+
+}  // namespace datasentinel::cuda

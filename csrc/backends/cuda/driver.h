@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
 #include "core/dynamic_library.h"
 
-namespace datasentinel::fused_cuda {
+namespace datasentinel::cuda {
 
 // The part of the CUDA driver's C API that is used here. libcuda comes with the driver and its ABI is stable,
 // so no CUDA header is needed to build this; a test compares names and numbers with cuda.h where that is
@@ -22,6 +24,7 @@ inline constexpr int kComputeMinor = 76;           // CU_DEVICE_ATTRIBUTE_COMPUT
 inline constexpr int kSharedBytesPerBlock = 97;    // CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 inline constexpr int kFunctionSharedBytes = 8;     // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
+inline constexpr int kCaptureThreadLocal = 1;      // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 // clang-format off
 #define DATASENTINEL_CUDA_FUNCTIONS(X)                                                                  \
@@ -50,15 +53,24 @@ inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
   X(cuStreamCreate, void**, unsigned)                                                                   \
   X(cuStreamDestroy_v2, void*)                                                                          \
   X(cuStreamSynchronize, void*)                                                                         \
+  X(cuStreamBeginCapture_v2, void*, int)                                                                \
+  X(cuStreamEndCapture, void*, void**)                                                                  \
+  X(cuGraphInstantiateWithFlags, void**, void*, unsigned long long)                                     \
+  X(cuGraphLaunch, void*, void*)                                                                        \
+  X(cuGraphDestroy, void*)                                                                              \
+  X(cuGraphExecDestroy, void*)                                                                          \
   X(cuLaunchKernel, void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, \
     void**, void**)
 // clang-format on
 
+/// An architecture as a compute capability is written: 90 is "9.0".
+[[nodiscard]] std::string dotted(int architecture);
+
 /// The device in use and its primary context, which other CUDA code in the process shares.
 class Driver {
  public:
-  /// Throws Error{unavailable}: no driver, no device, or a device older than compute capability 8.0.
-  explicit Driver(const std::string& library_path);
+  /// Throws Error{unavailable}: there is no device.
+  explicit Driver(DynamicLibrary library);
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
   ~Driver();
@@ -72,8 +84,9 @@ class Driver {
 
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] const std::string& device_name() const noexcept { return device_name_; }
-  [[nodiscard]] int architecture() const noexcept { return architecture_; }  ///< e.g. 90
-  [[nodiscard]] int version() const noexcept { return version_; }            ///< e.g. 13010
+  [[nodiscard]] int architecture() const noexcept { return architecture_; }               ///< e.g. 90
+  [[nodiscard]] std::string compute_capability() const { return dotted(architecture_); }  ///< e.g. "9.0"
+  [[nodiscard]] int version() const noexcept { return version_; }                         ///< e.g. 13010
   [[nodiscard]] int multiprocessors() const { return attribute(kMultiprocessorCount); }
   [[nodiscard]] std::size_t shared_bytes() const {
     return static_cast<std::size_t>(attribute(kSharedBytesPerBlock));
@@ -93,6 +106,17 @@ class Driver {
   std::string device_name_;
   int architecture_ = 0;
   int version_ = 0;
+};
+
+/// A backend's way to the driver, which is opened at first use. Thread-safe.
+class DriverOnDemand {
+ public:
+  /// Throws Error{unavailable}: no driver, or no device.
+  [[nodiscard]] std::shared_ptr<const Driver> get();
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<const Driver> driver_;
 };
 
 /// Owns what the driver made and gives it back through the function that frees it.
@@ -125,5 +149,12 @@ using Module = Owned<void*, &Driver::cuModuleUnload>;
 using Stream = Owned<void*, &Driver::cuStreamDestroy_v2>;
 using DeviceMemory = Owned<DeviceAddress, &Driver::cuMemFree_v2>;
 using PinnedMemory = Owned<void*, &Driver::cuMemFreeHost>;
+using Graph = Owned<void*, &Driver::cuGraphDestroy>;
+using GraphExecutable = Owned<void*, &Driver::cuGraphExecDestroy>;
 
-}  // namespace datasentinel::fused_cuda
+// They throw as Driver::check does. No bytes are as good as one.
+[[nodiscard]] Stream make_stream(const Driver& driver);
+[[nodiscard]] DeviceMemory make_device_memory(const Driver& driver, std::size_t bytes);
+[[nodiscard]] PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes);
+
+}  // namespace datasentinel::cuda
