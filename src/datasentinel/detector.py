@@ -264,6 +264,41 @@ class Detector:
             )
         return self._p_values.p_values(scores)
 
+    def severity(self, x: object) -> Float32Array:
+        """Tell how far above the threshold rows score, on a scale that is the same for every model.
+
+        Parameters
+        ----------
+        x : array_like of real numbers, shape [N, D] or [D], raw units
+
+        Returns
+        -------
+        ndarray of float32, shape [N] ([1] for a single row)
+            Score over threshold: above 1 for anomalies, however the model's scores are scaled.
+
+        Raises
+        ------
+        InvalidInputError, BackendError
+            As for `score`.
+        UnsupportedModelError
+            The threshold is not above 0, as that of models whose score is a logarithm.
+        """
+        return self.severity_of_scores(self.score(x))
+
+    def severity_of_scores(self, scores: Float32Array) -> Float32Array:
+        """Return the severity [N] of scores [N] that `score` gave; see `severity`."""
+        if self.threshold <= 0:
+            raise UnsupportedModelError(
+                f"{self.artifact.directory}: severity is the score over the threshold, and this model's "
+                f"threshold is {self.threshold:g}, not above 0; train it anew for positive scores"
+            )
+        ratio = np.minimum(scores.astype(np.float64) / self.threshold, np.finfo(np.float32).max)
+        # Rounding must not move a row across 1.
+        above = scores.astype(np.float64) > self.threshold
+        severity = ratio.astype(np.float32)
+        least_above = np.nextafter(np.float32(1), np.float32(2))
+        return np.where(above, np.maximum(severity, least_above), np.minimum(severity, np.float32(1)))
+
     def reconstruct(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Give the model's idea of each row had it been normal, in raw units.
 

@@ -188,6 +188,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         check_is_fitted(self, "artifact_")
         return self._score(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
 
+    def severity(self, X: object) -> Float32Array:  # noqa: N803
+        """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""
+        return self._loaded().severity_of_scores(self.score_samples(X))
+
     def decision_function(self, X: object) -> Float32Array:  # noqa: N803
         """Return `threshold_` minus the scores, shape [N]: negative for outliers, as in scikit-learn."""
         scores = self.score_samples(X)

@@ -1,38 +1,31 @@
-"""The HTML report of `datasentinel evaluate`: one file, with its style and plots inside."""
+"""The HTML report of `datasentinel evaluate`."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.errors import InvalidInputError, MissingDependencyError
-from datasentinel.quality import sweep
+from datasentinel.charts import (
+    ANOMALY,
+    NORMAL,
+    draw_coverage,
+    draw_precision_recall,
+    draw_roc,
+    draw_score_histogram,
+    draw_scores_over_rows,
+)
+from datasentinel.page import plot, section, table, text, write_page
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from matplotlib.axes import Axes
-
+    from datasentinel.moved import Move
     from datasentinel.quality import Quality, Segments
-    from datasentinel.types import BoolArray, Float32Array, Float64Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array, Int64Array
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c2330; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: .5rem 2rem .5rem 0; }
-td, th { padding: .2rem .8rem; border-bottom: 1px solid #dde3ea; text-align: left; }
-td + td { text-align: right; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
-.plots img { width: 100%; } .tables { display: flex; flex-wrap: wrap; align-items: flex-start; }
-"""
-_NORMAL, _ANOMALY = "#3b6fb6", "#d1495b"
+_ROWS_SHOWN = 10
 
 
 def write_report(
@@ -47,6 +40,8 @@ def write_report(
     threshold: float,
     p_values: Float64Array | None,
     calibration_rows: int,
+    move: Move | None,
+    reasons: Callable[[Int64Array], Sequence[str]],
 ) -> None:
     """Write the report.
 
@@ -67,6 +62,10 @@ def write_report(
         For the plot of coverage, where the model has p-values.
     calibration_rows : int
         How many rows the p-values rest on.
+    move : Move or None
+        Where the data moved away from the calibration.
+    reasons : callable
+        From row numbers to what to say of each row.
 
     Raises
     ------
@@ -75,14 +74,21 @@ def write_report(
     MissingDependencyError
         matplotlib is not installed.
     """
+    numbers = np.arange(len(scores))
+    groups = [("normal", scores[~labels], NORMAL), ("anomaly", scores[labels], ANOMALY)]
     plots = [
-        _plot("ROC curve", lambda axes: _draw_roc(axes, scores, labels, quality)),
-        _plot("Precision and recall", lambda axes: _draw_precision(axes, scores, labels, quality)),
-        _plot("Scores", lambda axes: _draw_scores(axes, scores, labels, threshold)),
+        plot("ROC curve", lambda axes: draw_roc(axes, scores, labels, quality)),
+        plot("Precision and recall", lambda axes: draw_precision_recall(axes, scores, labels, quality)),
+        plot("Scores", lambda axes: draw_score_histogram(axes, groups, threshold)),
     ]
     if p_values is not None:
         normal = p_values[~labels]
-        plots.append(_plot("Calibration", lambda axes: _draw_coverage(axes, normal, calibration_rows)))
+        plots.append(plot("Calibration", lambda axes: draw_coverage(axes, normal, calibration_rows)))
+    over_rows = plot(
+        "Scores over the rows",
+        lambda axes: draw_scores_over_rows(axes, numbers, scores, threshold, labels),
+        wide=True,
+    )
     shown = [
         ("AUROC", f"{quality.auroc:.4f}"),
         ("average precision", f"{quality.average_precision:.4f}"),
@@ -92,108 +98,42 @@ def write_report(
         ("false-positive rate", f"{quality.false_positive_rate:.4f}"),
         ("anomalous segments hit", f"{segments.hit} of {segments.count} ({segments.recall:.1%})"),
     ]
-    confusion = (
-        "<table><tr><th></th><th>called normal</th><th>called anomaly</th></tr>"
-        f"<tr><td>normal</td><td>{quality.true_negatives}</td><td>{quality.false_positives}</td></tr>"
-        f"<tr><td>anomaly</td><td>{quality.false_negatives}</td><td>{quality.true_positives}</td></tr></table>"
+    confusion = table(
+        [
+            ("normal", f"{quality.true_negatives}", f"{quality.false_positives}"),
+            ("anomaly", f"{quality.false_negatives}", f"{quality.true_positives}"),
+        ],
+        header=("", "called normal", "called anomaly"),
     )
-    document = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{_table(facts)}"
-        f'<h2>Quality</h2><div class="tables">{_table(shown)}{confusion}</div>'
-        f'<h2>Plots</h2><div class="plots">{"".join(plots)}</div></body></html>\n'
-    )
-    try:
-        Path(path).write_text(document, encoding="utf-8")
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
+    def rows_table(chosen: Int64Array) -> str:
+        return table(
+            [
+                (str(row), f"{scores[row]:.4g}", why)
+                for row, why in zip(chosen.tolist(), reasons(chosen), strict=True)
+            ],
+            header=("row", "score", "greatest contributions: observed (expected)"),
+        )
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
-    return f"<table>{''.join(cells)}</table>"
-
-
-def _plot(title: str, draw: Callable[[Axes], None]) -> str:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            'the report needs matplotlib: pip install "datasentinel[train]"'
-        ) from error
-    # A figure of its own, without pyplot: no global state, no display.
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    draw(axes)
-    axes.set_title(title)
-    axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    data = base64.b64encode(image.getvalue()).decode()
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-
-
-def _draw_roc(axes: Axes, scores: Float32Array, labels: BoolArray, quality: Quality) -> None:
-    curve = sweep(scores, labels)
-    axes.plot(
-        np.append(0, curve.false_alarms) / (quality.rows - quality.anomalies),
-        np.append(0, curve.hits) / quality.anomalies,
-        color=_ANOMALY,
-        label=f"AUROC {quality.auroc:.4f}",
-    )
-    axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
-    axes.plot(quality.false_positive_rate, quality.recall, "ko", label="at the threshold")
-    axes.set(xlabel="false-positive rate", ylabel="recall", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-
-
-def _draw_precision(axes: Axes, scores: Float32Array, labels: BoolArray, quality: Quality) -> None:
-    curve = sweep(scores, labels)
-    axes.plot(
-        curve.hits / quality.anomalies,
-        curve.hits / (curve.hits + curve.false_alarms),
-        drawstyle="steps-pre",
-        color=_ANOMALY,
-        label=f"average precision {quality.average_precision:.4f}",
-    )
-    axes.axhline(quality.anomalies / quality.rows, linestyle=":", color="grey", label="chance")
-    axes.plot(quality.recall, quality.precision, "ko", label="at the threshold")
-    axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-
-
-def _draw_scores(axes: Axes, scores: Float32Array, labels: BoolArray, threshold: float) -> None:
-    shown = scores.astype(np.float64)
-    low, high = shown.min(), shown.max()
-    logarithmic = low > 0 and threshold > 0 and high > 100 * low
-    if logarithmic:
-        bins = np.geomspace(low, high, 80)
-    else:
-        bins = np.linspace(low, high if high > low else low + 1, 80)
-    for value, name, colour in ((False, "normal", _NORMAL), (True, "anomaly", _ANOMALY)):
-        axes.hist(shown[labels == value], bins=bins.tolist(), alpha=0.6, color=colour, label=name)
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="score", ylabel="rows", yscale="log", xscale="log" if logarithmic else "linear")
-
-
-def _draw_coverage(axes: Axes, p_values: Float64Array, calibration_rows: int) -> None:
-    """Compare the share of normal rows with p <= a to a, within the sampling error of both samples."""
-    least = 1 / (calibration_rows + 1)
-    levels = np.geomspace(least, 1, 200)
-    shares = np.searchsorted(np.sort(p_values), levels, side="right") / len(p_values)
-    error = 1.96 * np.sqrt(levels * (1 - levels) * (1 / len(p_values) + 1 / calibration_rows))
-    axes.fill_between(
-        levels,
-        np.maximum(levels - error, least / 10),
-        levels + error,
-        color="grey",
-        alpha=0.25,
-        label="sampling error (95 %)",
-    )
-    axes.plot(levels, levels, ":", color="grey", label="as promised")
-    axes.plot(levels, np.maximum(shares, least / 10), color=_NORMAL, label="achieved")
-    axes.set(
-        xlabel="target false-positive rate",
-        ylabel="share of normal rows at most as likely",
-        xscale="log",
-        yscale="log",
+    called = scores.astype(np.float64) > threshold
+    misses, alarms = np.flatnonzero(labels & ~called), np.flatnonzero(~labels & called)
+    write_page(
+        path,
+        title,
+        table(facts, align=False),
+        section("Quality", table(shown), confusion),
+        section("Scores", *([text(f"{move}.".capitalize())] if move else []), over_rows),
+        section("Plots", *plots),
+        section(
+            f"Worst misses ({min(_ROWS_SHOWN, len(misses))} of {len(misses)})",
+            rows_table(misses[np.argsort(scores[misses], kind="stable")[:_ROWS_SHOWN]]),
+        )
+        if len(misses)
+        else "",
+        section(
+            f"Worst false alarms ({min(_ROWS_SHOWN, len(alarms))} of {len(alarms)})",
+            rows_table(alarms[np.argsort(-scores[alarms], kind="stable")[:_ROWS_SHOWN]]),
+        )
+        if len(alarms)
+        else "",
     )

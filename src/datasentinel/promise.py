@@ -134,7 +134,9 @@ def observe(calibration: Calibration, scores: Float32Array, independent: float =
     """
     above = int(np.count_nonzero(~(scores.astype(np.float64) <= calibration.threshold)))
     rows, counted = (math.floor(independent * count) for count in (len(scores), above))
-    return Observed(len(scores), above, _chance(counted, rows, promised_share(calibration), calibration.rows))
+    return Observed(
+        len(scores), above, tail_probability(counted, rows, promised_share(calibration), calibration.rows)
+    )
 
 
 def promised_share(calibration: Calibration) -> float:
@@ -159,8 +161,23 @@ def broken(calibration: Calibration, observed: Mapping[str, Observed]) -> str:
     )
 
 
-def _chance(above: int, rows: int, share: float, calibration_rows: int) -> float:
-    """Return P(X >= above) for X ~ BetaBinomial(rows, a, b), the share's distribution over calibrations."""
+def tail_probability(above: int, rows: int, share: float, calibration_rows: int) -> float:
+    """Return the probability of `above` or more of new rows beyond a quantile that calibration rows told.
+
+    Parameters
+    ----------
+    above, rows : int
+        How many of how many.
+    share : float
+        The quantile's share, on average.
+    calibration_rows : int
+        How many told the quantile.
+
+    Returns
+    -------
+    float
+        P(X >= above) for X ~ BetaBinomial(rows, a, b), a = share (N + 1) and b = (1 - share) (N + 1).
+    """
     if above <= 0 or share >= 1:
         return 1.0
     a, b = share * (calibration_rows + 1), (1 - share) * (calibration_rows + 1)

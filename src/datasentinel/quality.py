@@ -111,9 +111,14 @@ def judge(scores: Float32Array, labels: BoolArray, threshold: float) -> Quality 
     )
 
 
+def runs(flags: BoolArray) -> tuple[Int64Array, Int64Array]:
+    """Return where the runs of true `flags` [N] start, and where they end, exclusively."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return edges[::2], edges[1::2]
+
+
 def hit_segments(called: BoolArray, labels: BoolArray) -> Segments:
     """Count the runs of true `labels` [N], rows in order of time, and those with a row `called` [N]."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], labels, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
+    starts, ends = runs(labels)
     called_before = np.concatenate([[0], np.cumsum(called)])
     return Segments(len(starts), int(np.count_nonzero(called_before[ends] > called_before[starts])))

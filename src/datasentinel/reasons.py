@@ -36,8 +36,11 @@ class Reason:
     expected: float | None
 
     def __str__(self) -> str:
-        expected = "" if self.expected is None else f" (expected {self.expected:.6g})"
-        return f"{self.feature}={self.value:.6g}{expected}"
+        if self.expected is None:
+            return f"{self.feature}={self.value:.6g}"
+        # Nine digits tell all float32 values apart.
+        digits = 6 if f"{self.value:.6g}" != f"{self.expected:.6g}" else 9
+        return f"{self.feature}={self.value:.{digits}g} (expected {self.expected:.{digits}g})"
 
 
 def feature_name(names: Sequence[str], column: int) -> str:

@@ -206,10 +206,29 @@ def test_the_report_is_one_file_with_its_plots_inside(model, tmp_path):
     page.feed(source)
     assert "test 1 on a<b>&.csv" in page.text
     assert page.links == []
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     prefix = "data:image/png;base64,"
     assert all(base64.b64decode(image.removeprefix(prefix)).startswith(b"\x89PNG") for image in page.images)
-    assert len(set(page.images)) == 4
+    assert len(set(page.images)) == 5
+    assert "Worst misses" in page.text
+    assert "Worst false alarms" in page.text
+
+
+def test_evaluate_says_where_the_data_moved(model, tmp_path):
+    values, labels = labelled(seed=16)
+    steady = json.loads(
+        datasentinel("evaluate", model, write_csv(tmp_path / "a.csv", values, labels), "--json")
+    )
+    assert steady["moved"] is None
+    values[600:, 2] += 9
+    moved = write_csv(tmp_path / "b.csv", values, labels)
+    found = json.loads(datasentinel("evaluate", model, moved, "--json"))["moved"]
+    assert abs(found["row"] - 600) <= 10
+    assert 5 * found["before"] < 0.3 < found["after"]
+    output = datasentinel("evaluate", model, moved, "--report", tmp_path / "report.html")
+    assert f"the data moved: from row {found['row']} on" in output
+    assert "most of all in f2" in output
+    assert f"from row {found['row']} on" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,40 @@ def test_training_tells_what_it_did(trained):
     assert config.calibration["method"] == "conformal"
 
 
+PLOTS = ["columns", "loss", "precision_recall", "roc", "scores", "scores_over_rows"]
+
+
 def test_the_report_holds_plots(trained):
     report = trained[0] / "report"
-    assert sorted(path.name for path in report.iterdir()) == [
-        "loss.png",
-        "precision_recall.png",
-        "scores.png",
-    ]
-    assert all(path.read_bytes().startswith(PNG) for path in report.iterdir())
+    plots = [f"{name}.png" for name in PLOTS]
+    assert sorted(path.name for path in report.iterdir()) == sorted([*plots, "report.html"])
+    assert all((report / plot).read_bytes().startswith(PNG) for plot in plots)
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(plots)
+    for told in ("above the threshold", "Most anomalous normal rows", "(expected ", "of them distinct"):
+        assert told in page
+
+
+def test_a_recording_without_labels_gets_a_report_too(tmp_path):
+    """With a column that moves, one that is constant and one that float32 does not resolve."""
+    time = np.arange(1000)
+    random = np.random.default_rng(0)
+    values = np.sin(time[:, None] / [20, 30, 40]) + 0.1 * random.normal(size=(1000, 3))
+    values[:, 2] += time / 100
+    rows = np.column_stack([values, np.full(1000, 7.0), 1e12 + 1e5 * values[:, 0]])
+    lines = [",".join(map(repr, row)) for row in rows.tolist()]
+    (tmp_path / "r.csv").write_text("\n".join(["a,<b>,moving,constant,counter", *lines]))
+    done = datasentinel("train", tmp_path / "r.csv", "--out", tmp_path / "m", "--report", tmp_path / "report")
+    assert "warning     counter has a standard deviation of" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "columns.png", "report.html", "scores.png", "scores_over_rows.png",
+    ]  # fmt: skip
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<td>moving</td>" in page
+    assert "<td>1: constant</td>" in page
+    assert "counter has a standard deviation of" in page
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
 
 
 def test_scores_with_reasons_in_words(trained):

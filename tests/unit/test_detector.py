@@ -315,3 +315,29 @@ def test_rows_are_counted(folder, rows):
     assert detector.scorer.counts["rows"] == 301
     assert detector.scorer.counts["batches"] == 2
     assert detector.scorer.counts["anomalies"] == int(decisions.sum()) + int(decisions[0])
+
+
+def test_severity_is_above_one_for_anomalies_only(network, rows, tmp_path):
+    scores = Detector.load(
+        write_artifact(tmp_path / "a", network.to_onnx(), input_dim=D, threshold=0.0)
+    ).score(rows)
+    threshold = float(np.sort(scores)[250])
+    for moved in (threshold, np.nextafter(threshold, 0), np.nextafter(threshold, 9e9)):
+        folder = write_artifact(tmp_path / "b", network.to_onnx(), input_dim=D, threshold=float(moved))
+        detector = Detector.load(folder)
+        severity = detector.severity(rows)
+        np.testing.assert_allclose(severity, detector.score(rows) / moved, rtol=1e-6)
+        np.testing.assert_array_equal(severity > 1, detector.predict(rows))
+        assert severity.dtype == np.float32
+
+
+def test_severity_of_extreme_scores_is_finite(network, rows, tmp_path):
+    detector = Detector.load(write_artifact(tmp_path / "a", network.to_onnx(), input_dim=D, threshold=1e-30))
+    assert np.isfinite(detector.severity(rows * np.float32(1e10))).all()
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.5])
+def test_severity_needs_a_positive_threshold(network, rows, tmp_path, threshold):
+    folder = write_artifact(tmp_path / "a", network.to_onnx(), input_dim=D, threshold=threshold)
+    with pytest.raises(UnsupportedModelError, match="not above 0"):
+        Detector.load(folder).severity(rows)

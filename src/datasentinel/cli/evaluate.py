@@ -15,14 +15,20 @@ from rich.table import Table
 from datasentinel.calibration import ScoreTable
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
 from datasentinel.detector import Detector
-from datasentinel.errors import DataError
+from datasentinel.drift import compare
+from datasentinel.errors import DataError, UnsupportedModelError
+from datasentinel.moved import find_move
 from datasentinel.quality import hit_segments, judge
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
+    from datasentinel.moved import Move
     from datasentinel.quality import Quality, Segments
+    from datasentinel.types import BoolArray, Float32Array
 
 _COVERAGE_TARGETS = (0.001, 0.01, 0.05, 0.1)
+# Of a row's reasons, and of the columns that moved.
+_REASONS, _COLUMNS = 3, 3
 
 
 @click.command()
@@ -53,7 +59,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     name = ", ".join(Path(path).name for path in data)
     if dataset.labels is None:
         raise DataError(f"{name}: no label column; name it with --label")
-    scores = detector.score(np.ascontiguousarray(dataset.values, dtype=np.float32))
+    values = np.ascontiguousarray(dataset.values, dtype=np.float32)
+    scores = detector.score(values)
     quality = judge(scores, dataset.labels, detector.threshold)
     if quality is None:
         raise DataError(f"{name}: the rows are all of one kind; judging needs normal rows and anomalies")
@@ -65,6 +72,9 @@ def command(  # noqa: PLR0917 - click passes them by name
         if p_values is None
         else {target: float(np.mean(p_values[~dataset.labels] <= target)) for target in _COVERAGE_TARGETS}
     )
+    move = None
+    if table is not None and p_values is not None:
+        move = find_move(np.flatnonzero(~dataset.labels), p_values[~dataset.labels], table.rows)
     if report is not None:
         from datasentinel.evaluation_report import write_report
 
@@ -86,17 +96,25 @@ def command(  # noqa: PLR0917 - click passes them by name
             threshold=detector.threshold,
             p_values=p_values,
             calibration_rows=table.rows if table else 0,
+            move=move,
+            reasons=lambda chosen: _reasons(detector, values[chosen]),
         )
     if as_json:
-        click.echo(json.dumps(_document(detector, quality, segments, coverage), indent=2))
+        click.echo(json.dumps(_document(detector, quality, segments, coverage, move), indent=2))
     else:
         _print(Console(), detector, quality, segments, coverage)
+        if move is not None:
+            click.echo(_explain(detector, move, ~dataset.labels, values, scores))
         if report is not None:
             click.echo(f"report: {report}")
 
 
 def _document(
-    detector: Detector, quality: Quality, segments: Segments, coverage: dict[float, float]
+    detector: Detector,
+    quality: Quality,
+    segments: Segments,
+    coverage: dict[float, float],
+    move: Move | None,
 ) -> dict[str, Any]:
     return dataclasses.asdict(quality) | {
         "threshold": detector.threshold,
@@ -104,7 +122,30 @@ def _document(
         "segments_hit": segments.hit,
         "segment_recall": segments.recall,
         "coverage": {str(target): share for target, share in coverage.items()},
+        "moved": None if move is None else dataclasses.asdict(move),
     }
+
+
+def _reasons(detector: Detector, rows: Float32Array) -> list[str]:
+    try:
+        return ["; ".join(map(str, why)) for why in detector.explain(rows, _REASONS)]
+    except UnsupportedModelError:
+        return [""] * len(rows)
+
+
+def _explain(
+    detector: Detector, move: Move, normal: BoolArray, values: Float32Array, scores: Float32Array
+) -> str:
+    """Say where the data moved, in which columns, and what to do."""
+    after = normal & (np.arange(len(normal)) >= move.row)
+    drift = compare(detector.artifact, values[after], scores[after])
+    moved = sorted(drift.features, key=lambda shift: -shift.ks)[:_COLUMNS]
+    names = ", ".join(shift.name for shift in moved if shift.state == "drifted")
+    where = f", most of all in {names}" if names else ""
+    return (
+        f"{move}{where}. The threshold and p-values are for data as before; `datasentinel drift` has the "
+        "details; `datasentinel recalibrate` with newer normal rows, or training on them, adapts the model."
+    )
 
 
 def _print(

@@ -194,8 +194,16 @@ def command(  # noqa: PLR0917 - click passes them by name
     if report is not None:
         from datasentinel.training.report import write_report
 
-        written = write_report(result, report)
-        names = ", ".join(path.name for path in written) or "nothing to plot: no loss, no labelled test rows"
+        written = write_report(
+            result,
+            report,
+            rows=dataset.values.astype("float32"),
+            labels=dataset.labels,
+            feature_names=dataset.feature_names,
+            title=f"{exported.config.name} {exported.config.version}, trained on {data.name}",
+            facts=[("artifact", str(exported.directory)), ("bad rows left out", str(len(dataset.bad)))],
+        )
+        names = ", ".join(path.name for path in written)
         click.echo(f"report      {report} ({names})")
 
 

@@ -52,8 +52,8 @@ def fit_and_check(
     fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
     independent = independent_share(rows) if recording else 1.0
 
-    def check(fitted: Fitted, control: Float32Array) -> tuple[Calibration, str]:
-        """Return the calibration, and what is wrong with it or an empty string."""
+    def check(fitted: Fitted, control: Float32Array) -> tuple[Checked, str]:
+        """Return the calibrated model, and what is wrong with it or an empty string."""
         score, held_out_scores = fitted.model.score, fitted.held_out_scores
         calibration = _calibrate(held_out_scores, fitted, settings, rows)
         seen = {"training rows": score(rows[:: -(-len(rows) // _MOST_CHECKED)])}
@@ -69,21 +69,22 @@ def fit_and_check(
             held_out_scores = np.append(held_out_scores, bound["control rows"])
             calibration = _calibrate(held_out_scores, fitted, settings, rows)
         observed = {name: observe(calibration, some, independent) for name, some in (seen | bound).items()}
-        return replace(calibration, observed=observed), fault
+        fitted = replace(fitted, held_out_scores=held_out_scores)
+        return Checked(fitted, replace(calibration, observed=observed)), fault
 
-    calibration, fault = check(fitted, control)
+    checked, fault = check(fitted, control)
     if not fault:
-        return Checked(fitted, calibration)
+        return checked
     if not fitted.saw_held_out_rows:
         raise DataError(f"{fault}: the scores do not depend on the rows alone")
     fitted = fit_apart(rows, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
-    calibration, still = check(fitted, rows[:0])
+    checked, still = check(fitted, rows[:0])
     if still:
         raise DataError(
             f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
             "rows, or fewer columns, may help"
         )
-    return Checked(fitted, calibration, fault)
+    return replace(checked, repaired=fault)
 
 
 def _split_control(

@@ -41,6 +41,8 @@ class TrainingResult:
         The threshold and where it is from.
     history : list of Epoch
         The progress of training.
+    held_out_scores : float32 array, shape [M]
+        What the threshold was found on.
     rows_trained, rows_held_out : int
         Numbers of normal rows. Those held out are among those trained on in the end, but for control rows,
         for a plain autoencoder and for a `repaired` detector.
@@ -60,6 +62,7 @@ class TrainingResult:
     model: Model
     calibration: Calibration
     history: list[Epoch]
+    held_out_scores: Float32Array
     rows_trained: int
     rows_held_out: int
     recording: bool
@@ -144,9 +147,13 @@ def train(
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
-    if not np.ptp(values[normal], axis=0).any():
-        raise DataError("no column varies in the normal rows: there is nothing to learn from them")
     findings = examine(np.asarray(rows)[normal], feature_names)
+    if not np.ptp(values[normal], axis=0).any():
+        lost = "; ".join(finding.text for finding in findings if finding.is_warning)
+        raise DataError(
+            "no column varies in the normal rows: there is nothing to learn from them"
+            + (f" ({lost})" if lost else "")
+        )
     checked = fit_and_check(
         values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start
     )
@@ -156,6 +163,7 @@ def train(
         model=model,
         calibration=calibration,
         history=checked.fitted.history,
+        held_out_scores=checked.fitted.held_out_scores,
         rows_trained=checked.fitted.rows_trained,
         rows_held_out=calibration.rows,
         recording=recording,
