@@ -200,8 +200,8 @@ def command(  # noqa: PLR0917 - click passes them by name
             rows=dataset.values.astype("float32"),
             labels=dataset.labels,
             feature_names=dataset.feature_names,
-            title=f"{exported.config.name} {exported.config.version}, trained on {data.name}",
-            facts=[("artifact", str(exported.directory)), ("bad rows left out", str(len(dataset.bad)))],
+            title=f"{exported.config.name} {exported.config.version}",
+            facts=_report_facts(data, dataset, exported),
         )
         names = ", ".join(path.name for path in written)
         click.echo(f"report      {report} ({names})")
@@ -214,6 +214,18 @@ def _tell(name: str, dataset: Dataset) -> None:
     )
     sampled = "" if good == dataset.num_rows else f", a random sample of {dataset.num_rows:,} (--max-rows)"
     click.echo(f"data        {name}: {good} rows of {width} features{labelled}{sampled}")
+
+
+def _report_facts(paths: Sequence[str], dataset: Dataset, exported: Exported) -> list[tuple[str, str]]:
+    facts = [
+        ("data", ", ".join(Path(path).name for path in paths)),
+        ("artifact", str(exported.directory)),
+        ("bad rows left out", str(dataset.problems.total)),
+    ]
+    if dataset.columns.left_out:
+        left_out = "; ".join(f"{column.name}: {column.reason}" for column in dataset.columns.left_out)
+        facts.append(("columns left out", left_out))
+    return facts + [("odd", warning) for warning in dataset.warnings]
 
 
 def _data_facts(paths: Sequence[str]) -> dict[str, Json]:
