@@ -77,7 +77,9 @@ std::optional<Rows> lent_rows(py::handle object) {
 
 /// A float32, C-contiguous array of rank 1 (one row) or 2 as rows, or nothing for any other object.
 std::optional<Rows> as_rows(py::handle object) {
-  if (!is_float32_array(object)) {
+  // A subclass may mean more than its values, as a masked array does: Python looks at it first.
+  const bool is_plain = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+  if (!is_plain || !is_float32_array(object)) {
     return py::isinstance<py::array>(object) ? std::nullopt : lent_rows(object);
   }
   const auto array = py::reinterpret_borrow<py::array>(object);

@@ -130,6 +130,7 @@ void CsvParser::scan(const char* begin, const char* end, Record& record) const {
     ++at;
   }
   record.end = at == end ? end : next_line(at, end);
+  record.cut_off = record.cut_off || at == end;
   if (record.lines > 1 && !record.stray_quote) {
     const auto spans_lines = [](const Field& field) {
       return find(field.begin, field.end, '\n') != field.end;
@@ -165,7 +166,7 @@ std::size_t CsvParser::whole_records(std::string_view text) const {
       continue;
     }
     scan(at, end, record);
-    if (record.cut_off || record.end[-1] != '\n') return static_cast<std::size_t>(at - begin);
+    if (record.cut_off) return static_cast<std::size_t>(at - begin);
     at = record.end;
   }
   return text.size();

@@ -96,7 +96,7 @@ class CsvParser {
     const char* end = nullptr;  ///< Behind the line end.
     std::size_t lines = 1;
     bool stray_quote = false;
-    bool cut_off = false;  ///< A quoted field is open where the text ends.
+    bool cut_off = false;  ///< The text ends before the record does.
   };
 
   void scan(const char* begin, const char* end, Record& record) const;

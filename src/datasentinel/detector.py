@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -29,7 +30,8 @@ def as_float32_rows(x: object) -> Float32Array:
     Parameters
     ----------
     x : array_like of real numbers, shape [N, D] or [D]
-        Booleans, integers and floats of any width. Values are rounded to the nearest float32.
+        Booleans, integers and floats of any width, also pandas's nullable and Arrow ones and polars's. Values
+        are rounded to the nearest float32.
 
     Returns
     -------
@@ -38,9 +40,17 @@ def as_float32_rows(x: object) -> Float32Array:
     Raises
     ------
     InvalidInputError
-        Not numeric, complex, not of rank 1 or 2, or a finite value too large for float32 (its row and
-        column are named). NaN and infinities pass through: scoring refuses them, with their position.
+        Not numeric, complex, masked, not of rank 1 or 2, or a finite value too large for float32 (its row
+        and column are named). NaN and infinities pass through: scoring refuses them, with their position.
     """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        row, column = np.argwhere(np.atleast_2d(np.ma.getmaskarray(x)))[0]
+        raise InvalidInputError(f"the value at row {row}, column {column} is masked")
+    if not isinstance(x, np.ndarray):
+        # Imported here: arrays are scored without it.
+        from datasentinel.tables.frames import is_frame, numbers_of
+
+        x = numbers_of(x, ()) if is_frame(x) else x
     try:
         lent = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
         array = np.from_dlpack(cast("Any", x)) if lent else np.asarray(x)
@@ -61,12 +71,6 @@ def as_float32_rows(x: object) -> Float32Array:
                 f"value {value!r} at row {row}, column {column} is outside float32's range"
             )
     return rows
-
-
-def _call(method: Callable[..., _Result], x: object, out: Float32Array | None = None) -> _Result:
-    """Call a method of the core with `x` as it is, or converted where the core cannot use it in place."""
-    result = method(x) if out is None else method(x, out)
-    return _call(method, as_float32_rows(x), out) if result is NotImplemented else result
 
 
 class Detector:
@@ -100,7 +104,7 @@ class Detector:
     array([0.0123], dtype=float32)
     """
 
-    __slots__ = ("_p_values", "_score", "artifact", "scorer")
+    __slots__ = ("_options", "_p_values", "_score", "artifact", "scorer")
 
     def __init__(
         self,
@@ -113,14 +117,14 @@ class Detector:
         precision: str = "float32",
     ) -> None:
         self.artifact = artifact
-        self.scorer: Scorer = load_scorer(
-            artifact,
-            backend=backend,
-            num_threads=num_threads,
-            precision=precision,
-            plan_budget_s=plan_budget_s,
-            engine=engine,
-        )
+        self._options: dict[str, Any] = {
+            "backend": backend,
+            "num_threads": num_threads,
+            "precision": precision,
+            "plan_budget_s": plan_budget_s,
+            "engine": engine,
+        }
+        self.scorer: Scorer = load_scorer(artifact, **self._options)
         self._score = self.scorer.score
         self._p_values = load_p_values(artifact)
 
@@ -163,6 +167,27 @@ class Detector:
             precision=precision,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by content: the artifact travels along, and is loaded again where it arrives."""
+        return partial(type(self), **self._options), (self.artifact,)
+
+    def _call(self, method: Callable[..., _Result], x: object, out: Float32Array | None = None) -> _Result:
+        """Call a method of the core with `x` as it is, or converted where the core cannot use it in place."""
+        result = method(x) if out is None else method(x, out)
+        return self._call(method, self._as_rows(x), out) if result is NotImplemented else result
+
+    def _as_rows(self, x: object) -> Float32Array:
+        """Convert `x`; the columns of a data frame, and of a series for one row, are taken by name."""
+        names = self.feature_names
+        if names and not isinstance(x, np.ndarray):
+            from datasentinel.tables.frames import is_frame, numbers_of, row_of
+
+            if is_frame(x):
+                return as_float32_rows(numbers_of(x, names, self.artifact.config.other_columns))
+            if (row := row_of(x, names)) is not None:
+                return as_float32_rows(row)
+        return as_float32_rows(x)
+
     @property
     def input_dim(self) -> int:
         """Number of values in a row, D."""
@@ -190,7 +215,9 @@ class Detector:
         ----------
         x : array_like of real numbers, shape [N, D] or [D], raw units
             A C-contiguous float32 array is used in place, also one that another library lends by DLPack
-            (torch, JAX, Arrow); anything else is converted once. With the backend "fused-cuda" it may lie on
+            (torch, JAX, Arrow); anything else is converted once. Where the model has feature names, a data
+            frame's columns are taken by name, whatever their order; those that the model was trained beside
+            (time, id, label, ignored ones) are passed over. With the backend "fused-cuda" it may lie on
             the CUDA device (`__dlpack__` or `__cuda_array_interface__`), C-contiguous and float32.
         out : ndarray of float32, shape [N] ([1] for a single row), optional
             Where to write the scores; nothing is allocated then. For rows on the device, memory there.
@@ -206,11 +233,12 @@ class Detector:
         Raises
         ------
         InvalidInputError
-            Wrong shape or dtype, or a non-finite value (row, column and feature are named).
+            Wrong shape or dtype, a non-finite or masked value (row, column and feature are named), or a data
+            frame that lacks a feature or has a column that the model does not know.
         BackendError
             The backend's library failed.
         """
-        return _call(self._score, x, out)
+        return self._call(self._score, x, out)
 
     def predict(self, x: object) -> BoolArray:
         """Decide which rows are anomalies: score strictly above the threshold.
@@ -228,7 +256,7 @@ class Detector:
         InvalidInputError, BackendError
             As for `score`.
         """
-        return _call(self.scorer.predict, x)
+        return self._call(self.scorer.predict, x)
 
     def p_values(self, x: object) -> Float64Array:
         """Tell for each row how rare a score like its own is among normal rows.
@@ -319,7 +347,7 @@ class Detector:
         UnsupportedModelError
             The model scores without reconstructing.
         """
-        return _call(self.scorer.reconstruct, x, out)
+        return self._call(self.scorer.reconstruct, x, out)
 
     def contributions(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Give each feature's part in the score.
@@ -343,7 +371,7 @@ class Detector:
         UnsupportedModelError
             The model scores without saying why.
         """
-        return _call(self.scorer.contributions, x, out)
+        return self._call(self.scorer.contributions, x, out)
 
     def explain(self, x: object, top: int = 5) -> list[list[Reason]]:
         """Name the features that contributed most to the score of each row.
@@ -370,7 +398,7 @@ class Detector:
         """
         if top < 1:
             raise InvalidInputError(f"top must be at least 1, got {top}")
-        rows = np.atleast_2d(as_float32_rows(x))
+        rows = np.atleast_2d(self._as_rows(x))
         contributions = self.contributions(rows)
         expected: Float32Array | None = None
         with contextlib.suppress(UnsupportedModelError):

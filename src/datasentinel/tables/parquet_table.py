@@ -40,7 +40,7 @@ class ParquetPart(Part):
     def __init__(self, source: Source) -> None:
         self._arrow, self._parquet = import_pyarrow()
         self.name = source.name
-        self._source = source
+        self._file = source.plain_path or source.open_seekable()
         self._columns: Columns | None = None
         try:
             with self._open() as file:
@@ -53,7 +53,7 @@ class ParquetPart(Part):
         self._head = head if head is not None else self._schema.empty_table()
 
     def _open(self) -> Any:  # noqa: ANN401
-        return self._parquet.ParquetFile(self._source.plain_path or self._source.open_seekable())
+        return self._parquet.ParquetFile(self._file)
 
     def sample(self) -> list[SampleColumn]:
         """Return the columns with their first values."""

@@ -158,7 +158,11 @@ class Source:
     def peek(self, size: int = SAMPLE_BYTES) -> bytes:
         """Return the first bytes, unpacked, and leave them to be read."""
         stream = self.open()
-        head = stream.peek(size)
+        try:
+            head = stream.peek(size)
+        except DataError:
+            stream.close()
+            raise
         if self.is_reopenable:
             stream.close()
         else:

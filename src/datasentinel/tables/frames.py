@@ -1,0 +1,144 @@
+"""Data frames of pandas, polars and Arrow as rows of numbers, by their columns' names; none is imported."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.errors import InvalidInputError
+from datasentinel.tables.roles import SampleColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import numpy.typing as npt
+
+    from datasentinel.types import Float64Array
+
+_SAMPLE_ROWS = 1000
+_SHOWN = 3
+
+
+def is_frame(x: object) -> bool:
+    """Whether `x` is a table of named columns: pandas, polars, or an Arrow table or batch."""
+    return hasattr(x, "columns") and (hasattr(x, "column_names") or hasattr(x, "dtypes"))
+
+
+def column_names(frame: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the columns' names; empty for a frame whose columns are merely numbered."""
+    names = frame.column_names if hasattr(frame, "column_names") else list(frame.columns)
+    if all(not isinstance(name, str) for name in names) and list(names) == list(range(len(names))):
+        return ()
+    return tuple(map(str, names))
+
+
+def _column(frame: Any, position: int) -> Any:  # noqa: ANN401
+    if hasattr(frame, "iloc"):
+        return frame.iloc[:, position]
+    return frame.column(position) if hasattr(frame, "column") else frame.to_series(position)
+
+
+def numbers_of(frame: Any, features: Sequence[str], others: Collection[str] = ()) -> Float64Array:  # noqa: ANN401
+    """Return a frame's features as numbers, in the model's order.
+
+    Parameters
+    ----------
+    frame : data frame
+        See `is_frame`.
+    features : sequence of str
+        The model's features; empty to take all columns in their order. A frame whose columns are merely
+        numbered is taken in its order, too.
+    others : collection of str
+        Columns that the frame may have besides.
+
+    Returns
+    -------
+    float64 array, shape [N, D]
+        A missing value is NaN.
+
+    Raises
+    ------
+    InvalidInputError
+        A feature is missing or occurs twice, there is a column that the model does not know, or a column does
+        not hold numbers; it is named.
+    """
+    names = column_names(frame)
+    if not features or not (names or set(map(str, range(len(features)))) == set(features)):
+        positions = list(range(frame.shape[1]))
+    else:
+        names = names or tuple(map(str, range(frame.shape[1])))
+        _check_names(names, features, others)
+        positions = [names.index(name) for name in features]
+    numbers = np.empty((frame.shape[0], len(positions)))
+    for i, position in enumerate(positions):
+        name = names[position] if names else str(position)
+        numbers[:, i] = _numbers(name, _column(frame, position))
+    return numbers
+
+
+def row_of(x: Any, features: Sequence[str]) -> list[Any] | None:  # noqa: ANN401
+    """Return a pandas series with the features' names, a row of a frame, in their order; None for others."""
+    index = getattr(x, "index", None)
+    if index is None or callable(index) or not hasattr(x, "iloc"):
+        return None
+    names = list(map(str, index))
+    if len(names) != len(set(names)) or not set(features) <= set(names):
+        return None
+    return [x.iloc[names.index(name)] for name in features]
+
+
+def _check_names(names: Sequence[str], features: Sequence[str], others: Collection[str]) -> None:
+    lacking = [name for name in features if name not in names]
+    unknown = [name for name in names if name not in set(features) and name not in others]
+    for problem, found in (("lacks columns that the model needs", lacking), ("has unknown columns", unknown)):
+        if found:
+            shown = ", ".join(f"'{name}'" for name in found[:_SHOWN])
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise InvalidInputError(f"x {problem}: {shown}{more}; the model takes {', '.join(features)}")
+    if twice := next((name for name in features if list(names).count(name) > 1), None):
+        raise InvalidInputError(f"x has the column '{twice}' more than once")
+
+
+def _numbers(name: str, column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
+    values = _as_array(column)
+    if values.dtype == object:
+        plain = values.tolist()
+        missing = [value is None or type(value).__name__ in {"NAType", "NaTType"} for value in plain]
+        is_number = all(
+            gone or isinstance(value, int | float | np.number | np.bool_ | Decimal)
+            for value, gone in zip(plain, missing, strict=True)
+        )
+        if is_number:
+            return np.array(
+                [np.nan if gone else float(value) for value, gone in zip(plain, missing, strict=True)]
+            )
+    if values.dtype.kind not in "fiub":
+        kind = getattr(column, "dtype", None) or getattr(column, "type", values.dtype)
+        raise InvalidInputError(f"column '{name}' must hold real numbers, got {kind}")
+    return values
+
+
+def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
+    if hasattr(column, "num_chunks") or not hasattr(column, "to_numpy"):
+        return np.asarray(column)
+    try:
+        # Arrow's single arrays copy only when they are told that they may.
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    except TypeError:
+        return np.asarray(column.to_numpy())
+
+
+def sample_of(frame: Any) -> list[SampleColumn]:  # noqa: ANN401
+    """Return a frame's columns with their first values, to judge them by."""
+    names = column_names(frame) or ("",) * frame.shape[1]
+    head = frame[:_SAMPLE_ROWS]
+    return [
+        SampleColumn(name, [_plain(value) for value in _as_array(_column(head, i)).tolist()])
+        for i, name in enumerate(names)
+    ]
+
+
+def _plain(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else value
