@@ -122,12 +122,13 @@ def test_scores_with_reasons_in_words(trained):
     data = write_csv(folder / "why.csv", values, labels, broken=(7,))
     done = datasentinel("score", data, "--model", folder / "models", "--explain", 2)
     rows = read_scores(done.stdout)
-    assert list(rows[0]) == ["row", "score", "anomaly", "error", "reason_1", "reason_2"]
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "severity", "reason_1", "reason_2"]
     assert (rows[7]["reason_1"], rows[7]["reason_2"]) == ("", "")
     detector = Detector.load(folder / "models")
     for i in {*range(50)} - {7}:
         (reasons,) = detector.explain(values[i].astype(np.float32), top=2)
         assert rows[i]["error"] == ""
+        assert (float(rows[i]["severity"]) > 1) == (rows[i]["anomaly"] == "1")
         for n, reason in enumerate(reasons, start=1):
             # A batch and a single row may differ in the last digit.
             name, value, expected = re.fullmatch(
@@ -149,7 +150,7 @@ def test_scores_with_reasons_as_data(trained, suffix):
         rows = [json.loads(line) for line in scored.read_text().splitlines()]
     else:
         rows = pytest.importorskip("pyarrow.parquet").read_table(scored).to_pylist()
-    assert list(rows[0]) == ["row", "score", "anomaly", "error", "reasons"]
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "severity", "reasons"]
     assert rows[7]["reasons"] is rows[7]["score"] is None
     detector = Detector.load(folder / "models")
     good = np.delete(values, 7, axis=0).astype(np.float32)
@@ -185,6 +186,7 @@ def test_scores_of_a_csv_file(trained):
         "score": "",
         "anomaly": "",
         "error": "line 9: column 'e': 'broken' is not a number",
+        "severity": "",
     }
     assert f"300 rows, {decisions.sum()} anomalies, 3 bad rows" in done.stderr
     assert "3 left out" in done.stderr
@@ -215,7 +217,7 @@ def test_p_values_and_reasons_together(trained):
     data = write_csv(folder / "both.csv", values, labels, broken=(3,))
     arguments = ("score", data, "--model", folder / "models", "--p-values", "--explain", 1)
     rows = read_scores(datasentinel(*arguments).stdout)
-    assert list(rows[0]) == ["row", "score", "anomaly", "error", "p_value", "reason_1"]
+    assert list(rows[0]) == ["row", "score", "anomaly", "error", "severity", "p_value", "reason_1"]
     assert (rows[3]["p_value"], rows[3]["reason_1"]) == ("", "")
     detector = Detector.load(folder / "models")
     good = np.delete(values, 3, axis=0).astype(np.float32)

@@ -99,7 +99,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     their columns, columns are taken by name; no label is needed. The output has a row for each row of the
     data: one that cannot be scored has an empty score and the reason in the column `error`. The columns
     --time, --id and --keep are handed through, and so are those that the model was trained with as time and
-    id.
+    id. `severity` is the score over the threshold, above 1 for anomalies; models whose threshold is not
+    above 0 have none.
 
     With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
     would have expected.
@@ -109,7 +110,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     detector = Detector.load(model, backend=backend)
     table = open_data(data, reading, detector.artifact.config, keep=keep, needs_label=False)
     kept = tuple(table.columns.names[column] for column in table.columns.keep)
-    columns = OutputColumns(kept, p_values, min(num_reasons, detector.input_dim))
+    # A logarithm of a distance, as old models score, has no ratio to its threshold.
+    severity = detector.threshold > 0
+    columns = OutputColumns(kept, severity, p_values, min(num_reasons, detector.input_dim))
     if p_values:
         detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
     rows = anomalies = 0
@@ -145,6 +148,7 @@ def score_table(
             replace(chunk, share_read=block.share_read),
             scores,
             scores.astype(np.float64) > detector.threshold,
+            detector.severity_of_scores(scores) if columns.severity else None,
             detector.p_values_of_scores(scores) if columns.p_value else None,
             detector.explain(chunk.values, columns.num_reasons) if columns.num_reasons else None,
         )

@@ -37,6 +37,7 @@ class Scored:
         The rows.
     scores : float32 array, shape [n]
     anomalies : bool array, shape [n]
+    severities : float32 array, shape [n], or None
     p_values : float64 array, shape [n], or None
     reasons : list of list of Reason, or None
         For the n good rows.
@@ -45,6 +46,7 @@ class Scored:
     chunk: Chunk
     scores: Float32Array
     anomalies: BoolArray
+    severities: Float32Array | None = None
     p_values: Float64Array | None = None
     reasons: list[list[Reason]] | None = None
 
@@ -79,16 +81,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class OutputColumns:
-    """The columns of the output: row, those handed through, score, anomaly, error, and the ones asked for."""
+    """The columns of the output: row, those handed through, score, anomaly, error, and those that follow."""
 
     kept: tuple[str, ...] = ()
+    severity: bool = False
     p_value: bool = False
     num_reasons: int = 0
 
     @property
     def kept_as(self) -> Mapping[str, str]:
         """Names in the output of the columns handed through, by their names in the input."""
-        taken = {"row", "score", "anomaly", "error", "p_value", "reasons"}
+        taken = {"row", "score", "anomaly", "error", "severity", "p_value", "reasons"}
         return {name: f"input_{name}" if name in taken else name for name in self.kept}
 
 
@@ -104,16 +107,15 @@ class ScoreWriter(AbstractContextManager["ScoreWriter"], ABC):
 
 
 class CsvScoreWriter(ScoreWriter):
-    """Row, score, anomaly (0 or 1), error, p_value, reasons in words; a bad row has only row and error."""
+    """Row, score, anomaly (0 or 1), error, severity, p_value, reasons; a bad row has only row and error."""
 
     def __init__(self, file: TextIO, columns: OutputColumns) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
         self._columns = columns
         reasons = (f"reason_{i}" for i in range(1, columns.num_reasons + 1))
         kept = columns.kept_as.values()
-        self._writer.writerow(
-            ["row", *kept, "score", "anomaly", "error", *["p_value"] * columns.p_value, *reasons]
-        )
+        asked_for = [*["severity"] * columns.severity, *["p_value"] * columns.p_value, *reasons]
+        self._writer.writerow(["row", *kept, "score", "anomaly", "error", *asked_for])
 
     def write(self, scored: Scored) -> None:
         """Append rows; nine digits tell all float32 values apart."""
@@ -124,6 +126,8 @@ class CsvScoreWriter(ScoreWriter):
             scored.spread(scored.anomalies.astype(np.uint8).tolist(), bad=""),
             scored.errors(good=""),
         ]
+        if scored.severities is not None:
+            fields.append(scored.spread(list(map("{:.9g}".format, scored.severities.tolist())), bad=""))
         if scored.p_values is not None:
             fields.append(scored.spread(scored.p_values.tolist(), bad=""))
         if scored.reasons is not None:
@@ -153,6 +157,8 @@ class JsonScoreWriter(ScoreWriter):
         fields["score"] = scored.spread(scored.scores.tolist())
         fields["anomaly"] = scored.spread(scored.anomalies.tolist())
         fields["error"] = scored.errors(good=None)
+        if scored.severities is not None:
+            fields["severity"] = scored.spread(scored.severities.tolist())
         if scored.p_values is not None:
             fields["p_value"] = scored.spread(scored.p_values.tolist())
         if scored.reasons is not None:
@@ -179,7 +185,9 @@ def reasons_as_data(reasons: Sequence[Reason]) -> list[dict[str, object]]:
 
 @dataclass
 class ParquetScoreWriter(ScoreWriter):
-    """Row (int64), score (float32), anomaly (bool), error (string), p_value (float64) and reasons (list).
+    """Row (int64), score (float32), anomaly (bool), error (string), and what else there is.
+
+    That is severity (float32), p_value (float64) and reasons (list).
 
     A reason is a struct of feature (string), value, expected and share (float32). What a bad row does not
     have is null, and so is the error of a good one. Columns handed through keep the type that they have in a
@@ -220,6 +228,8 @@ class ParquetScoreWriter(ScoreWriter):
         fields["score"] = column(scored.scores, pa.float32())
         fields["anomaly"] = column(scored.anomalies, pa.bool_())
         fields["error"] = pa.nulls(len(good), pa.string()) if whole else pa.array(scored.errors(good=None))
+        if scored.severities is not None:
+            fields["severity"] = column(scored.severities, pa.float32())
         if scored.p_values is not None:
             fields["p_value"] = column(scored.p_values, pa.float64())
         if scored.reasons is not None:
