@@ -285,11 +285,14 @@ def _conformal_quantile(ordered: Float64Array, target_fpr: float) -> tuple[float
     k = min(math.ceil((count + 1) * (1 - target_fpr) - 1e-9), count)
     bound = (count + 1 - k) / (count + 1)
     score = float(ordered[k - 1])
+    # A score may be 0 or negative; its own size, or that of the others' spread, says what rounding is.
+    rounding = _ROUNDING_ROOM * max(abs(score), float(np.ptp(ordered)))
     above = ordered[ordered > score]
     if above.size:
-        return (score + float(above[0])) / 2, bound
-    # A score may be 0 or negative; its own size, or that of the others' spread, says what rounding is.
-    return score + _ROUNDING_ROOM * max(abs(score), float(np.ptp(ordered))), bound
+        # Half way to the next, but where that is a leap not much further than the scores have come.
+        half_way = (float(above[0]) - score) / 2
+        return score + min(half_way, max(score - float(np.median(ordered)), rounding)), bound
+    return score + rounding, bound
 
 
 def _decimals(values: Float32Array) -> list[Json]:

@@ -59,6 +59,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         ensemble for everything else.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
+    prototypes : int, optional
+        How many the ensemble has at most in each of its three spaces; by default chosen by the number of
+        columns.
     target_fpr : float
         Share of normal rows that may be called anomalies.
     threshold_method : {"conformal", "quantile", "mean+3std"}
@@ -105,6 +108,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         *,
         model: ModelKind = "auto",
         steps: int | None = None,
+        prototypes: int | None = None,
         target_fpr: float = 0.01,
         threshold_method: ThresholdMethod = "conformal",
         backend: str = "auto",
@@ -113,6 +117,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     ) -> None:
         self.model = model
         self.steps = steps
+        self.prototypes = prototypes
         self.target_fpr = target_fpr
         self.threshold_method = threshold_method
         self.backend = backend
@@ -149,6 +154,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         settings = TrainingSettings(
             model=self.model,
             steps=self.steps,
+            prototypes=self.prototypes,
             threshold_method=self.threshold_method,
             target_fpr=self.target_fpr,
             seed=int(seed),

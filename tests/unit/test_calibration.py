@@ -56,7 +56,8 @@ def test_too_few_rows_take_the_greatest_score_and_say_what_holds(sign):
 
 
 def test_ties_are_all_normal():
-    assert conformal([1.0] * 98 + [5.0, 6.0], 0.05).threshold == 3.0
+    # Just above them: half way to the next score, normal rows would be as far as strange ones.
+    assert 1 < conformal([1.0] * 98 + [5.0, 6.0], 0.05).threshold < 1.001
 
 
 @pytest.mark.parametrize("target_fpr", [0.01, 0.05, 0.2])

@@ -81,6 +81,11 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
 )
 @click.option(
+    "--prototypes",
+    type=click.IntRange(1),
+    help="Prototypes in each space of the ensemble; more are slower.  [default: by the number of columns]",
+)
+@click.option(
     "--hidden",
     callback=_parse_hidden,
     metavar="N,N,..|none",

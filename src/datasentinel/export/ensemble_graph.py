@@ -12,8 +12,8 @@ import numpy as np
 from datasentinel.export.builder import GraphBuilder
 from datasentinel.export.contributions import add_shares
 from datasentinel.export.mapping_graph import add_inverse_soft_clip, add_robust_map, add_soft_clip
-from datasentinel.training.combine import LEAST_SHARE, SHARPNESS
-from datasentinel.training.prototypes import RESOLUTION, TINY
+from datasentinel.training.combine import SHARPNESS
+from datasentinel.training.prototypes import TINY
 
 if TYPE_CHECKING:
     from datasentinel.training.combine import Combination
@@ -28,21 +28,21 @@ def ensemble_graph(model: Ensemble) -> bytes:
     views = model.views
     graph = GraphBuilder()
     clipped = add_soft_clip(graph, views.soft_clip)
-    robust = add_robust_map(graph, views.robust_map)
-    whitened = add_whitening(graph, views.whitening, robust)
-    clipped_length = graph.add("ReduceSumSquare", [clipped, graph.features()], "clipped_length")
-    whitened_length = graph.add("ReduceSumSquare", [whitened, graph.features()], "whitened_length")
+    robust = add_robust_map(graph, views.robust_map, "robust")
+    wide = add_robust_map(graph, views.wide_map, "wide")
     rebuilt = add_denoiser(graph, views.denoiser, clipped)
     residual = graph.add("Sub", [clipped, rebuilt], "residual")
     distances = [
-        add_prototypes(graph, views.fine, "fine", clipped, clipped_length),
-        add_prototypes(graph, views.fine_whitened, "fine_whitened", whitened, whitened_length),
-        add_prototypes(graph, views.coarse, "coarse", clipped, clipped_length),
-        add_prototypes(graph, views.coarse_whitened, "coarse_whitened", whitened, whitened_length),
+        *add_prototypes(graph, views.wide_prototypes, "wide_prototypes", wide),
+        *add_prototypes(graph, views.prototypes, "prototypes", robust),
+        *add_prototypes(
+            graph, views.whitened_prototypes, "whitened", add_whitening(graph, views.whitening, robust)
+        ),
         add_root_mean_square(graph, residual, "reconstruction"),
         add_root_mean_square(graph, robust, "marginal"),
+        graph.add("ReduceMax", [graph.add("Abs", [clipped], "clipped_size"), graph.features()], "greatest"),
     ]
-    joined = graph.add("Concat", distances, "distances", {"axis": 1})
+    joined = graph.add("Concat", [distances[i] for i in model.kept], "distances", {"axis": 1})
     add_combination(graph, model.combination, joined)
     add_inverse_soft_clip(graph, views.soft_clip, rebuilt)
     add_shares(graph, residual=residual, marginal=robust, output="contributions")
@@ -50,38 +50,49 @@ def ensemble_graph(model: Ensemble) -> bytes:
 
 
 def add_whitening(graph: GraphBuilder, part: Whitening, rows: str) -> str:
-    """Add w, [batch, K]."""
+    """Add w, [batch, D]."""
     weight = graph.constant("whitening_weight", part.weight)
     return graph.add("Gemm", [rows, weight, graph.constant("whitening_bias", part.bias)], "whitened")
 
 
-def add_prototypes(graph: GraphBuilder, part: Prototypes, name: str, rows: str, length: str) -> str:
-    """Add the mean distance to the nearest prototypes, [batch, 1]; `length` is the rows' squared length."""
+def add_prototypes(graph: GraphBuilder, part: Prototypes, name: str, rows: str) -> list[str]:
+    """Add the mean distance to the nearest prototypes on each scale, all [batch, 1]."""
     if part.is_direct:
-        squares = _add_smallest(graph, part, _add_squared_differences(graph, part, name, rows), name)
-        least = graph.number(TINY)
+        differences = _add_squared_differences(graph, part, name, rows)
+        gain = graph.constant(f"{name}_gain", part.gains[:1])
+        squares = graph.add("Mul", [differences, gain], f"{name}_squares")
+        length = ""
     else:
+        length = graph.add("ReduceSumSquare", [rows, graph.features()], f"{name}_length")
+        # With its own length as one more column the whole square is one matrix product.
         inputs = [
-            rows,
+            graph.add("Concat", [rows, length], f"{name}_with_length", {"axis": 1}),
             graph.constant(f"{name}_weight", part.weight),
             graph.constant(f"{name}_bias", part.bias),
         ]
-        products = graph.add("Gemm", inputs, f"{name}_products")
-        # The row's own length is the same for all prototypes: it is added to the few that are left.
-        nearest = _add_smallest(graph, part, products, name)
-        squares = graph.add("Add", [nearest, length], f"{name}_squares")
-        rounding = graph.add("Mul", [length, graph.number(RESOLUTION)], f"{name}_rounding")
-        least = graph.add("Add", [rounding, graph.number(TINY)], f"{name}_resolution")
-    root = graph.add("Sqrt", [graph.add("Max", [squares, least], f"{name}_resolved")], f"{name}_root")
-    if part.neighbours == 1:
-        return root
+        squares = graph.add("Gemm", inputs, f"{name}_squares")
+    scaled = [squares]
+    for i, ratio in enumerate(part.ratios, start=1):
+        by = graph.constant(f"{name}_ratio_{i}", ratio[None])
+        scaled.append(graph.add("Mul", [squares, by], f"{name}_squares_{i}"))
+    return [
+        _add_mean_of_nearest(
+            graph, part, f"{name}_{i}", squares=values, length=length, rounding=float(part.rounding[i])
+        )
+        for i, values in enumerate(scaled)
+    ]
+
+
+def _add_mean_of_nearest(
+    graph: GraphBuilder, part: Prototypes, name: str, *, squares: str, length: str, rounding: float
+) -> str:
+    nearest = graph.add_smallest(squares, part.neighbours, f"{name}_nearest")
+    least = graph.number(TINY)
+    if length:
+        share = graph.add("Mul", [length, graph.number(rounding)], f"{name}_rounding")
+        least = graph.add("Add", [share, least], f"{name}_resolution")
+    root = graph.add("Sqrt", [graph.add("Max", [nearest, least], f"{name}_resolved")], f"{name}_root")
     return graph.add("ReduceMean", [root, graph.features()], f"{name}_distance")
-
-
-def _add_smallest(graph: GraphBuilder, part: Prototypes, values: str, name: str) -> str:
-    if part.neighbours == 1:
-        return graph.add("ReduceMin", [values, graph.features()], f"{name}_nearest")
-    return graph.add_smallest(values, part.neighbours, f"{name}_nearest")
 
 
 def _add_squared_differences(graph: GraphBuilder, part: Prototypes, name: str, rows: str) -> str:
@@ -115,12 +126,12 @@ def add_root_mean_square(graph: GraphBuilder, values: str, name: str) -> str:
 
 
 def add_combination(graph: GraphBuilder, part: Combination, distances: str) -> str:
-    """Add the soft maximum of the calibrated log distances, [batch], the graph's `score`."""
-    inverse_typical = graph.constant("inverse_typical", part.inverse_typical)
-    ratios = graph.add("Mul", [distances, inverse_typical], "ratios")
-    floored = graph.add("Max", [ratios, graph.number(LEAST_SHARE)], "floored_ratios")
-    logs = graph.add("Log", [floored], "log_ratios")
-    z = graph.add("Mul", [logs, graph.constant("part_gain", part.gain)], "part_scores")
+    """Add the positive soft maximum of the calibrated log distances, [batch], the graph's `score`."""
+    inverse_resolution = graph.constant("inverse_resolution", part.inverse_resolution)
+    ratios = graph.add("Mul", [distances, inverse_resolution], "ratios")
+    logs = graph.add("Log", [graph.add("Max", [ratios, graph.number(1)], "resolved_ratios")], "log_ratios")
+    gained = graph.add("Mul", [logs, graph.constant("part_gain", part.gain)], "log_ratios_gained")
+    z = graph.add("Add", [gained, graph.constant("least_part_score", part.least)], "part_scores")
     greatest = graph.add("ReduceMax", [z, graph.features()], "greatest_part_score")
     below = graph.add("Sub", [z, greatest], "below_greatest")
     powers = graph.add(
@@ -130,5 +141,8 @@ def add_combination(graph: GraphBuilder, part: Combination, distances: str) -> s
     soft = graph.add(
         "Mul", [graph.add("Log", [mean], "log_mean_part_weight"), graph.number(1 / SHARPNESS)], "softening"
     )
-    column = graph.add("Add", [greatest, soft], "score_column")
+    soft_maximum = graph.add("Add", [greatest, soft], "soft_maximum")
+    normal = graph.add("Min", [soft_maximum, graph.number(0)], "normal_side")
+    strange = graph.add("Max", [soft_maximum, graph.number(0)], "strange_side")
+    column = graph.add("Add", [graph.add("Exp", [normal], "normal_score"), strange], "score_column")
     return graph.add("Squeeze", [column, graph.features()], "score")

@@ -45,18 +45,18 @@ def add_inverse_soft_clip(graph: GraphBuilder, part: SoftClip, mapped: str) -> s
     return graph.add("Add", [scaled, "shift"], "output")
 
 
-def add_robust_map(graph: GraphBuilder, part: RobustMap) -> str:
+def add_robust_map(graph: GraphBuilder, part: RobustMap, name: str) -> str:
     """Add v, [batch, D]; the inverse hyperbolic sine out of operators that all backends have."""
-    centred = graph.add("Sub", ["input", graph.constant("median", part.median)], "centred_at_median")
-    t = graph.add("Mul", [centred, graph.constant("inverse_iqr", part.inverse_iqr)], "robust_units")
-    magnitude = graph.add(
-        "Min", [graph.add("Abs", [t], "robust_units_magnitude"), graph.number(LARGEST)], "robust_magnitude"
-    )
-    square = graph.add("Mul", [magnitude, magnitude], "robust_square")
+    centred = graph.add("Sub", ["input", graph.constant("median", part.median)], f"{name}_centred")
+    inverse_iqr = graph.constant(f"{name}_inverse_iqr", part.inverse_iqr)
+    t = graph.add("Mul", [centred, inverse_iqr], f"{name}_units")
+    size = graph.add("Abs", [t], f"{name}_unbounded_size")
+    magnitude = graph.add("Min", [size, graph.number(LARGEST)], f"{name}_size")
+    square = graph.add("Mul", [magnitude, magnitude], f"{name}_square")
     root = graph.add(
-        "Sqrt", [graph.add("Add", [square, graph.number(1)], "robust_square_plus_1")], "robust_root"
+        "Sqrt", [graph.add("Add", [square, graph.number(1)], f"{name}_square_plus_1")], f"{name}_root"
     )
-    log = graph.add("Log", [graph.add("Add", [magnitude, root], "robust_sum")], "robust_log")
-    asinh = graph.add("Mul", [graph.add("Sign", [t], "robust_sign"), log], "asinh")
-    gained = graph.add("Mul", [asinh, graph.constant("robust_gain", part.gain)], "asinh_scaled")
-    return graph.add("Add", [gained, graph.constant("robust_offset", part.offset)], "robust")
+    log = graph.add("Log", [graph.add("Add", [magnitude, root], f"{name}_sum")], f"{name}_log")
+    asinh = graph.add("Mul", [graph.add("Sign", [t], f"{name}_sign"), log], f"{name}_asinh")
+    gained = graph.add("Mul", [asinh, graph.constant(f"{name}_gain", part.gain)], f"{name}_scaled")
+    return graph.add("Add", [gained, graph.constant(f"{name}_offset", part.offset)], name)

@@ -34,7 +34,7 @@ def subspace_graph(model: Subspace) -> bytes:
     beside, within = (_mean_square(graph, weighted, "beside"), _mean_square(graph, whitened, "within"))
     column = graph.add("Max", [beside, within], "score_column")
     graph.add("Squeeze", [column, graph.features()], "score")
-    robust = add_robust_map(graph, model.robust_map)
+    robust = add_robust_map(graph, model.robust_map, "robust")
     shares = add_shares(graph, residual=weighted, marginal=robust)
     graph.add("Mul", [shares, column], "contributions")
     add_inverse_soft_clip(graph, model.soft_clip, rebuilt)

@@ -1,4 +1,4 @@
-"""The default detector: six views of a row, calibrated on held-out rows, and their soft maximum."""
+"""The default detector: nine views of a row, calibrated on held-out rows, and their soft maximum."""
 
 from __future__ import annotations
 
@@ -8,85 +8,110 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.training.attribution import attribute
-from datasentinel.training.combine import Combination, fit_combination
+from datasentinel.training.combine import Combination, fit_combination, stranger
 from datasentinel.training.denoiser import HIDDEN, STEPS, Denoiser, batch_size, fit_denoisers
 from datasentinel.training.mapping import RobustMap, SoftClip, fit_robust_map, fit_soft_clip
-from datasentinel.training.prototypes import Prototypes, fit_coarse, fit_fine
+from datasentinel.training.prototypes import Prototypes, distinct, fit_prototypes, prototype_count
 from datasentinel.training.recording import last_rows
+from datasentinel.training.resolution import smallest_step
 from datasentinel.training.whitening import Whitening, fit_whitening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from datasentinel.artifact import Json
     from datasentinel.training.progress import Epoch
     from datasentinel.training.standardise import Scaling
-    from datasentinel.types import Float32Array
+    from datasentinel.types import Float32Array, Float64Array, Int64Array
 
-PARTS = (
-    "fine prototypes",
-    "fine prototypes, whitened",
-    "coarse prototypes",
-    "coarse prototypes, whitened",
-    "denoising autoencoder",
-    "marginal size",
-)
+# Each part, and which percentile of its distances is usual. The greatest value counts where it is beyond what
+# normal rows show, and does not blur the others where it is not.
+PARTS = {
+    "wide prototypes": 50.0,
+    "wide prototypes, relative": 50.0,
+    "prototypes": 50.0,
+    "prototypes, relative": 50.0,
+    "whitened prototypes": 50.0,
+    "whitened prototypes, relative": 50.0,
+    "denoising autoencoder": 50.0,
+    "marginal size": 50.0,
+    "greatest value": 99.0,
+}
+# Interquartile ranges up to which the wide map is all but linear.
+_WIDE_KNEE = 4.0
 # Of a recording's rows.
 HELD_OUT = 0.25
 _CROSS_FIT_BELOW = 400
 _FOLDS = 3
 _MOST_HELD_OUT = 1000
+_MOST_COMPARED = 2000
 _CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Views:
-    """The six distances of a row from normal; all constants are float32.
+    """The nine distances of a row from normal; all constants are float32.
 
     Methods compute in the precision of the rows they are given: float32 is what the exported graph does,
     float64 the reference for it.
     """
 
     soft_clip: SoftClip
+    wide_map: RobustMap
     robust_map: RobustMap
     whitening: Whitening
-    fine: Prototypes
-    fine_whitened: Prototypes
-    coarse: Prototypes
-    coarse_whitened: Prototypes
+    wide_prototypes: Prototypes
+    prototypes: Prototypes
+    whitened_prototypes: Prototypes
     denoiser: Denoiser
 
     def distances(self, rows: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Return the distances, shape [N, 6], and the reconstructions of raw rows, shape [N, D]."""
+        """Return the distances, shape [N, 9], and the reconstructions of raw rows, shape [N, D]."""
         u = self.soft_clip.apply(rows)
         v = self.robust_map.apply(rows)
-        w = self.whitening.apply(v)
         y = self.denoiser.reconstruct(u)
         parts = (
-            self.fine.distance(u),
-            self.fine_whitened.distance(w),
-            self.coarse.distance(u),
-            self.coarse_whitened.distance(w),
+            self.wide_prototypes.distances(self.wide_map.apply(rows)),
+            self.prototypes.distances(v),
+            self.whitened_prototypes.distances(self.whitening.apply(v)),
             _root_mean_square(u - y),
             _root_mean_square(v),
+            np.abs(u).max(axis=1),
         )
-        return np.stack(parts, axis=1), self.soft_clip.invert(y)
+        return np.column_stack(parts), self.soft_clip.invert(y)
+
+    def resolution(self, rows: Float32Array) -> Float64Array:
+        """Return half of what the distances change by where one value takes its smallest step, shape [9]."""
+        u, v = self.soft_clip.apply(rows), self.robust_map.apply(rows)
+        in_u, in_v = smallest_step(u), smallest_step(v)
+        in_w = in_v * np.linalg.norm(self.whitening.weight, axis=1)
+        in_wide = smallest_step(self.wide_map.apply(rows))
+        whole = [in_wide.min()] * 2 + [in_v.min()] * 2 + [in_w.min()] * 2
+        mean = [step.min() / np.sqrt(len(step)) for step in (in_u, in_v)]
+        halves = np.array([*whole, *mean, in_u.min()]) / 2
+        return np.where(np.isfinite(halves), halves, 0.0)
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A trained detector: `Views` and the calibrated `Combination` of their distances."""
+    """A trained detector: `Views` and the calibrated `Combination` of their distances.
+
+    `kept` are the places of those among `PARTS` that count. The others were left out, because trained on all
+    rows they find normal rows stranger than on a part of them, so that nothing is known of new rows.
+    """
 
     views: Views
     combination: Combination
+    kept: tuple[int, ...]
     folds: int
     steps: int
     batch_size: int
 
     definition = (
-        "soft maximum of the calibrated log distances of a row to prototypes of the normal rows (fine and "
-        "coarse, of standardised and of whitened values), to its reconstruction by a denoising autoencoder, "
-        "and to the medians; 0 is typical of normal rows, 1 about one standard deviation more"
+        "exp(min(s, 0)) + max(s, 0), where s is the soft maximum of the calibrated log distances of a row to "
+        "prototypes of the normal rows (in three spaces, by two powers of their local scale), to its "
+        "reconstruction by a denoising autoencoder, to the medians, and of its greatest value to the mean; "
+        "1 is typical of normal rows, 2 about one standard deviation more"
     )
     least_threshold = None
 
@@ -112,7 +137,7 @@ class Ensemble:
             # What overflows ends at the bounds that the maps set.
             with np.errstate(over="ignore"):
                 distances, output = self.views.distances(rows[first : first + _CHUNK_ROWS])
-                scores.append(self.combination.apply(distances))
+                scores.append(self.combination.apply(distances[:, self.kept]))
             outputs.append(output)
         return np.concatenate(scores), np.concatenate(outputs)
 
@@ -139,15 +164,26 @@ class Ensemble:
         scores = self.score(rows.astype(np.float64))
         return float((np.abs(self.score(rows) - scores) / self.tolerable(scores)).max())
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that count."""
+        return tuple(name for i, name in enumerate(PARTS) if i in self.kept)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the parts that do not."""
+        return tuple(name for i, name in enumerate(PARTS) if i not in self.kept)
+
     def facts(self) -> dict[str, Json]:
         """Return what `config.json` says under `training`."""
         views = self.views
         return {
             "model": "ensemble",
-            "parts": list(PARTS),
+            "parts": list(self.parts),
+            "left_out": list(self.left_out),
             "prototypes": [
                 len(part.centres)
-                for part in (views.fine, views.fine_whitened, views.coarse, views.coarse_whitened)
+                for part in (views.wide_prototypes, views.prototypes, views.whitened_prototypes)
             ],
             "hidden": [HIDDEN, HIDDEN],
             "steps": self.steps,
@@ -157,10 +193,10 @@ class Ensemble:
 
     def summary(self) -> str:
         """Describe the model in a line."""
-        fine, coarse = (len(part.centres) for part in (self.views.fine, self.views.coarse))
+        without = f"; left out, since not reproducible: {', '.join(self.left_out)}" if self.left_out else ""
         return (
-            f"ensemble of {len(PARTS)} parts: {fine} fine and {coarse} coarse prototypes, "
-            f"autoencoder {self.input_dim}-{HIDDEN}-{HIDDEN}-{self.input_dim}"
+            f"ensemble of {len(self.kept)} parts: {len(self.views.prototypes.centres)} prototypes, "
+            f"autoencoder {self.input_dim}-{HIDDEN}-{HIDDEN}-{self.input_dim}{without}"
         )
 
 
@@ -178,6 +214,7 @@ def fit_ensemble(
     *,
     seed: int,
     steps: int = STEPS,
+    prototypes: int | None = None,
     held_out: float | None = None,
     recording: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -196,6 +233,8 @@ def fit_ensemble(
         Seed of everything random.
     steps : int
         Training steps of the autoencoder.
+    prototypes : int, optional
+        How many there are at most in each of three spaces; chosen by the number of columns without.
     held_out : float, optional
         Share of the rows to hold out. By default a quarter, 1,000 at most; of fewer than 400 rows, each is
         held out once (three folds).
@@ -226,32 +265,61 @@ def fit_ensemble(
         on_epoch=on_epoch,
         start=start.views.denoiser if start else None,
     )
-    views = list(_views(sets, maps, denoisers, random))
-    distances = np.concatenate(
+    views = list(_views(sets, maps, denoisers, prototypes or prototype_count(rows.shape[1]), random))
+    held_out_distances = np.concatenate(
         [view.distances(rows[fold])[0] for view, fold in zip(views[:-1], folds, strict=True)]
     )
-    combination = fit_combination(distances)
+    combination = fit_combination(held_out_distances, views[-1].resolution(rows), list(PARTS.values()))
+    kept = _reproducible(combination, views, sets)
+    combination = combination.only(kept)
     smallest = min(map(len, sets))
-    ensemble = Ensemble(views[-1], combination, len(folds), steps, batch_size(smallest))
-    return FittedEnsemble(ensemble, combination.apply(distances), history)
+    ensemble = Ensemble(views[-1], combination, tuple(kept.tolist()), len(folds), steps, batch_size(smallest))
+    return FittedEnsemble(ensemble, combination.apply(held_out_distances[:, kept]), history)
+
+
+def _reproducible(
+    combination: Combination, views: Sequence[Views], sets: Sequence[Float32Array]
+) -> Int64Array:
+    """Return the places of the parts that find rows they have seen no stranger than the folds' views do.
+
+    Only then is what the folds' views say of held-out rows no less than what the view of all rows will say of
+    new ones. If that holds for none, all are kept.
+    """
+    samples = [
+        combination.part_scores(view.distances(rows[:: -(-len(rows) // _MOST_COMPARED)])[0])
+        for view, rows in zip(views, sets, strict=True)
+    ]
+    kept = np.flatnonzero(~stranger(np.concatenate(samples[:-1]), samples[-1]))
+    return kept if kept.size else np.arange(len(PARTS))
 
 
 def _views(
-    sets: list[Float32Array], maps: list[SoftClip], denoisers: list[Denoiser], random: np.random.Generator
+    sets: list[Float32Array],
+    maps: list[SoftClip],
+    denoisers: list[Denoiser],
+    prototypes: int,
+    random: np.random.Generator,
 ) -> Iterator[Views]:
+    whole = len(sets[-1])
     for rows, soft_clip, denoiser in zip(sets, maps, denoisers, strict=True):
+        wide_map = fit_robust_map(rows, soft_clip.scaling, knee=_WIDE_KNEE)
         robust_map = fit_robust_map(rows, soft_clip.scaling)
-        u, v = soft_clip.apply(rows), robust_map.apply(rows)
+        v = robust_map.apply(rows)
         whitening = fit_whitening(v)
-        w = whitening.apply(v)
+        # Of a part of the rows as many prototypes a row as of all, so that its distances are like theirs.
+        count = max(1, round(prototypes * len(rows) / whole))
+        wide, plain, whitened = (
+            fit_prototypes(distinct(points), count, trusted_rows=whole, random=random)
+            for points in (wide_map.apply(rows), v, whitening.apply(v))
+        )
         yield Views(
             soft_clip=soft_clip,
+            wide_map=wide_map,
             robust_map=robust_map,
             whitening=whitening,
-            fine=fit_fine(u, random),
-            coarse=fit_coarse(u, random),
-            fine_whitened=fit_fine(w, random),
-            coarse_whitened=fit_coarse(w, random),
+            wide_prototypes=wide,
+            prototypes=plain,
+            whitened_prototypes=whitened,
             denoiser=denoiser,
         )
 

@@ -86,6 +86,7 @@ def fit(
             rows,
             seed=settings.seed,
             steps=settings.steps or STEPS,
+            prototypes=settings.prototypes,
             held_out=settings.held_out,
             recording=recording,
             on_epoch=on_epoch,

@@ -53,9 +53,9 @@ class SoftClip:
 
 @dataclass(frozen=True)
 class RobustMap:
-    """v = asinh((x - median) / iqr) gain + offset, of mean 0 and variance 1 on the training rows.
+    """v = asinh((x - median) / iqr / knee) gain + offset, of mean 0 and variance 1 on the training rows.
 
-    All attributes are float32 arrays of shape [D].
+    All attributes are float32 arrays of shape [D]; `inverse_iqr` is 1 / (iqr knee).
     """
 
     median: Float32Array
@@ -78,7 +78,7 @@ def fit_soft_clip(rows: Float32Array, *, knee: float = KNEE) -> SoftClip:
     return SoftClip(fit_scaling(rows), knee)
 
 
-def fit_robust_map(rows: Float32Array, scaling: Scaling) -> RobustMap:
+def fit_robust_map(rows: Float32Array, scaling: Scaling, *, knee: float = 1.0) -> RobustMap:
     """Learn medians, interquartile ranges and the final standardisation.
 
     Where more than half of a column is one value, its interquartile range says nothing and the standard
@@ -90,11 +90,14 @@ def fit_robust_map(rows: Float32Array, scaling: Scaling) -> RobustMap:
         Finite raw rows.
     scaling : Scaling
         The standardisation of the same rows.
+    knee : float
+        Interquartile ranges, as a normal distribution's standard deviations; the map is all but linear up to
+        it and logarithmic beyond.
     """
     lower, median, upper = np.percentile(rows.astype(np.float64), [25, 50, 75], axis=0)
     iqr = (upper - lower) / IQR_OF_NORMAL
     iqr = np.maximum(iqr, np.where(upper > lower, _LEAST_IQR_SHARE, 1.0) * scaling.scale)
-    centre, inverse = median.astype(np.float32), (1 / iqr).astype(np.float32)
+    centre, inverse = median.astype(np.float32), (1 / (iqr * knee)).astype(np.float32)
     # With the constants as they were rounded, or a large offset would come back as a shift.
     asinh = np.arcsinh((rows.astype(np.float64) - centre) * inverse)
     spread = np.where(scaling.varying, asinh.std(axis=0), 1.0)

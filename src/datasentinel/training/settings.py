@@ -42,6 +42,9 @@ class TrainingSettings:
         Greatest learning rate; it falls to zero along a cosine.
     steps : int, optional
         Training steps of the ensemble's denoising autoencoder, 600 by default.
+    prototypes : int, optional
+        How many prototypes the ensemble has at most in each of its three spaces: the more, the slower it
+        scores. By default chosen by the number of columns; see `prototypes.prototype_count`.
     held_out : float, optional
         Share of the normal rows that is kept aside, for early stopping and the threshold: the last ones of a
         recording, but random ones otherwise and for an autoencoder. None stands for a fifth of an
@@ -67,6 +70,7 @@ class TrainingSettings:
     batch_size: int | None = None
     learning_rate: float | None = None
     steps: int | None = None
+    prototypes: int | None = None
     held_out: float | None = None
     threshold_method: ThresholdMethod = "conformal"
     target_fpr: float = 0.01
@@ -75,7 +79,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense; raises SettingsError."""
-        for name in ("latent", "epochs", "batch_size", "steps"):
+        for name in ("latent", "epochs", "batch_size", "steps", "prototypes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
@@ -92,8 +96,10 @@ class TrainingSettings:
         self._check_names()
         if self.model != "autoencoder":
             self._check_not_plain()
-        if self.steps is not None and self.model not in ("auto", "ensemble"):
-            raise SettingsError("steps can be chosen for the model 'ensemble' only")
+        if self.model not in ("auto", "ensemble"):
+            for name in ("steps", "prototypes"):
+                if getattr(self, name) is not None:
+                    raise SettingsError(f"{name} can be chosen for the model 'ensemble' only")
 
     def _check_names(self) -> None:
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (
