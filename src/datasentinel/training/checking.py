@@ -12,6 +12,7 @@ from datasentinel.errors import DataError
 from datasentinel.promise import broken, observe
 from datasentinel.training.fitting import Fitted, fit, fit_apart
 from datasentinel.training.recording import independent_share
+from datasentinel.training.subspace import can_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,14 +78,23 @@ def fit_and_check(
         return checked
     if not fitted.saw_held_out_rows:
         raise DataError(f"{fault}: the scores do not depend on the rows alone")
-    fitted = fit_apart(rows, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
-    checked, still = check(fitted, rows[:0])
-    if still:
-        raise DataError(
-            f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
-            "rows, or fewer columns, may help"
-        )
-    return replace(checked, repaired=fault)
+    still = ""
+    for simpler in _simpler(settings, rows):
+        fitted = fit_apart(rows, recording=recording, settings=simpler, on_epoch=on_epoch, start=start)
+        checked, still = check(fitted, rows[:0])
+        if not still:
+            return replace(checked, repaired=fault)
+    raise DataError(
+        f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
+        "rows, or fewer columns, may help"
+    )
+
+
+def _simpler(settings: TrainingSettings, rows: Float32Array) -> list[TrainingSettings]:
+    """Return what to try next: the same model, then a subspace where the choice is ours."""
+    if settings.model == "auto" and can_span(rows):
+        return [settings, replace(settings, model="subspace", steps=None)]
+    return [settings]
 
 
 def _split_control(

@@ -89,15 +89,14 @@ class Table:
         One of `STRUCTURES`.
     width : int
         Columns, D.
-    offset, scale : float
-        Of columns that have units.
+    unit : tuple of two floats
+        Offset and scale of the columns that have units.
     seed : int
     """
 
     structure: str
     width: int
-    offset: float
-    scale: float
+    unit: tuple[float, float]
     seed: int
 
     def rows(self, count: int, sample: int) -> Float64Array:
@@ -108,6 +107,7 @@ class Table:
         )
 
     def _columns(self, design, random, count):
+        offset, scale = self.unit
         choices = _KINDS[self.structure]
         makers = [choices[i] for i in design.integers(len(choices), size=self.width)]
         if self.structure.startswith("one continuous"):
@@ -116,8 +116,8 @@ class Table:
         columns = []
         for i, make in enumerate(makers):
             with_unit = bool(units[i]) or i == 0
-            column = make(design, self.scale if with_unit else 1.0)(random, count)
-            columns.append(column + self.offset if with_unit and make is not _flag else column)
+            column = make(design, scale if with_unit else 1.0)(random, count)
+            columns.append(column + offset if with_unit and make is not _flag else column)
         return np.column_stack(columns).astype(np.float64)
 
     def _one_hot(self, design, random, count):
@@ -125,12 +125,14 @@ class Table:
         return np.eye(self.width)[random.choice(self.width, count, p=modes)]
 
     def _low_rank(self, design, random, count):
+        offset, scale = self.unit
         rank = int(design.integers(1, max(2, self.width // 2)))
         mixing = design.normal(size=(rank, self.width))
         noise = design.choice([0.0, 1e-6, 0.05])
         causes = random.normal(size=(count, rank)) @ mixing + noise * random.normal(size=(count, self.width))
-        return self.scale * causes + self.offset
+        return scale * causes + offset
 
     def _repeated_rows(self, design, random, count):
-        few = self.scale * design.normal(size=(int(design.integers(2, 40)), self.width)) + self.offset
+        offset, scale = self.unit
+        few = scale * design.normal(size=(int(design.integers(2, 40)), self.width)) + offset
         return few[random.integers(len(few), size=count)]

@@ -50,7 +50,10 @@ def test_a_model_that_was_calibrated_as_another_one_is_replaced(monkeypatch, cou
 
 
 def test_a_model_that_cannot_be_calibrated_is_refused(monkeypatch):
-    """One that holds every row it is asked about for stranger than those before."""
+    """One that holds every row it is asked about for stranger than those before.
+
+    Where the choice is ours, a subspace takes its place.
+    """
     asked = 0
 
     def drifting(rows, **options):
@@ -66,7 +69,11 @@ def test_a_model_that_cannot_be_calibrated_is_refused(monkeypatch):
 
     monkeypatch.setattr(fitting, "fit_ensemble", drifting)
     with pytest.raises(DataError, match=r"200 of 200 training rows \(100.00%\).*no threshold means anything"):
-        train(normal_rows(200), settings=QUICK)
+        train(normal_rows(200), settings=TrainingSettings(model="ensemble", steps=20))
+    result = train(normal_rows(200), settings=QUICK)
+    assert result.model.facts()["model"] == "subspace"
+    assert "control rows (100.00%)" in result.repaired
+    assert share_above(result, normal_rows(4000, seed=1)) < 4 * result.calibration.fpr_bound
 
 
 def on_off(random, n):
