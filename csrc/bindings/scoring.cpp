@@ -139,6 +139,48 @@ py::object score(const LoadedScorer& self, const py::object& x, const py::object
   return std::move(scores);
 }
 
+/// States are brought up to date where they lie, so nothing is converted.
+float* writable_states(const LoadedScorer& self, const py::object& states, std::size_t count) {
+  const std::size_t columns = self.scorer->state_dim();
+  if (is_float32_array(states)) {
+    auto array = py::reinterpret_borrow<py::array>(states);
+    const bool fits = array.ndim() == 2 && static_cast<std::size_t>(array.shape(0)) == count &&
+                      static_cast<std::size_t>(array.shape(1)) == columns;
+    if (fits && is_contiguous(array) && array.writeable()) return static_cast<float*>(array.mutable_data());
+  }
+  throw Error(ErrorCode::invalid_argument,
+              "states must be a writeable, C-contiguous float32 array of shape (" + std::to_string(count) +
+                  ", " + std::to_string(columns) + ")");
+}
+
+Outputs outputs_for(const py::object& scores, const py::object& reconstructions,
+                    const py::object& contributions, ConstRows rows) {
+  const std::array<py::ssize_t, 1> column{static_cast<py::ssize_t>(rows.rows)};
+  const std::array<py::ssize_t, 2> matrix{column[0], static_cast<py::ssize_t>(rows.columns)};
+  const auto pointer = [](const py::object& out, std::span<const py::ssize_t> shape) {
+    return out.is_none() ? nullptr : output_array(out, shape).mutable_data();
+  };
+  return {.scores = pointer(scores, column),
+          .reconstructions = pointer(reconstructions, matrix),
+          .contributions = pointer(contributions, matrix)};
+}
+
+/// The rows of as many streams, or of one stream one after the other.
+template <bool kOneStream>
+void advance(const LoadedScorer& self, const py::object& x, const py::object& states,
+             const py::object& scores, const py::object& reconstructions, const py::object& contributions) {
+  const auto rows = as_rows(x);
+  if (!rows) throw Error(ErrorCode::invalid_argument, "x must be a C-contiguous float32 array [N, D]");
+  float* state = writable_states(self, states, kOneStream ? 1 : rows->rows);
+  const Outputs outputs = outputs_for(scores, reconstructions, contributions, *rows);
+  const GilReleaseForLongWork release(self.expected_us(*rows));  // Safe for the same reason as in score().
+  if constexpr (kOneStream) {
+    self.scorer->scan(*rows, state, outputs);
+  } else {
+    self.scorer->step(*rows, state, outputs);
+  }
+}
+
 py::object predict(const LoadedScorer& self, const py::object& x) {
   const auto rows = as_rows(x);
   if (!rows) return convert_first(x);
@@ -229,6 +271,11 @@ void bind_scoring(py::module_& module) {
           py::kw_only(),
           py::arg("sample_interval_s") = std::chrono::duration<double>(Scorer::kSampleInterval).count())
       .def_property_readonly("histograms", &histograms)
+      .def_property_readonly("state_dim", [](const LoadedScorer& self) { return self.scorer->state_dim(); })
+      .def("step", &advance<false>, py::arg("x"), py::arg("states"), py::arg("scores") = py::none(),
+           py::arg("reconstructions") = py::none(), py::arg("contributions") = py::none())
+      .def("scan", &advance<true>, py::arg("x"), py::arg("states"), py::arg("scores") = py::none(),
+           py::arg("reconstructions") = py::none(), py::arg("contributions") = py::none())
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
       .def("predict", &predict, py::arg("x"))
       .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())

@@ -109,6 +109,14 @@ class Session {
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
+  /// Values in the state of a stream; 0: the model has no memory. A new stream's state is all zeros.
+  [[nodiscard]] virtual std::size_t state_dim() const noexcept { return 0; }
+
+  /// As `run`, each row of another stream: row i is scored in the state `states.before` + i state_dim(), and
+  /// the state after it goes to `states.after`, which may be the same memory. `run` itself takes every row of
+  /// a model with memory as the first of its stream.
+  virtual void step(ConstRows rows, States states, Outputs outputs);
+
   /// Whether a batch of so many rows is scored on a device that the call waits for. Such calls never run on
   /// the event loop.
   [[nodiscard]] virtual bool on_device(std::size_t /*rows*/) const noexcept { return false; }

@@ -30,18 +30,17 @@ class PlannedSession final : public Session {
   }
 
   void run(ConstRows rows, Outputs outputs) override {
-    const std::size_t chosen = choose(rows.rows);
-    Member& member = *members_[chosen];
-    if (!member.failed.load(std::memory_order_relaxed)) {
-      try {
-        member.candidate.session->run(rows, outputs);
-        return;
-      } catch (const Error& error) {
-        if (!is_failure_of_backend(error) || members_.size() == 1) throw;
-        give_up(member, error);
-      }
-    }
-    run_elsewhere(rows, outputs);
+    score(rows.rows, [&](Session& session) { session.run(rows, outputs); });
+  }
+
+  [[nodiscard]] std::size_t state_dim() const noexcept override {
+    return members_.front()->candidate.session->state_dim();
+  }
+
+  /// A backend that fails half-way leaves states as they were only where before and after are apart; the
+  /// batch is finished elsewhere from what it left.
+  void step(ConstRows rows, States states, Outputs outputs) override {
+    score(rows.rows, [&](Session& session) { session.step(rows, states, outputs); });
   }
 
   [[nodiscard]] bool on_device(std::size_t rows) const noexcept override {
@@ -115,12 +114,28 @@ class PlannedSession final : public Session {
     return member;
   }
 
-  void run_elsewhere(ConstRows rows, Outputs outputs) {
+  template <typename Call>
+  void score(std::size_t rows, Call call) {
+    Member& member = *members_[choose(rows)];
+    if (!member.failed.load(std::memory_order_relaxed)) {
+      try {
+        call(*member.candidate.session);
+        return;
+      } catch (const Error& error) {
+        if (!is_failure_of_backend(error) || members_.size() == 1) throw;
+        give_up(member, error);
+      }
+    }
+    score_elsewhere(call);
+  }
+
+  template <typename Call>
+  void score_elsewhere(Call call) {
     std::string reasons;
     for (const auto& member : members_) {
       if (member->failed.load(std::memory_order_relaxed)) continue;
       try {
-        member->candidate.session->run(rows, outputs);
+        call(*member->candidate.session);
         return;
       } catch (const Error& error) {
         if (!is_failure_of_backend(error)) throw;

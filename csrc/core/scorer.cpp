@@ -62,6 +62,36 @@ std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
 }
 
 void Scorer::run(ConstRows rows, Outputs outputs) {
+  if (state_dim() != 0) {
+    throw Error(ErrorCode::unsupported_model,
+                "this model keeps a state for each stream (config.json: key 'state'), so its rows cannot be "
+                "scored one by one");
+  }
+  score(rows, outputs, [&] { session_->run(rows, outputs); });
+}
+
+void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
+  require_memory();
+  score(rows, outputs, [&] { session_->step(rows, {.before = states, .after = states}, outputs); });
+}
+
+void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
+  require_memory();
+  score(rows, outputs, [&] {
+    const States states{.before = state, .after = state};
+    for (std::size_t i = 0; i < rows.rows; ++i) {
+      const ConstRows row{.data = rows.row(i), .rows = 1, .columns = rows.columns};
+      session_->step(row, states, outputs.from_row(i, rows.columns));
+    }
+  });
+}
+
+void Scorer::require_memory() const {
+  if (state_dim() == 0) throw Error(ErrorCode::unsupported_model, "this model has no memory of streams");
+}
+
+template <typename Call>
+void Scorer::score(ConstRows rows, Outputs outputs, Call call) {
   if (rows.columns != input_dim()) {
     throw Error(ErrorCode::invalid_argument, "expected " + std::to_string(input_dim()) +
                                                  " values per row, got " + std::to_string(rows.columns));
@@ -72,7 +102,7 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
                                                  describe_column(cell->column));
   }
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
-  session_->run(rows, outputs);
+  call();
   const Clock::time_point finished = histograms_ ? Clock::now() : started;
   const std::chrono::duration<double> compute = finished - started;
   if (outputs.contributions != nullptr) {

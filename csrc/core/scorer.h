@@ -64,11 +64,25 @@ class Scorer {
   /// Scores `rows`. Throws Error{invalid_argument} for a wrong width or a non-finite value (naming row and
   /// column). Scores are always finite: a row so extreme that it overflows the model's float32 arithmetic
   /// gets the largest float32, so it stays above every threshold; likewise the contributions that overflow.
+  ///
+  /// Refuses a model with memory, whose rows mean nothing without the state of their stream.
   void run(ConstRows rows, Outputs outputs);
+
+  [[nodiscard]] std::size_t state_dim() const noexcept { return session_->state_dim(); }
+
+  /// As `run` for rows of as many streams; `states`, one a row, are brought up to date.
+  void step(ConstRows rows, float* states, Outputs outputs);
+
+  /// As `run` for the rows of one stream, one after the other; `state` is brought up to date.
+  void scan(ConstRows rows, float* state, Outputs outputs);
 
  private:
   using Clock = std::chrono::steady_clock;
 
+  /// Checks, scores by `call`, and counts.
+  template <typename Call>
+  void score(ConstRows rows, Outputs outputs, Call call);
+  void require_memory() const;
   void sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept;
   void record(std::size_t rows, double compute_s) noexcept;
 

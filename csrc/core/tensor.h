@@ -32,6 +32,12 @@ struct Outputs {
   }
 };
 
+/// The states of the streams that rows belong to, one a row, before and after it.
+struct States {
+  const float* before = nullptr;
+  float* after = nullptr;
+};
+
 /// A position in a matrix, counted from 0.
 struct Cell {
   std::size_t row = 0;

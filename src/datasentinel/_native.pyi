@@ -174,6 +174,26 @@ class Scorer:
     def predict(self, x: npt.NDArray[np.generic]) -> BoolArray: ...
     def reconstruct(self, x: npt.NDArray[np.generic], out: Float32Array | None = None) -> Float32Array: ...
     def contributions(self, x: npt.NDArray[np.generic], out: Float32Array | None = None) -> Float32Array: ...
+    @property
+    def state_dim(self) -> int: ...
+    # The rows of as many streams; `states` is brought up to date in place, and what is given is filled.
+    def step(
+        self,
+        x: Float32Array,
+        states: Float32Array,
+        scores: Float32Array | None = None,
+        reconstructions: Float32Array | None = None,
+        contributions: Float32Array | None = None,
+    ) -> None: ...
+    # The rows of one stream, one after the other; `states` has one row.
+    def scan(
+        self,
+        x: Float32Array,
+        states: Float32Array,
+        scores: Float32Array | None = None,
+        reconstructions: Float32Array | None = None,
+        contributions: Float32Array | None = None,
+    ) -> None: ...
 
 @final
 class DeviceScores:

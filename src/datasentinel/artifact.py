@@ -22,7 +22,9 @@ from datasentinel.errors import ArtifactError, ModelNotFoundError
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "config.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# The first that has `state`; files without it say 1, so that older readers take them.
+_FIRST_WITH_STATE = 2
 
 # More columns than any detector has; what is allocated for each of them stays within a few MiB a row.
 MAX_DIMENSION = 1 << 20
@@ -69,6 +71,9 @@ class Config:
         How the threshold was found.
     training : mapping
         What the model was trained on and with.
+    state : mapping
+        For a model with memory: the `size` of a stream's state, its `layout`, and `warm_up_rows`. Empty for
+        any other.
     model_sha256 : str
         Digest of `model.onnx` in hexadecimal; empty where the file does not say.
     extra : mapping
@@ -79,7 +84,7 @@ class Config:
     output_dim: int
     latent_dim: int
     threshold: float
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     name: str = ""
     version: str = ""
     feature_names: tuple[str, ...] = ()
@@ -88,6 +93,7 @@ class Config:
     score: str = ""
     calibration: Mapping[str, Json] = field(default_factory=dict)
     training: Mapping[str, Json] = field(default_factory=dict)
+    state: Mapping[str, Json] = field(default_factory=dict)
     model_sha256: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)
 
@@ -102,6 +108,16 @@ class Config:
         ignored = self.columns.get("ignored", [])
         names = [*(ignored if isinstance(ignored, list) else []), self.columns.get("label")]
         return frozenset(name for name in (*names, *self.carried_columns) if isinstance(name, str))
+
+    @property
+    def state_size(self) -> int:
+        """Number of values in a stream's state, S; 0 for a model without memory."""
+        return _integer(self.state["size"], 1) if self.state else 0
+
+    @property
+    def warm_up_rows(self) -> int:
+        """Number of rows after which a stream's beginning has faded; its rows until then are no alarms."""
+        return _integer(self.state["warm_up_rows"], 0) if self.state else 0
 
 
 @dataclass(frozen=True)
@@ -340,6 +356,8 @@ def parse_config(raw: bytes, *, where: Path) -> Config:
             f"{where}: key 'output_dim': {config.output_dim} differs from input_dim {config.input_dim}, but "
             "the model must reconstruct its input"
         )
+    if config.state and config.format_version < _FIRST_WITH_STATE:
+        raise ArtifactError(f"{where}: key 'state' needs format_version {_FIRST_WITH_STATE}")
     names = config.feature_names
     if names and len(names) != config.input_dim:
         raise ArtifactError(
@@ -356,6 +374,8 @@ def format_config(config: Config) -> bytes:
     """Return the bytes of a `config.json`; `parse_config` gives an equal `Config` back."""
     document: dict[str, object] = {f.name: getattr(config, f.name) for f in fields(Config)}
     document.pop("extra")
+    if not config.state:
+        document.pop("state")
     document.update(config.extra)
     try:
         return (_readable(document) + "\n").encode()
@@ -448,6 +468,19 @@ def _columns(value: object) -> dict[str, object]:
     return columns
 
 
+def _state(value: object) -> dict[str, object]:
+    facts = _mapping(value)
+    if facts:
+        for key, least in (("size", 1), ("warm_up_rows", 0)):
+            if key not in facts:
+                raise ValueError(f"'{key}' is missing")
+            try:
+                _integer(facts[key], least)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"'{key}': {error}") from None
+    return facts
+
+
 _CHECKS: dict[str, Callable[[object], object]] = {
     "input_dim": _dimension,
     "output_dim": _dimension,
@@ -462,6 +495,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "score": _string,
     "calibration": _mapping,
     "training": _mapping,
+    "state": _state,
     "model_sha256": _string,
 }
 

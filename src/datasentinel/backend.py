@@ -277,9 +277,16 @@ def _check_signature(artifact: Artifact) -> None:
     graph = _native.inspect_model(artifact.onnx, name=str(model_path))
     config = artifact.config
     config_path = artifact.directory / "config.json"
-    if len(graph.inputs) != 1:
-        raise ArtifactError(f"{model_path}: expected 1 input, the graph has {len(graph.inputs)}")
-    (graph_input,) = graph.inputs
+    states = [tensor for tensor in graph.inputs if tensor.name == "state"]
+    if bool(states) != bool(config.state) or (states and states[0].shape[-1] != config.state_size):
+        raise ArtifactError(
+            f"{config_path}: key 'state': its size is {config.state_size}, but {model_path} has "
+            + (f"an input 'state' of shape {list(states[0].shape)}" if states else "no input 'state'")
+        )
+    inputs = [tensor for tensor in graph.inputs if tensor.name != "state"]
+    if len(inputs) != 1:
+        raise ArtifactError(f"{model_path}: expected 1 input, the graph has {len(inputs)}")
+    (graph_input,) = inputs
     if len(graph_input.shape) == 2 and graph_input.shape[1] not in (-1, config.input_dim):
         raise ArtifactError(
             f"{config_path}: input_dim is {config.input_dim}, but input '{graph_input.name}' of {model_path} "

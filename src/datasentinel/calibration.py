@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from datasentinel.errors import ArtifactError, DataError
+from datasentinel.events import FalseAlarms, count_false_alarms, independent_rows
 from datasentinel.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ class Calibration:
         The distribution of each column, or empty.
     observed : mapping of str to Observed
         What the model that is served was seen to do, by the rows' name.
+    false_alarms : FalseAlarms or None
+        For a model with memory: how often the threshold raises false alarms.
     """
 
     threshold: float
@@ -148,6 +151,7 @@ class Calibration:
     table: ScoreTable
     features: tuple[Histogram, ...] = ()
     observed: Mapping[str, Observed] = field(default_factory=dict)
+    false_alarms: FalseAlarms | None = None
 
     @property
     def rows(self) -> int:
@@ -168,6 +172,12 @@ class Calibration:
             text += f" for a false-positive rate of {self.target_fpr:g}"
         if self.fpr_bound is not None:
             text += f"; at most {self.fpr_bound:.4g} is promised"
+        if self.false_alarms:
+            alarms = self.false_alarms
+            text += (
+                f"; {alarms.per_1000_rows:.3g} rows in 1,000 above it, in {alarms.events} alarms: one in "
+                f"{alarms.rows_between:.0f} rows or rarer"
+            )
         if self.rows_needed:
             text += f" (less needs {self.rows_needed} rows or more)"
         return text
@@ -183,6 +193,8 @@ class Calibration:
         }
         if self.observed:
             facts["observed"] = {name: seen.facts() for name, seen in self.observed.items()}
+        if self.false_alarms:
+            facts["false_alarms"] = self.false_alarms.facts()
         if self.features:
             facts["features"] = {
                 "edges": [_decimals(feature.edges) for feature in self.features],
@@ -198,6 +210,7 @@ def calibrate(
     target_fpr: float,
     least: float | None = None,
     rows: Float32Array | None = None,
+    recording: bool = False,
 ) -> Calibration:
     """Choose a threshold.
 
@@ -218,6 +231,10 @@ def calibrate(
         No threshold is lower: scores below it are of rows that do not differ as far as the data resolves.
     rows : float32 array, shape [M, D], optional
         Normal rows, to remember how each column is distributed.
+    recording : bool
+        Whether the scores are those of rows that follow each other, by a model with memory: then fewer
+        independent ones say as much (`datasentinel.events.independent_rows`), "conformal" promises no more
+        than those allow, and the false alarms among them are counted.
 
     Raises
     ------
@@ -233,18 +250,21 @@ def calibrate(
     ordered = np.sort(scores.astype(np.float64))
     fpr_bound = None
     if method == "conformal":
-        threshold, fpr_bound = _conformal_quantile(ordered, target_fpr)
+        independent = independent_rows(scores, target_fpr) if recording else len(scores)
+        threshold, fpr_bound = _conformal_quantile(ordered, target_fpr, independent)
     elif method == "quantile":
         threshold = float(np.quantile(ordered, 1 - target_fpr))
     else:
         threshold = float(ordered.mean() + 3 * ordered.std())
+    threshold = threshold if least is None else max(threshold, least)
     return Calibration(
-        threshold=threshold if least is None else max(threshold, least),
+        threshold=threshold,
         method=method,
         target_fpr=None if method == "mean+3std" else target_fpr,
         fpr_bound=fpr_bound,
         table=ScoreTable.of(scores),
         features=() if rows is None else tuple(Histogram.of_deciles(column) for column in rows.T),
+        false_alarms=count_false_alarms(scores, threshold) if recording else None,
     )
 
 
@@ -278,13 +298,12 @@ def feature_histograms(config: Config) -> tuple[Histogram, ...]:
     return tuple(features)
 
 
-def _conformal_quantile(ordered: Float64Array, target_fpr: float) -> tuple[float, float]:
-    """Return a threshold and the false-positive rate that it does not exceed."""
-    count = len(ordered)
+def _conformal_quantile(ordered: Float64Array, target_fpr: float, independent: int) -> tuple[float, float]:
+    """Return a threshold and the false-positive rate that so many independent scores promise."""
     # Without the small deduction 0.99 * 100 rounds up to 100.
-    k = min(math.ceil((count + 1) * (1 - target_fpr) - 1e-9), count)
-    bound = (count + 1 - k) / (count + 1)
-    score = float(ordered[k - 1])
+    k = min(math.ceil((independent + 1) * (1 - target_fpr) - 1e-9), independent)
+    bound = (independent + 1 - k) / (independent + 1)
+    score = float(ordered[math.ceil(k / independent * len(ordered) - 1e-9) - 1])
     # A score may be 0 or negative; its own size, or that of the others' spread, says what rounding is.
     rounding = _ROUNDING_ROOM * max(abs(score), float(np.ptp(ordered)))
     above = ordered[ordered > score]

@@ -125,7 +125,7 @@ class Detector:
             "engine": engine,
         }
         self.scorer: Scorer = load_scorer(artifact, **self._options)
-        self._score = self.scorer.score
+        self._score = self._score_recording if self.scorer.state_dim else self.scorer.score
         self._p_values = load_p_values(artifact)
 
     @classmethod
@@ -211,6 +211,9 @@ class Detector:
     def score(self, x: object, out: Float32Array | None = None) -> Float32Array:
         """Score rows; higher is more anomalous.
 
+        A model with memory takes them as one recording, from its beginning on;
+        `datasentinel.streams.StreamDetector` goes on where the last rows of a stream ended.
+
         Parameters
         ----------
         x : array_like of real numbers, shape [N, D] or [D], raw units
@@ -243,6 +246,8 @@ class Detector:
     def predict(self, x: object) -> BoolArray:
         """Decide which rows are anomalies: score strictly above the threshold.
 
+        The first rows of a recording, while a model with memory warms up, never are.
+
         Parameters
         ----------
         x : array_like of real numbers, shape [N, D] or [D], raw units
@@ -256,7 +261,11 @@ class Detector:
         InvalidInputError, BackendError
             As for `score`.
         """
-        return self._call(self.scorer.predict, x)
+        if not self.scorer.state_dim:
+            return self._call(self.scorer.predict, x)
+        anomalies: BoolArray = self.score(x).astype(np.float64) > self.threshold
+        anomalies[: self.artifact.config.warm_up_rows] = False
+        return anomalies
 
     def p_values(self, x: object) -> Float64Array:
         """Tell for each row how rare a score like its own is among normal rows.
@@ -347,6 +356,8 @@ class Detector:
         UnsupportedModelError
             The model scores without reconstructing.
         """
+        if self.scorer.state_dim:
+            return self._scan(x, out, "reconstructions")
         return self._call(self.scorer.reconstruct, x, out)
 
     def contributions(self, x: object, out: Float32Array | None = None) -> Float32Array:
@@ -371,6 +382,8 @@ class Detector:
         UnsupportedModelError
             The model scores without saying why.
         """
+        if self.scorer.state_dim:
+            return self._scan(x, out, "contributions")
         return self._call(self.scorer.contributions, x, out)
 
     def explain(self, x: object, top: int = 5) -> list[list[Reason]]:
@@ -404,6 +417,19 @@ class Detector:
         with contextlib.suppress(UnsupportedModelError):
             expected = self.reconstruct(rows)
         return rank_reasons(contributions, rows, expected, names=self.feature_names, top=top)
+
+    def _score_recording(self, x: object, out: Float32Array | None = None) -> Float32Array:
+        return self._scan(x, out, "scores")
+
+    def _scan(self, x: object, out: Float32Array | None, wanted: str) -> Float32Array:
+        """Compute what is wanted of a recording's rows, one after the other, from a new stream's state on."""
+        rows = self._as_rows(x)
+        shape = (len(np.atleast_2d(rows)),) if wanted == "scores" else rows.shape
+        result = np.empty(shape, np.float32) if out is None else out
+        state = np.zeros((1, self.scorer.state_dim), np.float32)
+        matrix = result if wanted == "scores" else np.atleast_2d(result)
+        self.scorer.scan(rows, state, **{wanted: matrix})
+        return result
 
     def info(self) -> dict[str, Any]:
         """Tell what is loaded and how it runs.

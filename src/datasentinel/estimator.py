@@ -12,6 +12,7 @@ import numpy as np
 from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError
+from datasentinel.streams import StreamDetector
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin
@@ -24,6 +25,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Hashable, Sequence
 
     import numpy.typing as npt
 
@@ -54,9 +56,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Parameters
     ----------
-    model : {"auto", "ensemble", "subspace", "autoencoder"}
+    model : {"auto", "ensemble", "subspace", "context", "autoencoder"}
         "auto" takes the principal subspace for a recording, in which neighbouring rows are alike, and the
-        ensemble for everything else.
+        ensemble for everything else. "context" judges the rows of a recording by those before them.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
     prototypes : int, optional
@@ -175,12 +177,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
 
-    def score_samples(self, X: object) -> Float32Array:  # noqa: N803
+    def score_samples(self, X: object, groups: Sequence[Hashable] | None = None) -> Float32Array:  # noqa: N803
         """Score rows; higher is more anomalous.
 
         Parameters
         ----------
         X : array-like or data frame, shape [N, D]
+            For `model="context"` a recording, from its beginning on.
+        groups : sequence of hashable, length N, optional
+            The recording that each row belongs to, where there are several: each is scored for itself, its
+            rows in the order given. A model without memory does not need them.
 
         Returns
         -------
@@ -189,10 +195,14 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         Raises
         ------
         InvalidInputError
-            A value is not finite as float32.
+            A value is not finite as float32, or there are not N groups.
         """
         check_is_fitted(self, "artifact_")
-        return self._score(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        if groups is None or not self.artifact_.config.state:
+            return self._score(rows)
+        streams = StreamDetector(self._loaded(), max_streams=max(1, len(set(groups))))
+        return streams.update_many(rows, groups)[0]
 
     def severity(self, X: object) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""

@@ -414,6 +414,55 @@ void refuses_what_the_graph_does_not_compute() {
                     (session->run(row, outputs), 0));
 }
 
+/// Averages of 20 columns between a column before and two after, which stay as they are; score: their sum.
+Message averages() {
+  return ModelBuilder()
+      .input(value_info("input", {-1, 20}))
+      .input(value_info("state", {-1, 23}))
+      .output(value_info("score", {-1, 1}))
+      .output(value_info("state_next", {-1, 23}))
+      .weight(int_tensor("before", {3}, {1, 20, 2}))
+      .weight(int_tensor("axis", {1}, {1}))
+      .weight(float_tensor("half", {}, {0.5F}))
+      .add(node("Split", {"state", "before"}, {"first", "old", "last"}, {int_attribute("axis", 1)}))
+      .add(node("Mul", {"old", "half"}, {"kept"}))
+      .add(node("Add", {"kept", "input"}, {"new"}))
+      .add(node("Concat", {"first", "new", "last"}, {"state_next"}, {int_attribute("axis", 1)}))
+      .add(node("ReduceSum", {"new", "axis"}, {"score"}))
+      .finish();
+}
+
+void keeps_the_state_of_streams() {
+  const auto session = load(averages());
+  CHECK(session->state_dim() == 23);
+  for (const std::size_t streams : {1, 3, 16, 33, 100}) {
+    std::vector<float> states = random_floats(streams * 23, 1);
+    std::vector<float> expected = states;
+    for (unsigned turn = 0; turn < 50; ++turn) {
+      const auto x = random_floats(streams * 20, turn + 2);
+      std::vector<float> scores(streams);
+      session->step({.data = x.data(), .rows = streams, .columns = 20},
+                    {.before = states.data(), .after = states.data()}, {.scores = scores.data()});
+      for (std::size_t i = 0; i < streams; ++i) {
+        double sum = 0;
+        for (std::size_t c = 0; c < 20; ++c) {
+          float& value = expected[i * 23 + 1 + c];
+          value = 0.5F * value + x[i * 20 + c];
+          sum += value;
+        }
+        CHECK(std::abs(scores[i] - sum) < 1e-4);
+      }
+      for (std::size_t i = 0; i < states.size(); ++i) CHECK(std::abs(states[i] - expected[i]) < 1e-5);
+    }
+  }
+  // Without a state every row is the first of its stream.
+  const auto x = random_floats(40 * 20, 3);
+  const auto scores = scores_of(*session, x);
+  double sum = 0;
+  for (std::size_t c = 0; c < 20; ++c) sum += x[39 * 20 + c];
+  CHECK(std::abs(scores[39] - sum) < 1e-4);
+}
+
 void many_threads_share_a_session() {
   const Autoencoder network({32, 48, 8, 48, 32});
   for (const int num_threads : {1, 3}) {
@@ -448,6 +497,7 @@ int main() {
   with_each_isa(overflows_to_no_finite_score);
   with_each_isa(scores_a_graph_without_score);
   with_each_isa(scores_by_prototypes_and_tails);
+  with_each_isa(keeps_the_state_of_streams);
   refuses_what_it_cannot_run();
   refuses_what_the_graph_does_not_compute();
   many_threads_share_a_session();

@@ -15,6 +15,7 @@ from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
 from datasentinel.tables import open_table
 from datasentinel.training import TrainingSettings, train
+from tests.recordings import noisy, oscillations
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -381,3 +382,39 @@ def test_quality_on_real_server_recordings(
     assert result.quality.auroc >= auroc
     assert result.quality.average_precision >= average_precision
     assert result.quality.false_positive_rate <= false_positive_rate
+
+
+def test_series_are_scored_each_in_its_own_past(tmp_path):
+    series = {name: oscillations(400, seed=i) for i, name in enumerate(["pump-7", "pump-8"])}
+    series["pump-8"] = noisy(series["pump-8"], 300, 340)
+    names = [f"m{i}" for i in range(7)]
+    train_file, score_file = tmp_path / "train.csv", tmp_path / "score.csv"
+    np.savetxt(train_file, oscillations(2000, seed=9), delimiter=",", header=",".join(names), comments="")
+    with score_file.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ts", "host", *names])
+        for i in range(400):
+            for name, rows in series.items():
+                writer.writerow([i, name, *("oops" if (i, name) == (5, "pump-7") else v for v in rows[i])])
+    models = tmp_path / "models"
+    told = datasentinel("train", train_file, "--model", "context", "--out", models)
+    assert "contexts of half-life" in told.stdout
+    done = datasentinel("score", score_file, "--model", models, "--time", "ts", "--id", "host")
+    scored = list(csv.DictReader(done.stdout.splitlines()))
+    detector = Detector.load(models)
+    for name, rows in series.items():
+        good = [row for row in scored if row["host"] == name and row["score"]]
+        kept = rows if name == "pump-8" else np.delete(rows, 5, axis=0)
+        # The constant column was left out.
+        np.testing.assert_allclose([float(r["score"]) for r in good], detector.score(kept[:, :6]), rtol=1e-3)
+        anomalies = [int(row["anomaly"]) for row in good]
+        assert not any(anomalies[: detector.artifact.config.warm_up_rows])
+        if name == "pump-8":
+            assert any(anomalies[300:345])
+    refused = datasentinel("serve", models, check=False)
+    assert refused.returncode != 0
+    assert "keeps a state for each stream" in refused.stderr
+    refused = datasentinel("score", score_file, "--model", models, "--explain", "2", check=False)
+    assert "not offered for models with memory" in refused.stderr
+    told = datasentinel("recalibrate", models, train_file, "--target-fpr", "0.05")
+    assert "alarms: one in" in told.stdout

@@ -86,6 +86,14 @@ Symbol ProgramBuilder::input(std::size_t width) {
   return symbol;
 }
 
+Symbol ProgramBuilder::state(std::size_t width) {
+  program_.state = new_value(width);
+  Symbol symbol;
+  symbol.a = program_.state;
+  symbol.width = width;
+  return symbol;
+}
+
 Symbol ProgramBuilder::add(Symbol symbol, const Constants& constant) {
   if (symbol.form == Form::squares) materialize(symbol);
   Dense* layer = symbol.is_plain() ? open_layer(symbol.a) : nullptr;

@@ -32,6 +32,7 @@ struct Symbol {
 class ProgramBuilder {
  public:
   [[nodiscard]] Symbol input(std::size_t width);
+  [[nodiscard]] Symbol state(std::size_t width);
 
   // Symbolic. Constants have as many elements as the symbol has columns. `add` to the plain result of a layer
   // without a bias makes it its bias.
@@ -59,7 +60,10 @@ class ProgramBuilder {
   /// Writes the symbol out and returns its value.
   int materialize(Symbol& symbol);
 
-  /// Everything so far is what the score needs.
+  /// What the state becomes.
+  void set_state_next(Symbol& symbol) { program_.state_next = materialize(symbol); }
+
+  /// Everything so far is what the score needs, and the state after it.
   void end_of_score() { program_.score_instructions = program_.instructions.size(); }
   /// Everything so far is what the score and the output need.
   void end_of_output() { program_.output_instructions = program_.instructions.size(); }

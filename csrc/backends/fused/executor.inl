@@ -127,51 +127,69 @@ constexpr int kPanelRows = 2 * kLanes;
 using Panel = RowsInLanes<2>;
 
 /// Only what is asked for is computed.
-FUSED_INLINE int steps_for(const ProgramView& program, const float* output, const float* contributions) {
-  if (contributions != nullptr) return program.all_steps;
-  return output != nullptr ? program.output_steps : program.score_steps;
+FUSED_INLINE int steps_for(const ProgramView& program, const Block& block) {
+  if (block.contributions != nullptr) return program.all_steps;
+  return block.output != nullptr ? program.output_steps : program.score_steps;
 }
 
-void run_few(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-             float* output, float* contributions) {
-  const ColumnsInLanes layout{frame, program.frame_columns, rows};
-  layout.read(input, program.input.width, layout.at(program.input));
-  const int steps = steps_for(program, output, contributions);
-  for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
-  if (scores != nullptr) layout.write(layout.at(program.score), 1, scores);
-  if (output != nullptr) layout.write(layout.at(program.output), program.output.width, output);
-  if (contributions != nullptr) {
-    layout.write(layout.at(program.contributions), program.contributions.width, contributions);
+void run_few(const ProgramView& program, const Block& block, float* frame) {
+  const ColumnsInLanes layout{frame, program.frame_columns, block.rows};
+  layout.read(block.input, program.input.width, layout.at(program.input));
+  if (block.state != nullptr) {
+    layout.read(block.state, program.state.width, layout.at(program.state));
+  } else {
+    layout.each(program.state.width,
+                [&](const auto& place) { store(layout.at(program.state) + place.offset, splat(0.0F)); });
   }
+  const int steps = steps_for(program, block);
+  for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
+  const auto write = [&](Columns value, float* target) {
+    if (target != nullptr) layout.write(layout.at(value), value.width, target);
+  };
+  write(program.score, block.scores);
+  write(program.output, block.output);
+  write(program.contributions, block.contributions);
+  write(program.state_next, block.state_next);
 }
 
-void run_block(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-               float* output, float* contributions) {
-  const int panels = (rows + kPanelRows - 1) / kPanelRows;
+void run_block(const ProgramView& program, const Block& block, float* frame) {
+  const int panels = (block.rows + kPanelRows - 1) / kPanelRows;
   const auto panel = [&](int index) {
     return Panel{frame + static_cast<long>(index) * kPanelRows * program.frame_columns};
   };
-  const auto rows_of = [&](int index) { return index + 1 < panels ? kPanelRows : rows - index * kPanelRows; };
+  const auto rows_of = [&](int index) {
+    return index + 1 < panels ? kPanelRows : block.rows - index * kPanelRows;
+  };
   for (int p = 0; p < panels; ++p) {
-    panel(p).read(input + static_cast<long>(p) * kPanelRows * program.input.width, rows_of(p),
-                  program.input.width, panel(p).at(program.input));
+    const long first = static_cast<long>(p) * kPanelRows;
+    panel(p).read(block.input + first * program.input.width, rows_of(p), program.input.width,
+                  panel(p).at(program.input));
+    if (block.state != nullptr) {
+      panel(p).read(block.state + first * program.state.width, rows_of(p), program.state.width,
+                    panel(p).at(program.state));
+    } else {
+      float* state = panel(p).at(program.state);
+      panel(p).each(program.state.width,
+                    [=](const auto& place) { store(state + place.offset, splat(0.0F)); });
+    }
   }
   // Panels are independent, so one's multiply-adds fill the other's latencies.
-  const int steps = steps_for(program, output, contributions);
+  const int steps = steps_for(program, block);
   for (int i = 0; i < steps; ++i) {
     for (int p = 0; p < panels; ++p) run_step(panel(p), program.steps[i]);
   }
   for (int p = 0; p < panels; ++p) {
     const long first = static_cast<long>(p) * kPanelRows;
-    if (scores != nullptr) panel(p).write_column(panel(p).at(program.score), rows_of(p), scores + first);
-    if (output != nullptr) {
-      panel(p).write(panel(p).at(program.output), rows_of(p), program.output.width,
-                     output + first * program.output.width);
+    const auto write = [&](Columns value, float* target) {
+      if (target == nullptr) return;
+      panel(p).write(panel(p).at(value), rows_of(p), value.width, target + first * value.width);
+    };
+    if (block.scores != nullptr) {
+      panel(p).write_column(panel(p).at(program.score), rows_of(p), block.scores + first);
     }
-    if (contributions != nullptr) {
-      panel(p).write(panel(p).at(program.contributions), rows_of(p), program.contributions.width,
-                     contributions + first * program.contributions.width);
-    }
+    write(program.output, block.output);
+    write(program.contributions, block.contributions);
+    write(program.state_next, block.state_next);
   }
 }
 

@@ -8,16 +8,16 @@ namespace {
 
 constexpr int kAlignment = 16;  // the widest vector
 
-/// Room for whole vectors from any column of the value, as a Concat writes them.
-int padded(std::size_t width, bool is_concat) {
+/// Room for whole vectors from any column of the value, as a Concat writes them and a range is read.
+int padded(std::size_t width, bool is_shifted) {
   const int columns = (static_cast<int>(width) + kAlignment - 1) / kAlignment * kAlignment;
-  return is_concat ? columns + kAlignment : columns;
+  return is_shifted ? columns + kAlignment : columns;
 }
 
 struct Life {
   int first = 0;
   int last = 0;
-  bool is_concat = false;
+  bool is_shifted = false;
 };
 
 std::vector<Life> lives_of(const Program& program) {
@@ -30,14 +30,19 @@ std::vector<Life> lives_of(const Program& program) {
     life.last = std::max(life.last, when);
   };
   touch(program.input, -1);
+  touch(program.state, -1);
+  for (const Instruction& instruction : program.instructions) {
+    if (is_range(instruction)) lives[static_cast<std::size_t>(instruction.a)].is_shifted = true;
+  }
   for (int i = 0; i < end; ++i) {
     const Instruction& instruction = program.instructions[static_cast<std::size_t>(i)];
     touch(instruction.a, i);
     touch(instruction.b, i);
     touch(instruction.out, i);
-    if (instruction.op == Op::copy) lives[static_cast<std::size_t>(instruction.out)].is_concat = true;
+    if (instruction.op == Op::copy) lives[static_cast<std::size_t>(instruction.out)].is_shifted = true;
   }
   touch(program.score, end);
+  touch(program.state_next, end);
   touch(program.output, end);
   touch(program.contributions, end);
   return lives;
@@ -67,7 +72,7 @@ FrameLayout lay_out(const Program& program) {
   for (const std::size_t value : order) {
     const Life& life = lives[value];
     std::erase_if(alive, [&](const Placed& placed) { return placed.last < life.first; });
-    const int width = padded(program.widths[value], life.is_concat);
+    const int width = padded(program.widths[value], life.is_shifted);
     int begin = 0;
     auto next = alive.begin();
     for (; next != alive.end() && next->begin - begin < width; ++next) begin = next->end;

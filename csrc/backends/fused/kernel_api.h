@@ -92,6 +92,19 @@ struct ProgramView {
   int all_steps = 0;     ///< and all of them the contributions.
   int frame_columns = 0;
   Columns input, score, output, contributions;
+  Columns state, state_next;  ///< Of width 0 without memory.
+};
+
+/// The rows of a block and where the answers go. All but `input` may be null; without `state` every row is
+/// the first of its stream.
+struct Block {
+  const float* input = nullptr;
+  const float* state = nullptr;
+  int rows = 0;
+  float* scores = nullptr;
+  float* output = nullptr;
+  float* contributions = nullptr;
+  float* state_next = nullptr;
 };
 
 /// How the packed weights must be cut for one instruction set.
@@ -103,15 +116,13 @@ struct Geometry {
   int tile_vectors;   ///< and most vectors of columns
 };
 
-/// One instruction set's code. `scores`, `output` and `contributions` may be null. A frame must hold
+/// One instruction set's code. A frame must hold
 /// `frame_columns` for each row; run_block rounds the rows up to panels of two vectors.
 struct Kernels {
   const char* isa;
   Geometry geometry;
-  void (*run_few)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-                  float* output, float* contributions);
-  void (*run_block)(const ProgramView& program, const float* input, int rows, float* frame, float* scores,
-                    float* output, float* contributions);
+  void (*run_few)(const ProgramView& program, const Block& block, float* frame);
+  void (*run_block)(const ProgramView& program, const Block& block, float* frame);
   /// out[i] = function(in[i]) for a whole number of vectors; for tests.
   void (*apply)(FunctionCall function, const float* in, float* out, long count);
 };

@@ -20,19 +20,20 @@ using NodeIndices = std::vector<std::size_t>;
   throw Error(ErrorCode::unsupported_model, "the fused backend cannot run this graph: " + problem);
 }
 
-const onnx::ValueInfo& checked_input(const Graph& graph) {
+/// The input `name`: float32 [batch, D].
+const onnx::ValueInfo& checked_input(const Graph& graph, std::string_view name) {
   constexpr std::int64_t kMaxColumns = std::int64_t{1} << 20;
-  if (graph.inputs.size() != 1 || graph.inputs[0].name != "input") {
-    refuse_graph("it needs exactly one input, \"input\"");
+  const auto found = std::find_if(graph.inputs.begin(), graph.inputs.end(),
+                                  [name](const onnx::ValueInfo& input) { return input.name == name; });
+  const std::string quoted = "\"" + std::string(name) + "\"";
+  if (found == graph.inputs.end()) refuse_graph("it has no input " + quoted);
+  if (found->type != onnx::ElementType::float32) {
+    refuse_graph(quoted + " has type " + to_string(found->type) + ", not float32");
   }
-  const onnx::ValueInfo& input = graph.inputs[0];
-  if (input.type != onnx::ElementType::float32) {
-    refuse_graph("\"input\" has type " + to_string(input.type) + ", not float32");
+  if (found->dims.size() != 2 || found->dims[1] < 1 || found->dims[1] > kMaxColumns) {
+    refuse_graph(quoted + " must have the shape [batch, D] with a fixed number D of columns");
   }
-  if (input.dims.size() != 2 || input.dims[1] < 1 || input.dims[1] > kMaxColumns) {
-    refuse_graph("\"input\" must have the shape [batch, D] with a fixed number D of columns");
-  }
-  return input;
+  return *found;
 }
 
 bool has_output(const Graph& graph, std::string_view name) {
@@ -62,7 +63,7 @@ Uses count_uses(const Graph& graph, const std::set<std::size_t>& nodes) {
   for (const std::size_t index : nodes) {
     for (const std::string& input : graph.nodes[index].inputs) ++uses[input];
   }
-  for (const char* name : {"score", "output", "contributions"}) {
+  for (const char* name : {"score", "output", "contributions", "state_next"}) {
     if (has_output(graph, name)) ++uses[name];
   }
   if (!has_output(graph, "score")) ++uses["output"];  // by the mean squared error
@@ -73,16 +74,25 @@ Uses count_uses(const Graph& graph, const std::set<std::size_t>& nodes) {
 
 Program lower(const Graph& original) {
   const Graph graph = with_activations_named(original);
-  const onnx::ValueInfo& input = checked_input(graph);
+  const bool has_memory = has_output(graph, "state_next");
+  if (!has_memory && graph.inputs.size() != 1) {
+    refuse_graph("it needs exactly one input, \"input\", unless it has an output \"state_next\"");
+  }
+  if (has_memory && graph.inputs.size() != 2) {
+    refuse_graph("with an output \"state_next\" it needs two inputs, \"input\" and \"state\"");
+  }
+  const onnx::ValueInfo& input = checked_input(graph, "input");
   const bool has_score = has_output(graph, "score");
   const bool has_reconstruction = has_output(graph, "output");
   const bool has_contributions = has_output(graph, "contributions");
   if (!has_score && !has_reconstruction) refuse_graph("it has neither an output \"score\" nor \"output\"");
 
   const NodeIndices first = needed_for(graph, has_score ? "score" : "output");
+  const NodeIndices memory = has_memory ? needed_for(graph, "state_next") : NodeIndices();
   const NodeIndices second = has_reconstruction ? needed_for(graph, "output") : NodeIndices();
   const NodeIndices third = has_contributions ? needed_for(graph, "contributions") : NodeIndices();
   std::set<std::size_t> needed(first.begin(), first.end());
+  needed.insert(memory.begin(), memory.end());
   needed.insert(second.begin(), second.end());
   needed.insert(third.begin(), third.end());
   const Uses uses = count_uses(graph, needed);
@@ -90,6 +100,10 @@ Program lower(const Graph& original) {
   ProgramBuilder builder;
   Operators operators(graph, uses, builder);
   operators.define(input.name, builder.input(static_cast<std::size_t>(input.dims[1])));
+  if (has_memory) {
+    const onnx::ValueInfo& state = checked_input(graph, "state");
+    operators.define(state.name, builder.state(static_cast<std::size_t>(state.dims[1])));
+  }
   const auto lower_nodes = [&](const NodeIndices& nodes) {
     for (const std::size_t index : nodes) {
       if (needed.erase(index) != 0) operators.lower(graph.nodes[index]);
@@ -117,6 +131,14 @@ Program lower(const Graph& original) {
   Symbol& score = operators.symbol("score");
   if (score.width != 1) refuse_graph("\"score\" has more than one column");
   const int score_value = builder.materialize(score);
+  if (has_memory) {
+    lower_nodes(memory);
+    Symbol& next = operators.symbol("state_next");
+    if (next.rank != 2 || next.width != operators.symbol("state").width) {
+      refuse_graph("\"state_next\" has not the shape of \"state\"");
+    }
+    builder.set_state_next(next);
+  }
   builder.end_of_score();
 
   int output_value = -1;

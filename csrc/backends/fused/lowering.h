@@ -6,7 +6,8 @@
 namespace datasentinel::fused {
 
 /// Lowers a graph with input `input` [batch, D] and outputs `score` [batch] or [batch, 1] and `output`
-/// [batch, D], and perhaps `contributions` [batch, D]. Without a `score` it is the mean squared difference of
+/// [batch, D], and perhaps `contributions` [batch, D]; with memory, also the input `state` and the output
+/// `state_next`, [batch, S]. Without a `score` it is the mean squared difference of
 /// input and output, and the contributions are its terms. Constants are folded in float64.
 ///
 /// An element-wise affine map, (x - center) scale + offset, is carried along symbolically and ends up

@@ -166,6 +166,10 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
     step.b = columns_of(instruction.b);
     step.out = columns_of(instruction.out, instruction.out_column);
     if (instruction.op == Op::copy) step.out.width = step.a.width;
+    if (is_range(instruction)) {
+      step.op = Op::copy;
+      step.a.offset += instruction.indices.front();
+    }
     step.function = instruction.function;
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);
@@ -191,6 +195,8 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   view_.input = columns_of(program.input);
   view_.score = columns_of(program.score);
   view_.output = columns_of(program.output);
+  view_.state = columns_of(program.state);
+  view_.state_next = columns_of(program.state_next);
   view_.contributions = columns_of(program.contributions);
 
   // Enough panels to fill each other's latencies, if they stay in the first-level cache together. The

@@ -29,6 +29,15 @@ struct Instruction {
   double factor = 1;
 };
 
+/// Whether it picks neighbouring columns in their order, so that whole vectors can be copied.
+[[nodiscard]] inline bool is_range(const Instruction& instruction) noexcept {
+  if (instruction.op != Op::gather) return false;
+  for (std::size_t i = 1; i < instruction.indices.size(); ++i) {
+    if (instruction.indices[i] != instruction.indices[i - 1] + 1) return false;
+  }
+  return true;
+}
+
 /// What a graph was lowered to: steps in order over values, each of which is written once (a Concat piece by
 /// piece) and has a fixed number of columns.
 struct Program {
@@ -39,6 +48,8 @@ struct Program {
   int input = -1;
   int score = -1;
   int output = -1;         ///< -1: the graph has none.
+  int state = -1;          ///< -1: the graph has no memory.
+  int state_next = -1;     ///< Known when the score is.
   int contributions = -1;  ///< -1: the graph has none.
 };
 

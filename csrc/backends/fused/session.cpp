@@ -11,12 +11,9 @@ ConstRows part_of(ConstRows rows, std::size_t first, std::size_t count) {
   return {.data = rows.row(first), .rows = count, .columns = rows.columns};
 }
 
-Outputs part_of(Outputs outputs, std::size_t first, std::size_t columns) {
-  return {
-      .scores = outputs.scores == nullptr ? nullptr : outputs.scores + first,
-      .reconstructions =
-          outputs.reconstructions == nullptr ? nullptr : outputs.reconstructions + first * columns,
-      .contributions = outputs.contributions == nullptr ? nullptr : outputs.contributions + first * columns};
+States part_of(States states, std::size_t first, std::size_t columns) {
+  return {.before = states.before == nullptr ? nullptr : states.before + first * columns,
+          .after = states.after == nullptr ? nullptr : states.after + first * columns};
 }
 
 }  // namespace
@@ -25,6 +22,7 @@ FusedSession::FusedSession(const Program& program, const Kernels& kernels, int n
     : kernels_(kernels),
       program_(program, kernels.geometry),
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
+      state_dim_(program.state < 0 ? 0 : program.widths[static_cast<std::size_t>(program.state)]),
       has_output_(program.output >= 0),
       has_contributions_(program.contributions >= 0),
       frames_([floats = program_.frame_floats()] { return std::make_unique<AlignedFloats>(floats); }),
@@ -32,7 +30,7 @@ FusedSession::FusedSession(const Program& program, const Kernels& kernels, int n
   if (num_threads_ > 1) threads_ = std::make_unique<ThreadPool>(num_threads_ - 1);
 }
 
-void FusedSession::run(ConstRows rows, Outputs outputs) {
+void FusedSession::step(ConstRows rows, States states, Outputs outputs) {
   if (outputs.reconstructions != nullptr && !has_output_) {
     throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
   }
@@ -45,7 +43,7 @@ void FusedSession::run(ConstRows rows, Outputs outputs) {
   const std::size_t useful =
       threads_ == nullptr ? 1 : rows.rows * (program_.multiply_adds() + 1) / kMultiplyAddsPerThread;
   if (useful <= 1) {
-    run_rows(rows, outputs);
+    run_rows(rows, states, outputs);
     return;
   }
   const std::size_t block = program_.block_rows();
@@ -54,19 +52,28 @@ void FusedSession::run(ConstRows rows, Outputs outputs) {
   threads_->run((rows.rows + rows_per_part - 1) / rows_per_part, [&](std::size_t part) {
     const std::size_t first = part * rows_per_part;
     const std::size_t count = std::min(rows_per_part, rows.rows - first);
-    run_rows(part_of(rows, first, count), part_of(outputs, first, rows.columns));
+    run_rows(part_of(rows, first, count), part_of(states, first, state_dim_),
+             outputs.from_row(first, rows.columns));
   });
 }
 
-void FusedSession::run_rows(ConstRows rows, Outputs outputs) {
+void FusedSession::run_rows(ConstRows rows, States states, Outputs outputs) {
   const auto frame = frames_.borrow();
   std::size_t first = 0;
   while (first < rows.rows) {
     const std::size_t count = std::min(rows.rows - first, program_.block_rows());
-    const Outputs target = part_of(outputs, first, rows.columns);
+    const Outputs target = outputs.from_row(first, rows.columns);
+    const States state = part_of(states, first, state_dim_);
     const auto run = count <= program_.few_rows() ? kernels_.run_few : kernels_.run_block;
-    run(program_.view(), rows.row(first), static_cast<int>(count), frame->data(), target.scores,
-        target.reconstructions, target.contributions);
+    run(program_.view(),
+        {.input = rows.row(first),
+         .state = state.before,
+         .rows = static_cast<int>(count),
+         .scores = target.scores,
+         .output = target.reconstructions,
+         .contributions = target.contributions,
+         .state_next = state.after},
+        frame->data());
     first += count;
   }
 }

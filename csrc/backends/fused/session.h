@@ -15,16 +15,19 @@ class FusedSession final : public Session {
   FusedSession(const Program& program, const Kernels& kernels, int num_threads);
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
-  void run(ConstRows rows, Outputs outputs) override;
+  void run(ConstRows rows, Outputs outputs) override { step(rows, {}, outputs); }
+  [[nodiscard]] std::size_t state_dim() const noexcept override { return state_dim_; }
+  void step(ConstRows rows, States states, Outputs outputs) override;
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused"; }
   [[nodiscard]] Facts facts() const override;
 
  private:
-  void run_rows(ConstRows rows, Outputs outputs);
+  void run_rows(ConstRows rows, States states, Outputs outputs);
 
   const Kernels& kernels_;
   PackedProgram program_;
   std::size_t input_dim_;
+  std::size_t state_dim_;
   bool has_output_;
   bool has_contributions_;
   Pool<AlignedFloats> frames_;           ///< Scratch, one for each concurrent call.

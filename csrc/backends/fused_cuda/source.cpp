@@ -243,6 +243,9 @@ bool fits_registers(const Program& program) {
 }  // namespace
 
 Source generate(const Program& program, std::size_t shared_bytes, Precision precision) {
+  if (program.state >= 0) {
+    throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no models with memory");
+  }
   Source source =
       fits_registers(program) ? in_registers(program) : in_shared_memory(program, shared_bytes, precision);
   source.precision = precision;

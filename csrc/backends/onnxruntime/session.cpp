@@ -1,5 +1,6 @@
 #include "backends/onnxruntime/session.h"
 
+#include <algorithm>
 #include <array>
 #include <shared_mutex>
 #include <utility>
@@ -78,6 +79,10 @@ void OnnxRuntimeSession::open(const Model& model, const SessionOptions& options,
 
 void OnnxRuntimeSession::open_bound(const EngineOptions& options, Callers callers) {
   const IoBinding wanted = options.io_binding;
+  if (signature_.state_dim != 0) {
+    if (wanted == IoBinding::automatic || wanted == IoBinding::off) return;
+    throw Error(ErrorCode::unsupported_model, "IO binding of a model with memory is not supported");
+  }
   if (wanted == IoBinding::off || (wanted == IoBinding::automatic && provider_ == Provider::cpu)) return;
   try {
     const auto gate = runtime_->gate.work();
@@ -99,7 +104,8 @@ void OnnxRuntimeSession::hold(CallersTensor& tensor, const float* data, Shape sh
   tensor.rows = shape.rows;
 }
 
-void OnnxRuntimeSession::run_unbound(Lane& lane, ConstRows rows, const Outputs& outputs) const {
+void OnnxRuntimeSession::run_unbound(Lane& lane, ConstRows rows, States states,
+                                     const Outputs& outputs) const {
   const Needs needs = needs_of(signature_, outputs);
   const Shape matrix{.rows = rows.rows, .columns = signature_.input_dim};
   float* reconstructions = outputs.reconstructions;
@@ -108,8 +114,8 @@ void OnnxRuntimeSession::run_unbound(Lane& lane, ConstRows rows, const Outputs& 
     reconstructions = lane.reconstruction_scratch.data();
   }
 
-  std::array<const char*, 3> names{};
-  std::array<OrtValue*, 3> values{};
+  std::array<const char*, 4> names{};
+  std::array<OrtValue*, 4> values{};
   std::size_t count = 0;
   const auto ask_for = [&](const std::string& name, CallersTensor& tensor, float* data, Shape shape) {
     hold(tensor, data, shape);
@@ -127,17 +133,36 @@ void OnnxRuntimeSession::run_unbound(Lane& lane, ConstRows rows, const Outputs& 
     ask_for(signature_.contributions, lane.contributions, outputs.contributions, matrix);
   }
   hold(lane.input, rows.data, matrix);
+  std::array<const char*, 2> input_names{signature_.input.c_str(), signature_.state.c_str()};
+  std::array<const OrtValue*, 2> inputs{lane.input.value.get(), nullptr};
+  std::size_t input_count = 1;
+  const Shape state_matrix{.rows = rows.rows, .columns = signature_.state_dim};
+  if (signature_.state_dim != 0) {
+    const std::size_t size = rows.rows * signature_.state_dim;
+    if (states.before == nullptr) {
+      if (lane.state_scratch.size() < size) lane.state_scratch.resize(size);
+      states.before = lane.state_scratch.data();
+    }
+    hold(lane.state, states.before, state_matrix);
+    inputs[input_count++] = lane.state.value.get();
+    if (states.after != nullptr) {
+      if (lane.state_next_scratch.size() < size) lane.state_next_scratch.resize(size);
+      ask_for(signature_.state_next, lane.state_next, lane.state_next_scratch.data(), state_matrix);
+    }
+  }
 
   const Api& api = runtime_->api;
-  const char* input_name = signature_.input.c_str();
-  const OrtValue* input = lane.input.value.get();
-  api.check(api.Run(session_.get(), nullptr, &input_name, &input, 1, names.data(), count, values.data()),
+  api.check(api.Run(session_.get(), nullptr, input_names.data(), inputs.data(), input_count, names.data(),
+                    count, values.data()),
             "running the model");
+  if (states.after != nullptr) {
+    std::copy_n(lane.state_next_scratch.data(), rows.rows * signature_.state_dim, states.after);
+  }
   if (needs.score_by_us) mean_squared_error(rows, reconstructions, outputs.scores);
   if (needs.contributions_by_us) squared_error_contributions(rows, reconstructions, outputs.contributions);
 }
 
-void OnnxRuntimeSession::run(ConstRows rows, Outputs outputs) {
+void OnnxRuntimeSession::step(ConstRows rows, States states, Outputs outputs) {
   if (bound_ != nullptr) {
     bound_->run(rows, outputs);
     return;
@@ -146,11 +171,14 @@ void OnnxRuntimeSession::run(ConstRows rows, Outputs outputs) {
   if (provider_ != Provider::cpu) gate = runtime_->gate.work();
   const auto lane = lanes_.borrow();
   if (!signature_.one_row_at_a_time) {
-    run_unbound(*lane, rows, outputs);
+    run_unbound(*lane, rows, states, outputs);
     return;
   }
   for (std::size_t i = 0; i < rows.rows; ++i) {
-    run_unbound(*lane, {.data = rows.row(i), .rows = 1, .columns = rows.columns},
+    const std::size_t at = i * signature_.state_dim;
+    const States state{.before = states.before == nullptr ? nullptr : states.before + at,
+                       .after = states.after == nullptr ? nullptr : states.after + at};
+    run_unbound(*lane, {.data = rows.row(i), .rows = 1, .columns = rows.columns}, state,
                 outputs.from_row(i, rows.columns));
   }
 }

@@ -22,7 +22,9 @@ class OnnxRuntimeSession final : public Session {
   ~OnnxRuntimeSession() override;
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return signature_.input_dim; }
-  void run(ConstRows rows, Outputs outputs) override;
+  void run(ConstRows rows, Outputs outputs) override { step(rows, {}, outputs); }
+  [[nodiscard]] std::size_t state_dim() const noexcept override { return signature_.state_dim; }
+  void step(ConstRows rows, States states, Outputs outputs) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override {
     return provider_ != Provider::cpu;
   }
@@ -44,7 +46,11 @@ class OnnxRuntimeSession final : public Session {
     CallersTensor scores;
     CallersTensor reconstructions;
     CallersTensor contributions;
+    CallersTensor state;
+    CallersTensor state_next;
     std::vector<float> reconstruction_scratch;
+    std::vector<float> state_scratch;       ///< Of new streams: zeros.
+    std::vector<float> state_next_scratch;  ///< ONNX Runtime cannot write a state where it reads it.
   };
 
   using Callers = BoundModel::Callers;
@@ -53,7 +59,7 @@ class OnnxRuntimeSession final : public Session {
   void open_bound(const EngineOptions& options, Callers callers);
   void close() noexcept;
   void hold(CallersTensor& tensor, const float* data, Shape shape) const;
-  void run_unbound(Lane& lane, ConstRows rows, const Outputs& outputs) const;
+  void run_unbound(Lane& lane, ConstRows rows, States states, const Outputs& outputs) const;
 
   std::shared_ptr<Runtime> runtime_;
   Provider provider_;

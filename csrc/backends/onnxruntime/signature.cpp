@@ -1,6 +1,7 @@
 #include "backends/onnxruntime/signature.h"
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -71,11 +72,21 @@ Signature read_signature(const Api& api, const OrtSession* session, const std::s
   std::size_t output_count = 0;
   api.check(api.SessionGetInputCount(session, &input_count), "counting inputs");
   api.check(api.SessionGetOutputCount(session, &output_count), "counting outputs");
-  if (input_count != 1) {
-    refuse(model_name, "expected 1 input, the graph has " + std::to_string(input_count));
+  if (input_count != 1 && input_count != 2) {
+    refuse(model_name, "expected 1 input, or 2 with memory, the graph has " + std::to_string(input_count));
   }
 
-  const TensorType input = tensor_type(api, session, 0, true);
+  TensorType input = tensor_type(api, session, 0, true);
+  if (input_count == 2) {
+    TensorType state = tensor_type(api, session, 1, true);
+    if (input.name == "state") std::swap(input, state);
+    const bool is_matrix = state.element_type == kElementTypeFloat && state.shape.size() == 2;
+    if (state.name != "state" || !is_matrix || state.shape[1] < 1) {
+      refuse(model_name, "its second input must be 'state', float32 [batch, S] with a fixed S");
+    }
+    signature.state = state.name;
+    signature.state_dim = static_cast<std::size_t>(state.shape[1]);
+  }
   if (input.element_type != kElementTypeFloat || input.shape.size() != 2 || input.shape[1] < 1) {
     refuse(model_name, "input '" + input.name + "' must be float32 [batch, D] with a fixed D");
   }
@@ -96,9 +107,16 @@ Signature read_signature(const Api& api, const OrtSession* session, const std::s
       signature.score_rank = rank;
     } else if (output.name == "output" && rank == 2 && output.shape[1] == input.shape[1]) {
       signature.reconstruction = output.name;
+    } else if (output.name == "state_next" && rank == 2 &&
+               output.shape[1] == static_cast<std::int64_t>(signature.state_dim)) {
+      signature.state_next = output.name;
     } else if (output.name == "contributions" && rank == 2 && output.shape[1] == input.shape[1]) {
       signature.contributions = output.name;
     }
+  }
+  if (signature.state.empty() != signature.state_next.empty()) {
+    refuse(model_name,
+           "an input 'state' needs an output 'state_next' of the same shape, and the other way round");
   }
   if (signature.score.empty() && signature.reconstruction.empty()) {
     refuse(model_name, "needs an output 'score' float32 [batch] or 'output' float32 [batch, " +

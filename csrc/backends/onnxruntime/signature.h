@@ -12,10 +12,13 @@ namespace datasentinel::onnxruntime {
 struct Signature {
   std::string input;
   std::size_t input_dim = 0;
-  std::string score;               ///< Empty: the graph only reconstructs.
-  std::size_t score_rank = 1;      ///< [batch] or [batch, 1].
-  std::string reconstruction;      ///< Empty: the graph only scores.
-  std::string contributions;       ///< Empty: the graph does not say why.
+  std::string score;           ///< Empty: the graph only reconstructs.
+  std::size_t score_rank = 1;  ///< [batch] or [batch, 1].
+  std::string reconstruction;  ///< Empty: the graph only scores.
+  std::string contributions;   ///< Empty: the graph does not say why.
+  std::string state;           ///< Empty: the graph has no memory.
+  std::string state_next;
+  std::size_t state_dim = 0;
   bool one_row_at_a_time = false;  ///< The graph was exported with a fixed batch of 1.
 };
 

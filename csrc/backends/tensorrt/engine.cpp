@@ -40,6 +40,7 @@ void Engine::read_signature(const EngineOptions& options, const std::string& mod
       if (!is_float32 || shape.nbDims != 2 || shape.d[1] < 1 || shape.d[0] > 1) {
         refuse(model_name, "input '" + name + "' must be float32 [batch, D] with a fixed D");
       }
+      if (name == "state") refuse(model_name, "the tensorrt backend runs no models with memory");
       input_ = name;
       input_dim_ = static_cast<std::size_t>(shape.d[1]);
       max_rows_ = shape.d[0] == 1 ? 1 : options.max_rows;

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from datasentinel.artifact import save_config
-from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
+from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
 from datasentinel.cli.reading import ReadingOptions, data_argument, normal_rows, read_data, reading_options
 from datasentinel.detector import Detector
 from datasentinel.promise import calibrate_served
@@ -47,8 +47,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     """
     detector = Detector.load(model, backend=backend)
     rows = normal_rows(read_data(data, reading, detector.artifact.config))
-    calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
     scores = detector.score(rows)
+    if detector.scorer.state_dim:
+        # A score of a recording depends on the rows before it, as it should.
+        calibration = calibrate(
+            scores, method=threshold_method, target_fpr=target_fpr, rows=rows, recording=True
+        )
+    else:
+        calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
     artifact = detector.artifact
     save_config(
         artifact.directory,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from datasentinel.detector import Detector
     from datasentinel.tables import Table
-    from datasentinel.tables.base import Block, Part
+    from datasentinel.tables.base import Block, Chunk, Part
 
 
 @click.command()
@@ -102,6 +102,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     id. `severity` is the score over the threshold, above 1 for anomalies; models whose threshold is not
     above 0 have none.
 
+    A model with memory (train --model context) scores each row in the past of its series, which --id tells
+    apart; the rows of a series must be in order of time. Its first rows are never called anomalies.
+
     With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
     would have expected.
     """
@@ -139,7 +142,14 @@ def command(  # noqa: PLR0917 - click passes them by name
 def score_table(
     detector: Detector, table: Table, columns: OutputColumns, *, threads: int
 ) -> Iterator[Scored]:
-    """Read, parse and score a table, chunk by chunk; parsing and scoring run on `threads` threads."""
+    """Read, parse and score a table, chunk by chunk; parsing and scoring run on `threads` threads.
+
+    A model with memory scores the rows in their order, each in the past of its own stream: those of one value
+    in the id column, or all rows where there is none.
+    """
+    if detector.scorer.state_dim:
+        yield from _score_streams(detector, table, columns, threads)
+        return
 
     def work(block: Block) -> tuple[Part, Scored]:
         chunk = block.part.parse(block.content, np.float32)
@@ -158,6 +168,40 @@ def score_table(
     place = table.placer()
     for part, scored in results:
         yield replace(scored, chunk=place(part, scored.chunk))
+
+
+def _score_streams(
+    detector: Detector, table: Table, columns: OutputColumns, threads: int
+) -> Iterator[Scored]:
+    from datasentinel.streams import MAX_STREAMS, StreamDetector
+
+    if columns.num_reasons:
+        raise DataError("--explain is not offered for models with memory")
+    id_column = table.columns.name_of(table.columns.id)
+
+    def parse(block: Block) -> tuple[Part, Chunk]:
+        chunk = block.part.parse(block.content, np.float32)
+        return block.part, replace(chunk, share_read=block.share_read)
+
+    streams = StreamDetector(detector)
+    place = table.placer()
+    for part, parsed in ordered_map(parse, table.blocks(), threads):
+        chunk = place(part, parsed)
+        ids = [""] * chunk.num_rows if id_column is None else list(map(str, chunk.kept[id_column]))
+        of_good = [ids[row] for row in (chunk.rows - chunk.first_row).tolist()]
+        scores, warming = streams.update_many(chunk.values, of_good)
+        anomalies = (scores.astype(np.float64) > detector.threshold) & ~warming
+        yield Scored(
+            chunk,
+            scores,
+            anomalies,
+            detector.severity_of_scores(scores) if columns.severity else None,
+            detector.p_values_of_scores(scores) if columns.p_value else None,
+        )
+    if streams.evicted:
+        click.echo(
+            f"{streams.evicted} streams began anew: no more than {MAX_STREAMS} are remembered", err=True
+        )
 
 
 @contextlib.contextmanager

@@ -75,7 +75,8 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     default="auto",
     show_default=True,
     help="What to train; auto takes a subspace for a recording, whose neighbouring rows are alike, and an "
-    "ensemble for other data. The options from --hidden to --device are for a plain autoencoder only.",
+    "ensemble for other data. context judges the rows of a recording by those before them, and cannot be "
+    "served yet. The options from --hidden to --device are for a plain autoencoder only.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
@@ -149,6 +150,11 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     dataset = read_data(data, reading, max_rows=max_rows)
     _tell(" ".join(data), dataset)
+    if settings["model"] == "context" and dataset.num_rows > len(dataset.values):
+        raise DataError(
+            f"a random sample of {dataset.num_rows:,} rows has no context: raise --max-rows, or train on a "
+            "part of the recording"
+        )
     test = None
     if test_path is not None:
         test_reading = dataclasses.replace(reading, features=dataset.feature_names or reading.features)

@@ -14,6 +14,7 @@ import numpy as np
 from datasentinel.artifact import Config, newest_version, save_artifact
 from datasentinel.export.graph import build_graph
 from datasentinel.export.verify import Verification, verify_graph
+from datasentinel.training.context import ContextModel
 
 if TYPE_CHECKING:
     import os
@@ -125,6 +126,8 @@ def build_artifact(
         score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},
+        state=model.state_facts() if isinstance(model, ContextModel) else {},
+        format_version=2 if isinstance(model, ContextModel) else 1,
     )
     return Built(onnx, config, verification)
 

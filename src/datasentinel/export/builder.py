@@ -65,20 +65,26 @@ class GraphBuilder:
         self.nodes[-1].output.append(f"{output}_indices")
         return output
 
-    def finish(self, name: str, width: int) -> bytes:
+    def finish(self, name: str, width: int, *, state: int = 0) -> bytes:
         """Return the ONNX file: `input`, and the outputs `score` [batch], `output` and `contributions`.
 
-        `input`, `output` and `contributions` are [batch, D]; all are float32.
+        `input`, `output` and `contributions` are [batch, D]; all are float32. With a `state` of so many
+        columns there are also an input `state` and an output `state_next`.
         """
+
+        def tensor(tensor_name: str, *columns: int) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(tensor_name, TensorProto.FLOAT, ["batch", *columns])
+
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
                 name,
-                [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", width])],
+                [tensor("input", width), *([tensor("state", state)] if state else [])],
                 [
-                    helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
-                    helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", width]),
-                    helper.make_tensor_value_info("contributions", TensorProto.FLOAT, ["batch", width]),
+                    tensor("score"),
+                    tensor("output", width),
+                    tensor("contributions", width),
+                    *([tensor("state_next", state)] if state else []),
                 ],
                 self.constants,
             ),

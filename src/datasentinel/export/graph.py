@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datasentinel.export.autoencoder_graph import autoencoder_graph
+from datasentinel.export.context_graph import context_graph
 from datasentinel.export.ensemble_graph import ensemble_graph
 from datasentinel.export.subspace_graph import subspace_graph
+from datasentinel.training.context import ContextModel
 from datasentinel.training.ensemble import Ensemble
 from datasentinel.training.subspace import Subspace
 
@@ -19,10 +21,13 @@ def build_graph(model: Model) -> bytes:
 
     Input `input` float32 [batch, D] in raw units. Outputs `score` float32 [batch], see the model's
     `definition`, `output` float32 [batch, D], the reconstruction in raw units, and `contributions` float32
-    [batch, D], what each feature has to do with the score (docs/explanations.md).
+    [batch, D], what each feature has to do with the score (docs/explanations.md). A model with memory also
+    has an input `state` and an output `state_next`, float32 [batch, S]; zeros are a new stream's state.
     """
     if isinstance(model, Ensemble):
         return ensemble_graph(model)
+    if isinstance(model, ContextModel):
+        return context_graph(model)
     if isinstance(model, Subspace):
         return subspace_graph(model)
     return autoencoder_graph(model.scaling, model.network.layers())

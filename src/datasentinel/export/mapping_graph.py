@@ -11,25 +11,27 @@ if TYPE_CHECKING:
     from datasentinel.training.mapping import RobustMap, SoftClip
 
 
-def add_soft_clip(graph: GraphBuilder, part: SoftClip) -> str:
-    """Add u, [batch, D]."""
-    shift = graph.constant("shift", part.scaling.shift)
-    inverse_scale = graph.constant("inverse_scale", part.scaling.inverse_scale)
-    graph.constant("scale", part.scaling.scale)
-    z = graph.add("Mul", [graph.add("Sub", ["input", shift], "centred"), inverse_scale], "standardised")
-    magnitude = graph.add(
-        "Min", [graph.add("Abs", [z], "standardised_magnitude"), graph.number(LARGEST)], "magnitude"
-    )
-    share = graph.add("Mul", [magnitude, graph.number(1 / part.knee)], "share_of_knee")
-    beyond = graph.add("Log", [graph.add("Max", [share, graph.number(1)], "share_beyond_knee")], "log_beyond")
-    tail = graph.add("Mul", [beyond, graph.number(part.knee)], "tail")
-    body = graph.add("Min", [magnitude, graph.number(part.knee)], "body")
-    clipped = graph.add("Add", [body, tail], "clipped_magnitude")
-    return graph.add("Mul", [graph.add("Sign", [z], "sign"), clipped], "clipped")
+def add_soft_clip(graph: GraphBuilder, part: SoftClip, *, prefix: str = "") -> str:
+    """Add u, [batch, D]; the names of nodes and constants begin with `prefix`."""
+
+    def add(operator: str, inputs: list[str], output: str) -> str:
+        return graph.add(operator, inputs, prefix + output)
+
+    shift = graph.constant(f"{prefix}shift", part.scaling.shift)
+    inverse_scale = graph.constant(f"{prefix}inverse_scale", part.scaling.inverse_scale)
+    z = add("Mul", [add("Sub", ["input", shift], "centred"), inverse_scale], "standardised")
+    magnitude = add("Min", [add("Abs", [z], "standardised_magnitude"), graph.number(LARGEST)], "magnitude")
+    share = add("Mul", [magnitude, graph.number(1 / part.knee)], "share_of_knee")
+    beyond = add("Log", [add("Max", [share, graph.number(1)], "share_beyond_knee")], "log_beyond")
+    tail = add("Mul", [beyond, graph.number(part.knee)], "tail")
+    body = add("Min", [magnitude, graph.number(part.knee)], "body")
+    clipped = add("Add", [body, tail], "clipped_magnitude")
+    return add("Mul", [add("Sign", [z], "sign"), clipped], "clipped")
 
 
 def add_inverse_soft_clip(graph: GraphBuilder, part: SoftClip, mapped: str) -> str:
     """Add the reconstruction in raw units, [batch, D], the graph's `output`; after `add_soft_clip`."""
+    scale = graph.constant("scale", part.scaling.scale)
     magnitude = graph.add("Abs", [mapped], "rebuilt_magnitude")
     share = graph.add("Mul", [magnitude, graph.number(1 / part.knee)], "rebuilt_share")
     beyond = graph.add("Sub", [share, graph.number(1)], "rebuilt_beyond")
@@ -41,7 +43,7 @@ def add_inverse_soft_clip(graph: GraphBuilder, part: SoftClip, mapped: str) -> s
     body = graph.add("Min", [magnitude, graph.number(part.knee)], "rebuilt_body")
     whole = graph.add("Add", [body, tail], "rebuilt_unclipped")
     sign = graph.add("Sign", [mapped], "rebuilt_sign")
-    scaled = graph.add("Mul", [graph.add("Mul", [sign, whole], "rebuilt_standardised"), "scale"], "rescaled")
+    scaled = graph.add("Mul", [graph.add("Mul", [sign, whole], "rebuilt_standardised"), scale], "rescaled")
     return graph.add("Add", [scaled, "shift"], "output")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,33 +15,57 @@ if TYPE_CHECKING:
     from datasentinel.training.subspace import Subspace
 
 
+@dataclass(frozen=True)
+class SubspaceNodes:
+    """Names of what a subspace computes: its score [batch, 1], shares and projection u' [batch, D]."""
+
+    score: str
+    shares: str
+    projection: str
+
+
 def subspace_graph(model: Subspace) -> bytes:
     """Return the ONNX file of a subspace; see `build_graph`. Its contributions add up to the score."""
     graph = GraphBuilder()
-    clipped = add_soft_clip(graph, model.soft_clip)
-    to_components = graph.constant("to_components", np.ascontiguousarray(model.directions.T))
-    components = graph.add(
-        "Gemm", [clipped, to_components, graph.constant("encoder_bias", model.encoder_bias)], "components"
-    )
-    directions = graph.constant("directions", model.directions)
-    rebuilt = graph.add("Gemm", [components, directions, graph.constant("mean", model.mean)], "rebuilt")
-    residual = graph.add("Sub", [clipped, rebuilt], "residual")
-    weighted = graph.add(
-        "Mul", [residual, graph.constant("residual_gain", model.residual_gain)], "weighted_residual"
-    )
-    whitened = graph.add(
-        "Mul", [components, graph.constant("component_gain", model.component_gain)], "whitened_components"
-    )
-    beside, within = (_mean_square(graph, weighted, "beside"), _mean_square(graph, whitened, "within"))
-    column = graph.add("Max", [beside, within], "score_column")
-    graph.add("Squeeze", [column, graph.features()], "score")
-    robust = add_robust_map(graph, model.robust_map, "robust")
-    shares = add_shares(graph, residual=weighted, marginal=robust)
-    graph.add("Mul", [shares, column], "contributions")
-    add_inverse_soft_clip(graph, model.soft_clip, rebuilt)
+    nodes = add_subspace(graph, model)
+    graph.add("Squeeze", [nodes.score, graph.features()], "score")
+    graph.add("Mul", [nodes.shares, nodes.score], "contributions")
+    add_inverse_soft_clip(graph, model.soft_clip, nodes.projection)
     return graph.finish("datasentinel_subspace", model.input_dim)
 
 
-def _mean_square(graph: GraphBuilder, values: str, name: str) -> str:
+def add_subspace(graph: GraphBuilder, model: Subspace, *, prefix: str = "") -> SubspaceNodes:
+    """Add a subspace of the graph's input; the names of its nodes and constants begin with `prefix`."""
+    clipped = add_soft_clip(graph, model.soft_clip, prefix=prefix)
+    to_components = graph.constant(f"{prefix}to_components", np.ascontiguousarray(model.directions.T))
+    components = graph.add(
+        "Gemm",
+        [clipped, to_components, graph.constant(f"{prefix}encoder_bias", model.encoder_bias)],
+        f"{prefix}components",
+    )
+    directions = graph.constant(f"{prefix}directions", model.directions)
+    mean = graph.constant(f"{prefix}mean", model.mean)
+    projection = graph.add("Gemm", [components, directions, mean], f"{prefix}rebuilt")
+    residual = graph.add("Sub", [clipped, projection], f"{prefix}residual")
+    weighted = graph.add(
+        "Mul",
+        [residual, graph.constant(f"{prefix}residual_gain", model.residual_gain)],
+        f"{prefix}weighted_residual",
+    )
+    whitened = graph.add(
+        "Mul",
+        [components, graph.constant(f"{prefix}component_gain", model.component_gain)],
+        f"{prefix}whitened_components",
+    )
+    beside = add_mean_square(graph, weighted, f"{prefix}beside")
+    within = add_mean_square(graph, whitened, f"{prefix}within")
+    score = graph.add("Max", [beside, within], f"{prefix}score_column")
+    robust = add_robust_map(graph, model.robust_map, f"{prefix}robust")
+    shares = add_shares(graph, residual=weighted, marginal=robust, output=f"{prefix}shares")
+    return SubspaceNodes(score, shares, projection)
+
+
+def add_mean_square(graph: GraphBuilder, values: str, name: str) -> str:
+    """Add the mean square of the columns, [batch, 1]."""
     squares = graph.add("Mul", [values, values], f"{name}_squares")
     return graph.add("ReduceMean", [squares, graph.features()], name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasentinel.errors import ArtifactError
+from datasentinel.training.context import ContextModel
 
 if TYPE_CHECKING:
     from datasentinel.training.fitting import Model
@@ -49,7 +50,8 @@ def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
     ArtifactError
         They differ by more than float32 rounding explains.
     """
-    runtime, scores, outputs, contributions = _run(onnx, rows)
+    state_size = model.memory.size if isinstance(model, ContextModel) else 0
+    runtime, scores, outputs, contributions = _run(onnx, rows, state_size)
     expected, expected_outputs = model.evaluate(rows)
     difference = np.abs(scores.astype(np.float64) - expected)
     verification = Verification(
@@ -92,7 +94,9 @@ def _compare_contributions(
     return difference, max(CONTRIBUTION_TOLERANCE, _ROUNDING_ROOM * rounding)
 
 
-def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Array, Float32Array]:
+def _run(
+    onnx: bytes, rows: Float32Array, state_size: int
+) -> tuple[str, Float32Array, Float32Array, Float32Array]:
     # ONNX Runtime is not part of the `train` extra, since one of its two packages has to be chosen.
     session: Any
     try:
@@ -108,5 +112,15 @@ def _run(onnx: bytes, rows: Float32Array) -> tuple[str, Float32Array, Float32Arr
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    scores, outputs, contributions = session.run(["score", "output", "contributions"], {"input": rows})
+    wanted = ["score", "output", "contributions"]
+    if not state_size:
+        scores, outputs, contributions = session.run(wanted, {"input": rows})
+        return runtime, scores, outputs, contributions
+    # A recording, from a new stream's state on.
+    state = np.zeros((1, state_size), np.float32)
+    results = []
+    for row in rows:
+        *result, state = session.run([*wanted, "state_next"], {"input": row[np.newaxis], "state": state})
+        results.append(result)
+    scores, outputs, contributions = (np.concatenate(values) for values in zip(*results, strict=True))
     return runtime, scores, outputs, contributions

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
+from datasentinel.errors import UnsupportedModelError
 from datasentinel.gpu import EngineOptions
 from datasentinel.serving.models import outputs_of, warm_up
 
@@ -50,7 +51,13 @@ def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detect
     ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError, OutOfMemoryError
         The model cannot be loaded or run.
     """
-    detector = load(load_artifact(folder, within=root))
+    artifact = load_artifact(folder, within=root)
+    if artifact.config.state:
+        raise UnsupportedModelError(
+            f"{folder}: the model keeps a state for each stream (config.json: key 'state'), and the server "
+            "does not; score its streams with `datasentinel score` or datasentinel.streams"
+        )
+    detector = load(artifact)
     warm_up(detector)
     outputs_of(detector)  # What cannot compute one of them is to fail here, not when it takes over.
     return detector

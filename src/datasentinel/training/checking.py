@@ -10,6 +10,7 @@ import numpy as np
 from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError
 from datasentinel.promise import broken, observe
+from datasentinel.training.context import ContextModel
 from datasentinel.training.fitting import Fitted, fit, fit_apart
 from datasentinel.training.recording import independent_share
 from datasentinel.training.subspace import can_span
@@ -57,7 +58,10 @@ def fit_and_check(
         """Return the calibrated model, and what is wrong with it or an empty string."""
         score, held_out_scores = fitted.model.score, fitted.held_out_scores
         calibration = _calibrate(held_out_scores, fitted, settings, rows)
-        seen = {"training rows": score(rows[:: -(-len(rows) // _MOST_CHECKED)])}
+        # A model with memory needs rows that follow each other.
+        has_memory = isinstance(fitted.model, ContextModel)
+        checked = rows[:_MOST_CHECKED] if has_memory else rows[:: -(-len(rows) // _MOST_CHECKED)]
+        seen = {"training rows": score(checked)}
         if recording:
             # Its beginning may be less quiet than its end, which is what the promise is about.
             bound = {"held-out rows": score(rows[-len(held_out_scores) :])}
@@ -115,5 +119,6 @@ def _calibrate(
         method=settings.threshold_method,
         target_fpr=settings.target_fpr,
         least=fitted.model.least_threshold,
+        recording=isinstance(fitted.model, ContextModel),
         rows=rows,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from datasentinel.errors import DataError
+from datasentinel.training.context import ContextModel, fit_context
 from datasentinel.training.denoiser import STEPS
 from datasentinel.training.ensemble import HELD_OUT, Ensemble, fit_ensemble
 from datasentinel.training.plain import HELD_OUT as PLAIN_HELD_OUT
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-Model: TypeAlias = Ensemble | Subspace | PlainAutoencoder
+Model: TypeAlias = Ensemble | Subspace | ContextModel | PlainAutoencoder
 
 # What calibration on rows that no part of the model saw holds out at most, to reach the target.
 _MOST_HELD_OUT_SHARE = 0.5
@@ -36,7 +37,7 @@ class Fitted:
 
     Attributes
     ----------
-    model : Ensemble, Subspace or PlainAutoencoder
+    model : Ensemble, Subspace, ContextModel or PlainAutoencoder
     held_out_scores : float32 array, shape [M]
         Of rows that had no part in the model that scored them.
     history : list of Epoch
@@ -97,6 +98,9 @@ def fit(
     held_out, kept = split(rows, share, recording=recording)
     if not len(kept):
         raise DataError(f"held_out {share} leaves no rows to train on")
+    if kind == "context":
+        context, scores = fit_context(rows, len(held_out))
+        return Fitted(context, scores, [], len(rows), True)
     if kind == "subspace":
         judged = fit_subspace(kept, held_out)
         return Fitted(refit(judged, rows), judged.score(held_out), [], len(rows), True)

@@ -35,7 +35,7 @@ class TrainingResult:
 
     Attributes
     ----------
-    model : Ensemble, Subspace or PlainAutoencoder
+    model : Ensemble, Subspace, ContextModel or PlainAutoencoder
         From raw rows to scores and reconstructions.
     calibration : Calibration
         The threshold and where it is from.
@@ -138,12 +138,16 @@ def train(
 
     normal = np.flatnonzero(~is_anomaly)
     # A plain autoencoder is not trained again on the rows it was stopped by: it would never see the end.
-    recording = settings.model != "autoencoder" and is_recording(values[normal])
+    recording = settings.model == "context" or (
+        settings.model != "autoencoder" and is_recording(values[normal])
+    )
     if not recording:
         normal = np.random.default_rng(settings.seed).permutation(normal)
     if judged is None and is_anomaly.any():
         aside, normal = split(normal, _TEST_SHARE, recording=recording)
         chosen = np.concatenate([aside, np.flatnonzero(is_anomaly)])
+        if settings.model == "context":
+            chosen = np.sort(chosen)  # in the order of time
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.errors import SettingsError
 
-ModelKind: TypeAlias = Literal["auto", "ensemble", "subspace", "autoencoder"]
+ModelKind: TypeAlias = Literal["auto", "ensemble", "subspace", "context", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -24,7 +24,8 @@ class TrainingSettings:
     Attributes
     ----------
     model : str
-        "ensemble"; "subspace", principal components in closed form; "autoencoder", a plain one; or "auto",
+        "ensemble"; "subspace", principal components in closed form; "context", subspaces of rows beside their
+        recent averages and variability, for a recording; "autoencoder", a plain one; or "auto",
         a subspace for a recording (rows that resemble their neighbours), else an ensemble. The architecture
         and the schedule
         (`hidden` to `learning_rate`, and `device`) can be chosen for the latter only.

@@ -1,0 +1,100 @@
+"""What a detector remembers of a stream: exponential averages of its rows and of their variability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasentinel.types import FloatArray
+
+# Half-lives after which the beginning of a stream counts for an eighth.
+_WARM_UP_HALF_LIVES = 3
+
+
+def keep_of(half_life: float) -> float:
+    """Return what an average of a half-life in rows keeps of itself from row to row."""
+    return float(0.5 ** (1 / half_life))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The state of a stream: averages, variability, and how many rows it has had, all 0 before the first row.
+
+    For a standardised row u, an average m of half-life h and keep k = 2^(-1/h)::
+
+        m <- k m + (1 - k) u                          from the first row on, which m starts as
+        r <- k r + (1 - k) (u - m)^2 / usual          with the new m; r starts as 1
+
+    so r is the recent variability in units of the usual one. The count of rows tells a stream's first one.
+
+    Attributes
+    ----------
+    width : int
+        Number of columns, D.
+    half_lives : tuple of float
+        Of the averages and of the variability, in rows, in the order in which the state has them.
+    """
+
+    width: int
+    half_lives: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of values in a state, S: the averages, the variabilities, the number of rows."""
+        return 1 + 2 * self.width * len(self.half_lives)
+
+    @property
+    def warm_up_rows(self) -> int:
+        """Number of rows after which the stream's beginning has faded."""
+        return int(np.ceil(_WARM_UP_HALF_LIVES * max(self.half_lives)))
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a memory held along a recording, each by half-life, float64 [N, D].
+
+    Attributes
+    ----------
+    average : dict
+        m after each row.
+    variability : dict
+        r after each row.
+    """
+
+    average: dict[float, FloatArray]
+    variability: dict[float, FloatArray]
+
+
+def remember(memory: Memory, rows: FloatArray, usual: FloatArray) -> Remembered:
+    """Run a memory along a recording, from a new stream's state.
+
+    Parameters
+    ----------
+    memory : Memory
+    rows : float array, shape [N, D]
+        Standardised rows.
+    usual : float64 array, shape [D]
+        The usual squared difference from the average.
+    """
+    average, variability = {}, {}
+    for half_life in memory.half_lives:
+        average[half_life] = exponential_average(rows, half_life, rows[:1])
+        squares = np.square(rows - average[half_life]) / usual
+        variability[half_life] = exponential_average(
+            squares, half_life, np.ones((1, memory.width), rows.dtype)
+        )
+    return Remembered(average, variability)
+
+
+def exponential_average(rows: FloatArray, half_life: float, start: FloatArray) -> FloatArray:
+    """Return the exponential averages along rows [N, D], `start` [1, D] being the one before the first."""
+    keep = keep_of(half_life)
+    averages = np.empty_like(rows)
+    current = start[0]
+    for i, row in enumerate(rows):
+        current = keep * current + (1 - keep) * row
+        averages[i] = current
+    return averages

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasentinel.artifact import Artifact, format_config, load_artifact, parse_config, save_artifact
+from datasentinel.detector import Detector
+from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
+from datasentinel.export import build_artifact
+from datasentinel.streams import Decision, StateStore, StreamDetector
+from datasentinel.training import TrainingSettings, train
+from tests.parity.test_context import train_with
+from tests.recordings import noisy, oscillations
+from tests.unit.training.test_recording import recording
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        _, built = train_with(patch, 100.0, oscillations(3000))
+    folder = save_artifact(tmp_path_factory.mktemp("model"), built.onnx, built.config)
+    return load_artifact(folder)
+
+
+@pytest.fixture(scope="module")
+def detector(artifact):
+    return Detector(artifact, backend="fused")
+
+
+def test_interleaved_streams_score_as_each_does_alone(detector):
+    random = np.random.default_rng(0)
+    names = [f"pump-{i}" for i in range(20)]
+    recordings = {name: oscillations(60, seed=i) for i, name in enumerate(names)}
+    alone = {name: detector.score(rows) for name, rows in recordings.items()}
+    order = random.permutation(np.repeat(names, 60)).tolist()
+    seen = dict.fromkeys(names, 0)
+    rows, expected = [], []
+    for name in order:
+        rows.append(recordings[name][seen[name]])
+        expected.append(alone[name][seen[name]])
+        seen[name] += 1
+    streams = StreamDetector(detector)
+    scores = []
+    first = 0
+    while first < len(order):
+        count = int(random.choice([1, 2, 17, 90, 400]))
+        scores.append(streams.update_many(rows[first : first + count], order[first : first + count])[0])
+        first += count
+    np.testing.assert_allclose(np.concatenate(scores), expected, rtol=2e-4, atol=1e-5)
+    assert len(streams) == 20
+
+
+def test_rows_are_warming_until_the_beginning_has_faded_and_then_told(detector):
+    rows = noisy(oscillations(800, seed=9), 600, 640)
+    streams = StreamDetector(detector)
+    decisions = [streams.update(row, "a")[1] for row in rows]
+    warm_up = detector.artifact.config.warm_up_rows
+    assert set(decisions[:warm_up]) == {Decision.WARMING}
+    assert Decision.WARMING not in decisions[warm_up:]
+    assert Decision.ANOMALY in decisions[600:650]
+    assert decisions[warm_up:600].count(Decision.ANOMALY) <= 25
+    np.testing.assert_array_equal(
+        np.array([decision is Decision.ANOMALY for decision in decisions]), detector.predict(rows)
+    )
+
+
+def test_a_bad_row_leaves_every_stream_as_it_was(detector):
+    rows = oscillations(30, seed=2)
+    streams, untouched = StreamDetector(detector), StreamDetector(detector)
+    for each in (streams, untouched):
+        each.update_many(rows[:20], ["a", "b"] * 10)
+    bad = rows[20:24].copy()
+    bad[2, 3] = np.nan
+    with pytest.raises(InvalidInputError, match="row 2, column 3"):
+        streams.update_many(bad, ["a", "b", "a", "c"])
+    with pytest.raises(InvalidInputError, match="4 rows, but 3"):
+        streams.update_many(rows[20:24], ["a", "b", "c"])
+    with pytest.raises(InvalidInputError, match="expected 7 values"):
+        streams.update(rows[0, :3], "a")
+    assert streams.update(rows[25], "a") == untouched.update(rows[25], "a")
+    assert len(streams) == 2
+
+
+def test_the_stream_heard_of_least_recently_is_forgotten_first(detector):
+    streams = StreamDetector(detector, max_streams=3)
+    row = oscillations(1)[0]
+    for name in ("a", "b", "c", "a", "d"):
+        streams.update(row, name)
+    assert (len(streams), streams.evicted) == (3, 1)
+    assert streams.forget("a")
+    assert not streams.forget("b")
+    assert len(streams) == 2
+
+
+def test_more_streams_in_a_batch_than_are_kept(detector):
+    rows = oscillations(10)
+    streams = StreamDetector(detector, max_streams=2)
+    scores, _ = streams.update_many(rows, list("abcdefghij"))
+    np.testing.assert_allclose(scores, [detector.score(row)[0] for row in rows], rtol=1e-4)
+    assert (len(streams), streams.evicted) == (2, 8)
+
+
+def test_a_snapshot_goes_on_where_the_streams_were(detector, tmp_path):
+    rows = oscillations(200, seed=5)
+    streams = StreamDetector(detector)
+    for name in ("a", "b"):
+        streams.scan(rows[:150], name)
+    streams.save(tmp_path / "streams.npz")
+    restored = StreamDetector(detector)
+    restored.update(rows[0], "b")  # newer than the snapshot
+    assert restored.restore(tmp_path / "streams.npz") == 1
+    np.testing.assert_array_equal(restored.scan(rows[150:], "a")[0], streams.scan(rows[150:], "a")[0])
+
+
+def test_a_snapshot_of_another_model_or_none_is_refused(detector, tmp_path):
+    streams = StreamDetector(detector)
+    streams.update(oscillations(1)[0], "a")
+    path = tmp_path / "streams.npz"
+    streams.save(path)
+    with np.load(path) as content:
+        others = {**content, "model_sha256": np.array("0" * 64)}
+    np.savez(path, **others)
+    with pytest.raises(ArtifactError, match="another model"):
+        streams.restore(path)
+    path.write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(ArtifactError, match="not a snapshot"):
+        streams.restore(path)
+    streams.update(oscillations(1)[0], 7)
+    with pytest.raises(InvalidInputError, match="strings"):
+        streams.save(path)
+
+
+def test_a_detector_without_memory_has_no_streams():
+    rows = recording(500)
+    built = build_artifact(train(rows, settings=TrainingSettings(model="subspace")), rows=rows)
+    with pytest.raises(UnsupportedModelError, match="no memory"):
+        StreamDetector(Detector(Artifact(Path("m"), built.config, built.onnx), backend="fused"))
+    assert built.config.format_version == 1
+
+
+def test_the_artifact_tells_its_state(artifact):
+    config = artifact.config
+    assert config.format_version == 2
+    assert config.state["half_lives_rows"] == [8.0, 32.0, 4.0, 16.0]
+    assert config.state_size == 1 + 2 * 7 * 4
+    assert config.warm_up_rows == 96
+    assert parse_config(format_config(config), where=Path("c")) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"size": 57', b'"size": 0', "key 'state': 'size'"),
+        (b'"warm_up_rows": 96', b'"warm_up": 96', "'warm_up_rows' is missing"),
+        (b'"format_version": 2', b'"format_version": 1', "format_version 2"),
+        (b'"format_version": 2', b'"format_version": 3', "newer"),
+    ],
+)
+def test_a_broken_state_is_named(artifact, old, new, message):
+    raw = format_config(artifact.config)
+    assert old in raw
+    with pytest.raises(ArtifactError, match=message):
+        parse_config(raw.replace(old, new), where=Path("config.json"))
+
+
+def test_a_state_that_is_not_the_graphs_is_found_at_load(artifact):
+    raw = format_config(artifact.config).replace(b'"size": 57', b'"size": 58')
+    config = parse_config(raw, where=Path("config.json"))
+    with pytest.raises(ArtifactError, match="its size is 58"):
+        Detector(Artifact(Path("m"), config, artifact.onnx), backend="fused")
+
+
+def test_a_store_is_bounded_and_reuses_its_slots():
+    store = StateStore(3, max_streams=100)
+    for i in range(250):
+        store.view(i)[:] = i
+    assert (len(store), store.evicted, store.bytes) == (100, 150, 100 * 3 * 4)
+    assert store.forget(200)
+    np.testing.assert_array_equal(store.view("new"), [[0, 0, 0]])
+    np.testing.assert_array_equal(store.view(249), [[249, 249, 249]])
+    assert store.evicted == 150
+    with pytest.raises(InvalidInputError):
+        StateStore(3, max_streams=0)
