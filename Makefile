@@ -9,7 +9,8 @@ CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp -name '*.cpp' -o -name '
 SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpp test-cpp-asan test-python lint format clean
+FUZZ_S ?= 60
+.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python lint format clean
 
 help:  ## Show this text
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -36,6 +37,21 @@ test-cpp-asan: setup  ## The same under AddressSanitizer and UndefinedBehaviorSa
 	$(BIN)/cmake --preset asan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
 	$(BIN)/cmake --build --preset asan
 	$(BIN)/ctest --preset asan
+
+test-cpp-tsan: setup  ## Those of threads under ThreadSanitizer
+	$(BIN)/cmake --preset tsan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+	$(BIN)/cmake --build --preset tsan --target test_core test_serving test_grpc_session
+	$(BIN)/ctest --preset tsan
+
+fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang
+	$(BIN)/cmake --preset fuzz -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+	$(BIN)/cmake --build --preset fuzz --target fuzz_targets
+	@set -e; for corpus in tests/cpp/fuzz/corpus/*/; do \
+	  subject=$$(basename $$corpus); found=build/fuzz/found/$$subject; mkdir -p $$found; \
+	  echo "fuzz_$$subject: $(FUZZ_S) s"; \
+	  build/fuzz/tests/cpp/fuzz/fuzz_$$subject -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$found- $$found $$corpus; \
+	done
 
 test-python: setup  ## Run the Python tests
 	$(BIN)/python -m pytest

@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from datasentinel.oip.grpc_predict_v2_pb2 import ModelInferResponse
 
 from benchmarks.models import SIZES, random_rows, write_autoencoder
 from benchmarks.served import ROOT
 from datasentinel import Detector
 from datasentinel.bench.machine import describe_machine
+from datasentinel.oip.grpc_predict_v2_pb2 import ModelInferResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

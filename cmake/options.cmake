@@ -5,8 +5,15 @@ target_compile_options(datasentinel_options INTERFACE -Wall -Wextra -Wpedantic -
 if(DATASENTINEL_WERROR)
   target_compile_options(datasentinel_options INTERFACE -Werror)
 endif()
+
+set(sanitizers_memory "address,undefined")
+set(sanitizers_threads "thread")
+set(sanitizers_fuzzer "address,undefined,fuzzer-no-link")
 if(DATASENTINEL_SANITIZE)
-  target_compile_options(datasentinel_options INTERFACE -fsanitize=address,undefined
-                                                       -fno-sanitize-recover=all -fno-omit-frame-pointer)
-  target_link_options(datasentinel_options INTERFACE -fsanitize=address,undefined)
+  if(NOT DEFINED sanitizers_${DATASENTINEL_SANITIZE})
+    message(FATAL_ERROR "DATASENTINEL_SANITIZE is memory, threads or fuzzer, not ${DATASENTINEL_SANITIZE}")
+  endif()
+  set(sanitize "-fsanitize=${sanitizers_${DATASENTINEL_SANITIZE}}")
+  target_compile_options(datasentinel_options INTERFACE ${sanitize} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(datasentinel_options INTERFACE ${sanitize})
 endif()

@@ -22,7 +22,7 @@ from datasentinel.histogram import Histogram
 
 if TYPE_CHECKING:
     from datasentinel.artifact import Config, Json
-    from datasentinel.promise import Observed
+    from datasentinel.observed import Observed
     from datasentinel.types import Float32Array, Float64Array, Int64Array
 
 ThresholdMethod: TypeAlias = Literal["conformal", "quantile", "mean+3std"]

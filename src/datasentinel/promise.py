@@ -10,59 +10,26 @@ means that the model that is served is not the one that was calibrated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datasentinel.calibration import Calibration, ThresholdMethod, calibrate
 from datasentinel.errors import DataError
+from datasentinel.observed import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from datasentinel.artifact import Json
     from datasentinel.types import Float32Array
 
-# A count less likely than this is no chance.
-LEVEL = 1e-3
 # By Cantelli's inequality no more than 1 / (1 + 3^2) lies above mean + 3 standard deviations.
 _BEYOND_THREE_DEVIATIONS = 0.1
 # Rows that are scored one by one too, to see that a score is the row's own.
 _SCORED_ALONE = 64
 # By which scores may differ, as a share of their size or of the range of all.
 _ROUNDING = 1e-3
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What a model was seen to do on some normal rows.
-
-    Attributes
-    ----------
-    rows, above : int
-        How many rows there were, and how many of them score above the threshold.
-    chance : float
-        Probability of so many or more, if the promise holds.
-    """
-
-    rows: int
-    above: int
-    chance: float
-
-    @property
-    def share(self) -> float:
-        """Share of the rows above the threshold."""
-        return self.above / self.rows if self.rows else 0.0
-
-    @property
-    def kept(self) -> bool:
-        """Whether the promise may hold."""
-        return self.chance >= LEVEL
-
-    def facts(self) -> dict[str, Json]:
-        """Return what `config.json` says under `calibration.observed`."""
-        return {"rows": self.rows, "above": self.above, "chance": float(f"{self.chance:.3g}")}
 
 
 def calibrate_served(

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from datasentinel.cli.produce import command as produce
-from datasentinel.settings import Settings, load_settings
+from datasentinel.serving.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()

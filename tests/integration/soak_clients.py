@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import ServerProcess, to_line
 
 MAX_LINE_BYTES = 4096

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
 from datasentinel import Detector
 from datasentinel.calibration import calibrate
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.networks import write_artifact
 
 TIMEOUT_S = 20

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
-
 from tests.integration.server_process import ANY_PORT, clean_environment, command, read_all
 
 TIMEOUT_S = 20

@@ -11,10 +11,10 @@ import urllib.request
 import grpc
 import numpy as np
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import read_all, to_lines
 
 

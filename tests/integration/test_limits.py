@@ -9,8 +9,8 @@ import time
 
 import grpc
 import pytest
-from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
+from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import to_line, to_lines, to_replies
 
 TIMEOUT_S = 20.0

@@ -13,9 +13,9 @@ import time
 import grpc
 import numpy as np
 import pytest
-from datasentinel.oip import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
 
 from datasentinel import Detector
+from datasentinel.oip import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
 from tests.integration.server_process import to_line, to_replies
 from tests.networks import Network, write_artifact
 

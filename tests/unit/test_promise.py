@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import betabinom
 
 from datasentinel.calibration import calibrate
-from datasentinel.promise import LEVEL, broken, observe, promised_share
+from datasentinel.observed import LEVEL
+from datasentinel.promise import broken, observe, promised_share
 
 
 def calibration_of(rows=999, method="conformal", target_fpr=0.01):

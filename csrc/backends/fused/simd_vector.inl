@@ -31,12 +31,13 @@ FUSED_INLINE IntVector first_lanes(long count) {
   for (int i = 0; i < kLanes; ++i) index[i] = i;
   return index < static_cast<int>(count);
 }
-/// Lane i of the result is lane i ^ by.
-template <int by>
-FUSED_INLINE Vector swap_lanes(Vector v) {
-  if constexpr (kLanes == 4) {
+/// Lane i of the result is lane i ^ by. `Any` is Vector; without a parameter, clang checks every branch.
+template <int by, typename Any>
+FUSED_INLINE Any swap_lanes(Any v) {
+  constexpr int lanes = static_cast<int>(sizeof(Any) / sizeof(float));
+  if constexpr (lanes == 4) {
     return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by);
-  } else if constexpr (kLanes == 8) {
+  } else if constexpr (lanes == 8) {
     return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by);
   } else {
     return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.errors import ServerError, SettingsError
-from datasentinel.settings import load_settings
+from datasentinel.serving.settings import load_settings
 
 if TYPE_CHECKING:
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _READY_PATH = "/v2/health/ready"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what to dial where a server listens on all

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datasentinel.cli.standard_streams import give_up_output
-from datasentinel.serving.server import run
-from datasentinel.settings import Settings, flag_name, load_settings, variable_name
+from datasentinel.serving.run import run
+from datasentinel.serving.settings import Settings, flag_name, load_settings, variable_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

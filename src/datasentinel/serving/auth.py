@@ -13,7 +13,7 @@ from datasentinel.errors import SettingsError
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
 

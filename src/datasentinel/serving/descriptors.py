@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
 

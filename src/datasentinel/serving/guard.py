@@ -12,8 +12,8 @@ from datasentinel.serving.logs import RateLimitedLog, log
 from datasentinel.serving.tls import Tls
 
 if TYPE_CHECKING:
+    from datasentinel.serving.settings import Settings
     from datasentinel.serving.tls import TlsContext
-    from datasentinel.settings import Settings
 
 _logger = logging.getLogger(__name__)
 _refusal_log = RateLimitedLog(_logger, logging.WARNING, "login_failed")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from datasentinel.artifact import Artifact
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _Result = TypeVar("_Result")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _ROOT = "datasentinel"
 _STANDARD_ERROR = 2

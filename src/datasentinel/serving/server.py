@@ -21,14 +21,13 @@ from datasentinel.serving.signals import Signals
 from datasentinel.serving.tracing import Tracing
 from datasentinel.serving.transports import is_loopback
 from datasentinel.serving.trial import try_to_load
-from datasentinel.settings import service_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.serving.board import Board
+    from datasentinel.serving.settings import Settings
     from datasentinel.serving.transports import Address, Transport
-    from datasentinel.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
@@ -199,11 +198,8 @@ def _make_transports(
     return transports
 
 
-def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
-
-    SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1,
-    so many processes serve, under a supervisor in this one.
+def run_server(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
+    """Serve in this process, whose logging is set up, until SIGTERM or SIGINT.
 
     Parameters
     ----------
@@ -214,16 +210,8 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
     Raises
     ------
     DataSentinelError
-        As for `Server.start`, or a worker failed.
+        As for `Server.start`.
     """
-    configure_logging(settings)
-    if links := service_links(os.environ):
-        log(_logger, logging.WARNING, "service_links_ignored", variables=links)
-    if settings.workers > 1:
-        from datasentinel.serving.supervisor import supervise
-
-        supervise(settings, on_ready)
-        return
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         runner.run(_serve(settings, on_ready))
 
@@ -235,7 +223,7 @@ def run_worker(
     board: Board,
     lifeline: int,
 ) -> None:
-    """Serve as one worker of several, as `run` does, and until the file descriptor `lifeline` ends.
+    """Serve as one worker of several, as `run_server` does, and until the file descriptor `lifeline` ends.
 
     Parameters
     ----------

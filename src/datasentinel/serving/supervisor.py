@@ -26,7 +26,7 @@ from datasentinel.serving.worker import HEARTBEAT_S, READY, to_argument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from datasentinel.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _READ_BYTES = 1 << 16
 

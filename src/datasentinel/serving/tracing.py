@@ -14,7 +14,7 @@ from datasentinel.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from datasentinel.serving.data_plane import Answered, Observer
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 
 class Tracing:

@@ -20,7 +20,7 @@ from datasentinel import errors
 from datasentinel.errors import ArtifactError, DataSentinelError
 from datasentinel.serving.exit_codes import in_words
 from datasentinel.serving.loading import load_and_warm_up, loader
-from datasentinel.settings import Settings
+from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

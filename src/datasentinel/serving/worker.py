@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from datasentinel.errors import DataSentinelError
 from datasentinel.serving.board import Board
 from datasentinel.serving.server import run_worker
-from datasentinel.settings import Settings
+from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
     from datasentinel.serving.transports import Address

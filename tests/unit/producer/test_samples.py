@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from datasentinel.tables import Roles, open_table
 from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.producer import PROTOCOLS, FileRows, Telemetry, stream
 from datasentinel.producer.samples import Fault
+from datasentinel.tables import open_table
 
 
 def take(telemetry: Telemetry, count: int) -> tuple[np.ndarray, np.ndarray]:

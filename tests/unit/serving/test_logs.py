@@ -12,7 +12,7 @@ from datasentinel.serving.logs import RateLimitedLog
 SCRIPT = """
 import logging
 from datasentinel.serving.logs import configure_logging, log
-from datasentinel.settings import Settings
+from datasentinel.serving.settings import Settings
 
 configure_logging(Settings(log_format="{format}", log_level="info"))
 logger = logging.getLogger("datasentinel.test")

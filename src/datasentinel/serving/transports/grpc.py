@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.repository import ModelRepository
+    from datasentinel.serving.settings import Settings
     from datasentinel.serving.transports import Address
-    from datasentinel.settings import Settings
 
 NAME = "grpc"
 _HEALTH_PREFIX = b"/grpc.health.v1.Health/"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.metrics import Metrics
     from datasentinel.serving.repository import ModelRepository
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 NAME = "http"
 

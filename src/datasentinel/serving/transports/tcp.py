@@ -10,7 +10,7 @@ from datasentinel.serving.transports.listener import Listener
 if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 NAME = "tcp"
 _REFUSAL = b"ERROR: too many connections, try again later\n"

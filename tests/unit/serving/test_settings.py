@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from datasentinel.errors import SettingsError
-from datasentinel.settings import Settings, flag_name, load_settings, service_links, variable_name
+from datasentinel.serving.settings import Settings, flag_name, load_settings, service_links, variable_name
 
 
 @pytest.fixture
