@@ -113,7 +113,7 @@ class Ensemble:
         "reconstruction by a denoising autoencoder, to the medians, and of its greatest value to the mean; "
         "1 is typical of normal rows, 2 about one standard deviation more"
     )
-    least_threshold = None
+    least_threshold = 1.0
 
     @property
     def input_dim(self) -> int:

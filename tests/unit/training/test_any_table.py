@@ -17,8 +17,6 @@ FRESH = 1500
 FAMILY_WISE = 1e-4
 # With fewer rows neither can the check see a broken promise, nor this test.
 ENOUGH_ROWS = 50
-# In wider rows a single departure is lost among the distances of all columns.
-WIDEST_TO_SEARCH = 60
 
 
 # Offset and scale; the last two are more than float32 holds.
@@ -80,10 +78,11 @@ def is_tame(rows):
     resolved = deviations > 2 * np.spacing(np.abs(values).max(axis=0).astype(np.float32))
     usual = (values == np.median(values, axis=0)).mean(axis=0) < 0.9
     near = (centred < 6 * deviations).all(axis=0)
-    return bool(rows.shape[1] <= WIDEST_TO_SEARCH and (resolved & usual & near).all())
+    return bool((resolved & usual & near).all())
 
 
-QUICK, THOROUGH = 50, 250
+QUICK, THOROUGH = 50, 150
+MOST_VALUES = 100_000
 COMMON = {
     "derandomize": True,
     "deadline": None,
@@ -99,9 +98,10 @@ def test_promises_hold_on_any_table(table, count):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=THOROUGH, **COMMON)
 @given(table=tables(widest=400), count=counts(most=3000))
 def test_promises_hold_on_many_tables(table, count):
-    if count * table.width > 300_000:
-        count = max(10, 300_000 // table.width)
+    if count * table.width > MOST_VALUES:
+        count = max(10, MOST_VALUES // table.width)
     check(table, count, examples=THOROUGH)
