@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
+    import numpy.typing as npt
+
     from datasentinel.reasons import Reason
     from datasentinel.tables.base import Chunk
     from datasentinel.types import BoolArray, Float32Array, Float64Array
@@ -215,14 +217,21 @@ class ParquetScoreWriter(ScoreWriter):
         good = scored.is_good
         whole = bool(good.all())
 
-        def column(values: Any, kind: Any) -> Any:  # noqa: ANN401
-            if whole:
-                return pa.array(values, type=kind)
-            spread = np.zeros(len(good), values.dtype)
-            spread[good] = values
-            return pa.array(spread, type=kind, mask=~good)
+        def column(values: npt.NDArray[Any], kind: Any) -> Any:  # noqa: ANN401
+            if not whole:
+                spread = np.zeros(len(good), values.dtype)
+                spread[good] = values
+                values = spread
+            if values.dtype == np.bool_:
+                values = np.packbits(values, bitorder="little")
+            # Not by pa.array, which imports pandas where that is installed.
+            valid = None if whole else pa.py_buffer(np.packbits(good, bitorder="little"))
+            return pa.Array.from_buffers(kind, len(good), [valid, pa.py_buffer(np.ascontiguousarray(values))])
 
-        fields = {"row": pa.array(np.arange(scored.row_numbers.start, scored.row_numbers.stop))}
+        numbers = np.arange(scored.row_numbers.start, scored.row_numbers.stop)
+        fields = {
+            "row": pa.Array.from_buffers(pa.int64(), len(good), [None, pa.py_buffer(numbers)]),
+        }
         for name, told in self.columns.kept_as.items():
             fields[told] = self._kept(scored.chunk.kept[name])
         fields["score"] = column(scored.scores, pa.float32())
