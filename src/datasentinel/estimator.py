@@ -13,6 +13,7 @@ from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError
 from datasentinel.streams import StreamDetector
+from datasentinel.tables import Roles, frames
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.fitting import Model
     from datasentinel.training.settings import ModelKind
-    from datasentinel.types import Float32Array, Float64Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 # Where an artifact is said to lie that lies in memory only.
 _IN_MEMORY = Path("(in memory)")
@@ -71,6 +72,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         two.
     backend : {"auto", "onnxruntime", "tensorrt", "fused"}
         What scores; "auto" takes the first one that can.
+    features, ignore : sequence of str
+        For data frames: the columns to learn from, and columns to leave out; names or patterns such as
+        "*_id".
+    time, id, label : str, optional
+        For data frames: the columns that say when a row was taken, to which series it belongs, and whether it
+        is an anomaly. Rows labelled as anomalies are not trained on. Without these, a label is found by its
+        name and values, and indexes, timestamps, identifiers and text are left out, with a warning each.
     warm_start : bool
         Whether `fit` goes on training the ensemble's autoencoder of an earlier `fit` on rows of as many
         features. Scaling, whitening, prototypes and calibration have closed or cheap solutions and are always
@@ -114,6 +122,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         target_fpr: float = 0.01,
         threshold_method: ThresholdMethod = "conformal",
         backend: str = "auto",
+        features: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        time: str | None = None,
+        id: str | None = None,  # noqa: A002 - as the command line says it
+        label: str | None = None,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
@@ -123,6 +136,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.target_fpr = target_fpr
         self.threshold_method = threshold_method
         self.backend = backend
+        self.features = features
+        self.ignore = ignore
+        self.time = time
+        self.id = id
+        self.label = label
         self.warm_start = warm_start
         self.random_state = random_state
 
@@ -149,7 +167,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         from datasentinel.export import build_artifact
         from datasentinel.training import TrainingSettings, train
 
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        chosen, columns, is_anomaly = self._choose_columns(X)
+        rows = validate_data(self, chosen, dtype=[np.float64, np.float32], ensure_min_samples=2)
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = int(check_random_state(seed).randint(2**31 - 1))
@@ -162,13 +181,15 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             seed=int(seed),
         )
         names = getattr(self, "feature_names_in_", ())
-        result = train(rows, settings=settings, feature_names=names, start=self._earlier())
+        normal = rows if is_anomaly is None else rows[~is_anomaly]
+        result = train(normal, settings=settings, feature_names=names, start=self._earlier())
         for warning in result.warnings:
             warnings.warn(warning, DataWarning, stacklevel=2)
         built = build_artifact(
             result,
-            rows=rows.astype(np.float32),
+            rows=normal.astype(np.float32),
             feature_names=names,
+            columns=columns,
             training_facts={"seed": int(seed)},
         )
         self._trained: Model | None = result.model
@@ -198,7 +219,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             A value is not finite as float32, or there are not N groups.
         """
         check_is_fitted(self, "artifact_")
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        rows = validate_data(self, self._known_columns(X), dtype=[np.float64, np.float32], reset=False)
         if groups is None or not self.artifact_.config.state:
             return self._score(rows)
         streams = StreamDetector(self._loaded(), max_streams=max(1, len(set(groups))))
@@ -294,6 +315,26 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             estimator.feature_names_in_ = np.array(config.feature_names, dtype=object)
         estimator._take(artifact)
         return estimator
+
+    def _choose_columns(self, X: object) -> tuple[object, dict[str, Any], BoolArray | None]:  # noqa: N803
+        """Return a data frame's features, its other columns' roles, and which rows are anomalies."""
+        if not (frames.is_frame(X) and frames.column_names(X)):
+            return X, {}, None
+        asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
+        columns = frames.columns_of(X, asked)
+        for column in columns.left_out:
+            warnings.warn(str(column), DataWarning, stacklevel=3)
+        is_anomaly = frames.anomalies_of(X, columns)
+        facts = columns.facts()
+        return (frames.select(X, columns.feature_names) if facts else X), facts, is_anomaly
+
+    def _known_columns(self, X: object) -> object:  # noqa: N803
+        """Return a data frame without the columns that `fit` left out."""
+        others = self.artifact_.config.other_columns
+        if not others or not frames.is_frame(X):
+            return X
+        names = frames.column_names(X)
+        return frames.select(X, [name for name in names if name not in others]) if names else X
 
     def _take(self, artifact: Artifact) -> None:
         self.artifact_ = artifact

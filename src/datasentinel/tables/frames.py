@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasentinel.errors import InvalidInputError
-from datasentinel.tables.roles import SampleColumn
+from datasentinel.tables import labels
+from datasentinel.tables.roles import SampleColumn, assign
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     import numpy.typing as npt
 
-    from datasentinel.types import Float64Array
+    from datasentinel.tables.roles import Columns, Roles
+    from datasentinel.types import BoolArray, Float64Array
 
 _SAMPLE_ROWS = 1000
 _SHOWN = 3
@@ -128,6 +130,35 @@ def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
         return np.asarray(column.to_numpy(zero_copy_only=False))
     except TypeError:
         return np.asarray(column.to_numpy())
+
+
+def columns_of(frame: Any, roles: Roles) -> Columns:  # noqa: ANN401
+    """Decide what a frame's columns are, as `open_table` does for a file's.
+
+    Raises
+    ------
+    DataError
+        A column asked for is not there, there is no feature, or it is unclear which column is the label.
+    """
+    return assign("x", sample_of(frame), roles, named=bool(column_names(frame)))
+
+
+def select(frame: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return a frame with these columns only."""
+    return frame.select(list(names)) if hasattr(frame, "select") else frame[list(names)]
+
+
+def anomalies_of(frame: Any, columns: Columns, normal: Sequence[str] = ()) -> BoolArray | None:  # noqa: ANN401
+    """Return which rows the label column calls anomalies, or None where there is no label."""
+    if columns.label is None:
+        return None
+    told = [labels.normalise(value) for value in _as_array(_column(frame, columns.label)).tolist()]
+    known = [value for value in told if value is not None]
+    if len(known) < len(told):
+        raise InvalidInputError(
+            f"x: column '{columns.names[columns.label]}' is empty in row {told.index(None)}"
+        )
+    return labels.decode("x", columns.names[columns.label], known, set(known), normal)
 
 
 def sample_of(frame: Any) -> list[SampleColumn]:  # noqa: ANN401

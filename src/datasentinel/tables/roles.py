@@ -239,8 +239,8 @@ def assign(
     time = finder.find("time", asked.time) if asked.time is not None else None
     series = finder.find("id", asked.id) if asked.id is not None else None
     ignored = finder.matching("--ignore", asked.ignore)
-    kept = finder.matching("--keep", asked.keep)
-    kept += tuple(names.index(name) for name in asked.carry if name in names)
+    kept = tuple(names.index(name) for name in asked.carry if name in names)
+    kept += finder.matching("--keep", asked.keep)
     others = {column for column in (label, time, series) if column is not None} | set(ignored)
     left_out: tuple[LeftOut, ...] = ()
     if asked.model_features and named:

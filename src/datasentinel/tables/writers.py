@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
+_ROW_GROUP_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ class ParquetScoreWriter(ScoreWriter):
     path: Path
     columns: OutputColumns
     _writer: Any = field(default=None, init=False)
+    _pending: list[Any] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._arrow, self._parquet = import_pyarrow()
@@ -207,12 +209,15 @@ class ParquetScoreWriter(ScoreWriter):
 
     def __exit__(self, *_: object) -> None:
         """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()
-        self._file.close()
+        try:
+            self._flush()
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self._file.close()
 
     def write(self, scored: Scored) -> None:
-        """Append rows as one row group."""
+        """Append rows; a row group is written when there are enough."""
         pa = self._arrow
         good = scored.is_good
         whole = bool(good.all())
@@ -246,7 +251,17 @@ class ParquetScoreWriter(ScoreWriter):
             reason = pa.struct({"feature": pa.string(), "value": single, "expected": single, "share": single})
             told_reasons = scored.spread(list(map(reasons_as_data, scored.reasons)))
             fields["reasons"] = pa.array(told_reasons, type=pa.list_(reason))
-        table = pa.table(fields)
+        self._pending.append(pa.table(fields))
+        if sum(table.num_rows for table in self._pending) >= _ROW_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        pa = self._arrow
+        # A block without any text in a column handed through has nulls there.
+        table = pa.concat_tables(self._pending, promote_options="default")
+        self._pending.clear()
         if self._writer is None:
             self._writer = self._parquet.ParquetWriter(
                 self._file, table.schema, use_dictionary=[*self.columns.kept_as.values(), "error"]
