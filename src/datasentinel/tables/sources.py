@@ -80,7 +80,9 @@ def _fsspec(url: str) -> Any:  # noqa: ANN401
     try:
         import fsspec
     except ImportError as error:
-        raise MissingDependencyError(f"{url}: URLs need fsspec: pip install fsspec") from error
+        raise MissingDependencyError(
+            f'{url}: URLs need fsspec: pip install "datasentinel[remote]"'
+        ) from error
     return fsspec
 
 
