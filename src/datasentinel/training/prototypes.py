@@ -20,11 +20,10 @@ RESOLUTION = 4e-7
 TINY = 1e-12
 _ROUNDS = 4
 # Columns.
-_DIRECT_UP_TO = 8
-# How many prototypes there are in one space: as many as keep a row's cost within 3 us at 10 columns and 25 us
-# at 100 columns on a core with AVX2, and no more than help.
-_MOST, _FEWEST = 2048, 768
-_COLUMNS_OF_MOST = 24
+_DIRECT_UP_TO, _DEAR_FROM = 8, 120
+# Prototypes in one space: few enough for 3 us a row of 10 columns and 25 us a row of 100 columns on one core.
+# More were measured to help little.
+_MOST, _FEWEST = 1024, 640
 _CHUNK_ROWS = 2048
 
 
@@ -149,10 +148,7 @@ def distinct(rows: Float32Array) -> DistinctRows:
 
 def prototype_count(width: int) -> int:
     """Return how many prototypes rows of `width` columns are worth in one space, for the time they cost."""
-    # The selection of the nearest costs the same for every width, and more than narrow rows' distances.
-    if width > _COLUMNS_OF_MOST:
-        return max(_FEWEST, min(_MOST, _MOST * 120 // width))
-    return 1024
+    return max(_FEWEST, min(_MOST, _MOST * _DEAR_FROM // width))
 
 
 def fit_prototypes(

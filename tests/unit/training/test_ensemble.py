@@ -11,7 +11,7 @@ from datasentinel.training.combine import LEAST_Z, fit_combination, stranger
 from datasentinel.training.denoiser import fit_denoisers
 from datasentinel.training.ensemble import PARTS, fit_ensemble
 from datasentinel.training.mapping import fit_robust_map, fit_soft_clip
-from datasentinel.training.prototypes import Prototypes, distinct, fit_prototypes, k_means
+from datasentinel.training.prototypes import Prototypes, distinct, fit_prototypes, k_means, prototype_count
 from datasentinel.training.resolution import smallest_step
 from datasentinel.training.whitening import fit_whitening
 
@@ -289,6 +289,19 @@ def test_wide_rows_have_their_distances_by_a_matrix_product():
     distances = np.linalg.norm(rows[:, None] - centres, axis=2)
     expected = [np.sort(distances * np.sqrt(gain), axis=1)[:, :3].mean(axis=1) for gain in gains]
     np.testing.assert_allclose(prototypes.distances(rows), np.stack(expected, axis=1), rtol=1e-4)
+
+
+def test_the_number_of_prototypes_can_be_chosen():
+    rows = telemetry(600)
+    ensemble = train(rows, settings=TrainingSettings(steps=4, prototypes=50)).model
+    assert max(ensemble.facts()["prototypes"]) <= 50
+    with pytest.raises(SettingsError, match="prototypes"):
+        TrainingSettings(model="subspace", prototypes=50)
+
+
+def test_wide_rows_get_fewer_prototypes():
+    counts = [prototype_count(width) for width in (1, 120, 160, 10_000)]
+    assert counts == [1024, 1024, 768, 640]
 
 
 def test_what_is_near_depends_on_how_dense_the_prototypes_are():
