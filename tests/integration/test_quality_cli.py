@@ -30,6 +30,7 @@ from datasentinel.errors import (
     SettingsError,
     UnsupportedModelError,
 )
+from datasentinel.events import AlarmRule, find_events, judge_events
 from tests.networks import Network, write_artifact
 
 D = 6
@@ -410,3 +411,23 @@ def test_a_file_that_is_no_model(tmp_path):
     data = write_csv(tmp_path / "n.csv", rows_of(20, seed=9))
     with pytest.raises(UnsupportedModelError, match=r"s\.onnx: not a valid ONNX file"):
         datasentinel("import", tmp_path / "s.onnx", "--calibrate", data, "--out", tmp_path / "m")
+
+
+def test_evaluate_groups_anomalies_into_events(model, tmp_path):
+    values, labels = labelled(5)
+    data = write_csv(tmp_path / "labelled.csv", values, labels)
+    told = json.loads(datasentinel("evaluate", model, data, "--json", "--alarm-rows", "1/1"))
+    scores = Detector.load(model).score(values.astype(np.float32))
+    events = find_events(scores, scores > told["threshold"], AlarmRule(1, 1))
+    quality = judge_events(events, np.asarray(labels, bool))
+    assert told["events"] == {
+        "events": quality.events,
+        "true_events": quality.true_events,
+        "segments": quality.segments,
+        "found": quality.found,
+        "precision": quality.precision,
+        "recall": quality.recall,
+    }
+    assert told["events"]["found"] == told["segments_hit"]
+    with pytest.raises(SettingsError, match="k/n"):
+        datasentinel("evaluate", model, data, "--alarm-rows", "5")

@@ -8,6 +8,7 @@ import pytest
 from datasentinel.artifact import Artifact, format_config, load_artifact, parse_config, save_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
+from datasentinel.estimator import AutoencoderDetector
 from datasentinel.export import build_artifact
 from datasentinel.streams import Decision, StateStore, StreamDetector
 from datasentinel.training import TrainingSettings, train
@@ -183,3 +184,13 @@ def test_a_store_is_bounded_and_reuses_its_slots():
     assert store.evicted == 150
     with pytest.raises(InvalidInputError):
         StateStore(3, max_streams=0)
+
+
+def test_the_estimator_scores_each_group_as_a_recording_of_its_own():
+    estimator = AutoencoderDetector(model="context").fit(oscillations(1500))
+    first, second = oscillations(50, seed=1), oscillations(50, seed=2)
+    rows, groups = np.empty((100, 7), np.float32), np.array(["a", "b"] * 50)
+    rows[::2], rows[1::2] = first, second
+    scores = estimator.score_samples(rows, groups=groups)
+    np.testing.assert_allclose(scores[::2], estimator.score_samples(first), rtol=2e-4)
+    np.testing.assert_allclose(scores[1::2], estimator.score_samples(second), rtol=2e-4)

@@ -17,6 +17,7 @@ from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, r
 from datasentinel.detector import Detector
 from datasentinel.drift import compare
 from datasentinel.errors import DataError, UnsupportedModelError
+from datasentinel.events import AlarmRule, find_events, judge_events
 from datasentinel.moved import find_move
 from datasentinel.quality import hit_segments, judge
 from datasentinel.types import BACKEND_NAMES
@@ -24,7 +25,7 @@ from datasentinel.types import BACKEND_NAMES
 if TYPE_CHECKING:
     from datasentinel.moved import Move
     from datasentinel.quality import Quality, Segments
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Int64Array
 
 _COVERAGE_TARGETS = (0.001, 0.01, 0.05, 0.1)
 # Of a row's reasons, and of the columns that moved.
@@ -39,6 +40,11 @@ _REASONS, _COLUMNS = 3, 3
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML file for tables and plots."
 )
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
+@click.option(
+    "--alarm-rows",
+    metavar="K/N",
+    help="Group anomalies into events: K of N rows raise an alarm. Tells their precision and recall.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
@@ -46,6 +52,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     reading: ReadingOptions,
     report: Path | None,
     backend: str,
+    alarm_rows: str | None,
     as_json: bool,
 ) -> None:
     """Judge MODEL by the labels of DATA.
@@ -54,6 +61,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     rows scores above the threshold. Coverage compares the false-positive rates that p-values promise with the
     shares of normal rows that they reach.
     """
+    rule = None if alarm_rows is None else AlarmRule.parse(alarm_rows)
     detector = Detector.load(model, backend=backend)
     dataset = read_data(data, reading, detector.artifact.config)
     name = ", ".join(Path(path).name for path in data)
@@ -64,7 +72,12 @@ def command(  # noqa: PLR0917 - click passes them by name
     quality = judge(scores, dataset.labels, detector.threshold)
     if quality is None:
         raise DataError(f"{name}: the rows are all of one kind; judging needs normal rows and anomalies")
-    segments = hit_segments(scores.astype(np.float64) > detector.threshold, dataset.labels)
+    anomalies = scores.astype(np.float64) > detector.threshold
+    anomalies[: detector.artifact.config.warm_up_rows] = False
+    segments = hit_segments(anomalies, dataset.labels)
+    events = None
+    if rule is not None:
+        events = judge_events(find_events(scores, anomalies, rule), dataset.labels)
     table = ScoreTable.of_config(detector.artifact.config)
     p_values = detector.p_values_of_scores(scores) if table else None
     coverage = (
@@ -97,12 +110,24 @@ def command(  # noqa: PLR0917 - click passes them by name
             p_values=p_values,
             calibration_rows=table.rows if table else 0,
             move=move,
-            reasons=lambda chosen: _reasons(detector, values[chosen]),
+            reasons=lambda chosen: _reasons(detector, values, chosen),
         )
     if as_json:
-        click.echo(json.dumps(_document(detector, quality, segments, coverage, move), indent=2))
+        document = _document(detector, quality, segments, coverage, move)
+        if events is not None:
+            document["events"] = dataclasses.asdict(events) | {
+                "precision": events.precision,
+                "recall": events.recall,
+            }
+        click.echo(json.dumps(document, indent=2))
     else:
         _print(Console(), detector, quality, segments, coverage)
+        if events is not None:
+            click.echo(
+                f"events: {events.events}, {events.true_events} of them true (precision "
+                f"{events.precision:.4f}); {events.found} of {events.segments} segments found (recall "
+                f"{events.recall:.4f})"
+            )
         if move is not None:
             click.echo(_explain(detector, move, ~dataset.labels, values, scores))
         if report is not None:
@@ -126,11 +151,17 @@ def _document(
     }
 
 
-def _reasons(detector: Detector, rows: Float32Array) -> list[str]:
+def _reasons(detector: Detector, values: Float32Array, chosen: Int64Array) -> list[str]:
     try:
-        return ["; ".join(map(str, why)) for why in detector.explain(rows, _REASONS)]
+        if detector.scorer.state_dim:
+            # The chosen rows mean nothing without those before them.
+            all_reasons = detector.explain(values, _REASONS)
+            reasons = [all_reasons[row] for row in chosen]
+        else:
+            reasons = detector.explain(values[chosen], _REASONS)
     except UnsupportedModelError:
-        return [""] * len(rows)
+        return [""] * len(chosen)
+    return ["; ".join(map(str, why)) for why in reasons]
 
 
 def _explain(
