@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from datasentinel import Detector
-from datasentinel.backend import LineSession
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.transports.tcp import LineStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,7 +52,8 @@ async def talk_lines(
     delay_s: float = 0.0,
 ) -> None:
     """Answer lines, each chunk `delay_s` late; hang up without a word after `max_replies`."""
-    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
+    plane = DataPlane(detector)
+    session = LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=MAX_LINE_BYTES)
     left = max_replies
     while data := await reader.read(1 << 16):
         await asyncio.sleep(delay_s)

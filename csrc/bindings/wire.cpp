@@ -1,5 +1,6 @@
 // The wire protocols' sessions and the models that they serve.
 
+#include <fcntl.h>
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -17,12 +18,13 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "serving/inference_service.h"
 #include "serving/model_table.h"
+#include "serving/request_counts.h"
 #include "wire/grpc_session.h"
 #include "wire/http_session.h"
 #include "wire/line_session.h"
 #include "wire/nghttp2_api.h"
-#include "wire/rest_inference.h"
 
 namespace py = pybind11;
 
@@ -61,49 +63,23 @@ void count_request(const ModelTable& self, std::string_view name, std::string_vi
   }
 }
 
-/// Status, body, and how many bytes of the body are JSON where tensors' bytes follow.
-std::tuple<int, py::bytes, std::optional<std::size_t>> answer(RestInference& self, std::string_view name,
-                                                              std::string_view version, std::string_view body,
-                                                              std::optional<std::size_t> json_bytes) {
-  const RestReply* reply = nullptr;
-  {
-    const py::gil_scoped_release release;  // Safe for the same reason as in feed().
-    reply =
-        &self.answer({.model_name = name, .model_version = version, .body = body, .json_bytes = json_bytes});
-  }
-  return {reply->status, py::bytes(reply->body), reply->json_bytes};
+Authorize authorization(const py::object& authorize) {
+  if (authorize.is_none()) return nullptr;
+  return [authorize](std::optional<std::string_view> header) {
+    const py::gil_scoped_acquire acquire;
+    return (header ? authorize(py::bytes(*header)) : authorize(py::none())).cast<bool>();
+  };
 }
 
-std::unique_ptr<HttpSession> http_session(std::shared_ptr<RestInference> inference,
-                                          std::size_t max_header_bytes, std::size_t max_body_bytes,
-                                          std::string server, const std::optional<py::function>& authorize) {
-  Authorize ask;
-  if (authorize) {
-    ask = [function = *authorize](std::optional<std::string_view> header) {
-      const py::gil_scoped_acquire acquire;
-      return (header ? function(py::bytes(*header)) : function(py::none())).cast<bool>();
-    };
-  }
-  return std::make_unique<HttpSession>(
-      std::move(inference),
-      HttpLimits{.max_header_bytes = max_header_bytes, .max_body_bytes = max_body_bytes}, std::move(server),
-      std::move(ask));
-}
-
-py::bytes feed_http(HttpSession& session, std::string_view data) {
-  std::string replies;
-  {
-    const py::gil_scoped_release release;  // Safe for the same reason as in feed().
-    session.feed(data, replies);
-  }
-  return replies;
-}
+/// Chunks above this may hold enough work to let other threads run meanwhile.
+constexpr std::size_t kWorthReleasingBytes = 8192;
 
 py::bytes feed(LineSession& session, std::string_view data) {
   std::string replies;
   {
     // Safe: `data` views an immutable bytes object that the caller's argument keeps alive.
-    const py::gil_scoped_release release;
+    std::optional<py::gil_scoped_release> release;
+    if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
     session.feed(data, replies);
   }
   return replies;
@@ -111,19 +87,65 @@ py::bytes feed(LineSession& session, std::string_view data) {
 
 py::bytes finish(LineSession& session) {
   std::string replies;
-  {
-    const py::gil_scoped_release release;
-    session.finish(replies);
-  }
+  session.finish(replies);
   return replies;
 }
 
-/// Wakes up an event loop that watches an eventfd, or the other end of a pipe.
+/// What Python asks of a session after every turn, in one call: 1 for something to attend to, 2 for the
+/// middle of a message, 4 for closed, 8 for unfinished, 16 for one that waits for the queue.
+unsigned line_state(const LineSession& session) {
+  return (session.has_failures() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
+         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U);
+}
+
+py::bytes feed_http(HttpSession& session, std::string_view data) {
+  std::string out;
+  {
+    std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
+    if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
+    session.feed(data, out);
+  }
+  return out;
+}
+
+py::bytes finish_http(HttpSession& session) {
+  std::string out;
+  session.finish(out);
+  return out;
+}
+
+/// As `line_state`; 1 for a failure of ours to log, 32 for an event to take.
+unsigned http_state(const HttpSession& session) {
+  return (session.has_failure() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
+         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U) |
+         (session.has_event() ? 32U : 0U);
+}
+
+/// Whether its body is compressed, method, target, fields by lower-case name, body.
+py::tuple take_http_event(HttpSession& session) {
+  const HttpEvent event = session.take_event();
+  py::dict fields;
+  for (const auto& [name, value] : event.fields) {
+    fields[py::str(name)] = py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeLatin1(value.data(), static_cast<py::ssize_t>(value.size()), nullptr));
+  }
+  return py::make_tuple(event.compressed, event.method, event.target, std::move(fields),
+                        py::bytes(event.body));
+}
+
+/// Wakes up an event loop that watches an eventfd. It keeps a descriptor of its own, so that it never writes
+/// to a file that was opened under the number since.
 std::function<void()> wake_up(int descriptor) {
-  return [descriptor] {
+  const auto close = [](const int* own) {
+    ::close(*own);
+    delete own;
+  };
+  const std::shared_ptr<const int> own(new int(::fcntl(descriptor, F_DUPFD_CLOEXEC, 0)), close);
+  if (*own < 0) throw Error(ErrorCode::resource_exhausted, "no file descriptor is left to wake the loop by");
+  return [own] {
     constexpr std::uint64_t one = 1;
     // It fails only when the loop has been woken so often that it has more to read than fits.
-    [[maybe_unused]] const auto written = ::write(descriptor, &one, sizeof(one));
+    [[maybe_unused]] const auto written = ::write(*own, &one, sizeof(one));
   };
 }
 
@@ -141,21 +163,21 @@ struct Nghttp2 {
   std::shared_ptr<const nghttp2::Api> api;
 };
 
-std::shared_ptr<GrpcService> make_grpc_service(const Nghttp2& library, std::shared_ptr<ModelTable> models,
-                                               const GrpcLimits& limits, std::size_t queue_rows,
-                                               std::int64_t max_queue_delay_us, std::size_t queue_threads,
-                                               std::vector<double> latency_bounds_s, int wake_descriptor,
-                                               const py::object& admit) {
+std::shared_ptr<InferenceService> make_inference_service(std::shared_ptr<ModelTable> models,
+                                                         double max_inline_us, std::size_t memory_bytes,
+                                                         std::size_t queue_rows,
+                                                         std::int64_t max_queue_delay_us,
+                                                         std::size_t queue_threads, int wake_descriptor) {
   const QueueLimits queue_limits{.max_rows = queue_rows,
                                  .max_delay = std::chrono::microseconds(max_queue_delay_us),
                                  .threads = queue_threads};
-  return std::make_shared<GrpcService>(library.api, std::move(models), limits, queue_limits,
-                                       std::move(latency_bounds_s), wake_up(wake_descriptor),
-                                       admission(admit));
+  return std::make_shared<InferenceService>(
+      std::move(models), ServiceLimits{.max_inline_us = max_inline_us, .max_memory_bytes = memory_bytes},
+      queue_limits, wake_up(wake_descriptor));
 }
 
-py::dict take_counts(GrpcService& self) {
-  const RequestCounts::Values values = self.counts().take();
+py::dict take_counts(RequestCounts& self) {
+  const RequestCounts::Values values = self.take();
   py::dict result;
   result["requests"] = values.requests;
   result["rows"] = values.rows;
@@ -163,11 +185,14 @@ py::dict take_counts(GrpcService& self) {
   result["errors"] = values.errors;
   result["latency_counts"] = values.latency_counts;
   result["latency_sum_s"] = values.latency_sum_s;
+  py::list traced;
+  for (const RequestCounts::Answered& answered : values.traced) {
+    traced.append(py::make_tuple(answered.requests, answered.rows, answered.anomalies, answered.errors,
+                                 answered.code, answered.latency_s, answered.ended_ns));
+  }
+  result["traced"] = std::move(traced);
   return result;
 }
-
-/// Chunks above this may hold enough work to let other threads run meanwhile.
-constexpr std::size_t kWorthReleasingBytes = 8192;
 
 py::bytes feed_grpc(GrpcSession& session, std::string_view data) {
   std::string out;
@@ -235,68 +260,81 @@ void bind_wire(py::module_& module) {
            py::arg("success"), py::arg("took_ns"))
       .def_property_readonly("generation", &ModelTable::generation);
 
-  py::class_<RestInference, std::shared_ptr<RestInference>>(module, "RestInference")
-      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_rows, double max_inline_us) {
-             return std::make_shared<RestInference>(std::move(models), max_rows, max_inline_us);
-           }),
-           py::arg("models"), py::kw_only(), py::arg("max_rows"), py::arg("max_inline_us"))
-      .def("is_long", &RestInference::is_long, py::arg("name"), py::arg("version"), py::arg("body_bytes"))
-      .def("answer", &answer, py::arg("name"), py::arg("version"), py::arg("body"), py::arg("json_bytes"))
-      .def("take_counts", [](RestInference& self) {
-        const RestInference::Counts counts = self.take_counts();
-        return std::tuple(counts.requests, counts.rows, counts.anomalies, counts.errors);
-      });
+  py::class_<InferenceService, std::shared_ptr<InferenceService>>(module, "InferenceService")
+      .def(py::init(&make_inference_service), py::arg("models"), py::kw_only(), py::arg("max_inline_us"),
+           py::arg("memory_bytes"), py::arg("queue_rows"), py::arg("max_queue_delay_us"),
+           py::arg("queue_threads"), py::arg("wake_descriptor"))
+      .def("collect", &InferenceService::collect)
+      .def_property_readonly("queue_depth_rows",
+                             [](InferenceService& self) { return self.queue().depth_rows(); })
+      .def_property_readonly("queue_waits_s",
+                             [](InferenceService& self) { return as_tuple(self.queue().waits_s()); });
 
+  module.def(
+      "error_name", [](int code) { return error_name(static_cast<ErrorCode>(code)); }, py::arg("code"));
+  py::class_<RequestCounts, std::shared_ptr<RequestCounts>>(module, "RequestCounts")
+      .def(py::init<std::vector<double>>(), py::arg("latency_bounds_s"))
+      .def("trace", &RequestCounts::trace, py::arg("min_latency_s"))
+      .def("take", &take_counts);
+
+  py::class_<HttpService, std::shared_ptr<HttpService>>(module, "HttpService")
+      .def(py::init([](std::shared_ptr<InferenceService> inference, std::shared_ptr<RequestCounts> counts,
+                       std::size_t max_body_bytes, std::size_t max_request_rows, std::string server,
+                       const py::object& authorize) {
+             return std::make_shared<HttpService>(
+                 HttpService{.inference = std::move(inference),
+                             .counts = std::move(counts),
+                             .limits = {.max_body_bytes = max_body_bytes, .max_rows = max_request_rows},
+                             .server = std::move(server),
+                             .authorize = authorization(authorize)});
+           }),
+           py::arg("inference"), py::arg("counts"), py::kw_only(), py::arg("max_body_bytes"),
+           py::arg("max_request_rows"), py::arg("server"), py::arg("authorize") = py::none())
+      .def("open_session",
+           [](std::shared_ptr<HttpService> self) { return std::make_unique<HttpSession>(std::move(self)); });
   py::class_<HttpSession>(module, "HttpSession")
-      .def(py::init(&http_session), py::arg("inference"), py::kw_only(), py::arg("max_header_bytes"),
-           py::arg("max_body_bytes"), py::arg("server"), py::arg("authorize") = py::none())
       .def("feed", &feed_http, py::arg("data"))
-      .def("finish", &HttpSession::finish)
-      .def("take_declined", [](HttpSession& self) { return py::bytes(self.take_declined()); })
-      .def_property_readonly("declined", &HttpSession::declined)
-      .def_property_readonly("mid_message", &HttpSession::mid_message);
+      .def("finish", &finish_http)
+      .def("take_event", &take_http_event)
+      .def("respond", &HttpSession::respond, py::arg("status"), py::arg("fields"), py::arg("body"))
+      .def("deliver", &HttpSession::deliver, py::arg("body"))
+      .def("hold", &HttpSession::hold, py::arg("bytes"))
+      .def("drain", &HttpSession::drain)
+      .def("take_failure", &HttpSession::take_failure)
+      .def_property_readonly("number", &HttpSession::number)
+      .def_property_readonly("state", &http_state);
 
   py::class_<LineSession>(module, "LineSession")
-      .def(py::init([](std::shared_ptr<ModelTable> models, std::size_t max_line_bytes) {
-             return std::make_unique<LineSession>(std::move(models),
+      .def(py::init([](std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
+                       std::size_t max_line_bytes) {
+             return std::make_unique<LineSession>(std::move(service), std::move(counts),
                                                   LineLimits{.max_line_bytes = max_line_bytes});
            }),
-           py::arg("models"), py::kw_only(), py::arg("max_line_bytes"))
+           py::arg("service"), py::arg("counts"), py::kw_only(), py::arg("max_line_bytes"))
       .def("feed", &feed, py::arg("data"))
       .def("finish", &finish)
-      .def_property_readonly("closed", &LineSession::closed)
-      .def_property_readonly("lines", &LineSession::lines)
-      .def_property_readonly("errors", &LineSession::errors)
-      .def_property_readonly("failures", &LineSession::failures)
-      .def_property_readonly("last_failure", &LineSession::last_failure);
+      .def("take_failures", &LineSession::take_failures)
+      .def_property_readonly("number", &LineSession::number)
+      .def_property_readonly("state", &line_state);
 
   py::class_<Nghttp2>(module, "Nghttp2")
       .def(py::init([](const std::vector<std::string>& paths) { return Nghttp2{nghttp2::open(paths)}; }),
            py::arg("paths"))
       .def("__str__", [](const Nghttp2& self) { return self.api->describe(); });
   py::class_<GrpcService, std::shared_ptr<GrpcService>>(module, "GrpcService")
-      .def(py::init([](const Nghttp2& library, std::shared_ptr<ModelTable> models,
-                       std::size_t max_message_bytes, std::size_t max_request_rows, std::uint32_t max_streams,
-                       double max_inline_us, std::size_t queue_rows, std::int64_t max_queue_delay_us,
-                       std::size_t queue_threads, std::vector<double> latency_bounds_s, int wake_descriptor,
-                       const py::object& admit) {
+      .def(py::init([](const Nghttp2& library, std::shared_ptr<InferenceService> inference,
+                       std::shared_ptr<RequestCounts> counts, std::size_t max_message_bytes,
+                       std::size_t max_request_rows, std::uint32_t max_streams, const py::object& admit) {
              const GrpcLimits limits{.max_message_bytes = max_message_bytes,
                                      .max_rows = max_request_rows,
-                                     .max_streams = max_streams,
-                                     .max_inline_us = max_inline_us};
-             return make_grpc_service(library, std::move(models), limits, queue_rows, max_queue_delay_us,
-                                      queue_threads, std::move(latency_bounds_s), wake_descriptor, admit);
+                                     .max_streams = max_streams};
+             return std::make_shared<GrpcService>(library.api, std::move(inference), std::move(counts),
+                                                  limits, admission(admit));
            }),
-           py::arg("library"), py::arg("models"), py::kw_only(), py::arg("max_message_bytes"),
-           py::arg("max_request_rows"), py::arg("max_streams"), py::arg("max_inline_us"),
-           py::arg("queue_rows"), py::arg("max_queue_delay_us"), py::arg("queue_threads"),
-           py::arg("latency_bounds_s"), py::arg("wake_descriptor"), py::arg("admit") = py::none())
-      .def("open_session", &make_grpc_session)
-      .def("collect", &GrpcService::collect)
-      .def("take_counts", &take_counts)
-      .def_property_readonly("queue_depth_rows", [](GrpcService& self) { return self.queue().depth_rows(); })
-      .def_property_readonly("queue_waits_s",
-                             [](GrpcService& self) { return as_tuple(self.queue().waits_s()); });
+           py::arg("library"), py::arg("inference"), py::arg("counts"), py::kw_only(),
+           py::arg("max_message_bytes"), py::arg("max_request_rows"), py::arg("max_streams"),
+           py::arg("admit") = py::none())
+      .def("open_session", &make_grpc_session);
   py::class_<GrpcSession>(module, "GrpcSession")
       .def("feed", &feed_grpc, py::arg("data"))
       .def("take_output", &take_grpc_output)

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace datasentinel {
@@ -17,6 +18,21 @@ enum class ErrorCode {
   resource_exhausted,  ///< A limit of ours (queue, size) was hit.
   backend_failure,     ///< The backend's library reported a failure.
 };
+
+/// What metrics call an error, over all protocols that have no codes of their own.
+[[nodiscard]] constexpr std::string_view error_name(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::invalid_argument: return "invalid_argument";
+    case ErrorCode::unsupported_model: return "unimplemented";
+    case ErrorCode::not_found: return "not_found";
+    case ErrorCode::unavailable: return "unavailable";
+    case ErrorCode::out_of_memory:
+    case ErrorCode::resource_exhausted: return "resource_exhausted";
+    case ErrorCode::invalid_model:
+    case ErrorCode::backend_failure: return "internal";
+  }
+  return "internal";
+}
 
 /// The only exception type the core throws. `what()` says what happened, where, and what to do.
 class Error : public std::runtime_error {

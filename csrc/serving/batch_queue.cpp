@@ -8,6 +8,14 @@
 
 namespace datasentinel {
 
+namespace {
+
+bool is_given_up(const ScoringJob& job) noexcept {
+  return job.cancelled != nullptr && job.cancelled->load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
 BatchQueue::BatchQueue(QueueLimits limits, std::function<void()> wake)
     : limits_(limits),
       wake_(std::move(wake)),
@@ -17,6 +25,7 @@ BatchQueue::BatchQueue(QueueLimits limits, std::function<void()> wake)
     throw Error(ErrorCode::invalid_argument, "the queue's rows, batch rows and threads must be at least 1");
   }
   for (std::size_t i = 0; i < limits_.threads; ++i) workers_.emplace_back([this] { work(); });
+  preparer_ = std::jthread([this] { prepare(); });
 }
 
 BatchQueue::~BatchQueue() {
@@ -25,21 +34,56 @@ BatchQueue::~BatchQueue() {
     stopping_ = true;
   }
   changed_.notify_all();
+  unprepared_.notify_all();
   workers_.clear();
+  if (preparer_.joinable()) preparer_.join();
 }
 
 bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
+  const bool needs_preparation = job->needs_preparation;
   {
     const std::lock_guard lock(mutex_);
     const std::size_t depth = waiting_rows_ + running_rows_;
     // An idle queue takes a job of any size; otherwise a large one would never get in.
     if (depth != 0 && depth + job->task.rows > limits_.max_rows) return false;
     job->submitted = std::chrono::steady_clock::now();
-    waiting_rows_ += job->task.rows;
-    waiting_[job->connection].push_back(std::move(job));
+    job->counted_rows = job->task.rows;
+    job->scored_rows = 0;
+    waiting_rows_ += job->counted_rows;
+    if (needs_preparation) {
+      preparing_.push_back(std::move(job));
+    } else {
+      waiting_[job->connection].push_back(std::move(job));
+    }
   }
-  changed_.notify_one();
+  (needs_preparation ? unprepared_ : changed_).notify_one();
   return true;
+}
+
+void BatchQueue::finish(std::unique_ptr<ScoringJob> job) {
+  const bool first = finished_.empty();
+  finished_.push_back(std::move(job));
+  if (first) wake_();
+}
+
+void BatchQueue::prepare() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    unprepared_.wait(lock, [this] { return stopping_ || !preparing_.empty(); });
+    if (stopping_) return;
+    std::unique_ptr<ScoringJob> job = std::move(preparing_.front());
+    preparing_.pop_front();
+    lock.unlock();
+    if (!is_given_up(*job)) job->prepare();
+    lock.lock();
+    if (job->task.failure || job->task.rows == 0 || is_given_up(*job)) {
+      waiting_rows_ -= job->counted_rows;
+      finish(std::move(job));
+    } else {
+      waiting_[job->connection].push_back(std::move(job));
+      changed_.notify_one();
+    }
+  }
 }
 
 std::vector<std::unique_ptr<ScoringJob>> BatchQueue::collect() {
@@ -61,28 +105,47 @@ void BatchQueue::work() {
     changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (stopping_) return;
     if (limits_.max_delay.count() > 0) {
-      changed_.wait_for(lock, limits_.max_delay,
-                        [this] { return stopping_ || waiting_rows_ >= limits_.max_batch_rows; });
+      const auto full = [this] {
+        return stopping_ || waiting_.empty() || waiting_rows_ >= limits_.max_batch_rows;
+      };
+      changed_.wait_until(lock, oldest_submission() + limits_.max_delay, full);
       if (stopping_) return;
     }
     take_batch(batch);
     if (batch.empty()) continue;  // Another worker was faster.
-    std::size_t rows = 0;
+    std::size_t counted = 0;
     tasks.clear();
     for (const auto& job : batch) {
-      rows += job->task.rows;
-      if (!job->cancelled->load(std::memory_order_relaxed)) tasks.push_back(&job->task);
+      counted += job->counted_rows;
+      if (!is_given_up(*job)) tasks.push_back(&job->task);
     }
-    running_rows_ += rows;
+    running_rows_ += counted;
+    ScoringJob& front = *batch.front();
+    const bool in_parts = front.task.rows > limits_.max_batch_rows && !tasks.empty();
     lock.unlock();
-    if (!tasks.empty()) scorer.score(tasks);
+    if (in_parts) {
+      const std::size_t part = std::min(limits_.max_batch_rows, front.task.rows - front.scored_rows);
+      BatchScorer::score_rows(front.task, front.scored_rows, part);
+      front.scored_rows += part;
+    } else if (!tasks.empty()) {
+      scorer.score(tasks);
+    }
     lock.lock();
-    running_rows_ -= rows;
-    const bool first = finished_.empty();
-    std::ranges::move(batch, std::back_inserter(finished_));
+    running_rows_ -= counted;
+    if (in_parts && front.scored_rows < front.task.rows && !front.task.failure) {
+      waiting_rows_ += counted;
+      waiting_[front.connection].push_front(std::move(batch.front()));
+    } else {
+      for (auto& job : batch) finish(std::move(job));
+    }
     batch.clear();
-    if (first) wake_();
   }
+}
+
+std::chrono::steady_clock::time_point BatchQueue::oldest_submission() const {
+  auto oldest = std::chrono::steady_clock::time_point::max();
+  for (const auto& [connection, jobs] : waiting_) oldest = std::min(oldest, jobs.front()->submitted);
+  return oldest;
 }
 
 void BatchQueue::take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch) {
@@ -96,10 +159,12 @@ void BatchQueue::take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch) {
     if (!batch.empty() && rows + more > limits_.max_batch_rows) return;
     last_served_ = next->first;
     rows += more;
-    waiting_rows_ -= more;
     ScoringJob& job = *batch.emplace_back(std::move(jobs.front()));
-    job.task.waited = now - job.submitted;
-    waits_s_.add(std::chrono::duration<double>(job.task.waited).count());
+    waiting_rows_ -= job.counted_rows;
+    if (job.scored_rows == 0) {
+      job.task.waited = now - job.submitted;
+      waits_s_.add(std::chrono::duration<double>(job.task.waited).count());
+    }
     jobs.pop_front();
     if (jobs.empty()) waiting_.erase(next);
   }

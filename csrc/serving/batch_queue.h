@@ -25,24 +25,33 @@ struct ScoringJob {
   ScoringJob& operator=(const ScoringJob&) = delete;
   virtual ~ScoringJob() = default;
 
+  /// Fills the task in, where that is too long a work for the event loop. What goes wrong becomes the task's
+  /// failure. Called in a thread of the queue's own, once, if `needs_preparation`.
+  virtual void prepare() noexcept {}
+
   ScoringTask task;
+  bool needs_preparation = false;
   std::uint64_t connection = 0;                     ///< Whose it is; the queue is fair between connections.
   std::int32_t call = 0;                            ///< The owner's own.
   std::uint64_t sequence = 0;                       ///< The owner's own.
-  std::chrono::steady_clock::time_point submitted;  ///< Set by the queue.
-  /// Set by the owner when nobody waits for the answer any more; the job may then come back unscored.
+  std::chrono::steady_clock::time_point submitted;  ///< Set by the queue, as are the next two.
+  std::size_t counted_rows = 0;                     ///< As many as the task had when it was submitted.
+  std::size_t scored_rows = 0;
+  /// Set by the owner when nobody waits for the answer any more; the job may then come back unscored. Null
+  /// for an owner who always waits.
   std::shared_ptr<std::atomic<bool>> cancelled;
 };
 
 struct QueueLimits {
   std::size_t max_rows = std::size_t{1} << 16;  ///< Waiting or running; more are refused.
   std::size_t max_batch_rows = 4096;            ///< A batch takes no further job beyond this.
-  std::chrono::microseconds max_delay{0};       ///< How long a job may wait for company.
+  std::chrono::microseconds max_delay{0};       ///< How long after its submission a job may wait for company.
   std::size_t threads = 1;
 };
 
 /// Scores jobs off the event loop. While a batch runs, the next one gathers; nobody waits for a timer unless
-/// asked to. Every job that is accepted comes back exactly once.
+/// asked to. A job of more rows than a batch may have is scored in parts, between which others have their
+/// turn. Every job that is accepted comes back exactly once.
 ///
 /// Thread-safe.
 class BatchQueue {
@@ -71,6 +80,11 @@ class BatchQueue {
   using Jobs = std::deque<std::unique_ptr<ScoringJob>>;
 
   void work();
+  /// Prepares the jobs that need it, so that those that do not need not wait for it.
+  void prepare();
+  void finish(std::unique_ptr<ScoringJob> job);
+  /// When the job that has waited longest was submitted. The lock is held, and there is one.
+  [[nodiscard]] std::chrono::steady_clock::time_point oldest_submission() const;
   /// One job of every connection in turn, until the batch is full. The lock is held.
   void take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch);
 
@@ -79,6 +93,8 @@ class BatchQueue {
   Histogram waits_s_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable unprepared_;
+  Jobs preparing_;
   std::map<std::uint64_t, Jobs> waiting_;  ///< By connection; none of them empty.
   std::uint64_t last_served_ = 0;
   std::size_t waiting_rows_ = 0;
@@ -86,6 +102,7 @@ class BatchQueue {
   std::vector<std::unique_ptr<ScoringJob>> finished_;
   bool stopping_ = false;
   std::vector<std::jthread> workers_;
+  std::jthread preparer_;
 };
 
 }  // namespace datasentinel

@@ -27,16 +27,7 @@ std::optional<Error> run(const ServedModel& model, ConstRows rows, Outputs outpu
   return std::nullopt;
 }
 
-void score_alone(ScoringTask& task) {
-  const std::size_t columns = task.model->scorer->input_dim();
-  const std::size_t size = task.rows * columns;
-  Outputs outputs;
-  if (task.wanted.scores) outputs.scores = task.scores.extend(task.rows);
-  if (task.wanted.reconstructions) outputs.reconstructions = task.reconstructions.extend(size);
-  if (task.wanted.contributions) outputs.contributions = task.contributions.extend(size);
-  task.failure =
-      run(*task.model, {.data = task.values.data(), .rows = task.rows, .columns = columns}, outputs);
-}
+void score_alone(ScoringTask& task) { BatchScorer::score_rows(task, 0, task.rows); }
 
 void copy_to(FloatBuffer& buffer, const float*& from, std::size_t count) {
   std::copy_n(from, count, buffer.extend(count));
@@ -52,6 +43,21 @@ void ScoringTask::recycle() noexcept {
   failure.reset();
   waited = {};
   for (FloatBuffer* buffer : {&values, &scores, &reconstructions, &contributions}) buffer->recycle();
+}
+
+void BatchScorer::score_rows(ScoringTask& task, std::size_t begin, std::size_t count) {
+  const std::size_t columns = task.model->scorer->input_dim();
+  Outputs outputs;
+  try {
+    if (task.wanted.scores) outputs.scores = task.scores.extend(count);
+    if (task.wanted.reconstructions) outputs.reconstructions = task.reconstructions.extend(count * columns);
+    if (task.wanted.contributions) outputs.contributions = task.contributions.extend(count * columns);
+  } catch (const std::bad_alloc&) {
+    task.failure = Error(ErrorCode::out_of_memory, "out of memory while scoring");
+    return;
+  }
+  const float* const first = task.values.data() + begin * columns;
+  task.failure = run(*task.model, {.data = first, .rows = count, .columns = columns}, outputs);
 }
 
 void BatchScorer::score(std::span<ScoringTask* const> tasks) {

@@ -48,6 +48,9 @@ class BatchScorer {
   /// Answers every task. Never throws for a task's sake.
   void score(std::span<ScoringTask* const> tasks);
 
+  /// Scores some rows of a task, whose first `begin` rows are scored; not for one that has failed.
+  static void score_rows(ScoringTask& task, std::size_t begin, std::size_t count);
+
  private:
   void score_alike(std::span<ScoringTask* const> tasks);
   void score_batch(std::span<ScoringTask* const> tasks, std::size_t rows);

@@ -28,17 +28,17 @@ std::size_t message_size(std::string_view prefix) noexcept {
   return size;
 }
 
-class Http2GrpcSession final : public GrpcSession, private Http2Handler, private ScoredJobs {
+class Http2GrpcSession final : public GrpcSession, private Http2Handler, private JobOwner {
  public:
   explicit Http2GrpcSession(std::shared_ptr<GrpcService> service)
       : service_(std::move(service)),
         connection_(service_->http2(), *this,
                     {.max_streams = service_->limits().max_streams,
                      .max_header_bytes = service_->limits().max_header_bytes}),
-        number_(service_->enter(*this)) {}
+        number_(service_->inference().enter(*this)) {}
 
   ~Http2GrpcSession() override {
-    service_->leave(number_);
+    service_->inference().leave(number_);
     for (const auto& call : calls_) forget_requests(*call);
   }
 
@@ -339,10 +339,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       pending.state = State::scoring;
       tasks_.push_back(&pending.request->task);
     }
-    if (service_->is_long(tasks_)) {
+    if (service_->inference().is_long(tasks_)) {
       for (const Ready& ready : ready_) park(*ready.call, pending_of(ready), ready.sequence);
     } else {
-      if (!tasks_.empty()) service_->score(tasks_);
+      if (!tasks_.empty()) service_->inference().score(tasks_);
       for (const Ready& ready : ready_) pending_of(ready).state = State::done;
     }
     scored_.swap(ready_);
@@ -368,14 +368,16 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     request.sequence = sequence;
     request.cancelled = pending.cancelled;
     std::unique_ptr<ScoringJob> job = std::move(pending.request);
-    if (service_->queue().submit(job)) return;
+    if (service_->inference().queue().submit(job)) return;
     pending.request.reset(static_cast<InferenceRequest*>(job.release()));
     pending.state = State::done;
     pending.request->task.failure =
         Error(ErrorCode::resource_exhausted, "the queue is full, try again later");
   }
 
-  void on_scored(std::unique_ptr<InferenceRequest> request) override {
+  void on_scored(std::unique_ptr<ScoringJob> job) override {
+    // A session submits nothing but requests of its own.
+    std::unique_ptr<InferenceRequest> request(static_cast<InferenceRequest*>(job.release()));
     GrpcCall* const call = find(request->call);
     const std::uint64_t sequence = request->sequence;
     if (call == nullptr || call->finished || sequence - call->answered >= call->pending.size()) {

@@ -3,207 +3,513 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <system_error>
-#include <utility>
 
 #include "core/error.h"
+#include "wire/json_reader.h"
 
 namespace datasentinel {
 namespace {
 
-constexpr std::size_t kKeptBytes = 4096;
+/// A body up to this is held without asking the budget.
+constexpr std::size_t kFreeBytes = std::size_t{64} << 10;
+/// A turn ends after so many bytes of replies.
+constexpr std::size_t kMaxOutputBytes = std::size_t{256} << 10;
+constexpr std::size_t kMaxStepBytes = std::size_t{16} << 10;
 
-bool is_token(char c) noexcept {
-  constexpr std::string_view others = "!#$%&'*+-.^_`|~";
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-         others.find(c) != std::string_view::npos;
-}
+constexpr std::string_view kRetry = "Retry-After: 1\r\n";
+constexpr std::string_view kJson = "Content-Type: application/json\r\n";
 
-/// A part of the path that means itself: nothing escaped, no query.
-bool is_plain(std::string_view segment) noexcept {
-  return !segment.empty() && std::ranges::all_of(segment, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '_' || c == '.' || c == '~';
-  });
-}
-
-bool equal_ignoring_case(std::string_view text, std::string_view lower) noexcept {
-  return std::ranges::equal(text, lower, [](char a, char b) {
-    return ((a >= 'A' && a <= 'Z') ? static_cast<char>(a + ('a' - 'A')) : a) == b;
-  });
-}
-
-/// Digits and nothing else; nothing when they are no sensible number of bytes.
-std::optional<std::size_t> read_size(std::string_view text) noexcept {
-  std::size_t size = 0;
-  if (text.empty() || text.size() > 15 || text.front() == '-' || text.front() == '+') return std::nullopt;
-  const auto [stop, problem] = std::from_chars(text.data(), text.data() + text.size(), size);
-  if (problem != std::errc() || stop != text.data() + text.size()) return std::nullopt;
-  return size;
-}
-
-std::string_view reason_phrase(int status) noexcept {
-  switch (status) {
-    case 200: return "OK";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 503: return "Service Unavailable";
-    default: return "Internal Server Error";
+int http_status(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+    case ErrorCode::unsupported_model: return 400;
+    case ErrorCode::not_found: return 404;
+    case ErrorCode::unavailable:
+    case ErrorCode::out_of_memory:
+    case ErrorCode::resource_exhausted: return 503;
+    case ErrorCode::invalid_model:
+    case ErrorCode::backend_failure: return 500;
   }
+  return 500;
 }
 
-void append_number(std::size_t number, std::string& out) {
+void append_number(std::size_t number, std::string& out, int base = 10) {
   std::array<char, 24> text{};
-  out.append(text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr);
+  out.append(text.data(), std::to_chars(text.data(), text.data() + text.size(), number, base).ptr);
+}
+
+/// A segment of a path with its escapes resolved, or nothing where they are broken.
+std::optional<std::string> unescaped(std::string_view segment) {
+  std::string text;
+  for (std::size_t i = 0; i < segment.size(); ++i) {
+    if (segment[i] != '%') {
+      text += segment[i];
+      continue;
+    }
+    unsigned value = 0;
+    const std::string_view digits = segment.substr(i + 1, 2);
+    const auto [stop, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
+    if (problem != std::errc() || digits.size() != 2 || stop != digits.data() + 2) return std::nullopt;
+    text += static_cast<char>(value);
+    i += 2;
+  }
+  return text;
+}
+
+/// A name from the request as a message may show it: printable ASCII, not too long.
+std::string quoted(std::string_view name) {
+  std::string text = "'";
+  for (const char c : name.substr(0, 64)) text += (c >= ' ' && c <= '~') ? c : '?';
+  if (name.size() > 64) text += "...";
+  return text + "'";
+}
+
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + ('a' - 'A'));
+  }
+  return lower;
 }
 
 }  // namespace
 
-HttpSession::HttpSession(std::shared_ptr<RestInference> inference, HttpLimits limits, std::string server,
-                         Authorize authorize)
-    : inference_(std::move(inference)),
-      limits_(limits),
-      server_(std::move(server)),
-      authorize_(std::move(authorize)) {
-  if (inference_ == nullptr) throw Error(ErrorCode::invalid_argument, "a session needs an inference");
-}
-
-void HttpSession::feed(std::string_view bytes, std::string& replies) {
-  if (declined_ || buffer_.size() + bytes.size() < needed_bytes_) {
-    buffer_.append(bytes);
-    return;
+HttpSession::HttpSession(std::shared_ptr<const HttpService> service) : service_(std::move(service)) {
+  if (service_ == nullptr || service_->inference == nullptr || service_->counts == nullptr) {
+    throw Error(ErrorCode::invalid_argument, "a session needs an inference service, and counts");
   }
-  if (buffer_.empty()) {
-    buffer_.assign(bytes.substr(answer_all(bytes, replies)));
-    return;
-  }
-  buffer_.append(bytes);
-  const std::size_t answered = answer_all(buffer_, replies);
-  buffer_.erase(0, answered);
-  if (buffer_.empty() && buffer_.capacity() > kKeptBytes) buffer_.shrink_to_fit();
+  number_ = service_->inference->enter(*this);
+  memory_ = MemoryCharge(service_->inference->memory());
 }
 
-std::string HttpSession::take_declined() {
-  declined_ = false;
-  needed_bytes_ = 0;
-  return std::exchange(buffer_, {});
+HttpSession::~HttpSession() {
+  service_->inference->leave(number_);
+  if (cancelled_ != nullptr) cancelled_->store(true, std::memory_order_relaxed);
 }
 
-/// Returns how many bytes belong to the requests it answered.
-std::size_t HttpSession::answer_all(std::string_view bytes, std::string& replies) {
-  std::size_t answered = 0;
-  needed_bytes_ = 0;
-  while (answered < bytes.size()) {
-    const std::string_view rest = bytes.substr(answered);
-    constexpr std::string_view end_of_head = "\r\n\r\n";
-    const std::size_t end = rest.substr(0, limits_.max_header_bytes).find(end_of_head);
-    // What does not even begin like one of ours need not be complete to be declined.
-    constexpr std::string_view beginning = "POST /v2/models/";
-    const bool complete = end != std::string_view::npos;
-    if (!rest.starts_with(beginning.substr(0, rest.size())) ||
-        (!complete && rest.size() >= limits_.max_header_bytes)) {
-      declined_ = true;
-      break;
+void HttpSession::feed(std::string_view bytes, std::string& out) {
+  if (state_ == State::body && input_.empty() && !bytes.empty()) {  // A long body is moved once.
+    const std::string_view part = bytes.substr(0, body_bytes_ - body_.size());
+    if (make_room(part.size())) {
+      body_.append(part);
+      bytes.remove_prefix(part.size());
     }
-    if (!complete) break;
-    Head head;
-    head.bytes = end + end_of_head.size();
-    if (!read_head(rest.substr(0, end + 2), head)) {
-      declined_ = true;
-      break;
-    }
-    if (inference_->is_long(head.model_name, head.model_version, *head.body_bytes)) {
-      declined_ = true;
-      break;
-    }
-    const std::size_t total = head.bytes + *head.body_bytes;
-    if (rest.size() < total) {
-      needed_bytes_ = total;
-      break;
-    }
-    append_reply(inference_->answer({.model_name = head.model_name,
-                                     .model_version = head.model_version,
-                                     .body = rest.substr(head.bytes, *head.body_bytes),
-                                     .json_bytes = head.json_bytes}),
-                 replies);
-    answered += total;
   }
-  return answered;
+  if (state_ != State::closed) input_.append(bytes);
+  work();
+  if (out.empty()) {
+    out.swap(out_);
+  } else {
+    out.append(out_);
+    out_.clear();
+  }
 }
 
-/// `text` are the lines of a head, each with its end. False: not a request for this session.
-bool HttpSession::read_head(std::string_view text, Head& head) const {
-  for (bool first = true; !text.empty(); first = false) {
-    const std::size_t end = text.find("\r\n");
-    const std::string_view line = text.substr(0, end);
-    if (!(first ? read_request_line(line, head) : read_header(line, head))) return false;
-    text.remove_prefix(end + 2);
-  }
-  if (!head.has_host || !head.body_bytes || *head.body_bytes > limits_.max_body_bytes) return false;
-  return !authorize_ || authorize_(head.authorization);
+void HttpSession::finish(std::string& out) {
+  ended_ = true;
+  feed({}, out);
 }
 
-bool HttpSession::read_request_line(std::string_view line, Head& head) {
-  constexpr std::string_view beginning = "POST /v2/models/";
-  constexpr std::string_view ending = "/infer HTTP/1.1";
-  constexpr std::string_view versions = "/versions/";
-  if (!line.starts_with(beginning) || !line.ends_with(ending) ||
-      line.size() < beginning.size() + ending.size()) {
-    return false;
+void HttpSession::work() {
+  const Turn turn(service_->limits.turn);
+  unfinished_ = false;
+  while (step()) {
+    if (!turn.over() && out_.size() < kMaxOutputBytes) continue;
+    unfinished_ = state_ == State::reply || (!waiting() && state_ != State::closed && !input_.empty());
+    break;
   }
-  line = line.substr(beginning.size(), line.size() - beginning.size() - ending.size());
-  const std::size_t slash = line.find(versions);
-  head.model_name = line.substr(0, slash);
-  if (slash != std::string_view::npos) {
-    head.model_version = line.substr(slash + versions.size());
-    if (!is_plain(head.model_version)) return false;
-  }
-  return is_plain(head.model_name);
 }
 
-bool HttpSession::read_header(std::string_view line, Head& head) {
-  const std::size_t colon = line.find(':');
-  if (colon == 0 || colon == std::string_view::npos) return false;
-  const std::string_view name = line.substr(0, colon);
-  if (!std::ranges::all_of(name, is_token)) return false;
-  std::string_view value = line.substr(colon + 1);
-  while (!value.empty() && (value.front() == ' ' || value.front() == '\t')) value.remove_prefix(1);
-  while (!value.empty() && (value.back() == ' ' || value.back() == '\t')) value.remove_suffix(1);
-  if (std::ranges::any_of(
-          value, [](char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7F; })) {
-    return false;
+/// Does a small part of what there is to do; false where nothing can be done now.
+bool HttpSession::step() {
+  switch (state_) {
+    case State::head: return take_head();
+    case State::body: return take_body();
+    case State::chunks: return take_chunks();
+    case State::skip: return skip_body();
+    case State::reply: write_reply(); return true;
+    case State::asked:
+    case State::queued:
+    case State::closed: return false;
   }
-  // Each of these may come once, and only in the plain form; anything else is left to the owner.
-  const auto once = [](auto& slot, auto found) {
-    if (slot || !found) return false;
-    slot = found;
+  return false;
+}
+
+// ------------------------------------------------------------------------------------------------- reading
+
+bool HttpSession::take_head() {
+  // Some clients end a body by a line of its own; it is no part of the next request (RFC 9112 2.2).
+  std::size_t blank = 0;
+  const std::string_view bytes = input_.view();
+  while (blank < bytes.size() && (bytes[blank] == '\r' || bytes[blank] == '\n')) ++blank;
+  if (blank != 0) {
+    input_.consume(blank);
+    searched_ = 0;
     return true;
-  };
-  if (equal_ignoring_case(name, "content-length")) return once(head.body_bytes, read_size(value));
-  if (equal_ignoring_case(name, "inference-header-content-length")) {
-    return once(head.json_bytes, read_size(value));
   }
-  if (equal_ignoring_case(name, "authorization")) return once(head.authorization, std::optional(value));
-  if (equal_ignoring_case(name, "host")) return !std::exchange(head.has_host, true) && !value.empty();
-  if (equal_ignoring_case(name, "connection")) return equal_ignoring_case(value, "keep-alive");
-  if (equal_ignoring_case(name, "content-encoding")) return equal_ignoring_case(value, "identity");
-  return !equal_ignoring_case(name, "transfer-encoding") && !equal_ignoring_case(name, "expect") &&
-         !equal_ignoring_case(name, "upgrade");
+  if (bytes.empty()) {
+    if (ended_) state_ = State::closed;
+    return false;
+  }
+  const std::size_t end = find_end_of_head(bytes, searched_);
+  if (std::min(end, bytes.size()) > service_->limits.max_header_bytes) {
+    refuse({.status = 431,
+            .reason = "head longer than " + std::to_string(service_->limits.max_header_bytes) + " bytes"});
+    return true;
+  }
+  if (end == std::string_view::npos) {
+    searched_ = bytes.size();
+    if (ended_) refuse({.status = 400, .reason = "the request ends in the middle of its head"});
+    return ended_;
+  }
+  started_ = Turn::Clock::now();
+  searched_ = 0;
+  head_.clear();
+  if (const auto problem = read_head(bytes.substr(0, end), head_)) {
+    refuse(*problem);
+    return true;
+  }
+  begin(head_);
+  if (state_ != State::closed && !input_.empty()) input_.consume(end);
+  return true;
 }
 
-void HttpSession::append_reply(const RestReply& reply, std::string& replies) const {
-  replies.append("HTTP/1.1 ");
-  append_number(static_cast<std::size_t>(reply.status), replies);
-  replies.append(" ").append(reason_phrase(reply.status));
-  replies.append("\r\nContent-Type: ");
-  replies.append(reply.json_bytes ? "application/octet-stream" : "application/json");
-  replies.append("\r\nContent-Length: ");
-  append_number(reply.body.size(), replies);
-  if (reply.json_bytes) {
-    replies.append("\r\nInference-Header-Content-Length: ");
-    append_number(*reply.json_bytes, replies);
+void HttpSession::begin(const HttpHead& head) {
+  const HttpLimits& limits = service_->limits;
+  keep_alive_ = head.keep_alive;
+  old_ = head.old;
+  without_body_ = head.method == "HEAD";
+  body_bytes_ = head.content_bytes.value_or(0);
+  chunks_ = {};
+  is_inference_ = head.method == "POST" && names_model(head.path());
+  bool may_pass = true;
+  if (is_inference_) {
+    may_pass = !service_->authorize || service_->authorize(head.find("authorization"));
+    json_bytes_.reset();
+    if (const auto text = head.find("inference-header-content-length")) {
+      json_bytes_ = read_size(*text);
+      if (!json_bytes_) {
+        return refuse(
+            {.reason = "Inference-Header-Content-Length: expected a number of bytes, got " + quoted(*text)});
+      }
+    }
   }
-  replies.append("\r\nServer: ").append(server_).append("\r\n\r\n").append(reply.body);
+  const auto encoding = is_inference_ && may_pass ? head.find("content-encoding") : std::nullopt;
+  event_ = {};
+  event_.compressed = encoding && !equal_ignoring_case(*encoding, "identity");
+  if (!is_inference_ || !may_pass || event_.compressed) {
+    event_.method = head.method;
+    event_.target = head.target;
+    for (const auto& [name, value] : head.fields) event_.fields.emplace_back(lower_case(name), value);
+  }
+  max_body_bytes_ = is_inference_ ? limits.max_body_bytes : limits.max_other_body_bytes;
+  if (body_bytes_ > max_body_bytes_) {
+    return refuse(
+        {.status = 413, .reason = "body longer than " + std::to_string(max_body_bytes_) + " bytes"});
+  }
+  if (!may_pass && !head.chunked) {
+    is_inference_ = false;
+    state_ = State::skip;
+  } else {
+    if (!may_pass) max_body_bytes_ = limits.max_other_body_bytes;
+    is_inference_ = is_inference_ && may_pass;
+    state_ = head.chunked ? State::chunks : State::body;
+  }
+  if (head.expects_continue && (head.chunked || body_bytes_ != 0)) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+}
+
+/// Whether the path is one for inference, /v2/models/{model}[/versions/{version}]/infer; takes the names out.
+bool HttpSession::names_model(std::string_view path) {
+  constexpr std::string_view beginning = "/v2/models/";
+  constexpr std::string_view ending = "/infer";
+  if (!path.starts_with(beginning) || !path.ends_with(ending) ||
+      path.size() <= beginning.size() + ending.size()) {
+    return false;
+  }
+  path = path.substr(beginning.size(), path.size() - beginning.size() - ending.size());
+  const std::size_t slash = path.find('/');
+  std::string_view version;
+  if (slash != std::string_view::npos) {
+    constexpr std::string_view versions = "/versions/";
+    if (!path.substr(slash).starts_with(versions)) return false;
+    version = path.substr(slash + versions.size());
+    if (version.empty() || version.find('/') != std::string_view::npos) return false;
+  }
+  const auto name = unescaped(path.substr(0, slash));
+  const auto number = unescaped(version);
+  if (!name || name->empty() || !number) return false;
+  model_name_ = *name;
+  model_version_ = *number;
+  return true;
+}
+
+/// Lets the body grow by so many bytes, or refuses the request.
+bool HttpSession::make_room(std::size_t bytes) {
+  const std::size_t needed = body_.size() + bytes;
+  if (needed <= body_.capacity()) return true;
+  const std::size_t capacity = std::max(needed, std::min(2 * body_.capacity(), max_body_bytes_));
+  if (capacity > kFreeBytes && !memory_.resize(capacity)) {
+    refuse({.status = 503, .reason = "the server's memory for requests is full, try again later"});
+    return false;
+  }
+  body_.reserve(capacity);
+  return true;
+}
+
+bool HttpSession::take_body() {
+  const std::string_view bytes = input_.view();
+  const std::size_t missing = body_bytes_ - body_.size();
+  if (bytes.size() < missing) {
+    if (ended_) {
+      refuse({.status = 400, .reason = "the request ends in the middle of its body"});
+      return true;
+    }
+    if (bytes.size() < kMaxStepBytes) return false;  // It may be whole the next time, and need no move.
+    if (!make_room(bytes.size())) return true;
+    body_.append(bytes);
+    input_.clear();
+    return true;
+  }
+  if (body_.empty()) {
+    const std::size_t size = body_bytes_;
+    bytes_in_use_ = size;
+    dispatch(bytes.substr(0, size));
+    bytes_in_use_ = 0;
+    input_.consume(size);
+    return true;
+  }
+  if (!make_room(missing)) return true;
+  body_.append(bytes.substr(0, missing));
+  input_.consume(missing);
+  dispatch(body_);
+  return true;
+}
+
+bool HttpSession::take_chunks() {
+  if (input_.empty()) {
+    if (ended_) refuse({.status = 400, .reason = "the request ends in the middle of its body"});
+    return ended_;
+  }
+  const std::string_view bytes = input_.view().substr(0, kMaxStepBytes);
+  if (!make_room(bytes.size())) return true;
+  std::string_view rest = bytes;
+  const auto problem = chunks_.read(rest, body_);
+  input_.consume(bytes.size() - rest.size());
+  if (problem) {
+    refuse(*problem);
+  } else if (chunks_.announced_bytes() > max_body_bytes_) {
+    refuse({.status = 413, .reason = "body longer than " + std::to_string(max_body_bytes_) + " bytes"});
+  } else if (chunks_.done()) {
+    dispatch(body_);
+  }
+  return true;
+}
+
+bool HttpSession::skip_body() {
+  const std::size_t size = std::min(body_bytes_, input_.size());
+  input_.consume(size);
+  body_bytes_ -= size;
+  if (body_bytes_ == 0) {
+    dispatch({});
+    return true;
+  }
+  if (ended_) refuse({.status = 400, .reason = "the request ends in the middle of its body"});
+  return ended_;
+}
+
+// ----------------------------------------------------------------------------------------------- answering
+
+void HttpSession::dispatch(std::string_view body) {
+  if (is_inference_ && !event_.compressed) return infer(body);
+  event_.body = body;
+  asking_ = true;
+  state_ = State::asked;
+}
+
+void HttpSession::deliver(std::string body) {
+  if (state_ != State::asked || !is_inference_) return;
+  body_ = std::move(body);
+  infer(body_);
+}
+
+void HttpSession::respond(int status, std::string_view fields, std::string body) {
+  if (state_ != State::asked) return;
+  count(status, 0, 0);
+  begin_reply(status, fields, body.size());
+  reply_body_ = std::move(body);
+}
+
+void HttpSession::infer(std::string_view body) {
+  const auto model = service_->inference->models().find(model_name_, model_version_);
+  if (model == nullptr) {
+    std::string reason = "unknown model " + quoted(model_name_);
+    if (!model_version_.empty()) reason += ", version " + quoted(model_version_);
+    return reply_error(404, reason);
+  }
+  auto request = std::make_unique<RestRequest>();
+  request->task.model = model;
+  request->json_bytes = json_bytes_;
+  request->max_rows = service_->limits.max_rows;
+  request->body_bytes = body.size();
+  request->memory = MemoryCharge(service_->inference->memory());
+  if (is_long(*model, body.size())) {
+    request->needs_preparation = true;
+    request->task.rows = std::max<std::size_t>(1, body.size() / (sizeof(float) * model->scorer->input_dim()));
+    if (body.data() == body_.data()) {
+      std::swap(request->body, body_);
+      std::swap(request->memory, memory_);
+    } else {
+      request->body = body;
+    }
+    return submit(std::move(request));
+  }
+  request->read(body);
+  if (!request->task.failure && request->task.rows != 0) {
+    ScoringTask* const tasks[] = {&request->task};
+    if (service_->inference->is_long(tasks)) return submit(std::move(request));
+    service_->inference->score(tasks);
+  }
+  answer(std::move(request));
+}
+
+/// Whether a request with so many bytes should not hold up others: it takes long, or runs on a device.
+bool HttpSession::is_long(const ServedModel& model, std::size_t body_bytes) const {
+  // JSON has more bytes a row than this, but never fewer than half as many.
+  const std::size_t rows = std::max<std::size_t>(1, body_bytes / (sizeof(float) * model.scorer->input_dim()));
+  if (model.scorer->session().on_device(rows)) return true;
+  const double expected_us = model.rest_cost.expected_us(body_bytes);
+  constexpr double kUsPerByte = 0.005;  // A guess, until a request has told.
+  return (expected_us > 0 ? expected_us : kUsPerByte * static_cast<double>(body_bytes)) >
+         service_->inference->limits().max_inline_us;
+}
+
+void HttpSession::submit(std::unique_ptr<RestRequest> request) {
+  cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  request->connection = number_;
+  request->cancelled = cancelled_;
+  std::unique_ptr<ScoringJob> job = std::move(request);
+  if (service_->inference->queue().submit(job)) {
+    state_ = State::queued;
+    return;
+  }
+  reply_error(503, "too many rows wait to be scored", kRetry);
+}
+
+void HttpSession::on_scored(std::unique_ptr<ScoringJob> job) {
+  // A session submits nothing but requests of its own.
+  answer(std::unique_ptr<RestRequest>(static_cast<RestRequest*>(job.release())));
+}
+
+void HttpSession::answer(std::unique_ptr<RestRequest> request) {
+  const ScoringTask& task = request->task;
+  const bool good = !task.failure;
+  const auto took = Turn::Clock::now() - started_;
+  task.model->statistics.add(good, took, task.waited);
+  if (!good) {
+    const int status = http_status(task.failure->code());
+    std::string reason = task.failure->what();
+    if (request->is_read && task.failure->code() == ErrorCode::invalid_argument) {
+      reason = "input 'input': " + reason;
+    }
+    if (status == 500) failure_ = reason;
+    return reply_error(status, reason, status == 503 ? kRetry : std::string_view());
+  }
+  const std::chrono::duration<double, std::micro> worked = took - task.waited;
+  task.model->rest_cost.add(request->body_bytes, worked.count());
+  const float* const scores = task.scores.data();
+  const auto anomalies = std::count_if(scores, scores + task.scores.size(),
+                                       [&](float score) { return task.model->scorer->is_anomaly(score); });
+  count(200, task.rows, static_cast<std::size_t>(anomalies));
+  reply_ = std::make_unique<RestReply>(std::move(request));
+  std::string fields;
+  if (const auto json_bytes = reply_->json_bytes()) {
+    fields = "Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ";
+    append_number(*json_bytes, fields);
+    fields += "\r\n";
+  } else {
+    fields = kJson;
+  }
+  begin_reply(200, fields, reply_->body_bytes());
+}
+
+/// Answers what cannot be read any further: the connection ends.
+void HttpSession::refuse(const HttpProblem& problem) {
+  keep_alive_ = false;
+  input_.clear();
+  if (Turn::Clock::time_point() == started_) started_ = Turn::Clock::now();
+  reply_error(problem.status, problem.reason);
+}
+
+void HttpSession::reply_error(int status, std::string_view reason, std::string_view fields) {
+  count(status, 0, 0);
+  std::string body = "{\"error\":";
+  append_json_string(reason, body);
+  body += "}\n";
+  begin_reply(status, std::string(kJson).append(fields), body.size());
+  reply_body_ = std::move(body);
+}
+
+void HttpSession::count(int status, std::size_t rows, std::size_t anomalies) {
+  const std::chrono::duration<double> took = Turn::Clock::now() - started_;
+  service_->counts->add(rows, anomalies, status >= 400 ? status : 0, took.count());
+}
+
+// ------------------------------------------------------------------------------------------------- writing
+
+void HttpSession::begin_reply(int status, std::string_view fields, std::optional<std::size_t> body_bytes) {
+  reply_chunked_ = !body_bytes && !old_;
+  if (!body_bytes && old_) keep_alive_ = false;
+  out_ += "HTTP/1.1 ";
+  append_number(static_cast<std::size_t>(status), out_);
+  out_.append(" ").append(reason_phrase(status)).append("\r\n").append(fields);
+  if (body_bytes) {
+    out_ += "Content-Length: ";
+    append_number(*body_bytes, out_);
+    out_ += "\r\n";
+  } else if (reply_chunked_) {
+    out_ += "Transfer-Encoding: chunked\r\n";
+  }
+  out_.append("Server: ").append(service_->server).append("\r\n");
+  // Requests that are here already are still answered.
+  if (draining_ && input_.size() == bytes_in_use_) keep_alive_ = false;
+  if (!keep_alive_) out_ += "Connection: close\r\n";
+  out_ += "\r\n";
+  replied_ = 0;
+  state_ = State::reply;
+}
+
+void HttpSession::write_reply() {
+  bool more = false;
+  if (reply_ != nullptr) {
+    if (!reply_chunked_) {
+      more = reply_->write_piece(out_);
+    } else {
+      std::string piece;
+      more = reply_->write_piece(piece);
+      append_number(piece.size(), out_, 16);
+      out_.append("\r\n").append(piece).append("\r\n");
+      if (!more) out_ += "0\r\n\r\n";
+    }
+  } else if (!without_body_) {
+    const std::string_view piece = std::string_view(reply_body_).substr(replied_, RestReply::kPieceBytes);
+    out_.append(piece);
+    replied_ += piece.size();
+    more = replied_ < reply_body_.size();
+  }
+  if (!more) end_reply();
+}
+
+void HttpSession::end_reply() {
+  state_ = keep_alive_ && !(ended_ && input_.empty()) ? State::head : State::closed;
+  reply_.reset();
+  reply_body_ = {};
+  body_.clear();
+  if (body_.capacity() > kMaxStepBytes) body_.shrink_to_fit();
+  memory_.release();
+  cancelled_.reset();
+  started_ = {};
+  keep_alive_ = true;
+  without_body_ = false;
 }
 
 }  // namespace datasentinel

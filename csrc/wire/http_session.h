@@ -1,78 +1,185 @@
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-#include "wire/rest_inference.h"
+#include "serving/inference_service.h"
+#include "serving/memory_budget.h"
+#include "serving/request_counts.h"
+#include "serving/turn.h"
+#include "wire/http_head.h"
+#include "wire/input_buffer.h"
+#include "wire/rest_reply.h"
+#include "wire/rest_request.h"
 
 namespace datasentinel {
 
 struct HttpLimits {
   std::size_t max_header_bytes = std::size_t{16} << 10;
-  std::size_t max_body_bytes = std::size_t{16} << 20;
+  std::size_t max_body_bytes = std::size_t{16} << 20;        ///< Of a request for inference.
+  std::size_t max_other_body_bytes = std::size_t{64} << 10;  ///< Of any other.
+  std::size_t max_rows = std::size_t{1} << 20;               ///< Of one request.
+  std::chrono::microseconds turn = Turn::kLength;            ///< How long one `feed` may work.
 };
 
 /// Whether a request with this `Authorization` header, or none, may pass.
 using Authorize = std::function<bool(std::optional<std::string_view>)>;
 
-/// One HTTP/1.1 connection, as far as inference requests go: bytes in, reply bytes out, no sockets.
+/// What all HTTP connections of one server share.
+struct HttpService {
+  std::shared_ptr<InferenceService> inference;
+  std::shared_ptr<RequestCounts> counts;
+  HttpLimits limits = {};
+  std::string server = {};   ///< For the replies' `Server` field.
+  Authorize authorize = {};  ///< None lets everybody pass.
+};
+
+/// A request that the session leaves to its owner, who answers with `respond`, or, where the body of one for
+/// inference is compressed, hands it back with `deliver`.
+struct HttpEvent {
+  bool compressed = false;  ///< `body` is compressed as the field `content-encoding` says.
+  std::string method = {};
+  std::string target = {};
+  std::vector<std::pair<std::string, std::string>> fields = {};
+  std::string body = {};
+};
+
+/// One HTTP/1.1 connection: bytes in, reply bytes out, no sockets.
 ///
-/// It answers plain `POST /v2/models/.../infer` requests, pipelined ones in order. A request that is anything
-/// else (another path, a chunked or compressed body, a header that needs thought, a token that is not
-/// accepted, something malformed), and one that would take long, is declined: its owner takes the bytes,
-/// answers, and hands back what follows it.
+/// It reads every request, and answers those for inference of the Open Inference Protocol, off the event loop
+/// where that takes long; it leaves the others to its owner. Pipelined requests are answered one after the
+/// other, in turns; replies are written in pieces.
 ///
 /// One thread at a time.
-class HttpSession {
+class HttpSession final : private JobOwner {
  public:
-  /// `server` is for the replies' `Server` header; no `authorize` lets everybody pass.
-  HttpSession(std::shared_ptr<RestInference> inference, HttpLimits limits, std::string server,
-              Authorize authorize = {});
+  /// Throws Error{invalid_argument} for a service without inference or counts.
+  explicit HttpSession(std::shared_ptr<const HttpService> service);
+  ~HttpSession() override;
 
-  /// Takes the next bytes of the stream and appends the replies to every request they complete.
-  void feed(std::string_view bytes, std::string& replies);
+  /// Takes the next bytes of the stream, and a turn; appends what is to be sent.
+  void feed(std::string_view bytes, std::string& out);
 
-  /// The stream ended: what is left of an unfinished request is declined.
-  void finish() noexcept { declined_ = declined_ || !buffer_.empty(); }
+  /// The stream ended: half a request is refused, whole ones are still answered.
+  void finish(std::string& out);
 
-  /// The next request is not one for this session.
-  [[nodiscard]] bool declined() const noexcept { return declined_; }
+  /// Says with the next reply that it is the last one.
+  void drain() noexcept { draining_ = true; }
 
-  /// The bytes of the declined request and all that came after it. The session expects a new request then.
-  [[nodiscard]] std::string take_declined();
+  /// The request to be answered by the owner, once.
+  [[nodiscard]] HttpEvent take_event() {
+    asking_ = false;
+    return std::exchange(event_, {});
+  }
+  [[nodiscard]] bool has_event() const noexcept { return asking_; }
 
-  /// Whether the start of a request was read, but not its end.
-  [[nodiscard]] bool mid_message() const noexcept { return !buffer_.empty(); }
+  /// Answers it; the rest of the turn is `feed`'s. `fields` are lines of the head, each with its end.
+  void respond(int status, std::string_view fields, std::string body);
+
+  /// Hands back the decompressed body of a request for inference.
+  void deliver(std::string body);
+
+  /// Accounts for so many bytes that the owner holds for this connection; false where there is no room.
+  [[nodiscard]] bool hold(std::size_t bytes) noexcept { return memory_.resize(bytes); }
+
+  /// A fault of ours, for the log; empty without one.
+  [[nodiscard]] std::string take_failure() { return std::exchange(failure_, {}); }
+  [[nodiscard]] bool has_failure() const noexcept { return !failure_.empty(); }
+
+  /// Nothing more will be read; the caller closes the connection once everything is written.
+  [[nodiscard]] bool closed() const noexcept { return state_ == State::closed; }
+  /// The turn ended before everything was done that can be done.
+  [[nodiscard]] bool unfinished() const noexcept { return unfinished_; }
+  /// A request is being answered: by the queue, whose end `InferenceService::collect` tells, or by the owner.
+  [[nodiscard]] bool waiting() const noexcept { return state_ == State::queued || state_ == State::asked; }
+  /// The start of a request was read, but not its end.
+  [[nodiscard]] bool mid_message() const noexcept {
+    return state_ == State::body || state_ == State::chunks || state_ == State::skip ||
+           (state_ == State::head && !input_.empty());
+  }
+  /// The number that `InferenceService::collect` gives.
+  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
 
  private:
-  /// The head of an inference request. Views borrow from the bytes it was read from.
-  struct Head {
-    std::size_t bytes = 0;
-    std::string_view model_name = {};
-    std::string_view model_version = {};
-    std::optional<std::size_t> body_bytes = {};
-    std::optional<std::size_t> json_bytes = {};
-    std::optional<std::string_view> authorization = {};
-    bool has_host = false;
+  enum class State : std::uint8_t {
+    head,    ///< A request's head is read,
+    body,    ///< or its body,
+    chunks,  ///< or its body in chunks,
+    skip,    ///< or a body that nobody needs.
+    asked,   ///< The owner is to answer,
+    queued,  ///< or the queue.
+    reply,   ///< A reply is written.
+    closed,
   };
 
-  [[nodiscard]] std::size_t answer_all(std::string_view bytes, std::string& replies);
-  [[nodiscard]] bool read_head(std::string_view text, Head& head) const;
-  [[nodiscard]] static bool read_request_line(std::string_view line, Head& head);
-  [[nodiscard]] static bool read_header(std::string_view line, Head& head);
-  void append_reply(const RestReply& reply, std::string& replies) const;
+  void on_scored(std::unique_ptr<ScoringJob> job) override;
+  void work();
+  [[nodiscard]] bool step();
+  [[nodiscard]] bool take_head();
+  void begin(const HttpHead& head);
+  [[nodiscard]] bool names_model(std::string_view path);
+  [[nodiscard]] bool take_body();
+  [[nodiscard]] bool take_chunks();
+  [[nodiscard]] bool skip_body();
+  [[nodiscard]] bool make_room(std::size_t bytes);
+  void dispatch(std::string_view body);
+  void infer(std::string_view body);
+  [[nodiscard]] bool is_long(const ServedModel& model, std::size_t body_bytes) const;
+  void submit(std::unique_ptr<RestRequest> request);
+  void answer(std::unique_ptr<RestRequest> request);
+  void refuse(const HttpProblem& problem);
+  void reply_error(int status, std::string_view reason, std::string_view fields = {});
+  void begin_reply(int status, std::string_view fields, std::optional<std::size_t> body_bytes);
+  void write_reply();
+  void end_reply();
+  void count(int status, std::size_t rows, std::size_t anomalies);
 
-  std::shared_ptr<RestInference> inference_;
-  HttpLimits limits_;
-  std::string server_;
-  Authorize authorize_;
-  std::string buffer_;            ///< The start of a request whose end has not arrived, or what was declined.
-  std::size_t needed_bytes_ = 0;  ///< With fewer bytes in the buffer there is nothing to do.
-  bool declined_ = false;
+  std::shared_ptr<const HttpService> service_;
+  std::uint64_t number_;
+  State state_ = State::head;
+  bool unfinished_ = false;
+  bool ended_ = false;  ///< The peer will send no more.
+  bool draining_ = false;
+  InputBuffer input_;
+  std::size_t searched_ = 0;  ///< So many bytes of the input hold no end of a head.
+  MemoryCharge memory_;
+
+  std::string out_;
+  std::string failure_;
+
+  // The request at hand.
+  HttpHead head_;    ///< Only while it is read; it keeps its memory.
+  HttpEvent event_;  ///< What the owner is asked.
+  bool asking_ = false;
+  std::size_t bytes_in_use_ = 0;  ///< Of the input, while they are its body.
+  bool is_inference_ = false;
+  bool without_body_ = false;  ///< HEAD: its reply has none.
+  bool keep_alive_ = true;
+  bool old_ = false;  ///< HTTP/1.0, in which no reply is chunked.
+  std::string model_name_;
+  std::string model_version_;
+  std::optional<std::size_t> json_bytes_;
+  std::size_t max_body_bytes_ = 0;
+  std::size_t body_bytes_ = 0;  ///< Announced, or still to be skipped.
+  ChunkedBody chunks_;
+  std::string body_;
+  Turn::Clock::time_point started_;
+  std::shared_ptr<std::atomic<bool>> cancelled_;
+
+  // Its reply.
+  std::unique_ptr<RestReply> reply_;
+  std::string reply_body_;
+  std::size_t replied_ = 0;
+  bool reply_chunked_ = false;
 };
 
 }  // namespace datasentinel

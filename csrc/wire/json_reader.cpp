@@ -1,11 +1,8 @@
 #include "wire/json_reader.h"
 
-#include <algorithm>
 #include <array>
-#include <bit>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <system_error>
 
 #include "core/error.h"
@@ -14,76 +11,7 @@
 namespace datasentinel {
 namespace {
 
-constexpr bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
 constexpr bool is_blank(char c) noexcept { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
-/// The powers of ten that a double holds exactly.
-constexpr std::array<double, 23> kPowersOfTen{1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                              1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                              1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-
-/// digits * 10^exponent as the nearest float32, when two roundings in double arithmetic are sure to lead
-/// there: the double is off by at most 1.5 of its last places, which matters only beside the middle between
-/// two neighbouring float32.
-bool round_quickly(std::uint64_t digits, int exponent, float& value) noexcept {
-  if (digits == 0) {
-    value = 0;
-    return true;
-  }
-  if (exponent < -22 || exponent > 22) return false;
-  const double whole = static_cast<double>(digits);
-  const double wide = exponent < 0 ? whole / kPowersOfTen[static_cast<std::size_t>(-exponent)]
-                                   : whole * kPowersOfTen[static_cast<std::size_t>(exponent)];
-  if (wide > static_cast<double>(std::numeric_limits<float>::max())) return false;
-  // A float32 keeps 24 of a double's 53 bits, so the middle is a one followed by 28 zeros. Nothing this large
-  // is subnormal: it is at least 1e-22.
-  constexpr std::uint64_t kDropped = (std::uint64_t{1} << 29) - 1;
-  constexpr std::int64_t kMiddle = std::int64_t{1} << 28;
-  const auto dropped = static_cast<std::int64_t>(std::bit_cast<std::uint64_t>(wide) & kDropped);
-  if (dropped > kMiddle - 4 && dropped < kMiddle + 4) return false;
-  value = static_cast<float>(wide);
-  return true;
-}
-
-/// How many digits a JSON number without sign has before its point once it is written without exponent;
-/// negative when zeros follow the point.
-std::int64_t power_of_ten(const char* at, const char* end) noexcept {
-  std::int64_t power = 0;
-  bool after_point = false;
-  bool significant = false;
-  for (; at != end && *at != 'e' && *at != 'E'; ++at) {
-    if (*at == '.') {
-      after_point = true;
-      continue;
-    }
-    significant = significant || *at != '0';
-    if (significant != after_point) power += significant ? 1 : -1;
-  }
-  if (at == end) return power;
-  ++at;
-  const bool down = *at == '-';
-  if (down || *at == '+') ++at;
-  std::int32_t exponent = 0;
-  if (std::from_chars(at, end, exponent).ec != std::errc())
-    exponent = std::numeric_limits<std::int32_t>::max();
-  return down ? power - exponent : power + exponent;
-}
-
-/// The nearest float32 of a JSON number, whatever it takes.
-JsonReader::Number round_carefully(const char* begin, const char* end, float& value) noexcept {
-  if (std::from_chars(begin, end, value).ec != std::errc::result_out_of_range)
-    return JsonReader::Number::good;
-  // Too small is not a problem: its nearest float32 is zero or subnormal. from_chars does not tell which side
-  // it was. A double does, except beyond its own range.
-  double wide = 0;
-  if (std::from_chars(begin, end, wide).ec == std::errc()) {
-    value = static_cast<float>(wide);
-    return std::isfinite(value) ? JsonReader::Number::good : JsonReader::Number::out_of_range;
-  }
-  const bool is_tiny = power_of_ten(*begin == '-' ? begin + 1 : begin, end) < 0;
-  value = *begin == '-' ? -0.0F : 0.0F;
-  return is_tiny ? JsonReader::Number::good : JsonReader::Number::out_of_range;
-}
 
 void append_utf8(std::uint32_t code, std::string& out) {
   if (code < 0x80) {
@@ -219,52 +147,9 @@ std::int64_t JsonReader::read_integer() {
   return value;
 }
 
-JsonReader::Number JsonReader::read_float32(float& value) noexcept {
+Decimal JsonReader::read_float32(float& value) noexcept {
   skip_blanks();
-  const char* const start = at_;
-  const char* at = start;
-  const bool negative = at != end_ && *at == '-';
-  if (negative) ++at;
-  if (at == end_ || !is_digit(*at)) return Number::not_a_number;
-
-  // The digits as one whole number, as long as 64 bits hold it: 19 digits always fit.
-  constexpr std::uint64_t kRoom = (std::numeric_limits<std::uint64_t>::max() - 9) / 10;
-  std::uint64_t digits = 0;
-  int exponent = 0;
-  bool all_digits = true;
-  const auto add_digit = [&](char digit) {
-    all_digits = all_digits && digits <= kRoom;
-    digits = 10 * digits + static_cast<std::uint64_t>(digit - '0');
-  };
-  if (*at == '0') {
-    ++at;
-    if (at != end_ && is_digit(*at)) return Number::not_a_number;
-  }
-  for (; at != end_ && is_digit(*at); ++at) add_digit(*at);
-  if (at != end_ && *at == '.') {
-    const char* const point = at++;
-    for (; at != end_ && is_digit(*at); ++at) add_digit(*at);
-    if (at == point + 1) return Number::not_a_number;
-    exponent = -static_cast<int>(std::min<std::ptrdiff_t>(at - point - 1, 1000));
-  }
-  if (at != end_ && (*at == 'e' || *at == 'E')) {
-    ++at;
-    const bool down = at != end_ && *at == '-';
-    if (at != end_ && (*at == '-' || *at == '+')) ++at;
-    const char* const power = at;
-    int size = 0;
-    for (; at != end_ && is_digit(*at); ++at) size = std::min(10 * size + (*at - '0'), 100'000);
-    if (at == power) return Number::not_a_number;
-    exponent += down ? -size : size;
-  }
-
-  if (all_digits && round_quickly(digits, exponent, value)) {
-    if (negative) value = -value;
-  } else if (const Number outcome = round_carefully(start, at, value); outcome != Number::good) {
-    return outcome;
-  }
-  at_ = at;
-  return Number::good;
+  return datasentinel::read_float32<DecimalForm::json>(at_, end_, value);
 }
 
 void JsonReader::skip_value() {
@@ -281,7 +166,7 @@ void JsonReader::skip_value() {
       at_ += 4;
       return;
     default:
-      if (read_float32(number) == Number::good) return;
+      if (read_float32(number) == Decimal::good) return;
       fail("a value");
   }
 }

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "wire/decimal.h"
+
 namespace datasentinel {
 
 /// Reads one JSON text from front to back, without building a tree. The text is borrowed.
@@ -12,8 +14,6 @@ namespace datasentinel {
 /// Everything that is no JSON throws Error{invalid_argument} with the position of the first wrong byte.
 class JsonReader {
  public:
-  enum class Number : std::uint8_t { good, not_a_number, out_of_range };
-
   explicit JsonReader(std::string_view text) noexcept
       : begin_(text.data()), at_(text.data()), end_(text.data() + text.size()) {}
 
@@ -49,7 +49,7 @@ class JsonReader {
 
   /// A number, rounded once to the nearest float32. Where the next value is no number, or one that float32
   /// cannot hold, nothing is read.
-  [[nodiscard]] Number read_float32(float& value) noexcept;
+  [[nodiscard]] Decimal read_float32(float& value) noexcept;
 
   void skip_value();
 

@@ -1,11 +1,14 @@
 #include "wire/line_session.h"
 
+#include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <span>
 #include <system_error>
 #include <utility>
 
-#include "core/error.h"
+#include "wire/decimal.h"
 
 namespace datasentinel {
 namespace {
@@ -26,57 +29,49 @@ std::string describe(std::size_t position, const std::string& problem, std::stri
   return "value " + std::to_string(position) + " " + problem + ": " + quoted(token);
 }
 
-/// Parses one decimal number. Returns the problem, or an empty view.
-std::string_view parse_number(std::string_view token, float& value) noexcept {
-  constexpr std::string_view not_a_number = "is not a number";
-  constexpr std::string_view out_of_range = "is outside float32's range";
-  // from_chars takes a minus but no plus.
-  if (token.size() > 1 && token[0] == '+' && token[1] != '-') token.remove_prefix(1);
-  const char* end = token.data() + token.size();
-  const auto [stop, problem] = std::from_chars(token.data(), end, value);
-  if (problem == std::errc::result_out_of_range) {
-    // Too small is not a problem: its nearest float32 is zero or subnormal. from_chars does not tell which
-    // side it was, a double does.
-    double wide = 0;
-    const auto [wide_stop, wide_problem] = std::from_chars(token.data(), end, wide);
-    if (wide_problem != std::errc() || wide_stop != end) return out_of_range;
-    value = static_cast<float>(wide);
-    return std::isfinite(value) ? std::string_view() : out_of_range;
+/// Why a token is no number of ours.
+std::string problem_of(std::size_t position, std::string_view token) {
+  if (token.empty()) return "value " + std::to_string(position) + " is empty";
+  const char* at = token.data();
+  const char* const end = at + token.size();
+  float value = 0;
+  if (read_float32<DecimalForm::any>(at, end, value) == Decimal::out_of_range) {
+    return describe(position, "is outside float32's range", token);
   }
-  if (problem != std::errc() || stop != end) return not_a_number;
-  if (!std::isfinite(value)) return "is not finite";
-  return {};
+  at = token.data() + (token[0] == '+' && token.size() > 1 && token[1] != '-' ? 1 : 0);
+  const auto [stop, problem] = std::from_chars(at, end, value);
+  const bool is_special = problem == std::errc() && stop == end && !std::isfinite(value);
+  return describe(position, is_special ? "is not finite" : "is not a number", token);
 }
 
-/// Appends the numbers of `line` to `values`. Returns why the line is no row of `expected` values, or an
-/// empty string; `values` then holds exactly `expected` more.
-std::string parse_row(std::string_view line, std::size_t expected, std::vector<float>& values) {
+/// Reads the numbers of `line` into `values`. Returns why the line is no row of so many, or an empty string.
+std::string read_row(std::string_view line, std::span<float> values) {
   const char* at = line.data();
   const char* const end = at + line.size();
   const auto skip_blanks = [&] {
     while (at != end && is_blank(*at)) ++at;
   };
+  const auto at_end_of_token = [&] { return at == end || is_blank(*at) || *at == ','; };
   std::size_t count = 0;
   bool after_comma = false;
   for (skip_blanks(); at != end || after_comma; skip_blanks()) {
     const char* const start = at;
-    while (at != end && !is_blank(*at) && *at != ',') ++at;
-    const std::string_view token(start, static_cast<std::size_t>(at - start));
     ++count;
-    if (token.empty()) return "value " + std::to_string(count) + " is empty";
-    if (count <= expected) {
-      float value = 0;
-      if (const auto problem = parse_number(token, value); !problem.empty()) {
-        return describe(count, std::string(problem), token);
-      }
-      values.push_back(value);
+    if (count > values.size()) {
+      while (!at_end_of_token()) ++at;
+      if (at == start) return problem_of(count, {});
+    } else if (read_float32<DecimalForm::any>(at, end, values[count - 1]) != Decimal::good ||
+               !at_end_of_token()) {
+      at = start;
+      while (!at_end_of_token()) ++at;
+      return problem_of(count, {start, static_cast<std::size_t>(at - start)});
     }
     skip_blanks();
     after_comma = at != end && *at == ',';
     if (after_comma) ++at;
   }
-  if (count == expected) return {};
-  return "expected " + std::to_string(expected) + " values, got " + std::to_string(count);
+  if (count == values.size()) return {};
+  return "expected " + std::to_string(values.size()) + " values, got " + std::to_string(count);
 }
 
 bool is_blank_line(std::string_view line) noexcept {
@@ -88,121 +83,154 @@ bool is_blank_line(std::string_view line) noexcept {
 
 }  // namespace
 
-LineSession::LineSession(std::shared_ptr<const ModelTable> models, LineLimits limits)
-    : models_(std::move(models)), limits_(limits) {
+LineSession::LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
+                         LineLimits limits)
+    : service_(std::move(service)), counts_(std::move(counts)), limits_(limits) {
+  if (service_ == nullptr || counts_ == nullptr) {
+    throw Error(ErrorCode::invalid_argument, "a session needs a service, and counts");
+  }
   if (limits_.max_line_bytes == 0 || limits_.max_batch_rows == 0) {
     throw Error(ErrorCode::invalid_argument, "max_line_bytes and max_batch_rows must be at least 1");
   }
+  number_ = service_->enter(*this);
 }
 
+LineSession::~LineSession() { service_->leave(number_); }
+
 void LineSession::feed(std::string_view bytes, std::string& replies) {
-  begin();
-  while (!closed_ && !bytes.empty()) {
-    const std::size_t newline = bytes.find('\n');
-    const bool complete = newline != std::string_view::npos;
-    const std::string_view piece = bytes.substr(0, newline);
-    if (partial_.size() + piece.size() > limits_.max_line_bytes) {
-      refuse_over_long_line();
-      break;
-    }
-    if (!complete) {
-      partial_.append(piece);
-      break;
-    }
-    if (partial_.empty()) {
-      take_line(piece, replies);
-    } else {
-      partial_.append(piece);
-      take_line(partial_, replies);
-      partial_.clear();
-    }
-    bytes.remove_prefix(newline + 1);
-  }
-  end(replies);
+  if (closed_ && !waiting_ && due_.empty()) return;
+  replies.append(std::exchange(due_, {}));
+  if (!closed_) input_.append(bytes);
+  if (!waiting_ && !closed_) take_turn(replies);
 }
 
 void LineSession::finish(std::string& replies) {
   if (closed_) return;
-  begin();
-  if (!partial_.empty()) take_line(partial_, replies);
-  partial_.clear();
-  end(replies);
   closed_ = true;
+  started_ = Turn::Clock::now();
+  job_->task.model = service_->models().find({}, {});
+  take_line(input_.view());
+  input_.clear();
+  score(replies);
 }
 
-void LineSession::begin() { model_ = models_->find({}, {}); }
-
-void LineSession::end(std::string& replies) {
-  score_pending(replies);
-  model_ = nullptr;  // An idle connection keeps no model in memory.
+void LineSession::take_turn(std::string& replies) {
+  constexpr std::size_t kBytesPerLookAtTheClock = 1024;
+  const Turn turn(limits_.turn);
+  started_ = Turn::Clock::now();
+  job_->task.model = service_->models().find({}, {});
+  unfinished_ = false;
+  for (std::size_t since_look = 0; !closed_;) {
+    const std::string_view rest = input_.view();
+    const std::size_t newline = rest.find('\n', searched_);
+    if (std::min(newline, rest.size()) > limits_.max_line_bytes) {
+      refuse_over_long_line();
+      break;
+    }
+    if (newline == std::string_view::npos) {
+      searched_ = rest.size();
+      break;
+    }
+    take_line(rest.substr(0, newline));
+    input_.consume(newline + 1);
+    searched_ = 0;
+    since_look += newline + 1;
+    const bool look = since_look >= kBytesPerLookAtTheClock;
+    if (look) since_look = 0;
+    if (outcomes_.size() >= limits_.max_batch_rows || (look && turn.over())) {
+      unfinished_ = input_.view().find('\n') != std::string_view::npos;
+      break;
+    }
+  }
+  score(replies);
 }
 
-void LineSession::take_line(std::string_view line, std::string& replies) {
+void LineSession::take_line(std::string_view line) {
   if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
   if (is_blank_line(line)) return;
-  ++lines_;
-  if (model_ == nullptr) return refuse("no model is being served");
-  const std::size_t before = rows_.size();
-  std::string reason = parse_row(line, model_->scorer->input_dim(), rows_);
+  ScoringTask& task = job_->task;
+  if (task.model == nullptr) return refuse("no model is being served");
+  const std::size_t columns = task.model->scorer->input_dim();
+  float* const row = task.values.extend(columns);
+  std::string reason = read_row(line, {row, columns});
   if (reason.empty()) {
+    ++task.rows;
     outcomes_.push_back(true);
   } else {
-    rows_.resize(before);
+    task.values.drop_last(columns);
     refuse(std::move(reason));
   }
-  if (outcomes_.size() >= limits_.max_batch_rows) score_pending(replies);
 }
 
 void LineSession::refuse_over_long_line() {
-  ++lines_;
   refuse("line longer than " + std::to_string(limits_.max_line_bytes) + " bytes");
-  partial_.clear();
-  partial_.shrink_to_fit();
+  input_.clear();
   closed_ = true;
 }
 
 void LineSession::refuse(std::string reason) {
-  ++errors_;
   outcomes_.push_back(false);
   reasons_.push_back(std::move(reason));
 }
 
-std::string LineSession::score_rows() {
-  if (rows_.empty()) return {};
-  Scorer& scorer = *model_->scorer;
-  const std::size_t columns = scorer.input_dim();
-  const std::size_t count = rows_.size() / columns;
-  scores_.resize(count);
-  try {
-    scorer.run({.data = rows_.data(), .rows = count, .columns = columns}, {.scores = scores_.data()});
-    return {};
-  } catch (const Error& error) {
-    // Every line of the batch still gets its answer, and the connection lives on.
-    errors_ += count;
-    failures_ += count;
-    last_failure_ = error.what();
-    for (char& c : last_failure_) c = (c >= ' ' && c <= '~') ? c : ' ';
-    return last_failure_;
+void LineSession::score(std::string& replies) {
+  ScoringTask& task = job_->task;
+  task.wanted.scores = true;
+  ScoringTask* const tasks[] = {&task};
+  if (task.rows != 0 && service_->is_long(tasks)) {
+    waiting_ = true;
+    job_->connection = number_;
+    return service_->submit_in_time(std::move(job_));
   }
+  if (task.rows != 0) service_->score(tasks);
+  answer(replies);
 }
 
-void LineSession::score_pending(std::string& replies) {
-  if (outcomes_.empty()) return;
-  const std::string failure = score_rows();
-  auto score = scores_.cbegin();
-  auto reason = reasons_.cbegin();
-  for (const bool is_row : outcomes_) {
-    if (!is_row) {
-      replies.append("ERROR: ").append(*reason++).append("\n");
-    } else if (!failure.empty()) {
-      replies.append("ERROR: ").append(failure).append("\n");
-    } else {
-      replies.append(model_->scorer->is_anomaly(*score++) ? "ANOMALY\n" : "OK\n");
+void LineSession::on_scored(std::unique_ptr<ScoringJob> job) {
+  job_ = std::move(job);
+  waiting_ = false;
+  answer(due_);
+}
+
+void LineSession::answer(std::string& replies) {
+  ScoringTask& task = job_->task;
+  if (!outcomes_.empty()) {
+    std::uint64_t anomalies = 0;
+    std::string failure;
+    if (task.failure) {
+      // Every line of the batch still gets its answer, and the connection lives on.
+      failure = task.failure->what();
+      for (char& c : failure) c = (c >= ' ' && c <= '~') ? c : ' ';
+      failures_ += task.rows;
+      last_failure_ = failure;
     }
+    const float* score = task.scores.data();
+    auto reason = reasons_.cbegin();
+    for (const bool is_row : outcomes_) {
+      if (!is_row) {
+        replies.append("ERROR: ").append(*reason++).append("\n");
+      } else if (task.failure) {
+        replies.append("ERROR: ").append(failure).append("\n");
+      } else {
+        const bool is_anomaly = task.model->scorer->is_anomaly(*score++);
+        anomalies += static_cast<std::uint64_t>(is_anomaly);
+        replies.append(is_anomaly ? "ANOMALY\n" : "OK\n");
+      }
+    }
+    const std::chrono::duration<double> took = Turn::Clock::now() - started_;
+    counts_->add_together({.requests = outcomes_.size(),
+                           .rows = task.failure ? 0 : task.rows,
+                           .anomalies = anomalies,
+                           .errors = reasons_.size() + (task.failure ? task.rows : 0),
+                           .latency_s = took.count()});
+    if (!reasons_.empty()) {
+      counts_->add_errors(static_cast<int>(ErrorCode::invalid_argument), reasons_.size());
+    }
+    if (task.failure) counts_->add_errors(static_cast<int>(task.failure->code()), task.rows);
   }
   outcomes_.clear();
-  rows_.clear();
   reasons_.clear();
+  task.recycle();  // An idle connection keeps no model in memory.
 }
 
 }  // namespace datasentinel

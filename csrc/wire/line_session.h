@@ -5,70 +5,92 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "serving/model_table.h"
+#include "core/error.h"
+#include "serving/inference_service.h"
+#include "serving/request_counts.h"
+#include "serving/turn.h"
+#include "wire/input_buffer.h"
 
 namespace datasentinel {
 
 struct LineLimits {
   std::size_t max_line_bytes = std::size_t{1} << 20;  ///< Without the newline.
-  std::size_t max_batch_rows = 4096;                  ///< More lines at once are scored in slices.
+  std::size_t max_batch_rows = 4096;                  ///< More lines at once are scored in several batches.
+  std::chrono::microseconds turn = Turn::kLength;     ///< How long one `feed` may decode.
 };
 
 /// One connection of the line protocol: bytes in, reply bytes out, no sockets.
 ///
 /// A line holds one row: D decimal numbers separated by blanks or by one comma (with blanks around it), ended
 /// by `\n` or `\r\n`. Each line that is not blank is answered in order by `OK`, `ANOMALY` or
-/// `ERROR: <reason>`. All complete lines of a chunk are scored as one batch. An error answers its own line
-/// only; an over-long line is answered and ends the session, because its end is unknown. Every chunk goes to
-/// the model that is the default when it arrives.
+/// `ERROR: <reason>`. All complete lines of a turn are scored as one batch, off the event loop where that
+/// takes long. An error answers its own line only; an over-long line is answered and ends the session,
+/// because its end is unknown. Every turn's lines go to the model that is the default then.
 ///
 /// One thread at a time.
-class LineSession {
+class LineSession final : private JobOwner {
  public:
-  LineSession(std::shared_ptr<const ModelTable> models, LineLimits limits);
+  /// `counts` is for all connections. Throws Error{invalid_argument} for a limit of 0.
+  LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
+              LineLimits limits);
+  ~LineSession() override;
 
-  /// Takes the next bytes of the stream and appends the replies to every line they complete.
+  /// Takes the next bytes of the stream, and a turn; appends the replies that are due.
   void feed(std::string_view bytes, std::string& replies);
 
-  /// The stream ended: a last line without a newline is answered too.
+  /// The stream ended, and no turn is left: a last line without a newline is answered too.
   void finish(std::string& replies);
 
   /// Nothing more will be read; the caller closes the connection once the replies are written.
-  [[nodiscard]] bool closed() const noexcept { return closed_; }
+  [[nodiscard]] bool closed() const noexcept { return closed_ && !waiting_; }
+  /// The turn ended before all complete lines were answered.
+  [[nodiscard]] bool unfinished() const noexcept { return unfinished_ && !waiting_; }
+  /// Lines are being scored off the event loop; their replies are due when `InferenceService::collect` names
+  /// this session.
+  [[nodiscard]] bool waiting() const noexcept { return waiting_; }
+  /// The start of a line was read, but not its end.
+  [[nodiscard]] bool mid_message() const noexcept { return !unfinished_ && !input_.empty(); }
+  /// The number that `InferenceService::collect` gives.
+  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
 
-  [[nodiscard]] std::uint64_t lines() const noexcept { return lines_; }
-  [[nodiscard]] std::uint64_t errors() const noexcept { return errors_; }
-  /// Of the errors, those that are no fault of the line, but of the model or the machine.
-  [[nodiscard]] std::uint64_t failures() const noexcept { return failures_; }
-  [[nodiscard]] const std::string& last_failure() const noexcept { return last_failure_; }
+  /// How many lines failed by no fault of theirs, but of the model or the machine, since the last call; and
+  /// why the last of them did.
+  [[nodiscard]] std::pair<std::uint64_t, std::string> take_failures() {
+    return {std::exchange(failures_, 0), std::exchange(last_failure_, {})};
+  }
+  [[nodiscard]] bool has_failures() const noexcept { return failures_ != 0; }
 
  private:
-  void begin();
-  void take_line(std::string_view line, std::string& replies);
+  void on_scored(std::unique_ptr<ScoringJob> job) override;
+  void take_turn(std::string& replies);
+  void take_line(std::string_view line);
   void refuse_over_long_line();
   void refuse(std::string reason);
-  [[nodiscard]] std::string score_rows();
-  void score_pending(std::string& replies);
-  void end(std::string& replies);
+  void score(std::string& replies);
+  void answer(std::string& replies);
 
-  std::shared_ptr<const ModelTable> models_;
-  std::shared_ptr<const ServedModel> model_;  ///< Of the chunk at hand; null when none is served.
+  std::shared_ptr<InferenceService> service_;
+  std::shared_ptr<RequestCounts> counts_;
   LineLimits limits_;
-  std::string partial_;  ///< The start of a line whose end has not arrived.
+  std::uint64_t number_;
+  InputBuffer input_;
+  std::size_t searched_ = 0;  ///< So many bytes of the input hold no newline.
+  bool unfinished_ = false;
+  bool waiting_ = false;
   bool closed_ = false;
-  std::uint64_t lines_ = 0;
-  std::uint64_t errors_ = 0;
   std::uint64_t failures_ = 0;
   std::string last_failure_;
 
-  // The lines taken but not answered yet. An entry of `outcomes_` is true for a row of `rows_`, in order, and
+  // The lines taken but not answered yet. An entry of `outcomes_` is true for a row of the job, in order, and
   // false for a reason of `reasons_`, in order.
+  Turn::Clock::time_point started_;
   std::vector<bool> outcomes_;
-  std::vector<float> rows_;
   std::vector<std::string> reasons_;
-  std::vector<float> scores_;
+  std::unique_ptr<ScoringJob> job_ = std::make_unique<ScoringJob>();
+  std::string due_;  ///< Replies to lines that were scored off the event loop.
 };
 
 }  // namespace datasentinel

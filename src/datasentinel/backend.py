@@ -30,15 +30,18 @@ BackendStatus = _native.BackendStatus
 BuiltEngine = _native.BuiltEngine
 GrpcService = _native.GrpcService
 GrpcSession = _native.GrpcSession
+HttpService = _native.HttpService
 HttpSession = _native.HttpSession
+InferenceService = _native.InferenceService
 LineSession = _native.LineSession
 ModelTable = _native.ModelTable
 Nghttp2 = _native.Nghttp2
-RestInference = _native.RestInference
+RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
 CudaSource = _native.CudaSource
+error_name = _native.error_name
 
 _log = logging.getLogger(__name__)
 

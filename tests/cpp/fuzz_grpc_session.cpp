@@ -69,8 +69,10 @@ struct Server {
     GrpcLimits limits;
     limits.max_message_bytes = 2000;
     limits.max_buffered_bytes = 20000;
-    service = std::make_shared<GrpcService>(test_nghttp2(), models, limits, QueueLimits{.max_rows = 64},
-                                            std::vector<double>{1.0}, [] {});
+    inference =
+        std::make_shared<InferenceService>(models, ServiceLimits{}, QueueLimits{.max_rows = 64}, [] {});
+    service = std::make_shared<GrpcService>(
+        test_nghttp2(), inference, std::make_shared<RequestCounts>(std::vector<double>{1.0}), limits);
     session = make_grpc_session(service);
   }
 
@@ -84,10 +86,11 @@ struct Server {
     }
     if (random() % 8 == 0) session->expire();
     static_cast<void>(session->next_deadline_s());
-    static_cast<void>(service->collect());
+    static_cast<void>(inference->collect());
   }
 
   std::shared_ptr<ModelTable> models = std::make_shared<ModelTable>();
+  std::shared_ptr<InferenceService> inference;
   std::shared_ptr<GrpcService> service;
   std::unique_ptr<GrpcSession> session;
 };
@@ -142,7 +145,7 @@ void answers_every_call_once(Random& random) {
       server.session->feed(std::string_view(bytes).substr(0, piece), replies);
       bytes.erase(0, piece);
     }
-    static_cast<void>(server.service->collect());
+    static_cast<void>(server.inference->collect());
     server.session->take_output(replies);
     CHECK(client.incoming(replies));
     return !replies.empty();

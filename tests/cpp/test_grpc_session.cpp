@@ -47,8 +47,10 @@ struct Wire {
       : client(window) {
     if (session == nullptr) session = std::make_shared<SumSession>(3);
     models->put("sum", "1", std::make_shared<Scorer>(std::move(session), 10.0));
-    service = std::make_shared<GrpcService>(test_nghttp2(), models, limits, queue,
-                                            std::vector<double>{1e-3, 1.0}, [this] { wakes.fetch_add(1); });
+    inference =
+        std::make_shared<InferenceService>(models, ServiceLimits{}, queue, [this] { wakes.fetch_add(1); });
+    service = std::make_shared<GrpcService>(
+        test_nghttp2(), inference, std::make_shared<RequestCounts>(std::vector<double>{1e-3, 1.0}), limits);
     server = make_grpc_session(service);
   }
 
@@ -72,13 +74,14 @@ struct Wire {
     const int seen = collected;
     while (wakes.load() == seen) std::this_thread::yield();
     collected = wakes.load();
-    for (const auto number : service->collect()) CHECK(number == server->number());
+    for (const auto number : inference->collect()) CHECK(number == server->number());
     exchange();
   }
 
   std::shared_ptr<ModelTable> models = std::make_shared<ModelTable>();
   std::atomic<int> wakes{0};
   int collected = 0;
+  std::shared_ptr<InferenceService> inference;
   std::shared_ptr<GrpcService> service;
   std::unique_ptr<GrpcSession> server;
   Http2Client client;
@@ -359,7 +362,7 @@ void a_compressed_message_comes_back_inflated() {
 void asks_who_may_pass() {
   Wire wire;
   wire.service = std::make_shared<GrpcService>(
-      test_nghttp2(), wire.models, GrpcLimits{}, QueueLimits{}, std::vector<double>{}, [] {},
+      test_nghttp2(), wire.inference, std::make_shared<RequestCounts>(std::vector<double>{}), GrpcLimits{},
       [](std::string_view path, std::string_view token) { return path == kEvaluate && token == "Bearer x"; });
   wire.server = make_grpc_session(wire.service);
   const auto row = framed(evaluate_message({1, 2, 3}));
@@ -394,11 +397,11 @@ void work_for_a_device_leaves_the_loop_and_comes_back() {
   CHECK(message_of(wire.client.response(calls[0])) == evaluated(1, 2));
   CHECK(wire.client.response(calls[1]).data.empty());
   CHECK(message_of(wire.client.response(calls[2])) == evaluated(1, 4));
-  CHECK(wire.service->queue().depth_rows() == 0);
+  CHECK(wire.inference->queue().depth_rows() == 0);
 
   // Four jobs were accepted; those behind the first one waited, the cancelled one and the refused ones do not
   // count for the model.
-  const Histogram::Values waits = wire.service->queue().waits_s().values();
+  const Histogram::Values waits = wire.inference->queue().waits_s().values();
   CHECK(std::accumulate(waits.counts.begin(), waits.counts.end(), std::uint64_t{0}) == 4);
   const auto statistics = wire.models->find("", "")->statistics.values();
   CHECK(statistics.successes == 3);
@@ -412,7 +415,7 @@ void work_for_a_device_leaves_the_loop_and_comes_back() {
   wire.server.reset();  // The connection goes while its row is being scored.
   device->held = false;
   while (wire.wakes.load() == wire.collected) std::this_thread::yield();
-  CHECK(wire.service->collect().empty());
+  CHECK(wire.inference->collect().empty());
 }
 
 void replies_wait_for_a_reader_who_is_slow() {

@@ -1,8 +1,14 @@
 // The line protocol over a real scorer: what is answered, in which order, however the bytes are cut.
 
+#include <atomic>
+#include <chrono>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -22,13 +28,41 @@ std::shared_ptr<ModelTable> serving(std::shared_ptr<Scorer> scorer) {
   return models;
 }
 
-/// Three values a line; an anomaly when their sum is above 10.
-LineSession make_session(LineLimits limits = {}) { return {serving(make_scorer()), limits}; }
+/// Sessions of one server: three values a line; an anomaly when their sum is above 10.
+struct Server {
+  explicit Server(std::shared_ptr<ModelTable> models_ = serving(make_scorer()), ServiceLimits limits = {},
+                  QueueLimits queue = {})
+      : models(std::move(models_)),
+        service(std::make_shared<InferenceService>(models, limits, queue, [this] { wakes.fetch_add(1); })) {}
 
-std::string answer(const std::string& bytes, LineLimits limits = {}) {
-  LineSession session = make_session(limits);
+  LineSession open(LineLimits limits = {}) const { return {service, counts, limits}; }
+
+  /// Waits for the queue to have scored something, and takes it.
+  std::vector<std::uint64_t> collect() {
+    while (wakes.load() == collected) std::this_thread::yield();
+    collected = wakes.load();
+    return service->collect();
+  }
+
+  std::atomic<int> wakes{0};
+  int collected = 0;
+  std::shared_ptr<ModelTable> models;
+  std::shared_ptr<InferenceService> service;
+  std::shared_ptr<RequestCounts> counts = std::make_shared<RequestCounts>(std::vector<double>{1.0});
+};
+
+/// Feeds the bytes, and takes as many turns as it needs.
+std::string feed(LineSession& session, std::string_view bytes) {
   std::string replies;
   session.feed(bytes, replies);
+  while (session.unfinished()) session.feed({}, replies);
+  return replies;
+}
+
+std::string answer(const std::string& bytes, LineLimits limits = {}) {
+  const Server server;
+  LineSession session = server.open(limits);
+  std::string replies = feed(session, bytes);
   session.finish(replies);
   return replies;
 }
@@ -57,7 +91,9 @@ void names_what_is_wrong_with_a_line() {
   CHECK(answer("1 2 -inf\n") == "ERROR: value 3 is not finite: '-inf'\n");
   CHECK(answer("1 2 1e39\n") == "ERROR: value 3 is outside float32's range: '1e39'\n");
   CHECK(answer("1 2 1e999\n") == "ERROR: value 3 is outside float32's range: '1e999'\n");
-  CHECK(answer("1 2 1e-50\n") == "OK\n");  // Its nearest float32 is zero.
+  CHECK(answer("1 2 1e-50\n") == "OK\n");   // Its nearest float32 is zero.
+  CHECK(answer("1 2 1e-400\n") == "OK\n");  // So is this one's, although no double holds it either.
+  CHECK(answer("007 +.5 2.\n") == "OK\n");
   CHECK(answer("1 2 0x10\n") == "ERROR: value 3 is not a number: '0x10'\n");
   CHECK(answer("1 2 3;\n") == "ERROR: value 3 is not a number: '3;'\n");
   CHECK(answer("1 2 +-3\n") == "ERROR: value 3 is not a number: '+-3'\n");
@@ -72,7 +108,8 @@ void an_over_long_line_is_answered_and_ends_the_session() {
   const LineLimits limits{.max_line_bytes = 8, .max_batch_rows = 100};
   const std::string expected = "OK\nERROR: line longer than 8 bytes\n";
   for (const char* rest : {"1234567 9 9\n1 1 1\n", "123456789"}) {
-    LineSession session = make_session(limits);
+    const Server server;
+    LineSession session = server.open(limits);
     std::string replies;
     session.feed("1 2 3\n" + std::string(rest), replies);
     CHECK(replies == expected);
@@ -99,7 +136,8 @@ void answers_alike_however_the_bytes_are_cut() {
   const std::string expected = answer(bytes);
   std::mt19937 random(0);
   for (int trial = 0; trial < 200; ++trial) {
-    LineSession session = make_session();
+    const Server server;
+    LineSession session = server.open();
     std::string replies;
     for (std::size_t at = 0; at < bytes.size();) {
       const std::size_t size = 1 + random() % 9;
@@ -108,8 +146,10 @@ void answers_alike_however_the_bytes_are_cut() {
     }
     session.finish(replies);
     CHECK(replies == expected);
-    CHECK(session.lines() == 6);
-    CHECK(session.errors() == 3);
+    const RequestCounts::Values counts = server.counts->take();
+    CHECK(counts.requests == 6 && counts.rows == 3 && counts.anomalies == 1);
+    CHECK(counts.errors ==
+          (std::map<int, std::uint64_t>{{static_cast<int>(ErrorCode::invalid_argument), 3}}));
   }
 }
 
@@ -119,13 +159,13 @@ void answers_any_bytes_with_one_reply_a_line() {
   for (int trial = 0; trial < 2000; ++trial) {
     std::string bytes;
     for (int i = 0; i < 200; ++i) bytes += alphabet[random() % alphabet.size()];
-    LineSession session = make_session();
-    std::string replies;
-    session.feed(bytes, replies);
+    const Server server;
+    LineSession session = server.open();
+    std::string replies = feed(session, bytes);
     session.finish(replies);
     std::size_t count = 0;
     for (const char c : replies) count += c == '\n' ? 1 : 0;
-    CHECK(count == session.lines());
+    CHECK(count == server.counts->take().requests);
   }
 }
 
@@ -138,21 +178,20 @@ class FailingSession final : public Session {
 };
 
 void a_failing_backend_answers_every_line() {
-  LineSession session(serving(std::make_shared<Scorer>(std::make_shared<FailingSession>(), 1.0)), {});
-  std::string replies;
-  session.feed("1 2 3\nx\n4 5 6\n", replies);
+  const Server server(serving(std::make_shared<Scorer>(std::make_shared<FailingSession>(), 1.0)));
+  LineSession session = server.open();
+  const std::string replies = feed(session, "1 2 3\nx\n4 5 6\n");
   CHECK(replies == "ERROR: device lost\nERROR: value 1 is not a number: 'x'\nERROR: device lost\n");
   CHECK(!session.closed());
+  CHECK(session.take_failures() == (std::pair<std::uint64_t, std::string>(2, "device lost")));
+  CHECK(!session.has_failures());
 }
 
 void a_new_version_takes_effect_on_an_open_connection() {
   const auto models = serving(make_scorer(10.0));
-  LineSession session(models, {});
-  const auto fed = [&](std::string_view bytes) {
-    std::string replies;
-    session.feed(bytes, replies);
-    return replies;
-  };
+  const Server server(models);
+  LineSession session = server.open();
+  const auto fed = [&](std::string_view bytes) { return feed(session, bytes); };
   CHECK(fed("5 5 5\n5 5") == "ANOMALY\n");
   models->put("sum", "2", make_scorer(100.0));
   CHECK(fed(" 5\n") == "OK\n");
@@ -162,6 +201,67 @@ void a_new_version_takes_effect_on_an_open_connection() {
   CHECK(fed("5 5 5\n") == "OK\n");
   CHECK(models->remove("sum", "2") && models->remove("sum", "1"));
   CHECK(fed("5 5 5\n") == "ERROR: no model is being served\n");
+}
+
+void a_turn_ends_and_the_next_one_goes_on() {
+  const Server server;
+  LineSession session = server.open({.turn = std::chrono::microseconds(0)});
+  std::string lines;
+  std::string expected;
+  for (int i = 0; i < 10000; ++i) {
+    lines += i % 3 == 0 ? "9 9 9\n" : "1 2 3\n";
+    expected += i % 3 == 0 ? "ANOMALY\n" : "OK\n";
+  }
+  lines += "4 5";
+  std::string replies;
+  session.feed(lines, replies);
+  CHECK(session.unfinished() && !session.mid_message());
+  CHECK(!replies.empty() && replies.size() < expected.size() / 10);
+  while (session.unfinished()) session.feed({}, replies);
+  CHECK(replies == expected);
+  CHECK(session.mid_message());
+  session.feed(" 6\n", replies);
+  CHECK(replies == expected + "ANOMALY\n");
+}
+
+void long_work_is_done_off_the_loop_and_answered_in_order() {
+  Server server(serving(make_scorer()), {.max_inline_us = -1});
+  LineSession session = server.open();
+  std::string replies;
+  session.feed("1 2 3\nx\n9 9 9\n", replies);
+  CHECK(session.waiting() && replies.empty() && !session.closed());
+  session.feed("4 5 6\n", replies);  // What comes meanwhile waits.
+  CHECK(replies.empty());
+  CHECK(server.collect() == std::vector<std::uint64_t>{session.number()});
+  session.feed({}, replies);
+  CHECK(replies == "OK\nERROR: value 1 is not a number: 'x'\nANOMALY\n");
+  CHECK(session.waiting());
+  static_cast<void>(server.collect());
+  CHECK(!session.waiting());
+  session.finish(replies);  // Nothing is left to say, and what is due comes with the next turn.
+  CHECK(session.closed());
+  session.feed({}, replies);
+  CHECK(replies.ends_with("ANOMALY\nANOMALY\n"));
+}
+
+void a_full_queue_keeps_lines_waiting_and_refuses_none() {
+  Server server(serving(make_scorer()), {.max_inline_us = -1}, {.max_rows = 1});
+  std::vector<std::unique_ptr<LineSession>> sessions;
+  std::vector<std::string> replies(20);
+  for (auto& text : replies) {
+    sessions.push_back(std::make_unique<LineSession>(server.service, server.counts, LineLimits{}));
+    sessions.back()->feed("1 2 3\n9 9 9\n", text);
+  }
+  sessions[7].reset();  // Who hangs up meanwhile is in nobody's way.
+  while (server.counts->take().requests == 0 || server.service->queue().depth_rows() != 0) {
+    static_cast<void>(server.collect());
+  }
+  for (std::size_t i = 0; i < replies.size(); ++i) {
+    if (i == 7) continue;
+    while (sessions[i]->waiting()) static_cast<void>(server.collect());
+    sessions[i]->feed({}, replies[i]);
+    CHECK(replies[i] == "OK\nANOMALY\n");
+  }
 }
 
 }  // namespace
@@ -178,5 +278,8 @@ int main() {
   answers_any_bytes_with_one_reply_a_line();
   a_failing_backend_answers_every_line();
   a_new_version_takes_effect_on_an_open_connection();
+  a_turn_ends_and_the_next_one_goes_on();
+  long_work_is_done_off_the_loop_and_answered_in_order();
+  a_full_queue_keeps_lines_waiting_and_refuses_none();
   return check::result();
 }

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from datasentinel.errors import InvalidInputError
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.tracing import Tracing
+from datasentinel.serving.transports.tcp import LineStream
 from tests.integration.server_process import ANY_PORT, command, to_lines
 
 
@@ -34,11 +35,12 @@ def tracing(spans: InMemorySpanExporter, min_ms: float = 0.0) -> Tracing:
 def test_a_span_tells_what_was_answered_and_how_long_it_took(detector, rows, spans):
     plane = DataPlane(detector, tracing(spans))
     started_ns = time.time_ns()
-    stream = plane.line_stream(plane.account("tcp"), max_line_bytes=1000)
+    stream = LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=1000)
     stream.feed(to_lines(rows[:10]) + b"bad\n1 2")
     with pytest.raises(InvalidInputError):
         plane.evaluate([1.0], plane.account("grpc"))
-    lines, call = spans.get_finished_spans()
+    plane.trace()
+    call, lines = spans.get_finished_spans()
     assert lines.name == "datasentinel.tcp"
     assert dict(lines.attributes) == {
         "datasentinel.transport": "tcp",

@@ -6,17 +6,18 @@ answers and is counted alike.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from datasentinel.backend import LineSession
+from datasentinel.backend import RequestCounts, error_name
 from datasentinel.errors import (
     BackendError,
     InvalidInputError,
@@ -25,10 +26,10 @@ from datasentinel.errors import (
     ResourceExhaustedError,
     UnsupportedModelError,
 )
-from datasentinel.serving.logs import RateLimitedLog
+from datasentinel.serving.inference import Inference
 from datasentinel.serving.models import ServedModels
-from datasentinel.serving.transports.session import Session
 from datasentinel.serving.transports.turns import Turns
+from datasentinel.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from datasentinel.serving.models import ServedModel
     from datasentinel.serving.tracing import Tracing
     from datasentinel.types import Float32Array
-
-_logger = logging.getLogger(__name__)
 
 # What an error is called in the metrics, for transports without codes of their own; the first that fits.
 INVALID, INTERNAL = "invalid_argument", "internal"
@@ -74,6 +73,8 @@ LATENCY_BOUNDS_S = (
     2.5,
 )
 
+_TRACE_INTERVAL_S = 1.0
+
 # What requests call a model whose artifact does not say.
 _UNNAMED = "datasentinel"
 _UNVERSIONED = "1"
@@ -88,6 +89,7 @@ class Answered(NamedTuple):
     errors: int
     latency_s: float
     code: str
+    ended_ns: int | None = None  # Since the epoch; None: just now.
 
 
 Observer: TypeAlias = "Callable[[Answered], None]"
@@ -115,9 +117,9 @@ class TransportAccount:
     observer : callable or None
         Called with everything that is added.
     queued_rows : int or None
-        Rows that wait for a worker thread; None where work never waits.
+        Rows that wait in the queue that all transports share.
     queue_waits_s : tuple or None
-        How long requests waited for it: upper bounds, counts per bound and above the last one, sum.
+        How long requests waited in it: upper bounds, counts per bound and above the last one, sum.
     source : callable, optional
         Adds what native code has counted since it was last asked.
     """
@@ -141,6 +143,23 @@ class TransportAccount:
         """Bring the counts up to date."""
         if self.source is not None:
             self.source()
+
+    def take(self, counts: RequestCounts, code_name: Callable[[int], str]) -> None:
+        """Add what native code has counted since it was last asked; `code_name` tells what a code means."""
+        counted = counts.take()
+        self.requests += counted["requests"]
+        self.rows += counted["rows"]
+        self.anomalies += counted["anomalies"]
+        self.latency_sum_s += counted["latency_sum_s"]
+        for code, count in counted["errors"].items():
+            self.errors += count
+            self.error_codes[code_name(code)] += count
+        for bucket, count in enumerate(counted["latency_counts"]):
+            self.latency_counts[bucket] += count
+        if self.observer is not None:
+            for requests, rows, anomalies, errors, code, latency_s, ended_ns in counted["traced"]:
+                name = code_name(code) if errors and code else ""
+                self.observer(Answered(requests, rows, anomalies, errors, latency_s, name, ended_ns))
 
     def add(
         self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
@@ -168,76 +187,6 @@ class Evaluation:
     p_value: float | None = None
 
 
-class LineStream(Session):
-    """One connection of the line protocol, accounted for: bytes in, reply bytes out."""
-
-    __slots__ = ("_account", "_errors", "_failures", "_lines", "_session", "mid_message")
-
-    mid_message: bool
-
-    def __init__(self, session: LineSession, account: TransportAccount) -> None:
-        self._session = session
-        self._account = account
-        self._lines = 0
-        self._errors = 0
-        self._failures = 0
-        self.mid_message = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more will be read."""
-        return self._session.closed
-
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; give the replies to every line they complete."""
-        if not data:
-            return b""
-        started = perf_counter()
-        replies = self._session.feed(data)
-        self.mid_message = not data.endswith(b"\n")
-        self._add(replies, perf_counter() - started)
-        return replies
-
-    def finish(self) -> bytes:
-        """Answer a last line without a newline: the stream ended."""
-        started = perf_counter()
-        replies = self._session.finish()
-        self.mid_message = False
-        self._add(replies, perf_counter() - started)
-        return replies
-
-    def _add(self, replies: bytes, latency_s: float) -> None:
-        if not replies:
-            return
-        session = self._session
-        lines, errors = session.lines - self._lines, session.errors - self._errors
-        self._lines += lines
-        self._errors += errors
-        self._account.add(
-            requests=lines,
-            rows=lines - errors,
-            anomalies=replies.count(b"ANOMALY\n"),
-            errors=errors,
-            latency_s=latency_s,
-        )
-        if errors:
-            self._explain(errors)
-
-    def _explain(self, errors: int) -> None:
-        """Count errors by code, and log those that are not the client's fault."""
-        failures = self._session.failures - self._failures
-        if errors > failures:
-            self._account.error_codes[INVALID] += errors - failures
-        if failures:
-            self._failures += failures
-            self._account.error_codes[INTERNAL] += failures
-            _failure_log(lines=failures, reason=self._session.last_failure)
-
-
-# A broken backend fails every line; a line in the log for each would be a second failure.
-_failure_log = RateLimitedLog(_logger, logging.ERROR, "lines_failed")
-
-
 class _Outcome:
     """What became of one request: filled in while it is answered."""
 
@@ -257,6 +206,8 @@ class DataPlane:
         Served from the start, under the name and version that its artifact gives.
     tracing : Tracing, optional
         Gets to know of every answer.
+    settings : Settings, optional
+        Limits of what is scored at once.
 
     Attributes
     ----------
@@ -270,8 +221,14 @@ class DataPlane:
         Changed artifacts since the start: those that were served ("ok"), and those that could not ("failed").
     """
 
-    def __init__(self, detector: Detector | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        detector: Detector | None = None,
+        tracing: Tracing | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         self._tracing = tracing
+        self._settings = settings or Settings()
         self.served = ServedModels()
         self.turns = Turns()
         if detector is not None:
@@ -309,9 +266,41 @@ class DataPlane:
     @property
     def accounts(self) -> dict[str, TransportAccount]:
         """The accounts by transport, up to date."""
+        self.trace()
+        return self._accounts
+
+    def trace(self) -> None:
+        """Make the spans of what native sessions have answered since they were last asked."""
         for account in self._accounts.values():
             account.refresh()
-        return self._accounts
+
+    async def trace_for_ever(self) -> None:
+        """Do so again and again."""
+        while True:
+            await asyncio.sleep(_TRACE_INTERVAL_S)
+            self.trace()
+
+    def request_counts(self, transport: str, code_name: Callable[[int], str] = error_name) -> RequestCounts:
+        """Make what a transport's native sessions count in; its account follows.
+
+        Parameters
+        ----------
+        transport : str
+        code_name : callable
+            Tells what the transport's codes of errors mean.
+        """
+        counts = RequestCounts(LATENCY_BOUNDS_S)
+        if self._tracing is not None:
+            counts.trace(self._tracing.min_s)
+        account = self.account(transport)
+
+        def refresh() -> None:
+            account.take(counts, code_name)
+            account.queued_rows = self.inference.native.queue_depth_rows
+            account.queue_waits_s = self.inference.native.queue_waits_s
+
+        account.source = refresh
+        return counts
 
     def account(self, transport: str) -> TransportAccount:
         """Give the account of a transport, opened at first use."""
@@ -320,9 +309,10 @@ class DataPlane:
             account.observer = self._tracing.observer(transport)
         return account
 
-    def line_stream(self, account: TransportAccount, *, max_line_bytes: int) -> LineStream:
-        """Open a connection of the line protocol."""
-        return LineStream(LineSession(self.models, max_line_bytes=max_line_bytes), account)
+    @cached_property
+    def inference(self) -> Inference:
+        """The native service that scores for all transports."""
+        return Inference(self.models, self._settings)
 
     def evaluate(
         self,

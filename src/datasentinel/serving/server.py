@@ -55,6 +55,7 @@ class Server:
         self._settings = settings
         self._board = board
         self._poster: asyncio.Task[None] | None = None
+        self._tracer: asyncio.Task[None] | None = None
         self._guard = Guard()
         self._tracing: Tracing | None = None
         self._plane: DataPlane | None = None
@@ -84,7 +85,7 @@ class Server:
         settings = self._settings
         self._guard = guard = Guard.from_settings(settings)
         self._tracing = Tracing.from_settings(settings)
-        self._plane = plane = DataPlane(tracing=self._tracing)
+        self._plane = plane = DataPlane(tracing=self._tracing, settings=settings)
         is_successor = self._board is not None and self._board.is_successor
         self._repository = repository = _make_repository(plane, settings, is_successor=is_successor)
         await repository.open()
@@ -115,6 +116,8 @@ class Server:
             self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
         if self._board is not None:
             self._poster = asyncio.create_task(metrics.post_for_ever())
+        if self._tracing is not None:
+            self._tracer = asyncio.create_task(plane.trace_for_ever())
         return addresses
 
     async def stop(self) -> None:
@@ -125,11 +128,12 @@ class Server:
         await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
-        for task in (self._poster, self._failure_watch):
+        for task in (self._poster, self._tracer, self._failure_watch):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if self._tracing is not None:
+            self._plane.trace()
             await asyncio.to_thread(self._tracing.shut_down)
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
 

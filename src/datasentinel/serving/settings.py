@@ -194,6 +194,12 @@ class Settings:
         "Scoring that is expected to take longer, and all scoring on a GPU, is done off the event loop.",
         minimum=0,
     )
+    memory_mib: int = _setting(
+        512,
+        "Memory in MiB that all connections together may hold for requests and replies; more are refused.",
+        minimum=1,
+        maximum=1 << 24,
+    )
     queue_rows: int = _setting(
         1 << 16, "Rows that may wait off the event loop; more get RESOURCE_EXHAUSTED at once.", minimum=1
     )

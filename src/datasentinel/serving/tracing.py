@@ -25,12 +25,17 @@ class Tracing:
     provider : opentelemetry.trace.TracerProvider
     min_ms : float
         Nothing faster gets a span.
+
+    Attributes
+    ----------
+    min_s : float
+        The same in seconds.
     """
 
     def __init__(self, provider: Any, *, min_ms: float = 0.0) -> None:  # noqa: ANN401  # an optional package's class
         self._provider = provider
         self._tracer = provider.get_tracer("datasentinel", datasentinel.__version__)
-        self._min_s = min_ms / 1e3
+        self.min_s = min_ms / 1e3
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Tracing | None:
@@ -66,9 +71,9 @@ class Tracing:
         self._provider.shutdown()
 
     def _trace(self, transport: str, answered: Answered) -> None:
-        if answered.latency_s < self._min_s:
+        if answered.latency_s < self.min_s:
             return
-        end_ns = time_ns()
+        end_ns = time_ns() if answered.ended_ns is None else answered.ended_ns
         attributes: dict[str, str | int] = {
             "datasentinel.transport": transport,
             "datasentinel.requests": answered.requests,

@@ -9,6 +9,7 @@ from datasentinel import Detector
 from datasentinel.errors import InvalidInputError
 from datasentinel.serving.data_plane import LATENCY_BOUNDS_S, DataPlane, TransportAccount
 from datasentinel.serving.models import warm_up
+from datasentinel.serving.transports.tcp import LineStream
 from tests.networks import Network, write_artifact
 
 D = 4
@@ -47,33 +48,41 @@ def test_evaluate_scores_one_row_and_accounts_for_it(detector):
     assert account.latency_sum_s > 0
 
 
+def line_stream(plane: DataPlane) -> LineStream:
+    return LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=1000)
+
+
 def test_a_line_stream_accounts_for_every_line_once(detector):
     plane = DataPlane(detector)
-    account = plane.account("tcp")
-    stream = plane.line_stream(account, max_line_bytes=1000)
+    stream = line_stream(plane)
+    rows = [[0, 0, 0, 0], [1, 1, 1, 1], [9e9, 9e9, 9e9, 9e9]]
+    first, second, third = (
+        b"ANOMALY\n" if anomaly else b"OK\n" for anomaly in detector.predict(np.array(rows, dtype=np.float32))
+    )
     assert not stream.mid_message
-    assert stream.feed(b"0 0 0 0\n1 1") == b"OK\n" or account.anomalies == 1
+    assert stream.feed(b"0 0 0 0\n1 1") == first
     assert stream.mid_message
-    stream.feed(b" 1 1\nbad\n\n")
+    assert stream.feed(b" 1 1\nbad\n\n") == second + b"ERROR: value 1 is not a number: 'bad'\n"
     assert not stream.mid_message
-    stream.feed(b"9e9 9e9 9e9 9e9")
+    assert stream.feed(b"9e9 9e9 9e9 9e9") == b""
+    account = plane.accounts["tcp"]
     assert (account.requests, account.errors) == (3, 1)
-    assert stream.finish() == b"ANOMALY\n"
+    assert stream.finish() == third == b"ANOMALY\n"
     assert stream.closed
+    account = plane.accounts["tcp"]
     assert (account.requests, account.rows, account.errors) == (4, 3, 1)
-    assert account.anomalies == plane.counts["anomalies"]
+    assert account.anomalies == (first + second + third).count(b"ANOMALY")
     assert sum(account.latency_counts) == 4
 
 
 def test_errors_are_counted_by_code(detector):
     plane = DataPlane(detector)
-    account = plane.account("tcp")
-    stream = plane.line_stream(account, max_line_bytes=1000)
-    stream.feed(b"0 0 0 0\nbad\n1 2\n")
+    line_stream(plane).feed(b"0 0 0 0\nbad\n1 2\n")
     with pytest.raises(InvalidInputError):
-        plane.evaluate([1.0], account)
-    assert account.error_codes == {"invalid_argument": 3}
-    assert account.errors == 3
+        plane.evaluate([1.0], plane.account("grpc"))
+    assert plane.accounts["tcp"].error_codes == {"invalid_argument": 2}
+    assert plane.accounts["tcp"].errors == 2
+    assert plane.accounts["grpc"].error_codes == {"invalid_argument": 1}
 
 
 def test_histograms_begin_after_the_warm_up(detector):

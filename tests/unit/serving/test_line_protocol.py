@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasentinel import Detector
-from datasentinel.backend import LineSession
-from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.data_plane import DataPlane, TransportAccount
+from datasentinel.serving.transports.tcp import LineStream
 from tests.networks import Network, write_artifact
 
 D = 3
@@ -19,10 +19,14 @@ MAX_LINE_BYTES = 48
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory) -> Detector:
+def plane(tmp_path_factory) -> DataPlane:
     network = Network.random([D, 2, D])
     folder = tmp_path_factory.mktemp("models")
-    return Detector.load(write_artifact(folder, network.to_onnx(), input_dim=D, threshold=1.0))
+    return DataPlane(Detector.load(write_artifact(folder, network.to_onnx(), input_dim=D, threshold=1.0)))
+
+
+def line_stream(plane: DataPlane, max_line_bytes: int) -> LineStream:
+    return LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=max_line_bytes)
 
 
 tokens = st.one_of(
@@ -45,8 +49,8 @@ streams = st.one_of(
 )
 
 
-def replies_in_pieces(detector: Detector, stream: bytes, cuts: list[int]) -> bytes:
-    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
+def replies_in_pieces(plane: DataPlane, stream: bytes, cuts: list[int]) -> bytes:
+    session = line_stream(plane, MAX_LINE_BYTES)
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     replies = b"".join(session.feed(stream[a:b]) for a, b in pairwise(edges))
     return replies + session.finish()
@@ -65,9 +69,9 @@ def expected_kinds(stream: bytes) -> list[str]:
 
 @settings(max_examples=250, deadline=None)
 @given(stream=streams, cuts=st.lists(st.integers(0, 400), max_size=20))
-def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(detector, stream, cuts):
-    replies = replies_in_pieces(detector, stream, cuts)
-    assert replies == replies_in_pieces(detector, stream, [])
+def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(plane, stream, cuts):
+    replies = replies_in_pieces(plane, stream, cuts)
+    assert replies == replies_in_pieces(plane, stream, [])
     assert replies == b"" or replies.endswith(b"\n")
     answers = replies.decode("ascii").splitlines()
     kinds = expected_kinds(stream)
@@ -85,17 +89,20 @@ def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(detector, stream, cu
     separator=st.sampled_from([" ", ",", ", ", "\t", " , "]),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-def test_good_rows_get_the_detector_s_decisions(detector, rows, separator, newline):
-    session = LineSession(DataPlane(detector).models, max_line_bytes=1000)
+def test_good_rows_get_the_detector_s_decisions(plane, rows, separator, newline):
+    counts = plane.request_counts("tcp")
+    session = LineStream(plane.inference, counts, max_line_bytes=1000)
     text = "".join(separator.join(map(repr, row)) + newline for row in rows)
-    decisions = detector.predict(np.array(rows, dtype=np.float32).reshape(-1, D))
+    decisions = plane.detector.predict(np.array(rows, dtype=np.float32).reshape(-1, D))
     expected = b"".join(b"ANOMALY\n" if decision else b"OK\n" for decision in decisions)
     assert session.feed(text.encode()) == expected
-    assert (session.lines, session.errors) == (len(rows), 0)
+    account = TransportAccount()
+    account.take(counts, str)
+    assert (account.requests, account.rows, account.errors) == (len(rows), len(rows), 0)
 
 
-def test_nothing_is_read_after_an_over_long_line(detector):
-    session = LineSession(DataPlane(detector).models, max_line_bytes=MAX_LINE_BYTES)
+def test_nothing_is_read_after_an_over_long_line(plane):
+    session = line_stream(plane, MAX_LINE_BYTES)
     assert session.feed(b"1" * (MAX_LINE_BYTES + 1)).startswith(b"ERROR: line longer")
     assert session.closed
     assert session.feed(b"\n1 2 3\n") == b""

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-
-from datasentinel.errors import InvalidInputError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
-BYTES = "application/octet-stream"
-
-JSON_BYTES_HEADER = "Inference-Header-Content-Length"
-
-_GZIP_OR_ZLIB = 47  # zlib's number for: find out which, by the first bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +37,6 @@ class Request:
     def path(self) -> str:
         """The target without its query, as it came."""
         return self.target.partition("?")[0]
-
-    def content(self, max_bytes: int) -> bytes:
-        """Give the body, decompressed.
-
-        Raises
-        ------
-        InvalidInputError
-            Its encoding is unknown or its bytes are broken.
-        ResourceExhaustedError
-            It is longer than `max_bytes`.
-        """
-        encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if encoding == "identity":
-            return self.body
-        if encoding not in ("gzip", "deflate"):
-            raise InvalidInputError(f"Content-Encoding: expected identity, gzip or deflate, got {encoding!r}")
-        inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
-        try:
-            content = inflate.decompress(self.body, max_bytes)
-        except zlib.error as error:
-            raise InvalidInputError(f"the body is not {encoding} data: {error}") from error
-        if inflate.unconsumed_tail:
-            raise ResourceExhaustedError(f"body longer than {max_bytes} bytes once decompressed")
-        if not inflate.eof:
-            raise InvalidInputError(f"the body's {encoding} data end too early")
-        return content
 
 
 @dataclass(frozen=True, slots=True)

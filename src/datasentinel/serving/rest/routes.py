@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from datasentinel.errors import (
     DataSentinelError,
@@ -20,26 +21,21 @@ from datasentinel.errors import (
 from datasentinel.serving import auth
 from datasentinel.serving.logs import log
 from datasentinel.serving.protocols import metadata
-from datasentinel.serving.rest.messages import BYTES, JSON_BYTES_HEADER, TEXT, Response
-from datasentinel.serving.rest.off_loop import infer
+from datasentinel.serving.rest.messages import TEXT, Response
 from datasentinel.serving.rest.openapi import make_document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from datasentinel.backend import RestInference
-    from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.metrics import Metrics
     from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.rest.messages import Request
-    from datasentinel.serving.rest.off_loop import Inferred, OffLoop
 
 _logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
-_NO_ROOM = "too many rows wait to be scored"
-_SMALL_BODY_BYTES = 64 << 10  # A body that a route does not need is read and left aside.
 
 # The first class that fits tells the status.
 _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
@@ -97,16 +93,10 @@ class Routes:
     metrics : Metrics
     guard : Guard
         Whose token each request needs; health is open to all.
-    inference : RestInference
-        Answers requests for inference.
-    off_loop : OffLoop
-        Answers those that take long.
-    account : TransportAccount
-        Where their rows are counted.
     metrics_open : bool
         Whether the metrics need no token either.
-    max_rows, max_body_bytes : int
-        Limits of one request.
+    max_rows : int
+        Limit of one request, for the model's configuration.
     """
 
     def __init__(
@@ -116,23 +106,15 @@ class Routes:
         metrics: Metrics,
         guard: Guard,
         *,
-        inference: RestInference,
-        off_loop: OffLoop,
-        account: TransportAccount,
         metrics_open: bool,
         max_rows: int,
-        max_body_bytes: int,
     ) -> None:
         self._plane = plane
         self._repository = repository
         self._metrics = metrics
         self._guard = guard
-        self._inference = inference
-        self._off_loop = off_loop
-        self._account = account
         self._open_paths = _HEALTH_PATHS | ({"/metrics"} if metrics_open else set())
         self._max_rows = max_rows
-        self._max_body_bytes = max_body_bytes
         self.table = [
             Route("GET", "/healthz", "Ready or not, in a word", self._healthz),
             Route("GET", "/metrics", "Metrics for Prometheus", self._render_metrics),
@@ -155,12 +137,8 @@ class Routes:
             Route("GET", f"{path}/ready", "Whether a model is served", self._model_ready),
             Route("GET", f"{path}/config", "The configuration of a model", self._model_config),
             Route("GET", f"{path}/stats", "The statistics of a model", self._statistics),
-            Route("POST", f"{path}/infer", "Score rows", self._infer),
+            Route("POST", f"{path}/infer", "Score rows", _answered_before),
         ]
-
-    def max_body_bytes(self, path: str) -> int:
-        """Tell how long a body to this path may be."""
-        return self._max_body_bytes if path.endswith("/infer") else _SMALL_BODY_BYTES
 
     def answer(self, request: Request) -> Response | Awaitable[Response]:
         """Answer one request, now or later."""
@@ -178,6 +156,8 @@ class Routes:
         if request.method not in allowed:
             reason = f"method {request.method} is not allowed here"
             return Response.error(HTTPStatus.METHOD_NOT_ALLOWED, reason, ("Allow", ", ".join(allowed)))
+        if route.method == "POST" and is_cross_site(request.headers):
+            return Response.error(HTTPStatus.FORBIDDEN, "a page of another site may not ask for this")
         try:
             return route.handler(request, found)
         except Exception as error:  # whatever it was, it stays in this request
@@ -229,31 +209,6 @@ class Routes:
         models = [served.find(*_names(found))] if found else served.all()
         return Response.json({"model_stats": [metadata.model_statistics(served, model) for model in models]})
 
-    def _infer(self, request: Request, found: Mapping[str, str]) -> Response | Awaitable[Response]:
-        """Answer what the lean path left: escaped names, chunked or compressed bodies, and long work."""
-        content = request.content(self._max_body_bytes)
-        json_bytes = _json_bytes(request)
-        names = _names(found)
-        if not self._inference.is_long(*names, len(content)):
-            return self._inferred(infer(self._inference, *names, content, json_bytes))
-        rows = max(1, len(content) // (4 * self._plane.served.find(*names).detector.input_dim))
-        if not self._off_loop.has_room(rows):
-            return Response.error(HTTPStatus.SERVICE_UNAVAILABLE, _NO_ROOM, ("Retry-After", "1"))
-        return self._infer_off_loop(names, content, json_bytes, rows)
-
-    async def _infer_off_loop(
-        self, names: tuple[str, str], content: bytes, json_bytes: int | None, rows: int
-    ) -> Response:
-        return self._inferred(await self._off_loop.infer(*names, content, json_bytes, rows))
-
-    def _inferred(self, inferred: Inferred) -> Response:
-        self._account.rows += inferred.rows
-        self._account.anomalies += inferred.anomalies
-        status = HTTPStatus(inferred.status)
-        if inferred.json_bytes is None:
-            return Response(status, inferred.body)
-        return Response(status, inferred.body, BYTES, ((JSON_BYTES_HEADER, str(inferred.json_bytes)),))
-
     # -------------------------------------------------------------------------------------------- repository
 
     def _index(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
@@ -269,6 +224,10 @@ class Routes:
         return Response.json({})
 
 
+def _answered_before(request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG001
+    raise AssertionError("the native session answers requests for inference")
+
+
 def refusal_of(error: Exception) -> Response:
     """Give the response to a request that failed; log what is a fault of ours."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
@@ -280,17 +239,27 @@ def refusal_of(error: Exception) -> Response:
     return Response.error(status, str(error))
 
 
+def is_cross_site(headers: Mapping[str, str]) -> bool:
+    """Tell whether a browser asks on behalf of a page that this server did not send.
+
+    Only browsers send `Origin`, and they do with every POST; `Host` must then be this server's own, by an
+    address and not by a name that an attacker could have made resolve to it (DNS rebinding).
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    host = headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname or ""
+    if name != "localhost":
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return True
+    return origin.partition("://")[2].lower() != host.lower()
+
+
 def _names(found: Mapping[str, str]) -> tuple[str, str]:
     return found["model"], found.get("version", "")
-
-
-def _json_bytes(request: Request) -> int | None:
-    text = request.headers.get(JSON_BYTES_HEADER.lower())
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise InvalidInputError(f"{JSON_BYTES_HEADER}: expected a number of bytes, got {text!r}")
-    return int(text)
 
 
 def _refuse_parameters(request: Request) -> None:

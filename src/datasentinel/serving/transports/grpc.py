@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import zlib
 from typing import TYPE_CHECKING
 
 from datasentinel.backend import GrpcService, GrpcSession, open_nghttp2
 from datasentinel.errors import BackendUnavailableError, ServerError
-from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
 from datasentinel.serving.logs import log
 from datasentinel.serving.protocols.methods import make_methods
 from datasentinel.serving.protocols.status import Code
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 NAME = "grpc"
 _HEALTH_PREFIX = b"/grpc.health.v1.Health/"
-_QUEUE_THREADS = 1
 
 # Bits of a native session's state.
 _ATTENTION, _MID_MESSAGE, _CLOSED = 1, 2, 4
@@ -95,24 +92,17 @@ class GrpcTransport:
         guard: Guard,
     ) -> None:
         self.account = plane.account(NAME)
-        self.account.source = self._add_counts
         self.methods = make_methods(plane, repository, self.account, max_rows=settings.max_request_rows)
         self.settings = settings
-        self.sessions: dict[int, GrpcStream] = {}
         self.open_calls = 0
-        self._wake = _WakeUp()
+        self.inference = plane.inference
         self._service = GrpcService(
             library,
-            plane.models,
+            self.inference.native,
+            plane.request_counts(NAME, _code_name),
             max_message_bytes=settings.grpc_max_message_bytes,
             max_request_rows=settings.max_request_rows,
             max_streams=settings.grpc_max_streams,
-            max_inline_us=settings.max_inline_us,
-            queue_rows=settings.queue_rows,
-            max_queue_delay_us=settings.max_queue_delay_us,
-            queue_threads=_QUEUE_THREADS,
-            latency_bounds_s=LATENCY_BOUNDS_S,
-            wake_descriptor=self._wake.descriptor,
             admit=_admission(guard),
         )
         self._listener = Listener(
@@ -139,58 +129,11 @@ class GrpcTransport:
         ServerError
             The address cannot be bound.
         """
-        asyncio.get_running_loop().add_reader(self._wake.descriptor, self._collect)
-        try:
-            return await self._listener.start()
-        except BaseException:
-            self._close_wake_up()
-            raise
+        return await self._listener.start()
 
     async def stop(self, timeout_s: float) -> None:
         """Stop accepting, finish what was accepted within `timeout_s`, and close."""
         await self._listener.stop(timeout_s)
-        self._close_wake_up()
-
-    def _close_wake_up(self) -> None:
-        if self._wake.is_open:
-            asyncio.get_running_loop().remove_reader(self._wake.descriptor)
-
-    def _collect(self) -> None:
-        """Send what the queue has scored meanwhile."""
-        self._wake.clear()
-        for number in self._service.collect():
-            if (stream := self.sessions.get(number)) is not None:
-                stream.flush()
-
-    def _add_counts(self) -> None:
-        """Bring the account up to date."""
-        counted = self._service.take_counts()
-        account = self.account
-        account.requests += counted["requests"]
-        account.rows += counted["rows"]
-        account.anomalies += counted["anomalies"]
-        account.latency_sum_s += counted["latency_sum_s"]
-        account.queued_rows = self._service.queue_depth_rows
-        account.queue_waits_s = self._service.queue_waits_s
-        for code, count in counted["errors"].items():
-            account.errors += count
-            account.error_codes[_CODE_NAMES.get(code, str(code))] += count
-        for bucket, count in enumerate(counted["latency_counts"]):
-            account.latency_counts[bucket] += count
-
-
-class _WakeUp:
-    """A descriptor that another thread writes to when the event loop has something to collect."""
-
-    def __init__(self) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.is_open = True
-
-    def clear(self) -> None:
-        os.eventfd_read(self.descriptor)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
 
 
 def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
@@ -215,11 +158,11 @@ class GrpcStream(Session):
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
         self.mid_message = False
-        server.sessions[native.number] = self
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is something to send; `feed(b"")` then gives it."""
         self._wake = wake
+        self._server.inference.enter(self._native.number, wake)
 
     @property
     def deferring(self) -> bool:
@@ -258,7 +201,7 @@ class GrpcStream(Session):
 
     def abandon(self) -> None:
         """Give up every call: the connection is gone."""
-        self._server.sessions.pop(self._native.number, None)
+        self._server.inference.leave(self._native.number)
         self._wake = _nobody
         for number in list(self._calls):
             self._give_up(number)
@@ -364,6 +307,10 @@ class GrpcStream(Session):
         self._timer = None
         self._native.expire()
         self.flush()
+
+
+def _code_name(code: int) -> str:
+    return _CODE_NAMES.get(code, str(code))
 
 
 def _nobody() -> None:

@@ -1,30 +1,114 @@
-"""The TCP line protocol: everything received goes to one native call, its replies into one write."""
+"""The TCP line protocol: the bytes received go to one native call a turn, its replies into one write."""
 
 from __future__ import annotations
 
-from functools import partial
+import logging
 from typing import TYPE_CHECKING
 
+from datasentinel.backend import LineSession
+from datasentinel.serving.logs import RateLimitedLog
 from datasentinel.serving.transports.listener import Listener
+from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasentinel.backend import RequestCounts
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
+    from datasentinel.serving.inference import Inference
     from datasentinel.serving.settings import Settings
 
 NAME = "tcp"
 _REFUSAL = b"ERROR: too many connections, try again later\n"
 
+# Bits of a native session's state.
+_FAILURES, _MID_MESSAGE, _CLOSED, _UNFINISHED, _WAITING = 1, 2, 4, 8, 16
+
+_logger = logging.getLogger(__name__)
+# A broken backend fails every line; a line in the log for each would be a second failure.
+_failure_log = RateLimitedLog(_logger, logging.ERROR, "lines_failed")
+
+
+class LineStream(Session):
+    """One connection of the line protocol: bytes in, reply bytes out.
+
+    Parameters
+    ----------
+    inference : Inference
+    counts : RequestCounts
+        Of all connections.
+    max_line_bytes : int
+    """
+
+    __slots__ = ("_inference", "_native", "_state")
+
+    def __init__(self, inference: Inference, counts: RequestCounts, *, max_line_bytes: int) -> None:
+        self._inference = inference
+        self._native = LineSession(inference.native, counts, max_line_bytes=max_line_bytes)
+        self._state = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be read."""
+        return self._state & _CLOSED != 0
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether the start of a line was read, but not its end."""
+        return self._state & _MID_MESSAGE != 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the turn ended before every line was answered."""
+        return self._state & _UNFINISHED != 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether lines are being scored off the loop: replies are in order, so the next ones wait."""
+        return self._state & _WAITING != 0
+
+    @property
+    def deferring(self) -> bool:
+        """Whether replies come later."""
+        return self._state & _WAITING != 0
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when lines were scored off the loop."""
+        self._inference.enter(self._native.number, wake)
+
+    def abandon(self) -> None:
+        """Forget who waits: the connection is gone."""
+        self._inference.leave(self._native.number)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes, and a turn; return the replies that are due."""
+        replies = self._native.feed(data)
+        self._look()
+        return replies
+
+    def finish(self) -> bytes:
+        """Answer a last line without a newline: the stream ended."""
+        replies = self._native.finish()
+        self._look()
+        return replies
+
+    def _look(self) -> None:
+        self._state = self._native.state
+        if self._state & _FAILURES:
+            lines, reason = self._native.take_failures()
+            _failure_log(lines=lines, reason=reason)
+
 
 def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listener:
     """Make the transport of the line protocol."""
-    account = plane.account(NAME)
+    counts = plane.request_counts(NAME)
     return Listener(
         NAME,
         settings.host,
         settings.tcp_port,
-        account=account,
-        open_session=partial(plane.line_stream, account, max_line_bytes=settings.tcp_max_line_bytes),
+        account=plane.account(NAME),
+        open_session=lambda: LineStream(plane.inference, counts, max_line_bytes=settings.tcp_max_line_bytes),
         refusal=_REFUSAL,
         max_connections=settings.tcp_max_connections,
         idle_timeout_s=settings.tcp_idle_timeout_s,

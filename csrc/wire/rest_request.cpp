@@ -1,0 +1,333 @@
+#include "wire/rest_request.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "core/error.h"
+#include "wire/json_reader.h"
+
+namespace datasentinel {
+namespace {
+
+constexpr std::size_t kMaxQuotedBytes = 64;
+
+[[noreturn]] void reject(const std::string& reason) { throw Error(ErrorCode::invalid_argument, reason); }
+
+/// A name from the request as a message may show it: printable ASCII, not too long.
+std::string quoted(std::string_view name) {
+  std::string text = "'";
+  for (const char c : name.substr(0, kMaxQuotedBytes)) text += (c >= ' ' && c <= '~') ? c : '?';
+  if (name.size() > kMaxQuotedBytes) text += "...";
+  return text + "'";
+}
+
+std::string to_string(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (const std::int64_t size : shape) text.append(text.size() > 1 ? ", " : "").append(std::to_string(size));
+  return text + "]";
+}
+
+/// Reads one request, front to back.
+class Reader {
+ public:
+  explicit Reader(RestRequest& request)
+      : request_(request),
+        values_(request.task.values),
+        columns_(request.task.model->scorer->input_dim()),
+        max_values_(request.max_rows * columns_) {}
+
+  void read(std::string_view text) {
+    const std::size_t json_bytes = request_.json_bytes.value_or(text.size());
+    if (json_bytes > text.size()) {
+      reject("Inference-Header-Content-Length is " + std::to_string(json_bytes) + ", but the body has only " +
+             std::to_string(text.size()) + " bytes");
+    }
+    if (request_.json_bytes == 0) {
+      read_raw_request(text);
+    } else {
+      read_json(text.substr(0, json_bytes));
+      check_input();
+      take_rows(text.substr(json_bytes));
+    }
+    for (const Wish& wish : wishes_) {
+      request_.outputs.push_back({wish.output, wish.binary.value_or(binary_by_default_)});
+    }
+    if (wishes_.empty()) {
+      request_.outputs = {{RestOutput::score, binary_by_default_}, {RestOutput::anomaly, binary_by_default_}};
+    }
+  }
+
+ private:
+  struct Wish {
+    RestOutput output;
+    std::optional<bool> binary;  ///< Nothing: as the request says for all.
+  };
+
+  void read_raw_request(std::string_view bytes) {
+    const std::size_t row_bytes = columns_ * sizeof(float);
+    if (bytes.size() % row_bytes != 0) {
+      reject("a raw request holds rows of " + std::to_string(columns_) + " FP32 values, got " +
+             std::to_string(bytes.size()) + " bytes, which is no multiple of " + std::to_string(row_bytes));
+    }
+    shape_ = {static_cast<std::int64_t>(bytes.size() / row_bytes), static_cast<std::int64_t>(columns_)};
+    check_row_count();
+    take_bytes(bytes);
+  }
+
+  void read_json(std::string_view text) {
+    JsonReader json(text);
+    std::string buffer;
+    if (json.peek() != '{') json.fail("an object");
+    json.read_object([&](std::string_view key) {
+      if (key == "id") {
+        request_.id = json.read_string(buffer);
+      } else if (key == "parameters") {
+        json.read_object([&](std::string_view parameter) {
+          if (parameter == "binary_data_output") {
+            binary_by_default_ = json.read_bool();
+          } else {
+            json.skip_value();
+          }
+        });
+      } else if (key == "inputs") {
+        json.read_array([&] {
+          if (++inputs_ == 1) {
+            read_input(json);
+          } else {
+            json.skip_value();
+          }
+        });
+      } else if (key == "outputs") {
+        json.read_array([&] { read_output(json); });
+      } else {
+        json.skip_value();
+      }
+    });
+    json.expect_end();
+  }
+
+  void read_input(JsonReader& json) {
+    std::string buffer;
+    json.read_object([&](std::string_view key) {
+      if (key == "name") {
+        name_ = json.read_string(buffer);
+      } else if (key == "datatype") {
+        datatype_ = json.read_string(buffer);
+      } else if (key == "shape") {
+        json.read_array([&] {
+          shape_.push_back(json.read_integer());
+          if (shape_.size() > 8) json.fail("fewer dimensions");
+        });
+      } else if (key == "data") {
+        if (has_data_) json.fail("data only once");
+        has_data_ = true;
+        read_data(json);
+      } else if (key == "parameters") {
+        json.read_object([&](std::string_view parameter) {
+          if (parameter == "binary_data_size") {
+            binary_bytes_ = json.read_integer();
+          } else {
+            in_shared_memory_ = in_shared_memory_ || parameter == "shared_memory_region";
+            json.skip_value();
+          }
+        });
+      } else {
+        json.skip_value();
+      }
+    });
+  }
+
+  void read_data(JsonReader& json) {
+    // Flat, or one array a row: the first element tells.
+    std::optional<bool> nested;
+    json.read_array([&] {
+      const bool is_array = json.peek() == '[';
+      if (!nested) nested = is_array;
+      if (is_array != *nested) {
+        reject("input 'input': data mixes numbers and rows at row " +
+               std::to_string(values_.size() / columns_));
+      }
+      if (is_array) {
+        read_row(json);
+      } else {
+        read_value(json);
+      }
+    });
+  }
+
+  void read_row(JsonReader& json) {
+    const std::size_t before = values_.size();
+    json.read_array([&] { read_value(json); });
+    if (const std::size_t count = values_.size() - before; count != columns_) {
+      reject("input 'input': expected " + std::to_string(columns_) + " values per row, got " +
+             std::to_string(count) + " at row " + std::to_string(before / columns_));
+    }
+  }
+
+  void read_value(JsonReader& json) {
+    float value = 0;
+    const Decimal outcome = json.read_float32(value);
+    if (outcome != Decimal::good) {
+      reject("input 'input': value at row " + std::to_string(values_.size() / columns_) + ", column " +
+             std::to_string(values_.size() % columns_) +
+             (outcome == Decimal::out_of_range ? " is outside float32's range" : " is not a number"));
+    }
+    if (values_.size() >= max_values_) reject_row_count();
+    values_.append(value);
+  }
+
+  void read_output(JsonReader& json) {
+    std::string buffer;
+    std::string name;
+    std::optional<bool> binary;
+    bool supported = true;
+    json.read_object([&](std::string_view key) {
+      if (key == "name") {
+        name = json.read_string(buffer);
+      } else if (key == "parameters") {
+        json.read_object([&](std::string_view parameter) {
+          if (parameter == "binary_data") {
+            binary = json.read_bool();
+          } else {
+            supported = supported && parameter != "shared_memory_region" && parameter != "classification";
+            json.skip_value();
+          }
+        });
+      } else {
+        json.skip_value();
+      }
+    });
+    const auto known = std::ranges::find(kRestOutputNames, name);
+    if (known == kRestOutputNames.end()) {
+      reject("unknown output " + quoted(name) +
+             "; this model has score, anomaly, severity, output and contributions");
+    }
+    if (!supported) reject("output " + quoted(name) + ": shared memory and classification are not supported");
+    const auto output = static_cast<RestOutput>(known - kRestOutputNames.begin());
+    if (std::ranges::any_of(wishes_, [&](const Wish& other) { return other.output == output; })) {
+      reject("output " + quoted(name) + " is asked for twice");
+    }
+    wishes_.push_back({output, binary});
+  }
+
+  void check_input() const {
+    if (inputs_ != 1) reject("expected 1 input, 'input', got " + std::to_string(inputs_));
+    if (name_ != "input") reject("unknown input " + quoted(name_) + "; this model has one input, 'input'");
+    if (in_shared_memory_) reject("input 'input': shared memory is not supported");
+    if (datatype_ != "FP32") reject("input 'input': expected datatype FP32, got " + quoted(datatype_));
+    if (shape_.size() != 2 || shape_[0] < 0 || std::cmp_not_equal(shape_[1], columns_)) {
+      reject("input 'input': expected shape [N, " + std::to_string(columns_) + "], got " + to_string(shape_));
+    }
+    check_row_count();
+  }
+
+  void check_row_count() const {
+    if (std::cmp_greater(shape_[0], request_.max_rows)) {
+      reject("input 'input': at most " + std::to_string(request_.max_rows) + " rows a request, got " +
+             std::to_string(shape_[0]));
+    }
+  }
+
+  [[noreturn]] void reject_row_count() const {
+    reject("input 'input': at most " + std::to_string(request_.max_rows) + " rows a request");
+  }
+
+  void take_rows(std::string_view raw) {
+    request_.task.rows = static_cast<std::size_t>(shape_[0]);
+    const std::size_t size = request_.task.rows * columns_;
+    if (!binary_bytes_) {
+      if (!raw.empty()) reject("input 'input': bytes follow the JSON, but it has no binary_data_size");
+      if (!has_data_) reject("input 'input': it has neither data nor binary_data_size");
+      if (values_.size() != size) {
+        reject("input 'input': its shape " + to_string(shape_) + " needs " + std::to_string(size) +
+               " values of data, got " + std::to_string(values_.size()));
+      }
+      return;
+    }
+    if (has_data_) reject("input 'input': it has both data and binary_data_size");
+    if (std::cmp_not_equal(*binary_bytes_, size * sizeof(float))) {
+      reject("input 'input': its shape " + to_string(shape_) + " needs a binary_data_size of " +
+             std::to_string(size * sizeof(float)) + ", got " + std::to_string(*binary_bytes_));
+    }
+    if (raw.size() != size * sizeof(float)) {
+      reject("input 'input': expected " + std::to_string(size * sizeof(float)) +
+             " bytes behind the JSON, got " + std::to_string(raw.size()));
+    }
+    take_bytes(raw);
+  }
+
+  void take_bytes(std::string_view raw) {
+    request_.task.rows = static_cast<std::size_t>(shape_[0]);
+    float* const room = values_.extend(raw.size() / sizeof(float));
+    if (!raw.empty()) std::memcpy(room, raw.data(), raw.size());
+  }
+
+  RestRequest& request_;
+  FloatBuffer& values_;
+  std::size_t columns_;
+  std::size_t max_values_;
+  bool binary_by_default_ = false;
+  std::size_t inputs_ = 0;
+  std::string name_;
+  std::string datatype_;
+  std::vector<std::int64_t> shape_;
+  bool has_data_ = false;
+  std::optional<std::int64_t> binary_bytes_;
+  bool in_shared_memory_ = false;
+  std::vector<Wish> wishes_;
+};
+
+/// What the outputs need of the model.
+Wanted wanted_for(const RestRequest& request) {
+  Wanted wanted;
+  for (const RestRequestedOutput& output : request.outputs) {
+    switch (output.output) {
+      case RestOutput::severity:
+        if (request.task.model->scorer->threshold() <= 0) {
+          throw Error(ErrorCode::unsupported_model,
+                      "output 'severity' is the score over the threshold, and this model's is not above 0");
+        }
+        [[fallthrough]];
+      case RestOutput::score:
+      case RestOutput::anomaly: wanted.scores = true; break;
+      case RestOutput::output: wanted.reconstructions = true; break;
+      case RestOutput::contributions: wanted.contributions = true; break;
+    }
+  }
+  return wanted;
+}
+
+/// What the rows and all that is computed from them take.
+std::size_t memory_for(const ScoringTask& task) {
+  const std::size_t columns = task.model->scorer->input_dim();
+  std::size_t floats_a_row = columns + 1;
+  if (task.wanted.reconstructions) floats_a_row += columns;
+  if (task.wanted.contributions) floats_a_row += columns;
+  return task.rows * floats_a_row * sizeof(float);
+}
+
+}  // namespace
+
+void RestRequest::prepare() noexcept {
+  read(body);
+  body = {};
+}
+
+void RestRequest::read(std::string_view text) noexcept {
+  try {
+    Reader(*this).read(text);
+    task.wanted = wanted_for(*this);
+    if (!memory.resize(memory.bytes() + memory_for(task))) {
+      throw Error(ErrorCode::out_of_memory, "the server's memory for requests is full, try again later");
+    }
+    is_read = true;
+  } catch (const Error& error) {
+    task.failure = error;
+  } catch (const std::bad_alloc&) {
+    task.failure = Error(ErrorCode::out_of_memory, "out of memory");
+  }
+}
+
+}  // namespace datasentinel
