@@ -248,7 +248,7 @@ bool HttpSession::make_room(std::size_t bytes) {
   const std::size_t needed = body_.size() + bytes;
   if (needed <= body_.capacity()) return true;
   const std::size_t capacity = std::max(needed, std::min(2 * body_.capacity(), max_body_bytes_));
-  if (capacity > kFreeBytes && !memory_.resize(capacity)) {
+  if (capacity > kFreeBytes && !memory_.resize(capacity + compressed_bytes_)) {
     refuse({.status = 503, .reason = "the server's memory for requests is full, try again later"});
     return false;
   }
@@ -321,15 +321,21 @@ bool HttpSession::skip_body() {
 
 void HttpSession::dispatch(std::string_view body) {
   if (is_inference_ && !event_.compressed) return infer(body);
-  event_.body = body;
+  if (body.data() == body_.data()) {
+    event_.body = std::move(body_);
+    body_ = {};
+  } else {
+    event_.body = body;
+  }
+  compressed_bytes_ = event_.compressed ? event_.body.size() : 0;
   asking_ = true;
   state_ = State::asked;
 }
 
-void HttpSession::deliver(std::string body) {
-  if (state_ != State::asked || !is_inference_) return;
-  body_ = std::move(body);
-  infer(body_);
+void HttpSession::deliver(std::string_view piece, bool is_last) {
+  if (state_ != State::asked || !is_inference_ || !make_room(piece.size())) return;
+  body_.append(piece);
+  if (is_last) infer(body_);
 }
 
 void HttpSession::respond(int status, std::string_view fields, std::string body) {
@@ -505,6 +511,7 @@ void HttpSession::end_reply() {
   reply_body_ = {};
   body_.clear();
   if (body_.capacity() > kMaxStepBytes) body_.shrink_to_fit();
+  compressed_bytes_ = 0;
   memory_.release();
   cancelled_.reset();
   started_ = {};

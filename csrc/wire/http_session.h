@@ -85,11 +85,8 @@ class HttpSession final : private JobOwner {
   /// Answers it; the rest of the turn is `feed`'s. `fields` are lines of the head, each with its end.
   void respond(int status, std::string_view fields, std::string body);
 
-  /// Hands back the decompressed body of a request for inference.
-  void deliver(std::string body);
-
-  /// Accounts for so many bytes that the owner holds for this connection; false where there is no room.
-  [[nodiscard]] bool hold(std::size_t bytes) noexcept { return memory_.resize(bytes); }
+  /// Hands back a piece of the decompressed body of a request for inference.
+  void deliver(std::string_view piece, bool is_last);
 
   /// A fault of ours, for the log; empty without one.
   [[nodiscard]] std::string take_failure() { return std::exchange(failure_, {}); }
@@ -160,7 +157,8 @@ class HttpSession final : private JobOwner {
   HttpHead head_;    ///< Only while it is read; it keeps its memory.
   HttpEvent event_;  ///< What the owner is asked.
   bool asking_ = false;
-  std::size_t bytes_in_use_ = 0;  ///< Of the input, while they are its body.
+  std::size_t bytes_in_use_ = 0;      ///< Of the input, while they are its body.
+  std::size_t compressed_bytes_ = 0;  ///< Held by the owner.
   bool is_inference_ = false;
   bool without_body_ = false;  ///< HEAD: its reply has none.
   bool keep_alive_ = true;

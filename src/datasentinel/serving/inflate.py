@@ -25,6 +25,11 @@ class Inflater:
     max_bytes : int
         More content is refused.
 
+    Attributes
+    ----------
+    done : bool
+        Nothing is left to inflate.
+
     Raises
     ------
     InvalidInputError
@@ -42,20 +47,11 @@ class Inflater:
         self._input = b""
         self._max_bytes = max_bytes
         self._object = zlib.decompressobj(_WINDOW_BITS[self._coding])
-        self._content = bytearray()
+        self._size = 0
+        self.done = False
 
-    @property
-    def held_bytes(self) -> int:
-        """How much memory it takes."""
-        return len(self._data) + len(self._content)
-
-    @property
-    def content(self) -> bytes:
-        """What was inflated."""
-        return bytes(self._content)
-
-    def step(self) -> bool:
-        """Inflate a part; tell whether it was the last one.
+    def step(self) -> bytes:
+        """Inflate and return a part; `done` then tells whether it was the last one.
 
         Raises
         ------
@@ -64,27 +60,33 @@ class Inflater:
         ResourceExhaustedError
             The content is longer than `max_bytes`.
         """
+        pieces: list[bytes] = []
         left = _STEP_BYTES
-        while left > 0:
+        while left > 0 and not self.done:
             if not self._input:
                 self._input = self._data[self._offset : self._offset + _INPUT_BYTES]
                 self._offset += len(self._input)
             ended = not self._input
             piece = self._inflate(left)
-            self._content += piece
-            if len(self._content) > self._max_bytes:
+            pieces.append(piece)
+            self._size += len(piece)
+            if self._size > self._max_bytes:
                 raise ResourceExhaustedError(f"body longer than {self._max_bytes} bytes once decompressed")
             left -= max(1, len(piece))
             if self._object.eof:
-                self._input = self._object.unused_data
-                if not self._input and self._offset >= len(self._data):
-                    return True
-                if self._coding == "deflate":
-                    raise InvalidInputError("the body goes on behind its deflate data")
-                self._object = zlib.decompressobj(_WINDOW_BITS[self._coding])
+                self._next_member()
             elif ended and not piece:
                 raise InvalidInputError(f"the body's {self._coding} data end too early")
-        return False
+        return b"".join(pieces)
+
+    def _next_member(self) -> None:
+        self._input = self._object.unused_data
+        self.done = not self._input and self._offset >= len(self._data)
+        if self.done:
+            return
+        if self._coding == "deflate":
+            raise InvalidInputError("the body goes on behind its deflate data")
+        self._object = zlib.decompressobj(_WINDOW_BITS[self._coding])
 
     def _inflate(self, max_bytes: int) -> bytes:
         try:

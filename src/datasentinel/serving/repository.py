@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -233,7 +234,7 @@ class ModelRepository:
                 "name": failure.name,
                 "version": printable(folder.name),
                 "state": "UNAVAILABLE",
-                "reason": failure.reason,
+                "reason": self._without_root(failure.reason),
             }
             for folder, failure in sorted(self._failures.items())
             if folder not in self._served
@@ -245,6 +246,12 @@ class ModelRepository:
         return models
 
     # ---------------------------------------------------------------------------------------------- inside
+
+    def _without_root(self, text: str) -> str:
+        """Leave out where the repository lies, which is no client's business."""
+        for root in {self._root.resolve(), self._root.absolute()}:
+            text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name)
+        return text
 
     def _require_control(self) -> None:
         if not self._control:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import datasentinel
 from datasentinel.backend import HttpService
-from datasentinel.errors import DataSentinelError, OutOfMemoryError
+from datasentinel.errors import DataSentinelError
 from datasentinel.serving.inflate import Inflater
 from datasentinel.serving.logs import RateLimitedLog
 from datasentinel.serving.rest.messages import Request, Response
@@ -187,16 +187,11 @@ class HttpStream(Session):
 
     def _inflate(self, inflater: Inflater) -> bool:
         try:
-            done = inflater.step()
-            if not self._native.hold(inflater.held_bytes):
-                raise OutOfMemoryError("the server's memory for requests is full, try again later")
+            self._native.deliver(inflater.step(), is_last=inflater.done)
         except DataSentinelError as error:
-            self._inflater = None
             self._respond(refusal_of(error))
-            return True
-        if done:
+        if inflater.done or not self._native.state & _WAITING:
             self._inflater = None
-            self._native.deliver(inflater.content)
         return True
 
     def _respond(self, response: Response) -> None:
