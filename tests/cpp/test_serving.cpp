@@ -1,8 +1,23 @@
-// The serving room without a wire: the table of models.
+// The serving room without a wire: the table of models, batches, the queue, the service, budgets.
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <limits>
 #include <memory>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "check.h"
+#include "serving/batch_queue.h"
+#include "serving/batch_scorer.h"
+#include "serving/cost_estimate.h"
+#include "serving/inference_service.h"
+#include "serving/memory_budget.h"
 #include "serving/model_table.h"
 #include "sum_session.h"
 
@@ -39,11 +54,290 @@ void the_table_finds_models_by_name_and_version() {
   CHECK_THROWS_WITH(ErrorCode::invalid_argument, "needs a name", models.set_default(""));
 }
 
+/// Sums rows of two columns, remembers the batches, and waits at a gate while it is closed.
+class WatchedSession final : public Session {
+ public:
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 2; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "watched"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows rows, Outputs outputs) override {
+    while (closed.load()) std::this_thread::yield();
+    {
+      const std::lock_guard lock(mutex);
+      batches.push_back(rows.rows);
+      for (std::size_t i = 0; i < rows.rows; ++i) order.push_back(rows.row(i)[0]);
+    }
+    sum_.run(rows, outputs);
+  }
+
+  std::atomic<bool> closed{false};
+  std::mutex mutex;
+  std::vector<std::size_t> batches;
+  std::vector<float> order;  ///< Of the rows, by their first column.
+
+ private:
+  SumSession sum_{2};
+};
+
+struct Watched {
+  std::shared_ptr<WatchedSession> session = std::make_shared<WatchedSession>();
+  std::shared_ptr<ModelTable> models = std::make_shared<ModelTable>();
+
+  Watched() { models->put("m", "1", std::make_shared<Scorer>(session, 10.0)); }
+
+  void fill(ScoringTask& task, std::size_t rows, float first) const {
+    task.model = models->find("m", "");
+    task.wanted.scores = true;
+    task.rows = rows;
+    for (std::size_t i = 0; i < rows; ++i) {
+      task.values.append(first);
+      task.values.append(static_cast<float>(i));
+    }
+  }
+
+  [[nodiscard]] std::unique_ptr<ScoringJob> job(std::uint64_t connection, std::size_t rows,
+                                                float first = 0) const {
+    auto job = std::make_unique<ScoringJob>();
+    fill(job->task, rows, first);
+    job->connection = connection;
+    return job;
+  }
+};
+
+std::vector<std::unique_ptr<ScoringJob>> collect(BatchQueue& queue, std::size_t count) {
+  std::vector<std::unique_ptr<ScoringJob>> jobs;
+  while (jobs.size() < count) {
+    for (auto& job : queue.collect()) jobs.push_back(std::move(job));
+    std::this_thread::yield();
+  }
+  return jobs;
+}
+
+bool is_scored(const ScoringJob& job) {
+  const ScoringTask& task = job.task;
+  if (task.failure || task.scores.size() != task.rows) return false;
+  for (std::size_t i = 0; i < task.rows; ++i) {
+    if (task.scores.data()[i] != task.values.data()[2 * i] + task.values.data()[2 * i + 1]) return false;
+  }
+  return true;
+}
+
+void a_bad_task_fails_alone() {
+  const Watched watched;
+  ScoringTask good;
+  ScoringTask bad;
+  ScoringTask other;
+  watched.fill(good, 2, 1);
+  watched.fill(bad, 1, std::numeric_limits<float>::quiet_NaN());
+  watched.fill(other, 3, 2);
+  ScoringTask* const tasks[] = {&good, &bad, &other};
+  BatchScorer().score(tasks);
+  CHECK(!good.failure && good.scores.size() == 2 && good.scores.data()[1] == 2);
+  CHECK(bad.failure && bad.failure->code() == ErrorCode::invalid_argument);
+  CHECK(!other.failure && other.scores.size() == 3 && other.scores.data()[2] == 4);
+}
+
+void tasks_alike_share_a_batch_and_others_do_not() {
+  const Watched watched;
+  ScoringTask first;
+  ScoringTask second;
+  ScoringTask different;
+  watched.fill(first, 2, 1);
+  watched.fill(second, 3, 2);
+  watched.fill(different, 4, 3);
+  different.wanted.reconstructions = true;
+  ScoringTask* const tasks[] = {&first, &different, &second};
+  BatchScorer().score(tasks);
+  CHECK(watched.session->batches == (std::vector<std::size_t>{5, 4}));
+  CHECK(different.reconstructions.size() == 8 && first.reconstructions.size() == 0);
+}
+
+void the_queue_batches_what_waits_fairly_between_connections() {
+  const Watched watched;
+  watched.session->closed = true;
+  BatchQueue queue({.max_batch_rows = 4}, [] {});
+  auto head = watched.job(9, 1, 100);
+  CHECK(queue.submit(head));
+  while (queue.depth_rows() == 1 && queue.waits_s().values().sum == 0) std::this_thread::yield();
+  // Connection 1 asks for much, then 2 and 3 for little; each has its turn.
+  for (int i = 0; i < 6; ++i) {
+    auto job = watched.job(1, 1, 1);
+    CHECK(queue.submit(job));
+  }
+  for (const std::uint64_t connection : {2, 3}) {
+    auto job = watched.job(connection, 1, static_cast<float>(connection));
+    CHECK(queue.submit(job));
+  }
+  watched.session->closed = false;
+  for (const auto& job : collect(queue, 9)) CHECK(is_scored(*job));
+  CHECK(watched.session->batches == (std::vector<std::size_t>{1, 4, 4}));
+  const std::vector<float> second(watched.session->order.begin() + 1, watched.session->order.begin() + 5);
+  CHECK(std::ranges::count(second, 2.0F) == 1 && std::ranges::count(second, 3.0F) == 1);
+  CHECK(queue.depth_rows() == 0);
+}
+
+void a_long_job_is_scored_in_parts_and_holds_up_no_short_one() {
+  const Watched watched;
+  watched.session->closed = true;
+  BatchQueue queue({.max_batch_rows = 10}, [] {});
+  auto large = watched.job(1, 1000, 1);
+  CHECK(queue.submit(large));
+  while (queue.waits_s().values().sum == 0) std::this_thread::yield();
+  auto small = watched.job(2, 1, 2);
+  CHECK(queue.submit(small));
+  watched.session->closed = false;
+  const auto jobs = collect(queue, 2);
+  CHECK(jobs[0]->connection == 2);
+  for (const auto& job : jobs) CHECK(is_scored(*job));
+  CHECK(watched.session->batches.size() == 101);
+  CHECK(queue.depth_rows() == 0);
+}
+
+void a_full_queue_takes_no_more_until_it_has_room() {
+  const Watched watched;
+  watched.session->closed = true;
+  BatchQueue queue({.max_rows = 10}, [] {});
+  auto huge = watched.job(1, 50);  // An idle queue takes a job of any size.
+  CHECK(queue.submit(huge) && huge == nullptr);
+  auto small = watched.job(2, 1);
+  CHECK(!queue.submit(small) && small != nullptr);
+  watched.session->closed = false;
+  CHECK(is_scored(*collect(queue, 1)[0]));
+  CHECK(queue.submit(small));
+  CHECK(is_scored(*collect(queue, 1)[0]));
+}
+
+void who_waits_no_more_is_not_scored() {
+  const Watched watched;
+  watched.session->closed = true;
+  BatchQueue queue({}, [] {});
+  auto head = watched.job(1, 1);
+  CHECK(queue.submit(head));
+  while (queue.waits_s().values().sum == 0) std::this_thread::yield();
+  auto given_up = watched.job(2, 5);
+  given_up->cancelled = std::make_shared<std::atomic<bool>>(true);
+  CHECK(queue.submit(given_up));
+  watched.session->closed = false;
+  CHECK(collect(queue, 2).size() == 2);
+  CHECK(watched.session->batches == (std::vector<std::size_t>{1}));
+}
+
+void a_job_waits_for_company_from_its_submission_on() {
+  using namespace std::chrono_literals;
+  const Watched watched;
+  watched.session->closed = true;
+  BatchQueue queue({.max_delay = 200ms}, [] {});
+  auto first = watched.job(1, 1);
+  CHECK(queue.submit(first));
+  while (queue.waits_s().values().sum == 0) std::this_thread::yield();
+  auto second = watched.job(1, 1);
+  CHECK(queue.submit(second));
+  std::this_thread::sleep_for(250ms);  // So long the worker is busy; its wait is over by then.
+  const auto opened = std::chrono::steady_clock::now();
+  watched.session->closed = false;
+  const auto jobs = collect(queue, 2);
+  CHECK(std::chrono::steady_clock::now() - opened < 150ms);
+  CHECK(jobs[0]->task.waited >= 200ms);
+}
+
+struct PreparedJob final : ScoringJob {
+  explicit PreparedJob(const Watched& watched_, bool is_good_) : watched(watched_), is_good(is_good_) {
+    needs_preparation = true;
+    task.rows = 1;  // A guess.
+  }
+  void prepare() noexcept override {
+    thread = std::this_thread::get_id();
+    watched.fill(task, 30, 1);
+    if (!is_good) task.failure = Error(ErrorCode::invalid_argument, "unreadable");
+  }
+  const Watched& watched;
+  bool is_good;
+  std::thread::id thread;
+};
+
+void a_job_is_prepared_in_another_thread() {
+  const Watched watched;
+  BatchQueue queue({}, [] {});
+  for (const bool is_good : {true, false}) {
+    std::unique_ptr<ScoringJob> job = std::make_unique<PreparedJob>(watched, is_good);
+    CHECK(queue.submit(job));
+    const auto jobs = collect(queue, 1);
+    CHECK(is_scored(*jobs[0]) == is_good);
+    CHECK(static_cast<PreparedJob&>(*jobs[0]).thread != std::this_thread::get_id());
+    CHECK(queue.depth_rows() == 0);
+  }
+}
+
+class Owner final : public JobOwner {
+ public:
+  void on_scored(std::unique_ptr<ScoringJob> job) override { jobs.push_back(std::move(job)); }
+  std::vector<std::unique_ptr<ScoringJob>> jobs;
+};
+
+void the_service_leads_each_job_back_to_whose_it_is() {
+  const Watched watched;
+  watched.session->closed = true;
+  InferenceService service(watched.models, {}, {.max_rows = 1}, [] {});
+  Owner first;
+  Owner second;
+  const std::uint64_t one = service.enter(first);
+  const std::uint64_t two = service.enter(second);
+  CHECK(one != two);
+  for (const std::uint64_t number : {one, two, two}) service.submit_in_time(watched.job(number, 1));
+  service.leave(one);  // Its job is dropped.
+  watched.session->closed = false;
+  while (second.jobs.size() < 2) {
+    for (const std::uint64_t number : service.collect()) CHECK(number == two);
+  }
+  CHECK(first.jobs.empty());
+  for (const auto& job : second.jobs) CHECK(is_scored(*job));
+  CHECK_THROWS(ErrorCode::invalid_argument, InferenceService(nullptr, {}, {}, [] {}));
+}
+
+void what_is_long_follows_from_what_it_took() {
+  const Watched watched;
+  const InferenceService service(watched.models, {.max_inline_us = 100}, {}, [] {});
+  ScoringTask task;
+  watched.fill(task, 10, 0);
+  ScoringTask* const tasks[] = {&task};
+  CHECK(!service.is_long(tasks));  // Nothing is known yet.
+  task.model->cost.add(10, 99);
+  CHECK(!service.is_long(tasks));
+  task.model->cost.add(10, 190);
+  CHECK(service.is_long(tasks));
+}
+
+void a_budget_is_given_back() {
+  const auto budget = std::make_shared<MemoryBudget>(100);
+  {
+    MemoryCharge charge(budget);
+    CHECK(charge.resize(60) && budget->used() == 60);
+    MemoryCharge other(budget);
+    CHECK(!other.resize(50) && budget->used() == 60 && other.bytes() == 0);
+    CHECK(charge.resize(20) && other.resize(80) && budget->used() == 100);
+    MemoryCharge moved = std::move(charge);
+    CHECK(moved.bytes() == 20 && budget->used() == 100);
+    CHECK(!moved.resize(std::numeric_limits<std::size_t>::max()));
+  }
+  CHECK(budget->used() == 0);
+}
+
 }  // namespace
 }  // namespace datasentinel
 
 int main() {
   using namespace datasentinel;
   the_table_finds_models_by_name_and_version();
+  a_bad_task_fails_alone();
+  tasks_alike_share_a_batch_and_others_do_not();
+  the_queue_batches_what_waits_fairly_between_connections();
+  a_long_job_is_scored_in_parts_and_holds_up_no_short_one();
+  a_full_queue_takes_no_more_until_it_has_room();
+  who_waits_no_more_is_not_scored();
+  a_job_waits_for_company_from_its_submission_on();
+  a_job_is_prepared_in_another_thread();
+  the_service_leads_each_job_back_to_whose_it_is();
+  what_is_long_follows_from_what_it_took();
+  a_budget_is_given_back();
   return check::result();
 }
