@@ -130,6 +130,7 @@ def test_a_full_queue_says_so_and_recovers(start_server, detector, rows):
     flags = ("--max-inline-us", "0", "--queue-rows", "100", "--max-queue-delay-us", "500000", "--no-tcp")
     with start_server(*flags) as server, open_channel(server) as channel:
         infer = infer_on(channel)
+        infer(infer_request(rows[:100]), timeout=TIMEOUT_S)  # From now on it is known to take a while.
         first, second = (infer.future(infer_request(rows[:100]), timeout=TIMEOUT_S) for _ in range(2))
         assert second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert not first.done()

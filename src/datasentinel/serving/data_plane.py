@@ -28,8 +28,8 @@ from datasentinel.errors import (
 )
 from datasentinel.serving.inference import Inference
 from datasentinel.serving.models import ServedModels
+from datasentinel.serving.settings import Settings
 from datasentinel.serving.transports.turns import Turns
-from datasentinel.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.backend import ModelTable
-    from datasentinel.settings import Settings
+    from datasentinel.serving.settings import Settings
 
 _QUEUE_THREADS = 1
 
