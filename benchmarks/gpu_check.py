@@ -1,7 +1,8 @@
 """Everything that needs a GPU, in one go: build, tests, roofs, scores, times; one JSON file, one table.
 
-    python benchmarks/gpu_check.py --out gpu.json --markdown gpu.md [--build] [--budget-s 480]
+    python benchmarks/gpu_check.py --out gpu.json --markdown gpu.md [--build] [--budget-s 480] [--only WORDS]
 
+The aims are measured first, each in its own case; `--only bus large` measures those and nothing else.
 What cannot run reads "not run" with its reason; nothing is guessed. Results are written as they come, and a
 contender that fails, crashes or hangs is left out while the rest goes on. Without a GPU it says so and exits
 with 3; with failing tests or wrong scores it exits with 1, after writing what it has. `--device cpu`
@@ -33,6 +34,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
     parser.add_argument("--build", action="store_true", help="build the extension in this tree first")
     parser.add_argument("--no-tests", action="store_true", help="do not run the tests marked gpu")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORDS",
+                        help="measure the aims with one of these in their line alone")  # fmt: skip
     parser.add_argument("--budget-s", type=float, default=480.0, help="for all but the build; default: 480")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--sizes", nargs="+", choices=("small", "medium", "large"),
@@ -41,6 +44,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 1.0 <= options.budget_s < 86_400.0:
         parser.error("--budget-s: a number of seconds from 1 to 86400")
+    if options.only:
+        from benchmarks.gpu.aims import GOALS, goals_of  # The extension may have to be built first.
+
+        if not goals_of(options.sizes, options.only):
+            lines = "\n".join(f"  {goal.about}: {goal.case}" for goal in GOALS)
+            parser.error(f"--only: none of these aims has that in its line:\n{lines}")
     if options.batches and min(options.batches) < 1:
         parser.error("--batches: numbers from 1")
     return options
@@ -75,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report(options.out, options.markdown, content)
     report.save()
     passed = True
-    if not options.no_tests:
+    if not options.no_tests and not options.only:
         content["gpu tests"] = tests = machine.run_tests(_TESTS_SHARE * budget.left_s)
         passed = tests["exit_code"] == 0
         report.save()
@@ -85,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=options.device,
         sizes=options.sizes,
         batches=tuple(sorted(set(options.batches or BATCHES))),
+        only=options.only,
     )
     content["wrong"] = report.wrong
     report.save()

@@ -7,24 +7,97 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.gpu.cases import TOLERANCES, batches_of, flops_per_row
-from benchmarks.gpu.torch_contenders import GRAPHS
+from benchmarks.gpu.cases import batches_of, flops_per_row
+from benchmarks.gpu.torch_contenders import EAGER, GRAPHS
 from benchmarks.models import SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 OURS = "fused-cuda"
-MAX_ONE_ROW_US = 12.0
-MIN_BUS_SHARE = 0.85
-MIN_MEMORY_SHARE = 0.85
-MIN_ARITHMETIC_SHARE = 0.5
 # Fewer rows are about latency, not about bandwidth.
 MIN_BULK_ROWS = 262_144
 
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of one case, which is measured for it.
+
+    Attributes
+    ----------
+    about : str
+        In words.
+    size, place, precision : str
+    rows : int or None
+        None: every batch size.
+    kind : str
+        "latency" (`bound` is the most microseconds), "bus" or "arithmetic" (the least share of that roof), or
+        "faster" (the least ratio to `against`).
+    bound : float
+    against : str
+        A contender.
+    """
+
+    about: str
+    size: str
+    place: str
+    rows: int | None
+    kind: str
+    bound: float
+    precision: str = "float32"
+    against: str = ""
+
+    @property
+    def case(self) -> str:
+        rows = "every batch size" if self.rows is None else f"{self.rows:,} row{'s' if self.rows > 1 else ''}"
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.size}, {self.place} memory, {rows}{precision}"
+
+    @property
+    def wanted(self) -> str:
+        if self.kind == "latency":
+            return f"p50 at most {self.bound:g} µs"
+        return f"more than {self.bound:g} x" if self.kind == "faster" else f"at least {self.bound:.0%}"
+
+    def batches(self) -> list[int]:
+        return batches_of(self.size) if self.rows is None else [self.rows]
+
+    def cases(self) -> list[tuple[str, int, str, str]]:
+        """What has to be measured: model, rows, place and contender's label."""
+        ours = OURS if self.precision == "float32" else f"{OURS}, {self.precision}"
+        labels = [ours, self.against] if self.against else [ours]
+        return [(self.size, rows, self.place, label) for rows in self.batches() for label in labels]
+
+
+_HOST = "rows on the host go as fast as the bus"
+_DEVICE = "rows on the device go as fast as its arithmetic"
+GOALS = (
+    Goal("one row, host to host", "small", "host", 1, "latency", 12.0),
+    Goal("one row, host to host", "large", "host", 1, "latency", 30.0),
+    Goal(_HOST, "small", "pinned", 262_144, "bus", 0.85),
+    Goal(_HOST, "small", "host", 16_777_216, "bus", 0.35),
+    Goal("one row on the device", "small", "device", 1, "latency", 15.0),
+    Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.65),
+    Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.40, "tf32"),
+    Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.35, "bf16"),
+    *(
+        Goal(f"faster than {other}", "large", "device", None, "faster", 1.0, against=other)
+        for other in (EAGER, GRAPHS)
+    ),
+)
+
+
+def goals_of(sizes: Sequence[str], words: Sequence[str] = ()) -> list[Goal]:
+    """Return the goals of these models, of which one of the words is part of the goal's name or case."""
+    return [
+        goal
+        for goal in GOALS
+        if goal.size in sizes and (not words or any(word in f"{goal.about}: {goal.case}" for word in words))
+    ]
 
 
 @dataclass(frozen=True)
@@ -80,93 +153,57 @@ def ratio(other: Result, ours: Result) -> float:
     return float(np.median(theirs_us / ours_us))
 
 
-def judge(results: Iterable[Result], roofs: dict[str, Any], sizes: Sequence[str]) -> list[dict[str, str]]:
-    """Hold the results against the aims.
+def judge(results: Iterable[Result], roofs: dict[str, Any], goals: Sequence[Goal]) -> list[dict[str, str]]:
+    """Hold each goal against its own measurement.
 
     Parameters
     ----------
     results : iterable of dict
     roofs : dict
         By name; a number, or {"not run": reason}.
-    sizes : sequence of str
-        The models that were asked for.
+    goals : sequence of Goal
     """
-    found = {(r["size"], r["rows"], r["place"], r["contender"], r["precision"]): r for r in results}
-    aims: list[Aim] = []
-    for size in sizes:
-        aims.append(_one_row(found, size))
-    for size in sizes:
-        if size != "large":
-            aims += [_share(found, roofs, size, place, "float32", "bus") for place in ("host", "pinned")]
-    if "small" in sizes:
-        aims.append(_share(found, roofs, "small", "device", "float32", "memory"))
-    if "medium" in sizes:
-        aims += [_share(found, roofs, "medium", "device", p, "arithmetic") for p in TOLERANCES]
-    for size in sizes:
-        for place in ("device", "host"):
-            aims.append(_faster(found, size, place, "float32"))
-        aims += [_faster(found, size, "device", p) for p in TOLERANCES if p != "float32"]
-    return [asdict(aim) for aim in aims]
+    found = {(r["size"], r["rows"], r["place"], r["label"]): r for r in results}
+    return [asdict(_judged(goal, found, roofs)) for goal in goals]
 
 
-Found = dict[tuple[str, int, str, str, str], Result]
-_ABOUT = {
-    "bus": ("rows on the host go as fast as the bus", MIN_BUS_SHARE),
-    "memory": ("rows on the device go as fast as its memory", MIN_MEMORY_SHARE),
-    "arithmetic": ("rows on the device go as fast as its arithmetic", MIN_ARITHMETIC_SHARE),
-}
+def _judged(goal: Goal, found: dict[tuple[str, int, str, str], Result], roofs: dict[str, Any]) -> Aim:
+    def aim(value: str, verdict: str, note: str = "") -> Aim:
+        return Aim(goal.about, goal.case, goal.wanted, value, verdict, note)
+
+    measured = [found.get(case, {}) for case in goal.cases()]
+    missing = [result.get("not run", "no result") for result in measured if "p50_us" not in result]
+    if goal.kind == "faster":
+        return _faster(goal, measured, aim)
+    if missing:
+        return aim("", NOT_MEASURED, missing[0])
+    (result,) = measured
+    if goal.kind == "latency":
+        value = result["p50_us"]
+        return aim(f"{value:.1f} µs", MET if value <= goal.bound else MISSED)
+    share = shares(result, roofs).get(goal.kind)
+    if share is None:
+        return aim("", NOT_MEASURED, "there is no roof to compare with")
+    return aim(f"{share:.0%}", MET if share >= goal.bound else MISSED)
 
 
-def _one_row(found: Found, size: str) -> Aim:
-    aim, case, bound = "one row, host to host", size, f"p50 at most {MAX_ONE_ROW_US:g} µs"
-    result = found.get((size, 1, "host", OURS, "float32"), {})
-    if "p50_us" not in result:
-        return Aim(aim, case, bound, "", NOT_MEASURED, result.get("not run", "no result"))
-    value = result["p50_us"]
-    return Aim(aim, case, bound, f"{value:.1f} µs", MET if value <= MAX_ONE_ROW_US else MISSED)
-
-
-def _share(found: Found, roofs: dict[str, Any], size: str, place: str, precision: str, roof: str) -> Aim:
-    aim, least = _ABOUT[roof]
-    case = f"{size}, {place} memory" + ("" if precision == "float32" else f", {precision}")
-    bound = f"at least {least:.0%}"
-    reason = "no result"
-    # The largest batch that was measured: bandwidth is about bulk.
-    for rows in reversed(batches_of(size)):
-        if rows < MIN_BULK_ROWS:
-            break
-        result = found.get((size, rows, place, OURS, precision), {})
-        reason = result.get("not run", reason)
-        if "p50_us" not in result:
-            continue
-        share = shares(result, roofs).get(roof)
-        if share is None:
-            return Aim(aim, case, bound, "", NOT_MEASURED, "there is no roof to compare with")
-        return Aim(aim, case, bound, f"{share:.0%}", MET if share >= least else MISSED, f"{rows:,} rows")
-    return Aim(aim, case, bound, "", NOT_MEASURED, reason)
-
-
-def _faster(found: Found, size: str, place: str, precision: str) -> Aim:
-    aim = f"faster than {GRAPHS}, at every batch size"
-    case = f"{size}, {place} memory" + ("" if precision == "float32" else f", {precision}")
-    bound = "more than 1 x"
+def _faster(goal: Goal, measured: Sequence[Result], aim: Callable[..., Aim]) -> Aim:
     ratios: dict[int, float] = {}
     missing: dict[int, str] = {}
-    for rows in batches_of(size):
-        pair = [found.get((size, rows, place, name, precision), {}) for name in (GRAPHS, OURS)]
-        if all("p50_us" in result for result in pair):
-            ratios[rows] = ratio(pair[0], pair[1])
+    for rows, ours, theirs in zip(goal.batches(), measured[::2], measured[1::2], strict=True):
+        if "p50_us" in ours and "p50_us" in theirs:
+            ratios[rows] = ratio(theirs, ours)
         else:
-            reasons = [result.get("not run", "no result") for result in pair if "p50_us" not in result]
-            missing[rows] = reasons[-1]
+            lacking = theirs if "p50_us" in ours else ours
+            missing[rows] = lacking.get("not run", "no result")
     if not ratios:
-        return Aim(aim, case, bound, "", NOT_MEASURED, next(iter(missing.values()), "no result"))
+        return aim("", NOT_MEASURED, next(iter(missing.values())))
     least = min(ratios, key=lambda rows: ratios[rows])
     value = f"{ratios[least]:.2f} x"
     note = f"the least, at {least:,} rows; up to {max(ratios.values()):.2f} x"
-    if ratios[least] <= 1:
-        return Aim(aim, case, bound, value, MISSED, note)
+    if ratios[least] <= goal.bound:
+        return aim(value, MISSED, note)
     if missing:
         absent = ", ".join(f"{rows:,}" for rows in missing)
-        return Aim(aim, case, bound, value, NOT_MEASURED, f"{note}; nothing at {absent} rows")
-    return Aim(aim, case, bound, value, MET, note)
+        return aim(value, NOT_MEASURED, f"{note}; nothing at {absent} rows")
+    return aim(value, MET, note)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _ROOFS_S = 30.0
 _ROOFS_SHARE = 0.1
 _SAVE_INTERVAL_S = 1.0
+# Of the time that is left after tests and roofs.
+_AIMS_SHARE = 0.6
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Report:
     table: Path | None
     content: dict[str, Any]
     results: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
-    sizes: Sequence[str] = ()
+    goals: Sequence[aims.Goal] = ()
     _saved_s: float = 0.0
 
     def take(self, message: dict[str, Any]) -> None:
@@ -57,8 +59,10 @@ class Report:
         elif "result" in message:
             result = message["result"]
             name = key(result["size"], result["rows"], result["place"], result["label"])
-            # A batch that is measured again after a worker's death knows less of the one that is left out.
-            if "p50_us" in result or name not in self.results:
+            # What was measured for an aim stays, and a batch that is measured again after a worker's death
+            # knows less of the one that is left out.
+            known = self.results.get(name)
+            if known is None or ("p50_us" in result and "p50_us" not in known):
                 self.results[name] = result
         if time.monotonic() - self._saved_s >= _SAVE_INTERVAL_S:
             self.save()
@@ -67,7 +71,7 @@ class Report:
         """Write both files, each all at once."""
         roofs = self.content.get("roofs", {})
         results = [result | _shares_of(result, roofs) for result in self.results.values()]
-        verdicts = aims.judge(results, roofs, self.sizes) if self.sizes else []
+        verdicts = aims.judge(results, roofs, self.goals)
         report = self.content | {"aims": verdicts, "results": results}
         _write(self.out, json.dumps(report, indent=1))
         if self.table is not None:
@@ -102,9 +106,14 @@ def measure(
     device: str,
     sizes: Sequence[str],
     batches: tuple[int, ...] = BATCHES,
+    only: Sequence[str] = (),
 ) -> None:
-    """Measure roofs and models within the budget, and note what there was no time for."""
-    report.sizes = sizes
+    """Measure roofs and models within the budget, and note what there was no time for.
+
+    What the aims are about comes first, each in its own case, and with `only` that is all, for those aims of
+    whose name or case one of the words is part. The rest gets the time that is left.
+    """
+    report.goals = aims.goals_of(sizes, only)
     report.content["build info"] = build_info()
     report.content["backends"] = {
         s.name: {"state": s.availability, "version": s.version, "detail": s.detail} for s in backends()
@@ -116,16 +125,40 @@ def measure(
         report.content.setdefault("roofs", {}).setdefault("problem", outcome.problem)
     report.save()
     problems = report.content["problems"] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for size in sizes:
+            write_autoencoder(folder / size, SIZES[size], name=size)
+        _measure_aims(report, budget if only else budget.share(1 / _AIMS_SHARE), device, folder, problems)
+        if only:
+            return
         for index, size in enumerate(sizes):
-            artifact = write_autoencoder(Path(folder) / size, SIZES[size], name=size)
             wanted = batches_of(size, batches)
-            task = Task("model", -1, device, 0.0, size, str(artifact), wanted)
+            task = Task("model", -1, device, 0.0, size, str(folder / size), wanted)
             part = budget.share(len(sizes) - index)
-            problems[size] = supervise.measure_model(task, part, report.take)
+            problems[size] = problems.get(size, []) + supervise.measure_model(task, part, report.take)
             why = problems[size][-1] if problems[size] else "the time budget is spent"
             add_missing(report, size, wanted, all_contenders(), why)
             report.save()
+
+
+def _measure_aims(
+    report: Report, budget: Budget, device: str, folder: Path, problems: dict[str, list[str]]
+) -> None:
+    """Measure the cases of the aims and nothing else, model by model."""
+    cases: dict[str, list[tuple[int, str, str]]] = {}
+    for goal in report.goals:
+        for size, *case in goal.cases():
+            cases.setdefault(size, []).append(tuple(case))
+    left = sum(map(len, cases.values()))
+    for size, wanted in cases.items():
+        rows = sorted({case[0] for case in wanted})
+        task = Task("model", -1, device, 0.0, size, str(folder / size), rows, cases=wanted)
+        # A model's part is as large as its share of the cases.
+        part = budget.share(left / len(wanted))
+        left -= len(wanted)
+        problems[size] = supervise.measure_model(task, part, report.take)
+        report.save()
 
 
 def add_missing(

@@ -151,6 +151,8 @@ class Bench:
         Of preparing each contender.
     left_out : dict
         What not to try, as it was announced, with the reason.
+    only : set, optional
+        The rows, place and contender's label of what to measure; everything if there is none.
     """
 
     subject: Subject
@@ -161,6 +163,7 @@ class Bench:
     announce: Callable[[str], None]
     estimates: Estimates
     left_out: dict[str, str] = field(default_factory=dict)
+    only: set[tuple[int, str, str]] | None = None
 
     def measure(self, rows: int, budget: Budget, total: Budget) -> None:
         """Measure one batch size at every place.
@@ -178,6 +181,8 @@ class Bench:
         # Those that may be left out come last, so that they only ever use what the others leave.
         for contender in sorted(self.contenders, key=lambda one: one.optional):
             for place in contender.places_at(rows):
+                if self.only is not None and (rows, place, contender.label) not in self.only:
+                    continue
                 prepared = self._prepare(contender, rows, place, fillings, budget, total)
                 if prepared is not None:
                     ready.setdefault(place, {})[contender.label] = (contender, *prepared)

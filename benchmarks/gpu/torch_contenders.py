@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.models import Autoencoder
 
 GRAPHS = "torch.compile, CUDA graphs"
+EAGER = "torch eager"
 _LOWER = ("tf32", "bf16", "fp16")
 # Rows in ordinary memory up to here go through page-locked buffers inside the graph; of more, the driver
 # copies faster.
@@ -31,7 +32,7 @@ def torch_contenders() -> list[Contender]:
     return [
         Contender(GRAPHS, PLACES, functools.partial(_prepare_graph, "float32")),
         Contender("torch.compile", PLACES, functools.partial(_prepare_plain, "compiled")),
-        Contender("torch eager", PLACES, functools.partial(_prepare_plain, "eager")),
+        Contender(EAGER, PLACES, functools.partial(_prepare_plain, "eager")),
         *(
             Contender(GRAPHS, ("device",), functools.partial(_prepare_graph, precision), precision, True)
             for precision in _LOWER

@@ -56,6 +56,8 @@ class Task:
     batches : list of int
     left_out : dict
         What not to try, as it was announced, with the reason.
+    cases : list, optional
+        The rows, place and contender's label of what to measure; everything if there is none.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class Task:
     folder: str = ""
     batches: list[int] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    cases: list[tuple[int, str, str]] | None = None
 
 
 def measure_model(
@@ -84,6 +87,8 @@ def measure_model(
         announce=lambda label: write({"trying": label}),
         estimates=Estimates(),
         left_out=task.left_out,
+        # JSON knows no tuples.
+        only=None if task.cases is None else {(rows, place, label) for rows, place, label in task.cases},
     )
     for index, rows in enumerate(task.batches):
         bench.measure(rows, total.share(len(task.batches) - index), total)

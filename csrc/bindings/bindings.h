@@ -36,6 +36,7 @@ pybind11::tuple as_tuple(const Histogram& histogram);
 void bind_backends(pybind11::module_& module);
 void bind_device_arrays(pybind11::module_& module);
 void bind_models(pybind11::module_& module);
+void bind_pinned(pybind11::module_& module);
 void bind_scoring(pybind11::module_& module);
 void bind_tables(pybind11::module_& module);
 void bind_wire(pybind11::module_& module);

@@ -80,6 +80,7 @@ PYBIND11_MODULE(_native, module) {
   bind_backends(module);
   bind_scoring(module);
   bind_device_arrays(module);
+  bind_pinned(module);
   bind_tables(module);
   bind_wire(module);
 

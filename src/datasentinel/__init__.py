@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 # From version 1.29 on, ONNX Runtime reports to its makers, unless it is told not to before it starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from datasentinel.backend import backends
+from datasentinel.backend import backends, pinned_empty
 from datasentinel.backend import build_info as _build_info
 from datasentinel.detector import Detector
 from datasentinel.reasons import Reason
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__: str = _build_info()["version"]
 
-__all__ = ["AutoencoderDetector", "Detector", "Reason", "__version__", "backends"]
+__all__ = ["AutoencoderDetector", "Detector", "Reason", "__version__", "backends", "pinned_empty"]
 
 
 def __getattr__(name: str) -> object:

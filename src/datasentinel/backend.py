@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import logging
 import math
+import operator
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from datasentinel.extension import native as _native
 from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.precisions import COMPUTE_PRECISIONS
-from datasentinel.types import BACKEND_NAMES
+from datasentinel.types import BACKEND_NAMES, Float32Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -272,6 +273,39 @@ def compile_cuda(source: str, *, architecture: int) -> bytes:
     if not library:
         raise BackendUnavailableError(problem)
     return _native.compile_cuda(source, architecture=architecture, library=library)
+
+
+def pinned_empty(shape: int | Sequence[int]) -> Float32Array:
+    """Return a new array in page-locked host memory, which a GPU copies itself, at the speed of its bus.
+
+    `fused-cuda` copies rows from such an array, and results into one (`out=`), without a copy in between. The
+    memory stays with the machine until the last view of the array goes.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, C-contiguous, its content whatever the memory held.
+
+    Raises
+    ------
+    InvalidInputError
+        The shape is none.
+    BackendUnavailableError
+        There is no CUDA device.
+    OutOfMemoryError
+        There is not enough memory to lock.
+    """
+    try:
+        sizes = [operator.index(size) for size in ([shape] if isinstance(shape, int) else shape)]
+    except TypeError:
+        sizes = [-1]
+    if min(sizes, default=0) < 0 or math.prod(sizes) >= 1 << 60:
+        raise InvalidInputError(f"shape must be non-negative integers that memory can hold, got {shape}")
+    return _native.pinned_empty(sizes)
 
 
 def _check_signature(artifact: Artifact) -> None:

@@ -446,6 +446,18 @@ CUDA_FUNCTION cuMemHostGetDevicePointer_v2(std::uint64_t* address, void* pointer
   });
 }
 
+CUDA_FUNCTION cuPointerGetAttribute(void* value, int attribute, std::uint64_t pointer) {
+  return call("cuPointerGetAttribute", Needs::context, [&](Device& d) -> int {
+    if (attribute != 2) die("of a pointer, only the type of its memory is simulated");
+    const bool is_device = d.memory.find(pointer) != nullptr && !d.memory.find(pointer)->on_host;
+    if (!is_device && d.memory.find_host(reinterpret_cast<const void*>(pointer)) == nullptr) {
+      return invalid_value;
+    }
+    *static_cast<unsigned*>(value) = is_device ? 2 : 1;
+    return success;
+  });
+}
+
 CUDA_FUNCTION cuMemcpyHtoD_v2(std::uint64_t target, const void* source, std::size_t bytes) {
   return call("cuMemcpyHtoD_v2", Needs::context, [&](Device& d) -> int {
     char* const at = bytes_at(d, target, bytes);

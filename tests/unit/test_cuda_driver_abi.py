@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datasentinel import Detector, backend, gpu
+from datasentinel import Detector, backend, gpu, pinned_empty
 from datasentinel.errors import BackendUnavailableError
 from tests.networks import Network, write_artifact
 
@@ -55,7 +55,7 @@ def test_every_function_is_exported_under_that_name(header, ours):
 
 def test_every_number_is_the_header_s(header, ours):
     declared = re.findall(r"constexpr (?:int|unsigned) \w+ = (\d+);\s*// (\w+)", ours)
-    assert len(declared) == 8
+    assert len(declared) == 10
     for value, name in declared:
         given = re.search(rf"\b{name}\s*=\s*(0x[0-9a-fA-F]+|\d+)", header)
         assert given, f"{name} is not in the header"
@@ -73,3 +73,6 @@ def test_without_a_driver_the_reason_is_told(tmp_path):
         Detector.load(folder, backend="fused-cuda")
     assert str(caught.value) == status.detail
     assert Detector.load(folder, plan_budget_s=0).info()["refusals"]["fused-cuda"].endswith(status.detail)
+    if status.availability == "no device":
+        with pytest.raises(BackendUnavailableError, match=r"no (NVIDIA driver|CUDA device)"):
+            pinned_empty((3, 5))

@@ -60,6 +60,16 @@ void Driver::check(int status, const char* what) const {
               std::string(what) + ": CUDA says: " + words, words);
 }
 
+bool Driver::is_page_locked(const void* memory, std::size_t bytes) const noexcept {
+  const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
+  for (const DeviceAddress byte : {first, first + bytes - 1}) {
+    unsigned type = 0;
+    // Of memory that it does not know, the driver says "invalid argument".
+    if (cuPointerGetAttribute(&type, kPointerMemoryType, byte) != 0 || type != kMemoryTypeHost) return false;
+  }
+  return true;
+}
+
 int Driver::attribute(int which) const {
   int value = 0;
   check(cuDeviceGetAttribute(&value, which, device_), "asking what the device offers");
@@ -90,6 +100,12 @@ PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes) {
   driver.check(driver.cuMemHostAlloc(memory.out(), std::max<std::size_t>(bytes, 1), 0),
                "allocating page-locked memory");
   return memory;
+}
+
+DeviceAddress mapped_address(const Driver& driver, const PinnedMemory& memory) {
+  DeviceAddress address = 0;
+  driver.check(driver.cuMemHostGetDevicePointer_v2(&address, memory.get(), 0), "mapping memory");
+  return address;
 }
 
 }  // namespace datasentinel::cuda

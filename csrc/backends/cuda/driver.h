@@ -25,6 +25,8 @@ inline constexpr int kSharedBytesPerBlock = 97;    // CU_DEVICE_ATTRIBUTE_MAX_SH
 inline constexpr int kFunctionSharedBytes = 8;     // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
 inline constexpr int kCaptureThreadLocal = 1;      // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+inline constexpr int kPointerMemoryType = 2;       // CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
 
 // clang-format off
 #define DATASENTINEL_CUDA_FUNCTIONS(X)                                                                  \
@@ -48,6 +50,7 @@ inline constexpr int kCaptureThreadLocal = 1;      // CU_STREAM_CAPTURE_MODE_THR
   X(cuMemHostAlloc, void**, std::size_t, unsigned)                                                      \
   X(cuMemFreeHost, void*)                                                                               \
   X(cuMemHostGetDevicePointer_v2, DeviceAddress*, void*, unsigned)                                      \
+  X(cuPointerGetAttribute, void*, int, DeviceAddress)                                                   \
   X(cuMemcpyHtoDAsync_v2, DeviceAddress, const void*, std::size_t, void*)                               \
   X(cuMemcpyDtoHAsync_v2, void*, DeviceAddress, std::size_t, void*)                                     \
   X(cuStreamCreate, void**, unsigned)                                                                   \
@@ -81,6 +84,9 @@ class Driver {
   void enter() const { check(cuCtxSetCurrent(context_), "entering the context"); }
   /// For destructors, which may run in any thread and must not throw.
   void enter_if_possible() const noexcept { static_cast<void>(cuCtxSetCurrent(context_)); }
+
+  /// Whether host memory is page-locked from its first to its last byte, so that the device copies it itself.
+  [[nodiscard]] bool is_page_locked(const void* memory, std::size_t bytes) const noexcept;
 
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] const std::string& device_name() const noexcept { return device_name_; }
@@ -156,5 +162,7 @@ using GraphExecutable = Owned<void*, &Driver::cuGraphExecDestroy>;
 [[nodiscard]] Stream make_stream(const Driver& driver);
 [[nodiscard]] DeviceMemory make_device_memory(const Driver& driver, std::size_t bytes);
 [[nodiscard]] PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes);
+/// Where the device finds page-locked memory.
+[[nodiscard]] DeviceAddress mapped_address(const Driver& driver, const PinnedMemory& memory);
 
 }  // namespace datasentinel::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "core/error.h"
@@ -15,6 +16,9 @@ namespace {
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 // Below this the kernel reads the rows over the bus itself, which saves two copies' latencies.
 constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
+// What one thread copies at a time. One core moves some 10 GB/s, a bus 25 to 60.
+constexpr std::size_t kStagedPart = std::size_t{512} << 10;
+constexpr unsigned kMostStagers = 4;
 // No value of a batch: all are finite.
 constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
 
@@ -66,8 +70,7 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
                                                device_rows_.stream.get()),
                  "copying the weights");
   driver_->check(driver_->cuStreamSynchronize(device_rows_.stream.get()), "copying the weights");
-  device_rows_.bad = cuda::make_device_memory(*driver_, sizeof(kNowhere));
-  device_rows_.bad_on_host = cuda::make_pinned_memory(*driver_, sizeof(kNowhere));
+  device_rows_.bad = make_bad_value();
   scores_only_ = entry_points(source.scores_only);
   all_ = entry_points(source.all);
 }
@@ -95,6 +98,13 @@ CudaSession::EntryPoints CudaSession::entry_points(const Kernels& kernels) const
           .few_rows = static_cast<std::size_t>(few_rows)};
 }
 
+CudaSession::BadValue CudaSession::make_bad_value() const {
+  BadValue bad;
+  bad.cell = cuda::make_pinned_memory(*driver_, sizeof(kNowhere));
+  bad.mapped = cuda::mapped_address(*driver_, bad.cell);
+  return bad;
+}
+
 std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   driver_->enter();
   auto lane = std::make_unique<Lane>();
@@ -102,8 +112,7 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
     if (!exists) return;
     const std::size_t bytes = chunk_rows_ * columns * sizeof(float);
     buffer.host = cuda::make_pinned_memory(*driver_, bytes);
-    driver_->check(driver_->cuMemHostGetDevicePointer_v2(&buffer.mapped, buffer.host.get(), 0),
-                   "mapping memory");
+    buffer.mapped = cuda::mapped_address(*driver_, buffer.host);
     buffer.device = cuda::make_device_memory(*driver_, bytes);
   };
   for (Slot& slot : lane->slots) {
@@ -133,56 +142,88 @@ void CudaSession::launch(Arguments arguments, void* stream) const {
                  "launching the kernel");
 }
 
-void CudaSession::launch(const Slot& slot, Outputs wanted, bool mapped) const {
-  const auto address = [mapped](const Buffer& buffer, bool is_wanted) -> DeviceAddress {
-    if (!is_wanted) return 0;
+void CudaSession::launch(const Slot& slot, const Call& call, bool mapped) const {
+  const auto address = [mapped](const Buffer& buffer, const float* wanted) -> DeviceAddress {
+    if (wanted == nullptr) return 0;
     return mapped ? buffer.mapped : buffer.device.get();
   };
-  launch({.input = address(slot.input, true),
+  launch({.input = address(slot.input, call.rows.data),
           .rows = slot.rows,
-          .scores = address(slot.scores, wanted.scores != nullptr),
-          .output = address(slot.output, wanted.reconstructions != nullptr),
-          .contributions = address(slot.contributions, wanted.contributions != nullptr)},
+          .scores = address(slot.scores, call.outputs.scores),
+          .output = address(slot.output, call.outputs.reconstructions),
+          .contributions = address(slot.contributions, call.outputs.contributions)},
          slot.stream.get());
 }
 
-void CudaSession::start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count,
-                        Outputs wanted) const {
-  const std::size_t bytes = count * input_dim_ * sizeof(float);
-  slot.first = first;
-  slot.rows = count;
-  std::memcpy(slot.input.rows(), rows.row(first), bytes);
-  if (bytes <= kMappedBytes) {
-    launch(slot, wanted, true);
-    return;
-  }
-  driver_->check(
-      driver_->cuMemcpyHtoDAsync_v2(slot.input.device.get(), slot.input.host.get(), bytes, slot.stream.get()),
-      "copying rows to the device");
-  launch(slot, wanted, false);
-  const auto fetch = [&](const float* target, const Buffer& buffer, std::size_t columns) {
-    if (target == nullptr) return;
-    driver_->check(driver_->cuMemcpyDtoHAsync_v2(buffer.host.get(), buffer.device.get(),
-                                                 count * columns * sizeof(float), slot.stream.get()),
-                   "copying results from the device");
+CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs) const {
+  Call call{.rows = rows, .outputs = outputs};
+  if (rows.size() * sizeof(float) <= kMappedBytes) return call;
+  const auto is_locked = [&](const float* matrix, std::size_t columns) {
+    return matrix != nullptr && driver_->is_page_locked(matrix, rows.rows * columns * sizeof(float));
   };
-  fetch(wanted.scores, slot.scores, 1);
-  fetch(wanted.reconstructions, slot.output, input_dim_);
-  fetch(wanted.contributions, slot.contributions, input_dim_);
+  call.rows_locked = is_locked(rows.data, input_dim_);
+  call.scores_locked = is_locked(outputs.scores, 1);
+  call.output_locked = is_locked(outputs.reconstructions, input_dim_);
+  call.contributions_locked = is_locked(outputs.contributions, input_dim_);
+  return call;
 }
 
-void CudaSession::finish(Slot& slot, Outputs outputs) const {
+void CudaSession::stage(float* target, const float* source, std::size_t bytes) {
+  const std::size_t parts = (bytes + kStagedPart - 1) / kStagedPart;
+  if (parts <= 1) {
+    std::memcpy(target, source, bytes);
+    return;
+  }
+  std::call_once(stagers_made_, [this] {
+    const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostStagers);
+    stagers_ = std::make_unique<fused::ThreadPool>(threads - 1);
+  });
+  stagers_->run(parts, [&](std::size_t part) {
+    const std::size_t first = part * kStagedPart;
+    std::memcpy(reinterpret_cast<char*>(target) + first, reinterpret_cast<const char*>(source) + first,
+                std::min(kStagedPart, bytes - first));
+  });
+}
+
+void CudaSession::start(Slot& slot, const Call& call, std::size_t first, std::size_t count) {
+  const std::size_t bytes = count * input_dim_ * sizeof(float);
+  const float* rows = call.rows.row(first);
+  slot.first = first;
+  slot.rows = count;
+  if (!call.rows_locked) {
+    stage(slot.input.rows(), rows, bytes);
+    rows = slot.input.rows();
+  }
+  if (call.rows.size() * sizeof(float) <= kMappedBytes) {
+    launch(slot, call, true);
+    return;
+  }
+  driver_->check(driver_->cuMemcpyHtoDAsync_v2(slot.input.device.get(), rows, bytes, slot.stream.get()),
+                 "copying rows to the device");
+  launch(slot, call, false);
+  const auto fetch = [&](float* target, bool is_locked, const Buffer& buffer, std::size_t columns) {
+    if (target == nullptr) return;
+    driver_->check(driver_->cuMemcpyDtoHAsync_v2(is_locked ? target + first * columns : buffer.rows(),
+                                                 buffer.device.get(), count * columns * sizeof(float),
+                                                 slot.stream.get()),
+                   "copying results from the device");
+  };
+  fetch(call.outputs.scores, call.scores_locked, slot.scores, 1);
+  fetch(call.outputs.reconstructions, call.output_locked, slot.output, input_dim_);
+  fetch(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
+}
+
+void CudaSession::finish(Slot& slot, const Call& call) const {
   if (slot.rows == 0) return;
   driver_->check(driver_->cuStreamSynchronize(slot.stream.get()), "running the kernel");
-  const auto deliver = [&](float* target, const Buffer& buffer, std::size_t columns) {
-    if (target != nullptr) {
-      std::memcpy(target + slot.first * columns, buffer.rows(), slot.rows * columns * sizeof(float));
-    }
+  const std::size_t count = std::exchange(slot.rows, 0);
+  const auto deliver = [&](float* target, bool is_locked, const Buffer& buffer, std::size_t columns) {
+    if (target == nullptr || is_locked) return;
+    std::memcpy(target + slot.first * columns, buffer.rows(), count * columns * sizeof(float));
   };
-  deliver(outputs.scores, slot.scores, 1);
-  deliver(outputs.reconstructions, slot.output, input_dim_);
-  deliver(outputs.contributions, slot.contributions, input_dim_);
-  slot.rows = 0;
+  deliver(call.outputs.scores, call.scores_locked, slot.scores, 1);
+  deliver(call.outputs.reconstructions, call.output_locked, slot.output, input_dim_);
+  deliver(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
 }
 
 /// After a failure nothing may be under way any more in what another thread borrows next.
@@ -213,13 +254,14 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
   const auto lane = lanes_.borrow();
   try {
     driver_->enter();
+    const Call call = describe(rows, outputs);
     std::size_t turn = 0;
     for (std::size_t first = 0; first < rows.rows; first += chunk_rows_) {
       Slot& slot = lane->slots[turn++ % kSlots];
-      finish(slot, outputs);
-      start(slot, rows, first, std::min(chunk_rows_, rows.rows - first), outputs);
+      finish(slot, call);
+      start(slot, call, first, std::min(chunk_rows_, rows.rows - first));
     }
-    for (std::size_t i = 0; i < kSlots; ++i) finish(lane->slots[turn++ % kSlots], outputs);
+    for (std::size_t i = 0; i < kSlots; ++i) finish(lane->slots[turn++ % kSlots], call);
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
     abandon(*lane);
@@ -241,15 +283,11 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
   const std::lock_guard lock(device_rows_.mutex);
   refuse_if_failed();
   void* const stream = device_rows_.stream.get();
-  auto* const bad = static_cast<std::uint64_t*>(device_rows_.bad_on_host.get());
+  std::uint64_t& bad = device_rows_.bad.place();
   try {
     driver_->enter();
-    *bad = kNowhere;
-    driver_->check(driver_->cuMemcpyHtoDAsync_v2(device_rows_.bad.get(), bad, sizeof(*bad), stream),
-                   "copying to the device");
-    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.get()}, stream);
-    driver_->check(driver_->cuMemcpyDtoHAsync_v2(bad, device_rows_.bad.get(), sizeof(*bad), stream),
-                   "copying from the device");
+    bad = kNowhere;
+    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, stream);
     driver_->check(driver_->cuStreamSynchronize(stream), "running the kernel");
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
@@ -257,14 +295,12 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
     static_cast<void>(driver_->cuStreamSynchronize(stream));
     throw;
   }
-  if (*bad == kNowhere) return std::nullopt;
-  return Cell{.row = *bad / input_dim_, .column = *bad % input_dim_};
+  if (bad == kNowhere) return std::nullopt;
+  return Cell{.row = bad / input_dim_, .column = bad % input_dim_};
 }
 
 Facts CudaSession::facts() const {
-  Facts facts{{"device", driver_->device_name() + ", compute capability " +
-                             std::to_string(driver_->architecture() / 10) + "." +
-                             std::to_string(driver_->architecture() % 10)},
+  Facts facts{{"device", driver_->device_name() + ", compute capability " + driver_->compute_capability()},
               {"driver", std::to_string(driver_->version())},
               {"rows per chunk", std::to_string(chunk_rows_)}};
   facts.insert(facts.end(), source_facts_.begin(), source_facts_.end());

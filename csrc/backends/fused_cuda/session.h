@@ -8,6 +8,7 @@
 #include <string>
 
 #include "backends/cuda/driver.h"
+#include "backends/fused/thread_pool.h"
 #include "backends/fused_cuda/source.h"
 #include "core/backend.h"
 #include "core/engine_cache.h"
@@ -26,7 +27,8 @@ using cuda::Stream;
 ///
 /// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
 /// nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap another's
-/// work.
+/// work: straight from and to the caller's memory where that is page-locked, otherwise by way of ours, into
+/// which a few threads copy.
 class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
@@ -69,6 +71,20 @@ class CudaSession final : public Session, public DeviceScoring {
     [[nodiscard]] float* rows() const noexcept { return static_cast<float*>(host.get()); }
   };
 
+  /// Where the kernel puts the place of the first value that is not finite: page-locked memory, mapped.
+  struct BadValue {
+    PinnedMemory cell;
+    DeviceAddress mapped = 0;
+    [[nodiscard]] std::uint64_t& place() const noexcept { return *static_cast<std::uint64_t*>(cell.get()); }
+  };
+
+  /// A call, and which of its matrices the device can copy itself.
+  struct Call {
+    ConstRows rows;
+    Outputs outputs;
+    bool rows_locked = false, scores_locked = false, output_locked = false, contributions_locked = false;
+  };
+
   /// One chunk in flight.
   struct Slot {
     Stream stream;
@@ -81,8 +97,7 @@ class CudaSession final : public Session, public DeviceScoring {
   struct DeviceRows {
     std::mutex mutex;
     Stream stream;
-    DeviceMemory bad;  ///< Where the kernel puts the place of a value that is not finite.
-    PinnedMemory bad_on_host;
+    BadValue bad;
   };
 
   /// Addresses for one launch, on the device; 0 for what is not wanted.
@@ -101,10 +116,13 @@ class CudaSession final : public Session, public DeviceScoring {
   [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
-  void launch(const Slot& slot, Outputs wanted, bool mapped) const;
+  void launch(const Slot& slot, const Call& call, bool mapped) const;
   void refuse_if_failed() const;
-  void start(Slot& slot, ConstRows rows, std::size_t first, std::size_t count, Outputs wanted) const;
-  void finish(Slot& slot, Outputs outputs) const;
+  [[nodiscard]] BadValue make_bad_value() const;
+  [[nodiscard]] Call describe(ConstRows rows, Outputs outputs) const;
+  void stage(float* target, const float* source, std::size_t bytes);
+  void start(Slot& slot, const Call& call, std::size_t first, std::size_t count);
+  void finish(Slot& slot, const Call& call) const;
   void abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;
@@ -117,6 +135,8 @@ class CudaSession final : public Session, public DeviceScoring {
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
   DeviceRows device_rows_;
+  std::once_flag stagers_made_;
+  std::unique_ptr<fused::ThreadPool> stagers_;  ///< Copy into page-locked memory; made when first needed.
   Pool<Lane> lanes_;
 };
 

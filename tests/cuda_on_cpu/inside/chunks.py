@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from datasentinel import Detector
-from datasentinel.errors import BackendError, DataSentinelError, OutOfMemoryError
+from datasentinel import Detector, pinned_empty
+from datasentinel.errors import BackendError, DataSentinelError, InvalidInputError, OutOfMemoryError
 from tests.cuda_on_cpu.libcuda import error_of
 from tests.networks import Network, write_artifact
 
@@ -48,6 +48,49 @@ def test_every_output_of_every_chunk(cuda, detector):
     contributions = detector.contributions(rows)
     np.testing.assert_allclose(contributions, NETWORK.reference_contributions(rows), rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(detector.score(rows), scores, rtol=5e-5)
+
+
+def pinned(values: np.ndarray) -> np.ndarray:
+    array = pinned_empty(values.shape)
+    array[...] = values
+    return array
+
+
+def test_page_locked_rows_and_results_go_without_a_copy_in_between(cuda, detector):
+    rows = pinned(rows_for(3 * CHUNK + 5))
+    assert rows.dtype == np.float32
+    scores, output = NETWORK.reference(rows)
+    out = pinned_empty(len(rows))
+    assert detector.score(rows, out=out) is out
+    np.testing.assert_allclose(out, scores, rtol=5e-5)
+    np.testing.assert_allclose(detector.reconstruct(rows), output, rtol=5e-5, atol=5e-5)
+    # The device knows no more of it: freed early, the process would end.
+    del rows, out
+    np.testing.assert_allclose(detector.score(rows_for(3)), NETWORK.reference(rows_for(3))[0], rtol=5e-5)
+
+
+def test_a_view_of_page_locked_rows_is_page_locked(cuda, detector):
+    rows = pinned(rows_for(2 * CHUNK))[7:]
+    np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+@pytest.mark.parametrize("shape", [-1, (2, -1), (1 << 30, 1 << 30), (2.0,)])
+def test_what_is_no_shape_is_refused(cuda, shape):
+    with pytest.raises(InvalidInputError, match="shape must be"):
+        pinned_empty(shape)
+
+
+@pytest.mark.parametrize("place", [np.asarray, pinned], ids=["ordinary", "page-locked"])
+@pytest.mark.parametrize("row", [0, CHUNK - 1, CHUNK, 3 * CHUNK + 6])
+def test_the_first_value_of_all_chunks_that_is_not_finite_is_named(cuda, detector, place, row):
+    rows = rows_for(4 * CHUNK + 7)
+    rows[row, 17] = np.inf
+    rows[-1, 3] = np.nan
+    with pytest.raises(InvalidInputError, match=f"non-finite value at row {row}, column 17"):
+        detector.score(place(rows))
+    # Nothing of it is left under way, and the session goes on.
+    rows = rows_for(CHUNK + 1)
+    np.testing.assert_allclose(detector.score(place(rows)), NETWORK.reference(rows)[0], rtol=5e-5)
 
 
 def in_threads(count: int, work) -> None:
