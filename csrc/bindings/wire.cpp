@@ -210,11 +210,11 @@ py::bytes take_grpc_output(GrpcSession& session) {
   return out;
 }
 
-/// What Python asks after every chunk, in one call: 1 for something to attend to, 2 for the middle of a
-/// message, 4 for closed.
+/// What Python asks after every turn, in one call: 1 for something to attend to, 2 for the middle of a
+/// message, 4 for closed, 8 for unfinished.
 unsigned grpc_state(const GrpcSession& session) {
   return (session.needs_attention() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-         (session.closed() ? 4U : 0U);
+         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U);
 }
 
 const char* to_string(GrpcEvent::Kind kind) {
@@ -323,16 +323,19 @@ void bind_wire(py::module_& module) {
   py::class_<GrpcService, std::shared_ptr<GrpcService>>(module, "GrpcService")
       .def(py::init([](const Nghttp2& library, std::shared_ptr<InferenceService> inference,
                        std::shared_ptr<RequestCounts> counts, std::size_t max_message_bytes,
-                       std::size_t max_request_rows, std::uint32_t max_streams, const py::object& admit) {
+                       std::size_t max_request_rows, std::uint32_t max_streams, double receive_timeout_s,
+                       double min_ping_interval_s, const py::object& admit) {
              const GrpcLimits limits{.max_message_bytes = max_message_bytes,
                                      .max_rows = max_request_rows,
-                                     .max_streams = max_streams};
+                                     .max_streams = max_streams,
+                                     .receive_timeout = std::chrono::duration<double>(receive_timeout_s),
+                                     .min_ping_interval = std::chrono::duration<double>(min_ping_interval_s)};
              return std::make_shared<GrpcService>(library.api, std::move(inference), std::move(counts),
                                                   limits, admission(admit));
            }),
            py::arg("library"), py::arg("inference"), py::arg("counts"), py::kw_only(),
            py::arg("max_message_bytes"), py::arg("max_request_rows"), py::arg("max_streams"),
-           py::arg("admit") = py::none())
+           py::arg("receive_timeout_s"), py::arg("min_ping_interval_s"), py::arg("admit") = py::none())
       .def("open_session", &make_grpc_session);
   py::class_<GrpcSession>(module, "GrpcSession")
       .def("feed", &feed_grpc, py::arg("data"))
@@ -341,11 +344,14 @@ void bind_wire(py::module_& module) {
       .def("reply", &GrpcSession::reply, py::arg("call"), py::arg("message"))
       .def("finish_call", &GrpcSession::finish_call, py::arg("call"), py::arg("status"), py::arg("message"))
       .def("deliver", &GrpcSession::deliver, py::arg("call"), py::arg("message"))
+      .def("end_input", &GrpcSession::end_input)
+      .def("abandon_calls", &GrpcSession::abandon_calls, py::arg("status"), py::arg("message"))
       .def("expire", &GrpcSession::expire)
       .def("next_deadline_s", &GrpcSession::next_deadline_s)
       .def("drain", &GrpcSession::drain)
       .def_property_readonly("open_calls", &GrpcSession::open_calls)
       .def_property_readonly("number", &GrpcSession::number)
+      .def_property_readonly("progress", &GrpcSession::progress)
       .def_property_readonly("state", &grpc_state);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <memory>
@@ -22,6 +23,14 @@ class MemoryBudget {
     } while (!used_.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
     return true;
   }
+
+  /// What any one connection may hold: an eighth of what is free. However many hold all they may, something
+  /// is left for the next ("dynamic thresholds": Choudhury and Hahne, "Dynamic queue length thresholds for
+  /// shared-memory packet switches", 1998).
+  [[nodiscard]] std::size_t allowance() const noexcept { return (bytes_ - std::min(used(), bytes_)) / 8; }
+
+  /// Takes what is held already, room or not.
+  void add(std::size_t bytes) noexcept { used_.fetch_add(bytes, std::memory_order_relaxed); }
 
   void give_back(std::size_t bytes) noexcept { used_.fetch_sub(bytes, std::memory_order_relaxed); }
 
@@ -56,6 +65,14 @@ class MemoryCharge {
     if (bytes < bytes_) budget_->give_back(bytes_ - bytes);
     bytes_ = bytes;
     return true;
+  }
+
+  /// The same, room or not: for what is bounded by `MemoryBudget::allowance` before it is held.
+  void set(std::size_t bytes) noexcept {
+    if (budget_ == nullptr) return;
+    if (bytes > bytes_) budget_->add(bytes - bytes_);
+    if (bytes < bytes_) budget_->give_back(bytes_ - bytes);
+    bytes_ = bytes;
   }
 
   void release() noexcept {

@@ -5,16 +5,7 @@
 namespace datasentinel {
 namespace {
 
-constexpr std::size_t kKeptBytes = 4096;
 constexpr double kMaxTimeoutS = 1e8;  // Far from what a clock's counter can hold.
-
-void recycle_text(std::string& text) noexcept {
-  if (text.capacity() > kKeptBytes) {
-    text = std::string();
-  } else {
-    text.clear();
-  }
-}
 
 }  // namespace
 
@@ -47,22 +38,24 @@ std::optional<double> parse_grpc_timeout(std::string_view text) noexcept {
 }
 
 void GrpcCall::recycle() noexcept {
-  recycle_text(out);
-  recycle_text(body);
+  empty_buffer(out);
+  empty_buffer(body);
   out_start = 0;
-  responding = finished = deferred = false;
+  responding = finished = deferred = ended = false;
   unread = 0;
   status.clear();
   status_message.clear();
   method = GrpcMethod::other;
-  is_post = is_grpc = compresses = ended = false;
+  is_post = is_grpc = compresses = false;
   refusal = {};
   header_bytes = 0;
   deadline.reset();
+  receive_by.reset();
   path.clear();
   authorization.clear();
   metadata.clear();
   pending.clear();
+  pending_bytes = 0;
   answered = 0;
 }
 

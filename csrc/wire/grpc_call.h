@@ -49,7 +49,8 @@ struct PendingRequest {
 
   std::unique_ptr<InferenceRequest> request;  ///< Null while it is scored off the event loop.
   std::chrono::steady_clock::time_point arrived{};
-  std::string problem;  ///< Of a streaming method: why the message was refused.
+  std::string problem;    ///< Of a streaming method: why the message was refused.
+  std::size_t bytes = 0;  ///< About so much memory it holds.
   State state = State::received;
   std::shared_ptr<std::atomic<bool>> cancelled;  ///< Shared with the job while it is scored elsewhere.
 };
@@ -63,18 +64,22 @@ struct GrpcCall final : Http2Stream {
   bool is_post = false;
   bool is_grpc = false;     ///< By its content type.
   bool compresses = false;  ///< Its messages may be compressed.
-  bool ended = false;       ///< The peer has sent all of its messages.
   GrpcStatus refusal = {};  ///< What is wrong with the headers.
   std::size_t header_bytes = 0;
   std::optional<Clock::time_point> deadline;
-  std::string body;  ///< The start of a message whose end has not arrived.
+  std::optional<Clock::time_point> receive_by;  ///< When the message that has begun must have arrived.
+  std::string body;                             ///< The start of a message whose end has not arrived.
   std::string authorization;
   std::string path;                                           ///< Of `other` methods.
   std::vector<std::pair<std::string, std::string>> metadata;  ///< Of `other` methods.
   std::vector<PendingRequest> pending;
-  std::uint64_t answered = 0;  ///< The number of the first of `pending`: so many messages came before it.
+  std::size_t pending_bytes = 0;  ///< Held by `pending`, wherever it is scored.
+  std::uint64_t answered = 0;     ///< The number of the first of `pending`: so many messages came before it.
 
-  /// As new, but with its memory.
+  /// What it holds of the connection's memory.
+  [[nodiscard]] std::size_t held_bytes() const noexcept { return body.size() + out.size() + pending_bytes; }
+
+  /// As new, but with its memory, unless that is much.
   void recycle() noexcept;
 };
 

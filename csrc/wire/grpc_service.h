@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -21,6 +22,9 @@ struct GrpcLimits {
   std::uint32_t max_header_bytes = 16U << 10;   ///< Of one call.
   /// Unfinished messages and unsent replies of one connection; above that, calls are refused.
   std::size_t max_buffered_bytes = std::size_t{32} << 20;
+  /// How long a message may take to arrive once it, or a call that has one, has begun; 0: any time.
+  std::chrono::duration<double> receive_timeout{0};
+  std::chrono::duration<double> min_ping_interval{0};  ///< See Http2Limits.
 };
 
 /// What all gRPC connections of one server share: the inference service, the limits, the counts.

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <utility>
 
+#include "serving/memory_budget.h"
+#include "serving/turn.h"
 #include "wire/grpc_call.h"
 #include "wire/http2_connection.h"
 #include "wire/inference_messages.h"
@@ -15,10 +17,21 @@ using Clock = GrpcCall::Clock;
 using State = PendingRequest::State;
 
 constexpr std::size_t kPrefixBytes = 5;
-constexpr std::size_t kReservedBytes = std::size_t{1} << 20;
+// A message gets all of its memory at once when so much of it has come: then its announced size is believed.
+constexpr std::size_t kBelievedBytes = std::size_t{16} << 10;
+// In one turn so much is read between two looks at the clock, and about so much is written.
+constexpr std::size_t kPieceBytes = std::size_t{8} << 10;
+constexpr std::size_t kOutputBytes = std::size_t{256} << 10;
+// More than these end a turn: each is work of Python's.
+constexpr std::size_t kMaxEvents = 32;
+// Of methods that carry no rows.
+constexpr std::size_t kMaxOtherMessageBytes = std::size_t{64} << 10;
+// Headers beyond so many times their limit are not even answered.
+constexpr std::size_t kMaxHeaderExcess = 4;
 constexpr std::size_t kSpareCalls = 16;
 
 const GrpcStatus kLate{GrpcCode::deadline_exceeded, "the deadline has passed"};
+const GrpcStatus kSlow{GrpcCode::deadline_exceeded, "the message took too long to arrive"};
 
 double seconds(Clock::duration duration) noexcept { return std::chrono::duration<double>(duration).count(); }
 
@@ -34,8 +47,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       : service_(std::move(service)),
         connection_(service_->http2(), *this,
                     {.max_streams = service_->limits().max_streams,
-                     .max_header_bytes = service_->limits().max_header_bytes}),
-        number_(service_->inference().enter(*this)) {}
+                     .max_header_bytes = service_->limits().max_header_bytes,
+                     .min_ping_interval = service_->limits().min_ping_interval}),
+        number_(service_->inference().enter(*this)),
+        charge_(service_->inference().memory()) {}
 
   ~Http2GrpcSession() override {
     service_->inference().leave(number_);
@@ -43,16 +58,44 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   void feed(std::string_view bytes, std::string& out) override {
+    const Turn turn;
     now_ = Clock::now();
-    std::size_t held = buffered_bytes_;
-    for (const auto& call : calls_) held += call->unsent();
-    overloaded_ = held > service_->limits().max_buffered_bytes;
-    connection_.receive(bytes);
+    allowance_ = std::min(service_->limits().max_buffered_bytes, service_->inference().memory()->allowance());
+    std::string kept;
+    if (!input_.empty()) {
+      kept = std::exchange(input_, {});
+      kept.append(bytes);
+      bytes = kept;
+    }
+    while (!bytes.empty() && !connection_.closed()) {
+      const std::string_view piece = bytes.substr(0, kPieceBytes);
+      connection_.receive(piece);
+      bytes.remove_prefix(piece.size());
+      if (turn.over() || events_.size() > kMaxEvents) break;
+    }
+    if (!connection_.closed()) input_ = bytes;
     score_ready();
-    connection_.send(out);
+    take_output(out);
   }
 
-  void take_output(std::string& out) override { connection_.send(out); }
+  bool unfinished() const noexcept override { return !input_.empty() || more_output_; }
+
+  void take_output(std::string& out) override {
+    more_output_ = connection_.send(out, kOutputBytes);
+    std::size_t held = input_.size();
+    for (const auto& call : calls_) held += call->held_bytes();
+    charge_.set(held);
+    grown_bytes_ = 0;
+  }
+
+  void end_input() override {
+    input_ended_ = true;
+    std::vector<GrpcCall*> incomplete;
+    for (const auto& call : calls_) {
+      if (!call->ended && !call->finished) incomplete.push_back(call.get());
+    }
+    for (GrpcCall* call : incomplete) connection_.reset(*call);
+  }
 
   std::vector<GrpcEvent> take_events() override { return std::exchange(events_, {}); }
 
@@ -73,18 +116,24 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     const auto waiting = std::ranges::find(call->pending, State::inflating, &PendingRequest::state);
     if (waiting == call->pending.end()) return;
     now_ = Clock::now();
+    call->pending_bytes += sizeof(InferenceRequest) + message.size() - waiting->bytes;
+    waiting->bytes = sizeof(InferenceRequest) + message.size();
     take_message(*call, *waiting, message);
     if (call->ended && !call->finished) end(*call);
     score_ready();
+  }
+
+  void abandon_calls(int status, std::string_view message) override {
+    for (const auto& call : calls_) finish(*call, status, message);
   }
 
   void expire() override {
     const auto now = Clock::now();
     watched_ = Clock::time_point::max();
     for (const auto& call : calls_) {
-      if (call->finished || !call->deadline || *call->deadline > now) continue;
+      if (call->finished || earliest(*call) > now) continue;
       if (call->method == GrpcMethod::other) add_event(GrpcEvent::Kind::cancel, *call);
-      fail(*call, kLate);
+      fail(*call, call->deadline && *call->deadline <= now ? kLate : kSlow);
     }
   }
 
@@ -103,11 +152,15 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   bool needs_attention() const noexcept override { return !events_.empty() || next_deadline() < watched_; }
 
   std::size_t open_calls() const noexcept override {
-    return static_cast<std::size_t>(std::ranges::count_if(
-        calls_, [](const auto& call) { return !call->finished || call->unsent() != 0; }));
+    // Who has ended its side opens no window any more: what does not fit through it now never will.
+    return static_cast<std::size_t>(std::ranges::count_if(calls_, [this](const auto& call) {
+      return !call->finished || (call->unsent() != 0 && !input_ended_);
+    }));
   }
 
-  bool mid_message() const noexcept override { return buffered_bytes_ != 0; }
+  bool mid_message() const noexcept override { return connection_.mid_frame(); }
+
+  std::uint64_t progress() const noexcept override { return connection_.progress(); }
 
   std::uint64_t number() const noexcept override { return number_; }
 
@@ -131,9 +184,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     return *calls_.back();
   }
 
-  void on_header(Http2Stream& stream, std::string_view name, std::string_view value) override {
+  bool on_header(Http2Stream& stream, std::string_view name, std::string_view value) override {
     auto& call = static_cast<GrpcCall&>(stream);
     call.header_bytes += name.size() + value.size() + 32;
+    if (call.header_bytes > kMaxHeaderExcess * service_->limits().max_header_bytes) return false;
     if (call.header_bytes > service_->limits().max_header_bytes) {
       call.metadata.clear();
       call.refusal = {
@@ -164,6 +218,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     } else if (call.method == GrpcMethod::other && !name.starts_with(':')) {
       call.metadata.emplace_back(name, value);
     }
+    return true;
   }
 
   void on_headers_end(Http2Stream& stream) override {
@@ -174,6 +229,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       return fail(
           call, {GrpcCode::unauthenticated, "a valid bearer token is needed: Authorization: Bearer <token>"});
     }
+    if (!is_streaming(call.method)) await_message(call);
     if (call.method != GrpcMethod::other) return;
     GrpcEvent& event = add_event(GrpcEvent::Kind::call, call);
     event.text = std::move(call.path);
@@ -187,7 +243,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     std::string_view rest = data;
     if (buffered) {
       call.body.append(data);
-      buffered_bytes_ += data.size();
+      grown_bytes_ += data.size();
       rest = call.body;
     }
     while (rest.size() >= kPrefixBytes) {
@@ -200,16 +256,15 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     }
     if (!buffered) {
       if (rest.empty()) return;
-      if (rest.size() >= kPrefixBytes) {
-        call.body.reserve(std::min(kPrefixBytes + message_size(rest), kReservedBytes));
-      }
+      await_message(call);
       call.body = rest;
-      buffered_bytes_ += rest.size();
+      grown_bytes_ += rest.size();
+    } else if (rest.empty()) {
+      drop_body(call);
     } else {
-      const std::size_t used = call.body.size() - rest.size();
-      call.body.erase(0, used);
-      buffered_bytes_ -= used;
+      call.body.erase(0, call.body.size() - rest.size());
     }
+    if (call.body.size() >= kBelievedBytes) call.body.reserve(kPrefixBytes + message_size(call.body));
   }
 
   void on_end(Http2Stream& stream) override {
@@ -239,13 +294,15 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   /// Whether a message with this prefix may come; otherwise the call has failed.
   bool accepts(GrpcCall& call, char flag, std::size_t size) {
     const GrpcLimits& limits = service_->limits();
-    if (size > limits.max_message_bytes) {
-      refuse(call,
-             {GrpcCode::resource_exhausted, "message of " + std::to_string(size) + " bytes; at most " +
-                                                std::to_string(limits.max_message_bytes) + " are accepted"});
+    const std::size_t max_bytes = call.method == GrpcMethod::other
+                                      ? std::min(limits.max_message_bytes, kMaxOtherMessageBytes)
+                                      : limits.max_message_bytes;
+    if (size > max_bytes) {
+      refuse(call, {GrpcCode::resource_exhausted, "message of " + std::to_string(size) + " bytes; at most " +
+                                                      std::to_string(max_bytes) + " are accepted"});
     } else if (flag != 0 && (flag != 1 || !call.compresses)) {
       refuse(call, {GrpcCode::internal, "compressed message without a grpc-encoding"});
-    } else if (overloaded_) {
+    } else if (charge_.bytes() + grown_bytes_ > allowance_) {
       refuse(call, {GrpcCode::resource_exhausted, "too many unread replies and unfinished messages"});
     } else if (call.method != GrpcMethod::other && !is_streaming(call.method) && !call.pending.empty()) {
       refuse(call, {GrpcCode::invalid_argument, "this method takes one message"});
@@ -254,6 +311,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   void on_message(GrpcCall& call, bool compressed, std::string_view message) {
+    call.receive_by.reset();
     if (call.method == GrpcMethod::other) {
       GrpcEvent& event = add_event(GrpcEvent::Kind::message, call);
       event.text = message;
@@ -262,6 +320,9 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     }
     PendingRequest& pending = call.pending.emplace_back();
     pending.request = service_->new_request();
+    pending.bytes = sizeof(InferenceRequest) + message.size();
+    call.pending_bytes += pending.bytes;
+    grown_bytes_ += pending.bytes;
     if (compressed) {
       pending.state = State::inflating;
       add_event(GrpcEvent::Kind::inflate, call).text = message;
@@ -313,7 +374,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
 
   /// The peer has sent everything.
   void end(GrpcCall& call) {
-    call.ended = true;
+    call.receive_by.reset();
     if (call.method == GrpcMethod::other) {
       add_event(GrpcEvent::Kind::end, call);
     } else if (is_streaming(call.method)) {
@@ -400,7 +461,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     }
     const auto first = call.pending.begin();
     const auto last = first + static_cast<std::ptrdiff_t>(done);
-    for (auto pending = first; pending != last; ++pending) service_->recycle(std::move(pending->request));
+    for (auto pending = first; pending != last; ++pending) {
+      call.pending_bytes -= pending->bytes;
+      service_->recycle(std::move(pending->request));
+    }
     call.pending.erase(first, last);
     call.answered += done;
     if (call.ended && call.pending.empty()) {
@@ -512,19 +576,33 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       service_->recycle(std::move(pending.request));
     }
     call.pending.clear();
+    call.pending_bytes = 0;
   }
 
   void drop_body(GrpcCall& call) {
-    buffered_bytes_ -= call.body.size();
-    call.body.clear();
+    call.receive_by.reset();
+    empty_buffer(call.body);
+  }
+
+  /// A message has begun to arrive, or must come.
+  void await_message(GrpcCall& call) {
+    const auto timeout = service_->limits().receive_timeout;
+    if (timeout.count() > 0 && !call.ended) {
+      call.receive_by = now_ + std::chrono::duration_cast<Clock::duration>(timeout);
+    }
+  }
+
+  static Clock::time_point earliest(const GrpcCall& call) noexcept {
+    return std::min(call.deadline.value_or(Clock::time_point::max()),
+                    call.receive_by.value_or(Clock::time_point::max()));
   }
 
   Clock::time_point next_deadline() const noexcept {
-    auto earliest = Clock::time_point::max();
+    auto next = Clock::time_point::max();
     for (const auto& call : calls_) {
-      if (!call->finished && call->deadline) earliest = std::min(earliest, *call->deadline);
+      if (!call->finished) next = std::min(next, earliest(*call));
     }
-    return earliest;
+    return next;
   }
 
   GrpcEvent& add_event(GrpcEvent::Kind kind, const GrpcCall& call) {
@@ -543,8 +621,12 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   std::vector<Ready> ready_;
   std::vector<Ready> scored_;
   std::vector<ScoringTask*> tasks_;
-  std::size_t buffered_bytes_ = 0;  ///< In the calls' bodies.
-  bool overloaded_ = false;
+  std::string input_;            ///< Received, and not come to yet.
+  MemoryCharge charge_;          ///< What was held when output was last taken.
+  std::size_t grown_bytes_ = 0;  ///< What has been added since then.
+  std::size_t allowance_ = 0;    ///< So much may be held; beyond it messages are refused.
+  bool more_output_ = false;
+  bool input_ended_ = false;
   bool draining_ = false;  ///< The peer knows that the connection will close.
   bool refusing_ = false;  ///< New calls are refused.
   Clock::time_point now_{};

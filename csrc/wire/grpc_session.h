@@ -45,11 +45,18 @@ class GrpcSession {
   GrpcSession& operator=(const GrpcSession&) = delete;
   virtual ~GrpcSession() = default;
 
-  /// Takes the next bytes of the stream and appends what is to be sent.
+  /// Takes the next bytes of the stream, and a turn of about a millisecond; appends what is to be sent. What
+  /// the turn does not come to is kept for the next one.
   virtual void feed(std::string_view bytes, std::string& out) = 0;
+
+  /// Whether `feed` has more to do, or to send, without more bytes.
+  [[nodiscard]] virtual bool unfinished() const noexcept = 0;
 
   /// Appends what is to be sent after `reply`, `finish_call`, `deliver` or `expire`.
   virtual void take_output(std::string& out) = 0;
+
+  /// Takes the end of the peer's side: calls that cannot be complete any more are given up.
+  virtual void end_input() = 0;
 
   [[nodiscard]] virtual std::vector<GrpcEvent> take_events() = 0;
 
@@ -62,7 +69,10 @@ class GrpcSession {
   /// Hands back a message that came compressed.
   virtual void deliver(std::int32_t call, std::string_view message) = 0;
 
-  /// Ends the calls whose deadline has passed.
+  /// Ends every call with this status: the connection is about to be cut off.
+  virtual void abandon_calls(int status, std::string_view message) = 0;
+
+  /// Ends the calls whose deadline has passed, or whose message takes too long to arrive.
   virtual void expire() = 0;
 
   /// Seconds until `expire` has something to do, or nothing.
@@ -77,8 +87,11 @@ class GrpcSession {
   /// Calls that are not fully answered.
   [[nodiscard]] virtual std::size_t open_calls() const noexcept = 0;
 
-  /// Whether the start of a message has arrived, but not its end.
+  /// Whether the connection's greeting, or a call's headers, have begun to arrive, and not ended.
   [[nodiscard]] virtual bool mid_message() const noexcept = 0;
+
+  /// Grows with every request, message and reply that moves; not with pings and the like.
+  [[nodiscard]] virtual std::uint64_t progress() const noexcept = 0;
 
   /// The number that `GrpcService::collect` gives.
   [[nodiscard]] virtual std::uint64_t number() const noexcept = 0;

@@ -17,6 +17,9 @@ constexpr double kIdleFramesPerSecond = 200;
 constexpr double kEarnedByRequest = 4;
 constexpr std::string_view kUnimplemented = "12";
 constexpr double kEarnedByByte = 1.0 / 512;
+// So many requests with far too large headers, or early pings, are forgiven.
+constexpr unsigned kMaxOversizedHeaders = 2;
+constexpr unsigned kMaxPingStrikes = 2;
 
 template <std::size_t N, std::size_t M>
 nghttp2::HeaderField fixed_header(const char (&name)[N], const char (&value)[M]) noexcept {
@@ -76,6 +79,7 @@ struct Http2Connection::Callbacks {
   static int on_begin_headers(nghttp2::Session* session, const nghttp2::Frame* frame, void* user) {
     if (frame->headers.category != nghttp2::kRequestHeaders) return 0;
     return guarded([&] {
+      self(user).in_headers_ = true;
       Http2Stream& opened = self(user).handler_.open_stream(frame->hd.stream_id);
       self(user).api_->check(
           self(user).api_->session_set_stream_user_data(session, frame->hd.stream_id, &opened));
@@ -88,8 +92,14 @@ struct Http2Connection::Callbacks {
     if (frame->headers.category != nghttp2::kRequestHeaders) return 0;
     Http2Stream* const found = stream(self(user), frame->hd.stream_id);
     if (found == nullptr) return 0;
-    return guarded(
-        [&] { self(user).handler_.on_header(*found, view(name, name_size), view(value, value_size)); });
+    bool accepted = true;
+    const int result = guarded([&] {
+      accepted = self(user).handler_.on_header(*found, view(name, name_size), view(value, value_size));
+      if (accepted) return;
+      self(user).in_headers_ = false;
+      if (++self(user).oversized_headers_ > kMaxOversizedHeaders) self(user).hang_up("headers are too large");
+    });
+    return result == 0 && !accepted ? nghttp2::kErrorTemporal : result;
   }
 
   static int on_data(nghttp2::Session* session, std::uint8_t /*flags*/, std::int32_t id,
@@ -98,6 +108,7 @@ struct Http2Connection::Callbacks {
     return guarded([&] {
       self(user).api_->check(self(user).api_->session_consume_connection(session, size));
       if (found == nullptr) return;
+      self(user).progress_ += size;
       found->unread += size;
       self(user).handler_.on_data(*found, view(data, size));
       self(user).give_credit(*found);
@@ -108,16 +119,36 @@ struct Http2Connection::Callbacks {
     Http2Stream* const found = stream(self(user), frame->hd.stream_id);
     return guarded([&] {
       const bool is_data = frame->hd.type == nghttp2::kFrameData;
+      if (frame->hd.type == nghttp2::kFrameSettings) self(user).greeted_ = true;
+      if (frame->hd.type == nghttp2::kFramePing && (frame->hd.flags & nghttp2::kFlagAck) == 0) {
+        self(user).count_ping();
+      }
       if (!is_data && frame->hd.type != nghttp2::kFrameHeaders) return self(user).count_idle_frame();
+      if (!is_data) self(user).in_headers_ = false;
       if (is_data && frame->hd.length == 0) self(user).count_idle_frame();
       if (found == nullptr) return;
       if (!is_data && frame->headers.category == nghttp2::kRequestHeaders) {
+        ++self(user).progress_;
         self(user).handler_.on_headers_end(*found);
       }
       if ((frame->hd.flags & nghttp2::kFlagEndStream) != 0) {
         self(user).idle_frames_ -= kEarnedByRequest;
+        found->ended = true;
         self(user).handler_.on_end(*found);
       }
+    });
+  }
+
+  /// A response that is complete before its request: what is still to come of that is not wanted.
+  static int on_frame_sent(nghttp2::Session* /*session*/, const nghttp2::Frame* frame, void* user) {
+    if (frame->hd.type != nghttp2::kFrameHeaders || (frame->hd.flags & nghttp2::kFlagEndStream) == 0)
+      return 0;
+    const Http2Stream* const found = stream(self(user), frame->hd.stream_id);
+    if (found == nullptr || found->ended) return 0;
+    return guarded([&] {
+      const nghttp2::Api& api = *self(user).api_;
+      api.check(
+          api.submit_rst_stream(self(user).session_.get(), nghttp2::kNoFlags, found->id, nghttp2::kNoError));
     });
   }
 
@@ -133,9 +164,10 @@ struct Http2Connection::Callbacks {
     const std::size_t size = std::min(room, sending.unsent());
     std::memcpy(buffer, sending.out.data() + sending.out_start, size);
     sending.out_start += size;
+    self(user).progress_ += size;
     if (sending.unsent() != 0) return static_cast<ssize_t>(size);
-    sending.out.clear();
     sending.out_start = 0;
+    empty_buffer(sending.out);
     const int result = guarded([&] {
       if (sending.finished) {
         *flags |= nghttp2::kDataEnd | nghttp2::kDataNoEndStream;
@@ -167,6 +199,7 @@ Http2Connection::Http2Connection(std::shared_ptr<const nghttp2::Api> api, Http2H
   library.session_callbacks_set_on_header_callback(callbacks, &Callbacks::on_header);
   library.session_callbacks_set_on_data_chunk_recv_callback(callbacks, &Callbacks::on_data);
   library.session_callbacks_set_on_frame_recv_callback(callbacks, &Callbacks::on_frame);
+  library.session_callbacks_set_on_frame_send_callback(callbacks, &Callbacks::on_frame_sent);
   library.session_callbacks_set_on_stream_close_callback(callbacks, &Callbacks::on_close);
 
   nghttp2::Option* option = nullptr;
@@ -196,20 +229,22 @@ Http2Connection::Http2Connection(std::shared_ptr<const nghttp2::Api> api, Http2H
 Http2Connection::~Http2Connection() = default;
 
 void Http2Connection::receive(std::string_view bytes) {
-  if (failed_) return;
+  if (failed_ || hung_up_) return;
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   failed_ = api_->session_mem_recv(session_.get(), data, bytes.size()) < 0;
 }
 
-void Http2Connection::send(std::string& out) {
+bool Http2Connection::send(std::string& out, std::size_t max_bytes) {
   const std::uint8_t* data = nullptr;
-  for (;;) {
+  const std::size_t start = out.size();
+  while (out.size() - start < max_bytes) {
     const ssize_t size = api_->session_mem_send(session_.get(), &data);
     failed_ |= size < 0;
-    if (size <= 0) return;
+    if (size <= 0) return false;
     idle_frames_ -= static_cast<double>(size) * kEarnedByByte;
     out.append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
   }
+  return true;
 }
 
 void Http2Connection::push(Http2Stream& stream) {
@@ -245,6 +280,10 @@ void Http2Connection::refuse(Http2Stream& stream) {
   api_->check(api_->submit_response(session_.get(), stream.id, fields.data(), fields.size(), nullptr));
 }
 
+void Http2Connection::reset(Http2Stream& stream) {
+  api_->check(api_->submit_rst_stream(session_.get(), nghttp2::kNoFlags, stream.id, nghttp2::kCancel));
+}
+
 void Http2Connection::announce_shutdown() { api_->check(api_->submit_shutdown_notice(session_.get())); }
 
 void Http2Connection::refuse_new_streams() {
@@ -253,8 +292,9 @@ void Http2Connection::refuse_new_streams() {
 }
 
 bool Http2Connection::closed() const noexcept {
-  return failed_ ||
-         (api_->session_want_read(session_.get()) == 0 && api_->session_want_write(session_.get()) == 0);
+  if (failed_) return true;
+  if (api_->session_want_write(session_.get()) != 0) return false;
+  return hung_up_ || api_->session_want_read(session_.get()) == 0;
 }
 
 Http2Stream* Http2Connection::find(std::int32_t id) const noexcept {
@@ -266,9 +306,24 @@ void Http2Connection::count_idle_frame() {
   const std::chrono::duration<double> passed = now - idle_frames_since_;
   idle_frames_since_ = now;
   idle_frames_ = std::max(0.0, idle_frames_ - kIdleFramesPerSecond * passed.count()) + 1;
-  if (idle_frames_ > kMaxIdleFrames) {
-    api_->check(api_->session_terminate_session(session_.get(), nghttp2::kEnhanceYourCalm));
-  }
+  if (idle_frames_ > kMaxIdleFrames) hang_up("too many frames that ask for nothing");
+}
+
+void Http2Connection::count_ping() {
+  const auto now = std::chrono::steady_clock::now();
+  // As in gRPC, pings are welcome while replies move: clients measure bandwidth by them.
+  const bool early = now - last_ping_ < limits_.min_ping_interval && progress_ == progress_at_ping_;
+  ping_strikes_ = early ? ping_strikes_ + 1 : 0;
+  last_ping_ = now;
+  progress_at_ping_ = progress_;
+  if (ping_strikes_ > kMaxPingStrikes) hang_up("too_many_pings");
+}
+
+void Http2Connection::hang_up(std::string_view why) {
+  if (std::exchange(hung_up_, true)) return;
+  const std::int32_t last = api_->session_get_last_proc_stream_id(session_.get());
+  api_->check(api_->submit_goaway(session_.get(), nghttp2::kNoFlags, last, nghttp2::kEnhanceYourCalm,
+                                  reinterpret_cast<const std::uint8_t*>(why.data()), why.size()));
 }
 
 void Http2Connection::give_credit(Http2Stream& stream) {

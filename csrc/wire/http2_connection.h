@@ -13,7 +13,9 @@ namespace datasentinel {
 
 struct Http2Limits {
   std::uint32_t max_streams = 128;
-  std::uint32_t max_header_bytes = 16U << 10;
+  std::uint32_t max_header_bytes = 16U << 10;  ///< What peers are told.
+  /// Pings may come so often while no reply moves; after the third that comes earlier the connection ends.
+  std::chrono::duration<double> min_ping_interval{0};
   std::int32_t stream_window_bytes = 1 << 20;      ///< What a peer may send on a stream before we read it.
   std::int32_t connection_window_bytes = 8 << 20;  ///< The same for all streams together.
   std::size_t max_unsent_bytes = std::size_t{1} << 20;  ///< Of one stream, before it is not read any more.
@@ -27,6 +29,7 @@ struct Http2Stream {
   bool responding = false;     ///< The response's headers are on their way.
   bool finished = false;       ///< Nothing will be added to `out`; trailers follow it.
   bool deferred = false;       ///< The library waits to be told that `out` has grown.
+  bool ended = false;          ///< The peer has sent everything.
   std::size_t unread = 0;      ///< Received, but the peer has no new credit for it yet.
   std::string status;          ///< For the trailers, in decimal; empty stands for 0.
   std::string status_message;  ///< For the trailers, percent-encoded.
@@ -34,13 +37,23 @@ struct Http2Stream {
   [[nodiscard]] std::size_t unsent() const noexcept { return out.size() - out_start; }
 };
 
+/// Empties a buffer, and frees memory that is more than small messages need.
+inline void empty_buffer(std::string& buffer) noexcept {
+  constexpr std::size_t kKeptBytes = std::size_t{16} << 10;
+  buffer.clear();
+  // Assigning an empty string would keep the memory.
+  if (buffer.capacity() > kKeptBytes) std::string().swap(buffer);
+}
+
 /// What happens on a connection.
 class Http2Handler {
  public:
   virtual ~Http2Handler() = default;
   /// A peer opens a stream; the reference stays valid until `close_stream`.
   virtual Http2Stream& open_stream(std::int32_t id) = 0;
-  virtual void on_header(Http2Stream& stream, std::string_view name, std::string_view value) = 0;
+  /// False when the headers have become far too large: the stream is reset, and the rest is passed over.
+  [[nodiscard]] virtual bool on_header(Http2Stream& stream, std::string_view name,
+                                       std::string_view value) = 0;
   virtual void on_headers_end(Http2Stream& stream) = 0;
   virtual void on_data(Http2Stream& stream, std::string_view data) = 0;
   virtual void on_end(Http2Stream& stream) = 0;
@@ -61,8 +74,8 @@ class Http2Connection {
   /// Takes the next bytes of the stream; the handler hears of everything in them.
   void receive(std::string_view bytes);
 
-  /// Appends what may be sent now.
-  void send(std::string& out);
+  /// Appends what may be sent now, but hardly more than `max_bytes`; whether there is more.
+  bool send(std::string& out, std::size_t max_bytes);
 
   /// `stream.out` has grown: starts the response, or goes on with it.
   void push(Http2Stream& stream);
@@ -73,6 +86,9 @@ class Http2Connection {
   /// Answers what is no gRPC call with HTTP's "unsupported media type".
   void refuse(Http2Stream& stream);
 
+  /// Gives a stream up, without an answer.
+  void reset(Http2Stream& stream);
+
   /// Announces that the connection will close: the peer should send no new requests.
   void announce_shutdown();
 
@@ -81,6 +97,12 @@ class Http2Connection {
 
   /// Nothing more will be read, or written after what `send` gives.
   [[nodiscard]] bool closed() const noexcept;
+
+  /// The peer's HTTP/2 preface has not arrived yet, or a header block has begun and not ended.
+  [[nodiscard]] bool mid_frame() const noexcept { return !greeted_ || in_headers_; }
+
+  /// Grows with every request, message and reply that moves; not with pings and the like.
+  [[nodiscard]] std::uint64_t progress() const noexcept { return progress_; }
 
   /// The stream of this number, or null.
   [[nodiscard]] Http2Stream* find(std::int32_t id) const noexcept;
@@ -97,6 +119,9 @@ class Http2Connection {
   /// Counts a frame that gets nobody anywhere. Too many of them, too fast, close the connection; requests and
   /// replies make up for them.
   void count_idle_frame();
+  void count_ping();
+  /// Says goodbye with a reason, and reads no more.
+  void hang_up(std::string_view why);
   void give_credit(Http2Stream& stream);
 
   std::shared_ptr<const nghttp2::Api> api_;
@@ -104,6 +129,14 @@ class Http2Connection {
   Http2Limits limits_;
   std::unique_ptr<nghttp2::Session, Free> session_;
   bool failed_ = false;
+  bool hung_up_ = false;
+  bool greeted_ = false;
+  bool in_headers_ = false;
+  std::uint64_t progress_ = 0;
+  unsigned oversized_headers_ = 0;
+  unsigned ping_strikes_ = 0;
+  std::uint64_t progress_at_ping_ = 0;
+  std::chrono::steady_clock::time_point last_ping_{};
   double idle_frames_ = 0;
   std::chrono::steady_clock::time_point idle_frames_since_{};
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/utf8.h"
+#include "serving/severity.h"
 #include "wire/protobuf.h"
 
 namespace datasentinel {
@@ -18,7 +19,8 @@ using protobuf::WireType;
 using protobuf::Writer;
 using Output = InferenceRequest::Output;
 
-constexpr std::array<std::string_view, 4> kOutputNames{"score", "anomaly", "output", "contributions"};
+constexpr std::array<std::string_view, 5> kOutputNames{"score", "anomaly", "severity", "output",
+                                                       "contributions"};
 constexpr std::size_t kMaxQuotedBytes = 64;
 
 // datasentinel.v1.Status
@@ -112,6 +114,19 @@ bool read_input(std::string_view message, InputTensor& tensor) noexcept {
   return field.ok();
 }
 
+/// Counts the floats of field `number`, packed or one by one. Nothing when the message is broken.
+std::optional<std::size_t> count_floats(std::string_view message, std::uint32_t number) noexcept {
+  Reader field(message);
+  std::size_t bytes = 0;
+  while (field.next()) {
+    if (!field.is(number, WireType::bytes) && !field.is(number, WireType::fixed32)) continue;
+    if (field.bytes().size() % sizeof(float) != 0) return std::nullopt;
+    bytes += field.bytes().size();
+  }
+  if (!field.ok()) return std::nullopt;
+  return bytes / sizeof(float);
+}
+
 /// Appends the floats of field `number`, packed or one by one. False when the message is broken.
 bool read_floats(std::string_view message, std::uint32_t number, FloatBuffer& values) {
   Reader field(message);
@@ -141,7 +156,8 @@ std::string read_requested_output(std::string_view message, InferenceRequest& re
   if (!field.ok()) return "the message is not a valid ModelInferRequest";
   const auto known = std::ranges::find(kOutputNames, name);
   if (known == kOutputNames.end()) {
-    return "unknown output " + quoted(name) + "; this model has score, anomaly, output and contributions";
+    return "unknown output " + quoted(name) +
+           "; this model has score, anomaly, severity, output and contributions";
   }
   if (in_shared_memory || classified) {
     return "output " + quoted(name) + ": shared memory and classification are not supported";
@@ -160,7 +176,8 @@ Wanted wanted_by(const InferenceRequest& request) noexcept {
   for (std::size_t i = 0; i < request.output_count; ++i) {
     switch (request.outputs[i]) {
       case Output::score:
-      case Output::anomaly: wanted.scores = true; break;
+      case Output::anomaly:
+      case Output::severity: wanted.scores = true; break;
       case Output::output: wanted.reconstructions = true; break;
       case Output::contributions: wanted.contributions = true; break;
     }
@@ -217,12 +234,20 @@ std::string read_rows(const InputTensor& input, std::optional<std::string_view> 
 std::size_t bytes_of(const InferenceRequest& request, Output output) noexcept {
   const std::size_t columns = request.task.model->scorer->input_dim();
   switch (output) {
-    case Output::score: return request.task.rows * sizeof(float);
+    case Output::score:
+    case Output::severity: return request.task.rows * sizeof(float);
     case Output::anomaly: return request.task.rows;
     case Output::output:
     case Output::contributions: return request.task.rows * columns * sizeof(float);
   }
   return 0;
+}
+
+void append_severities(const ScoringTask& task, std::string& out) {
+  for (std::size_t i = 0; i < task.rows; ++i) {
+    const float value = severity(task.scores.data()[i], task.model->scorer->threshold());
+    out.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
 }
 
 void append_output(const InferenceRequest& request, Output output, std::string& out) {
@@ -234,6 +259,7 @@ void append_output(const InferenceRequest& request, Output output, std::string& 
   };
   switch (output) {
     case Output::score: return append(task.scores);
+    case Output::severity: return append_severities(task, out);
     case Output::output: return append(task.reconstructions);
     case Output::contributions: return append(task.contributions);
     case Output::anomaly:
@@ -374,17 +400,19 @@ GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, I
     if (field.is(2, WireType::varint)) explain_top = field.varint();
     if (field.is(3, WireType::varint)) with_p_value = field.varint();
   }
-  if (!field.ok() || !read_floats(message, 1, task.values)) return not_a("EvaluateRequest");
+  const std::optional<std::size_t> count = count_floats(message, 1);
+  if (!count) return not_a("EvaluateRequest");
   wants_more = static_cast<std::uint32_t>(explain_top) != 0 || with_p_value != 0;
   task.model = models.find({}, {});
   if (task.model == nullptr) return {GrpcCode::not_found, "no model is being served"};
   const std::size_t columns = task.model->scorer->input_dim();
   task.rows = 1;
   task.wanted.scores = true;
-  if (task.values.size() != columns) {
-    task.failure =
-        Error(ErrorCode::invalid_argument, "expected " + std::to_string(columns) + " values per row, got " +
-                                               std::to_string(task.values.size()));
+  if (*count != columns) {
+    task.failure = Error(ErrorCode::invalid_argument, "expected " + std::to_string(columns) +
+                                                          " values per row, got " + std::to_string(*count));
+  } else if (!read_floats(message, 1, task.values)) {
+    return not_a("EvaluateRequest");
   }
   return {};
 }
@@ -450,6 +478,8 @@ void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
   for (std::size_t i = 0; i < task.rows; ++i) {
     writer.varint(task.model->scorer->is_anomaly(task.scores.data()[i]) ? kAnomaly : kOk);
   }
+  writer.begin_bytes(5, task.rows * sizeof(float));
+  append_severities(task, out);
 }
 
 void encode_evaluate(const InferenceRequest& request, std::string& out) {
@@ -463,6 +493,7 @@ void encode_evaluate(const InferenceRequest& request, std::string& out) {
   const float score = *task.scores.data();
   writer.varint_field(1, task.model->scorer->is_anomaly(score) ? kAnomaly : kOk);
   if (score != 0) writer.double_field(2, static_cast<double>(score));
+  writer.double_field(6, static_cast<double>(severity(score, task.model->scorer->threshold())));
 }
 
 std::size_t count_anomalies(const InferenceRequest& request) noexcept {

@@ -19,11 +19,11 @@ namespace datasentinel {
 /// One request for scores, decoded, with what its reply has to repeat. A failure that the decoder sets in the
 /// task is the answer; such a task is not scored. Reused, so that its memory is, too.
 struct InferenceRequest final : ScoringJob {
-  enum class Output : std::uint8_t { score, anomaly, output, contributions };
+  enum class Output : std::uint8_t { score, anomaly, severity, output, contributions };
 
   std::string id;
   std::uint64_t number = 0;         ///< The id of an EvaluateBatchRequest.
-  std::array<Output, 4> outputs{};  ///< In the order asked for.
+  std::array<Output, 5> outputs{};  ///< In the order asked for.
   std::size_t output_count = 0;
   bool raw = false;  ///< The request held raw bytes, so its reply does.
 

@@ -146,7 +146,6 @@ inline constexpr int kNoRfc7540Priorities = 9;   // NGHTTP2_SETTINGS_NO_RFC7540_
   X(session_consume_connection, int, Session*, std::size_t)                                             \
   X(session_consume_stream, int, Session*, std::int32_t, std::size_t)                                   \
   X(session_resume_data, int, Session*, std::int32_t)                                                   \
-  X(session_terminate_session, int, Session*, std::uint32_t)                                            \
   X(submit_settings, int, Session*, std::uint8_t, const SettingsEntry*, std::size_t)                    \
   X(submit_response, int, Session*, std::int32_t, const HeaderField*, std::size_t, const DataProvider*) \
   X(submit_trailer, int, Session*, std::int32_t, const HeaderField*, std::size_t)                       \

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "serving/severity.h"
 #include "wire/json_reader.h"
 
 namespace datasentinel {
@@ -59,8 +60,7 @@ const float* RestReply::values_of(RestOutput output) const noexcept {
 
 float RestReply::severity(std::size_t row) const noexcept {
   const ScoringTask& task = request_->task;
-  const double ratio = static_cast<double>(task.scores.data()[row]) / task.model->scorer->threshold();
-  return static_cast<float>(std::min(ratio, static_cast<double>(std::numeric_limits<float>::max())));
+  return datasentinel::severity(task.scores.data()[row], task.model->scorer->threshold());
 }
 
 void RestReply::begin_output(std::string& out) const {

@@ -64,6 +64,7 @@ struct Wire {
       for (std::size_t at = 0; at < bytes.size(); at += std::min(piece, bytes.size())) {
         server->feed(std::string_view(bytes).substr(at, piece), replies);
       }
+      while (server->unfinished() && !server->closed()) server->feed({}, replies);
       moved = !bytes.empty() || !replies.empty();
       CHECK(client.incoming(replies));
     }

@@ -160,6 +160,12 @@ class Settings:
     require_grpc: bool = _setting(
         False, "Do not start where gRPC cannot be served, for want of libnghttp2; otherwise the log tells."
     )
+    grpc_min_ping_interval_s: float = _setting(
+        5.0,
+        "gRPC clients that ping more often while no reply moves are hung up on; 0: never (gRPC's own: 300).",
+        minimum=0,
+        maximum=10**6,
+    )
     grpc_max_connections: int = _setting(1024, "Open gRPC connections; more are refused.", minimum=1)
     grpc_max_message_bytes: int = _setting(
         4 << 20, "Largest gRPC message accepted.", minimum=1, maximum=2**31 - 1
@@ -174,7 +180,10 @@ class Settings:
         4096, "Calls at a time over all gRPC connections; more get RESOURCE_EXHAUSTED at once.", minimum=1
     )
     grpc_idle_timeout_s: float = _setting(
-        600.0, "Close a gRPC connection without a call for so long; 0 never does.", minimum=0, maximum=10**6
+        600.0,
+        "Close a gRPC connection on which no message moved for so long, pings apart; 0 never does.",
+        minimum=0,
+        maximum=10**6,
     )
     max_request_rows: int = _setting(
         1 << 20, "Most rows in one gRPC or HTTP request.", minimum=1, maximum=2**31 - 1

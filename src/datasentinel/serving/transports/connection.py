@@ -118,7 +118,6 @@ class Connection(asyncio.Protocol):
         """Keep the bytes for the next turn, which may be now."""
         if self._closing or self._session is None:
             return
-        self.last_active_s = self._loop.time()
         self._inbox.append(data)
         self._inbox_bytes += len(data)
         self._turns.ready(self)
@@ -148,6 +147,8 @@ class Connection(asyncio.Protocol):
             return False
         if replies:
             self._write(replies)
+        if session.progressed:
+            self.last_active_s = self._loop.time()
         self._regulate_reading(session)
         if session.unfinished:
             self.receiving_since_s = None  # The time that it takes from now on is ours.
@@ -282,6 +283,11 @@ class Connection(asyncio.Protocol):
             return
         if _unread_bytes(self._transport) == 0:
             self._close()
+
+    def say_last_words(self) -> None:
+        """Tell the peer that its connection is about to be cut off."""
+        if self._session is not None and not self._closing and (words := self._session.last_words()):
+            self._write(words)
 
     def abort(self) -> None:
         """Close at once, without sending what is left."""

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
-from typing import TYPE_CHECKING
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
 
 from datasentinel.backend import GrpcService, GrpcSession, open_nghttp2
-from datasentinel.errors import BackendUnavailableError, ServerError
+from datasentinel.errors import (
+    BackendUnavailableError,
+    InvalidInputError,
+    ResourceExhaustedError,
+    ServerError,
+)
+from datasentinel.serving.inflate import Inflater
 from datasentinel.serving.logs import log
 from datasentinel.serving.protocols.methods import make_methods
-from datasentinel.serving.protocols.status import Code
+from datasentinel.serving.protocols.status import Code, code_of
 from datasentinel.serving.transports.grpc_call import Call, CallEnd
 from datasentinel.serving.transports.listener import Listener
 from datasentinel.serving.transports.session import Session
@@ -31,11 +38,19 @@ if TYPE_CHECKING:
     from datasentinel.serving.transports import Address
 
 NAME = "grpc"
-_HEALTH_PREFIX = b"/grpc.health.v1.Health/"
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 # Bits of a native session's state.
-_ATTENTION, _MID_MESSAGE, _CLOSED = 1, 2, 4
+_ATTENTION, _MID_MESSAGE, _CLOSED, _UNFINISHED = 1, 2, 4, 8
+# A turn takes no further event of the native session after so long.
+_TURN_S = 0.0005
 
+_STOPPING = "the server is draining; connect again"
+
+# Kind, call, text, whether it is compressed, metadata.
+_Event: TypeAlias = "tuple[str, int, bytes, bool, list[tuple[bytes, bytes]]]"
+
+_GZIP_MAGIC = b"\x1f\x8b"
 _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 4, 12
 _CODE_NAMES = {code.value: code.name.lower() for code in Code} | {_DEADLINE_EXCEEDED: "deadline_exceeded"}
 
@@ -103,6 +118,8 @@ class GrpcTransport:
             max_message_bytes=settings.grpc_max_message_bytes,
             max_request_rows=settings.max_request_rows,
             max_streams=settings.grpc_max_streams,
+            receive_timeout_s=settings.receive_timeout_s,
+            min_ping_interval_s=settings.grpc_min_ping_interval_s,
             admit=_admission(guard),
         )
         self._listener = Listener(
@@ -139,16 +156,30 @@ class GrpcTransport:
 def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
     if guard.tokens is None:
         return None
-    return lambda path, authorization: path.startswith(_HEALTH_PREFIX) or guard.admits(authorization)
+    health = _HEALTH_PREFIX.encode()
+    return lambda path, authorization: path.startswith(health) or guard.admits(authorization)
 
 
 class GrpcStream(Session):
     """One gRPC connection: the native session, and the calls that it leaves to Python."""
 
-    __slots__ = ("_calls", "_native", "_server", "_timer", "_wake", "closed", "mid_message")
+    __slots__ = (
+        "_calls",
+        "_events",
+        "_inflating",
+        "_native",
+        "_progress",
+        "_server",
+        "_timer",
+        "_wake",
+        "closed",
+        "mid_message",
+        "unfinished",
+    )
 
     closed: bool
     mid_message: bool
+    unfinished: bool
 
     def __init__(self, server: GrpcTransport, native: GrpcSession) -> None:
         self._server = server
@@ -156,8 +187,12 @@ class GrpcStream(Session):
         self._wake: Callable[[], None] = _nobody
         self._calls: dict[int, Call] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._events: deque[_Event] = deque()  # Of the native session, and not attended to yet.
+        self._inflating: tuple[int, Inflater] | None = None  # Whose message it is.
+        self._progress = 0
         self.closed = False
         self.mid_message = False
+        self.unfinished = False
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is something to send; `feed(b"")` then gives it."""
@@ -166,8 +201,19 @@ class GrpcStream(Session):
 
     @property
     def deferring(self) -> bool:
-        """Whether the peer waits for an answer."""
-        return self._native.open_calls != 0
+        """Whether the peer waits for an answer, and not we for its greeting or its headers."""
+        return not self.mid_message and self._native.open_calls != 0
+
+    @property
+    def _attending(self) -> bool:
+        """Whether something that the native session left to Python waits for a turn."""
+        return self._inflating is not None or bool(self._events)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether a request, a message or a reply moved since this was last asked; pings do not count."""
+        before, self._progress = self._progress, self._native.progress
+        return self._progress != before
 
     @property
     def drained(self) -> bool:
@@ -175,20 +221,33 @@ class GrpcStream(Session):
         return self._native.open_calls == 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; give what is to be sent."""
+        """Take the next bytes, and a turn; give what is to be sent."""
         native = self._native
         out = native.feed(data)
         state = native.state
-        if state & _ATTENTION:
+        if state & _ATTENTION or self._attending:
             self._attend()
             out += native.take_output()
             state = native.state
         self.mid_message = state & _MID_MESSAGE != 0
         self.closed = state & _CLOSED != 0
+        self.unfinished = state & _UNFINISHED != 0 or self._attending
         return out
 
     def finish(self) -> bytes:
-        """Take the end of the stream; calls under way are still answered."""
+        """Take the end of the stream; what was asked for completely is still answered."""
+        self._native.end_input()
+        for number, call in list(self._calls.items()):
+            if call.is_stream:
+                self._give_up(number)
+                self._refuse(number, Code.UNAVAILABLE, "the client has ended the connection")
+        return self.feed(b"")
+
+    def last_words(self) -> bytes:
+        """End every call with a status: the connection is about to be cut off."""
+        for number in list(self._calls):
+            self._give_up(number)
+        self._native.abandon_calls(Code.UNAVAILABLE, _STOPPING)
         return self._native.take_output()
 
     def drain(self) -> None:
@@ -197,12 +256,13 @@ class GrpcStream(Session):
         for number, call in list(self._calls.items()):
             if call.is_stream:
                 self._give_up(number)
-                self._refuse(number, Code.UNAVAILABLE, "the server is draining; connect again")
+                self._refuse(number, Code.UNAVAILABLE, _STOPPING)
 
     def abandon(self) -> None:
         """Give up every call: the connection is gone."""
         self._server.inference.leave(self._native.number)
         self._wake = _nobody
+        self._inflating = None
         for number in list(self._calls):
             self._give_up(number)
         if self._timer is not None:
@@ -225,29 +285,43 @@ class GrpcStream(Session):
         self.flush()
 
     def _attend(self) -> None:
-        """Take what the native session leaves to Python."""
-        while events := self._native.take_events():
-            for kind, call, text, compressed, _ in events:
-                if kind == "call":
-                    self._open_call(call, text)
-                elif kind == "message":
-                    self._take_message(call, text, compressed=compressed)
-                elif kind == "inflate":
-                    self._inflate(call, text)
-                elif kind == "failure":
-                    log(_logger, logging.ERROR, "request_failed", transport=NAME, reason=text.decode())
-                elif kind == "end" and call in self._calls:
-                    self._calls[call].end()
-                elif kind == "cancel":
-                    self._give_up(call)
+        """Take what the native session leaves to Python, as far as a turn goes."""
+        turn_ends_s = perf_counter() + _TURN_S
+        while perf_counter() < turn_ends_s:
+            if self._inflating is not None:
+                self._inflate(*self._inflating)
+                continue
+            if not self._events:
+                self._events.extend(self._native.take_events())
+            if not self._events:
+                break
+            self._take_event(*self._events.popleft())
         self._watch_deadlines()
+
+    def _take_event(self, kind: str, call: int, text: bytes, compressed: bool, _: object) -> None:
+        if kind == "call":
+            self._open_call(call, text)
+        elif kind == "inflate" or (compressed and call in self._calls):
+            # What comes behind it waits, so that each call's messages keep their order.
+            self._start_inflating(call, text)
+        elif kind == "message" and call in self._calls:
+            self._put(call, text)
+        elif kind == "failure":
+            log(_logger, logging.ERROR, "request_failed", transport=NAME, reason=text.decode())
+        elif kind == "end" and call in self._calls:
+            self._calls[call].end()
+        elif kind == "cancel":
+            self._give_up(call)
 
     def _open_call(self, number: int, path: bytes) -> None:
         name = path.decode("latin-1")
         method = self._server.methods.get(name)
         if method is None:
             self._refuse(number, _UNIMPLEMENTED, f"unknown method {name}")
-        elif self._server.open_calls >= self._server.settings.grpc_max_calls:
+        # Health shares no fate with others' calls.
+        elif self._server.open_calls >= self._server.settings.grpc_max_calls and not name.startswith(
+            _HEALTH_PREFIX
+        ):
             self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many calls at a time")
         else:
             self._server.open_calls += 1
@@ -260,37 +334,30 @@ class GrpcStream(Session):
             self._server.open_calls -= 1
             call.cancel()
 
-    def _take_message(self, number: int, text: bytes, *, compressed: bool) -> None:
-        call = self._calls.get(number)
-        if call is None:
-            return
-        message = self._inflated(number, text) if compressed else text
-        if message is not None and not call.put(message):
+    def _start_inflating(self, number: int, text: bytes) -> None:
+        limit = self._server.settings.grpc_max_message_bytes
+        coding = "gzip" if text.startswith(_GZIP_MAGIC) else "deflate"
+        self._inflating = number, Inflater(text, coding, limit)
+
+    def _inflate(self, number: int, inflater: Inflater) -> None:
+        """Take a step, and after the last one hand the message on."""
+        try:
+            if not inflater.step():
+                return
+        except (InvalidInputError, ResourceExhaustedError) as error:
+            self._give_up(number)
+            self._refuse(number, code_of(error), str(error))
+        else:
+            if number in self._calls:
+                self._put(number, inflater.content)
+            else:
+                self._native.deliver(number, inflater.content)
+        self._inflating = None
+
+    def _put(self, number: int, message: bytes) -> None:
+        if not self._calls[number].put(message):
             self._give_up(number)
             self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many messages before an answer")
-
-    def _inflate(self, number: int, text: bytes) -> None:
-        message = self._inflated(number, text)
-        if message is not None:
-            self._native.deliver(number, message)
-
-    def _inflated(self, number: int, text: bytes) -> bytes | None:
-        """Decompress a message of gzip or deflate, or refuse its call."""
-        limit = self._server.settings.grpc_max_message_bytes
-        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        try:
-            message = inflater.decompress(text, limit + 1)
-        except zlib.error as error:
-            self._refuse(number, Code.INTERNAL, f"the message cannot be decompressed: {error}")
-            return None
-        if len(message) > limit:
-            reason = f"decompressed, the message has more than {limit} bytes"
-            self._refuse(number, Code.RESOURCE_EXHAUSTED, reason)
-            return None
-        if not inflater.eof:
-            self._refuse(number, Code.INTERNAL, "the compressed message is cut off")
-            return None
-        return message
 
     def _refuse(self, number: int, code: int, details: str) -> None:
         self._native.finish_call(number, code, details)

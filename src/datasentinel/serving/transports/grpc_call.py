@@ -24,6 +24,7 @@ _logger = logging.getLogger(__name__)
 
 # Messages of one call that may wait for its handler.
 _MAX_WAITING = 64
+_MAX_WAITING_BYTES = 256 << 10
 
 
 class CallEnd(NamedTuple):
@@ -63,15 +64,17 @@ class Call:
         self._method = method
         self._account = account
         self._messages: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._ended = False
         self._arrived = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, message: bytes) -> bool:
         """Take a message of the peer's; False when too many wait already."""
-        if len(self._messages) >= _MAX_WAITING:
+        if len(self._messages) >= _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
             return False
         self._messages.append(message)
+        self._waiting_bytes += len(message)
         self._arrived.set()
         return True
 
@@ -123,7 +126,9 @@ class Call:
     async def _requests(self) -> AsyncIterator[bytes]:
         while True:
             while self._messages:
-                yield self._messages.popleft()
+                message = self._messages.popleft()
+                self._waiting_bytes -= len(message)
+                yield message
             if self._ended:
                 return
             self._arrived.clear()

@@ -144,6 +144,9 @@ class Listener:
                 connections=len(self._connections),
             )
             for connection in list(self._connections):
+                connection.say_last_words()
+            await asyncio.sleep(_DRAIN_POLL_S)  # The event loop sends them in its next round.
+            for connection in list(self._connections):
                 connection.abort()
             await asyncio.sleep(_DRAIN_POLL_S)  # The event loop frees the sockets in its next rounds.
         if self._sweeper is not None:

@@ -39,6 +39,11 @@ class Session:
         return False
 
     @property
+    def progressed(self) -> bool:
+        """Whether anything that the peer asked for has moved since this was last asked."""
+        return True
+
+    @property
     def drained(self) -> bool:
         """Whether everything that was asked is answered."""
         return not (self.mid_message or self.unfinished or self.deferring)
@@ -56,6 +61,10 @@ class Session:
 
     def drain(self) -> None:
         """Have the peer asked, in its protocol, to send no more; called again and again until `drained`."""
+
+    def last_words(self) -> bytes:
+        """Return what the peer is told before its connection is cut off."""
+        return b""
 
     def abandon(self) -> None:
         """Take the end of the connection: nothing can be sent any more."""
