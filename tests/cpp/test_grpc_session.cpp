@@ -98,6 +98,7 @@ std::string evaluated(std::uint64_t status, double score) {
   protobuf::Writer writer(message);
   writer.varint_field(1, status);
   if (score != 0) writer.double_field(2, score);
+  writer.double_field(6, static_cast<double>(static_cast<float>(score / 10)));
   return message;
 }
 
@@ -247,6 +248,11 @@ std::string evaluated_batch(std::uint64_t id, const std::vector<float>& scores, 
   writer.begin_bytes(2, scores.size() * sizeof(float));
   writer.raw(scores.data(), scores.size() * sizeof(float));
   writer.bytes_field(3, statuses);
+  writer.begin_bytes(5, scores.size() * sizeof(float));
+  for (const float score : scores) {
+    const auto severity = static_cast<float>(static_cast<double>(score) / 10);
+    writer.raw(&severity, sizeof severity);
+  }
   return message;
 }
 

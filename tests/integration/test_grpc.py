@@ -33,6 +33,7 @@ def test_scores_and_decisions_are_the_detector_s(evaluate, detector, rows):
     for row in rows[:200]:
         response = evaluate(row)
         assert response.mse == detector.score(row)[0]
+        assert response.severity == pytest.approx(response.mse / detector.threshold, rel=1e-6)
         assert response.status == (inference_pb2.ANOMALY if detector.predict(row)[0] else inference_pb2.OK)
         assert response.message == ""
 
@@ -60,6 +61,7 @@ def test_reasons_come_on_request(channel, detector, rows, top):
         request = inference_pb2.EvaluateRequest(values=row, explain_top=top)
         response = stub.Evaluate(request, timeout=TIMEOUT_S)
         assert response.mse == detector.score(row)[0]
+        assert response.severity == pytest.approx(response.mse / detector.threshold, rel=1e-6)
         (reasons,) = detector.explain(row, top)
         assert len(response.contributions) == min(top, len(row))
         for got, reason in zip(response.contributions, reasons, strict=True):
@@ -136,7 +138,12 @@ def test_the_bytes_on_the_wire_are_the_contract_s(channel, detector, rows, packe
         request = b"".join(b"\x0d" + struct.pack("<f", value) for value in row)
     response = channel.unary_unary("/datasentinel.v1.InferenceService/Evaluate")(request, timeout=TIMEOUT_S)
     status = 2 if detector.predict(row)[0] else 1
-    assert response == b"\x08" + bytes([status]) + b"\x11" + struct.pack("<d", detector.score(row)[0])
+    score = detector.score(row)[0]
+    severity = np.float32(score / detector.threshold)
+    contract = b"\x08" + bytes([status]) + b"\x11" + struct.pack("<d", score)
+    assert response == contract + b"\x31" + struct.pack(
+        "<d", severity
+    )  # As of field 6, what was added since.
 
 
 def test_calls_at_once_are_not_mixed_up(evaluate, detector, rows):

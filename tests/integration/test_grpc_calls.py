@@ -180,6 +180,8 @@ def test_a_batch_of_vectors_is_evaluated(plain, detector, rows):
             response = stub.EvaluateBatch(request, timeout=TIMEOUT_S)
             assert (response.id, response.message) == (9, "")
             np.testing.assert_allclose(response.scores, detector.score(rows[:50]), rtol=1e-5)
+            expected = np.array(response.scores) / detector.threshold
+            np.testing.assert_allclose(response.severities, expected, rtol=1e-6)
             anomalies = [status == inference_pb2.ANOMALY for status in response.statuses]
             assert anomalies == detector.predict(rows[:50]).tolist()
         requests = (

@@ -51,13 +51,14 @@ def test_inference(call, server, transport, detector, rows, binary):
     assert (request_id, error) == ("seven", "")
     np.testing.assert_array_equal(outputs["score"], detector.score(some))
     np.testing.assert_array_equal(outputs["anomaly"], detector.predict(some))
-    names = ["output", "contributions"]
+    names = ["output", "contributions", "severity"]
     outputs, _, error = call(
         triton_calls.infer, transport, address(server, transport), some, names, binary=binary
     )
     assert error == ""
     np.testing.assert_array_equal(outputs["output"], detector.reconstruct(some))
     np.testing.assert_array_equal(outputs["contributions"], detector.contributions(some))
+    np.testing.assert_allclose(outputs["severity"], detector.score(some) / detector.threshold, rtol=1e-6)
 
 
 def test_errors_reach_the_client_in_words(call, server, transport, rows):
@@ -101,6 +102,7 @@ def test_everything_that_clients_ask(call, server, transport):
     assert [output["name"] for output in told["model"]["outputs"]] == [
         "score",
         "anomaly",
+        "severity",
         "output",
         "contributions",
     ]

@@ -179,10 +179,11 @@ class TransportAccount:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One scored row: its score, whether that is above the threshold and, if asked for, why and how rare."""
+    """One scored row: its score, whether and how far that is above the threshold, why and how rare."""
 
     score: float
     is_anomaly: bool
+    severity: float
     reasons: Sequence[Reason] = ()
     p_value: float | None = None
 
@@ -359,7 +360,8 @@ class DataPlane:
             score = float(scores[0])
             outcome.rows = 1
             outcome.anomalies = int(score > detector.threshold)
-        return Evaluation(score, bool(outcome.anomalies), reasons, p_value)
+        severity = severity_of(score, detector.threshold)
+        return Evaluation(score, bool(outcome.anomalies), severity, reasons, p_value)
 
     def infer(
         self, model: ServedModel, rows: Float32Array, wanted: Collection[str], account: TransportAccount
@@ -441,6 +443,14 @@ class DataPlane:
                 code=code,
             )
             self.models.count_request(model.name, model.version, success=success, took_ns=int(took_s * 1e9))
+
+
+def severity_of(score: float, threshold: float) -> float:
+    """Return score / threshold, within float32's range, as the core does (`serving/severity.h`)."""
+    largest = float(np.finfo(np.float32).max)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.float64(score) / np.float64(threshold)
+    return float(np.float32(np.clip(ratio, -largest, largest)))
 
 
 def names_of(detector: Detector) -> tuple[str, str]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from datasentinel.detector import Detector
 
 # What a model may be asked for, and what it answers when the request does not say.
-OUTPUTS = ("score", "anomaly", "output", "contributions")
-DEFAULT_OUTPUTS = OUTPUTS[:2]
+DEFAULT_OUTPUTS = ("score", "anomaly")
+OUTPUTS = (*DEFAULT_OUTPUTS, "severity", "output", "contributions")
 
 _WARM_UP_ROWS = (1, 64, 1)
 _MAX_WARM_UP_VALUES = 1 << 20
@@ -38,7 +38,7 @@ def warm_up(detector: Detector) -> None:
 def outputs_of(detector: Detector) -> tuple[str, ...]:
     """Name the outputs that a model can compute, by asking it for each."""
     row = np.zeros((1, detector.input_dim), dtype=np.float32)
-    names = list(DEFAULT_OUTPUTS)
+    names = [*DEFAULT_OUTPUTS, "severity"]
     for name, compute in (("output", detector.reconstruct), ("contributions", detector.contributions)):
         with suppress(UnsupportedModelError):
             compute(row)

@@ -51,4 +51,5 @@ class Inference:
                 for reason in evaluation.reasons
             ],
             p_value=evaluation.p_value,
+            severity=evaluation.severity,
         )

@@ -47,7 +47,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"enum": ["score", "anomaly", "output", "contributions"]},
+            "name": {"enum": ["score", "anomaly", "severity", "output", "contributions"]},
             "parameters": _PARAMETERS,
         },
     },

@@ -188,7 +188,8 @@ class GrpcStream(Session):
         self._calls: dict[int, Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._events: deque[_Event] = deque()  # Of the native session, and not attended to yet.
-        self._inflating: tuple[int, Inflater] | None = None  # Whose message it is.
+        # Whose message it is, and as far as it is inflated.
+        self._inflating: tuple[int, Inflater, bytearray] | None = None
         self._progress = 0
         self.closed = False
         self.mid_message = False
@@ -337,21 +338,22 @@ class GrpcStream(Session):
     def _start_inflating(self, number: int, text: bytes) -> None:
         limit = self._server.settings.grpc_max_message_bytes
         coding = "gzip" if text.startswith(_GZIP_MAGIC) else "deflate"
-        self._inflating = number, Inflater(text, coding, limit)
+        self._inflating = number, Inflater(text, coding, limit), bytearray()
 
-    def _inflate(self, number: int, inflater: Inflater) -> None:
+    def _inflate(self, number: int, inflater: Inflater, message: bytearray) -> None:
         """Take a step, and after the last one hand the message on."""
         try:
-            if not inflater.step():
+            message += inflater.step()
+            if not inflater.done:
                 return
         except (InvalidInputError, ResourceExhaustedError) as error:
             self._give_up(number)
             self._refuse(number, code_of(error), str(error))
         else:
             if number in self._calls:
-                self._put(number, inflater.content)
+                self._put(number, bytes(message))
             else:
-                self._native.deliver(number, inflater.content)
+                self._native.deliver(number, bytes(message))
         self._inflating = None
 
     def _put(self, number: int, message: bytes) -> None:
