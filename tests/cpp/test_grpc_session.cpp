@@ -93,12 +93,12 @@ std::string message_of(const Http2Client::Response& response) {
   return response.data.size() < 5 ? std::string("none") : response.data.substr(5);
 }
 
-std::string evaluated(std::uint64_t status, double score) {
+std::string evaluated(std::uint64_t status, double score, double threshold = 10) {
   std::string message;
   protobuf::Writer writer(message);
   writer.varint_field(1, status);
   if (score != 0) writer.double_field(2, score);
-  writer.double_field(6, static_cast<double>(static_cast<float>(score / 10)));
+  writer.double_field(6, static_cast<double>(static_cast<float>(score / threshold)));
   return message;
 }
 
@@ -494,7 +494,7 @@ void a_new_version_takes_effect_on_an_open_connection() {
   };
   CHECK(evaluated_now() == "0" + evaluated(2, 15));
   wire.models->put("sum", "2", std::make_shared<Scorer>(std::make_shared<SumSession>(3), 100.0));
-  CHECK(evaluated_now() == "0" + evaluated(1, 15));
+  CHECK(evaluated_now() == "0" + evaluated(1, 15, 100));
   CHECK(wire.models->remove("sum", "2") && wire.models->remove("sum", "1"));
   CHECK(evaluated_now() == "5none");
 }
