@@ -223,7 +223,7 @@ def fit_ensemble(
     """Train the default detector.
 
     The views are fitted twice: without the held-out rows, to see how far from normal new normal rows are,
-    and on all rows, for use.
+    and on all rows, for use. Both see the columns on the scales of all rows.
 
     Parameters
     ----------
@@ -256,16 +256,20 @@ def fit_ensemble(
     else:
         folds = [order[: min(len(rows) // 4, _MOST_HELD_OUT)]]
     sets = [*(np.delete(rows, fold, axis=0) for fold in folds), rows]
-    maps = [fit_soft_clip(part) for part in sets]
+    # One scaling for all views. A scale of each fold's own would make a flag that was never up, or a category
+    # that was never seen, less of a departure in a fold than in the model that is served, since the spread of
+    # a rare event falls with the number of rows.
+    soft_clip = fit_soft_clip(rows)
     denoisers, history = fit_denoisers(
-        [clip.apply(part) for clip, part in zip(maps, sets, strict=True)],
-        held_out=maps[0].apply(rows[folds[0]]),
+        [soft_clip.apply(part) for part in sets],
+        held_out=soft_clip.apply(rows[folds[0]]),
         seed=int(random.integers(2**31)),
         steps=steps,
         on_epoch=on_epoch,
         start=start.views.denoiser if start else None,
     )
-    views = list(_views(sets, maps, denoisers, prototypes or prototype_count(rows.shape[1]), random))
+    count = prototypes or prototype_count(rows.shape[1])
+    views = list(_views(sets, soft_clip, denoisers, count, random))
     held_out_distances = np.concatenate(
         [view.distances(rows[fold])[0] for view, fold in zip(views[:-1], folds, strict=True)]
     )
@@ -295,15 +299,15 @@ def _reproducible(
 
 def _views(
     sets: list[Float32Array],
-    maps: list[SoftClip],
+    soft_clip: SoftClip,
     denoisers: list[Denoiser],
     prototypes: int,
     random: np.random.Generator,
 ) -> Iterator[Views]:
     whole = len(sets[-1])
-    for rows, soft_clip, denoiser in zip(sets, maps, denoisers, strict=True):
-        wide_map = fit_robust_map(rows, soft_clip.scaling, knee=_WIDE_KNEE)
-        robust_map = fit_robust_map(rows, soft_clip.scaling)
+    wide_map = fit_robust_map(sets[-1], soft_clip.scaling, knee=_WIDE_KNEE)
+    robust_map = fit_robust_map(sets[-1], soft_clip.scaling)
+    for rows, denoiser in zip(sets, denoisers, strict=True):
         v = robust_map.apply(rows)
         whitening = fit_whitening(v)
         # Of a part of the rows as many prototypes a row as of all, so that its distances are like theirs.

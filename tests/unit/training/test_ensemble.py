@@ -425,3 +425,25 @@ def test_new_rows_of_an_awkward_source_are_normal(source, rows):
     strange = new[:100].copy()
     strange[:, 0] += 20 * (values.std(axis=0).max() + 1)
     assert (fitted.model.score(strange) > threshold).all()
+
+
+def rare_flags(random, count):
+    return (random.random((count, 12)) < 0.01) * 1.0
+
+
+def rare_categories(random, count):
+    return np.eye(119)[random.integers(0, 119, count)]
+
+
+@pytest.mark.parametrize(("source", "rows"), [(rare_flags, 60), (rare_categories, 17)])
+def test_events_never_seen_are_as_strange_in_the_folds_as_in_the_model_served(source, rows):
+    """The promise is of the mean over training sets: most of these rows hold something that few others do."""
+    rates, bounds = [], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        result = train(source(random, rows), settings=TrainingSettings(steps=10))
+        fresh = result.model.score(source(random, 1000).astype(np.float32))
+        rates.append(np.mean(fresh > result.calibration.threshold))
+        bounds.append(result.calibration.fpr_bound)
+    # Of one training set the rate is about exponentially distributed: its deviation is its mean.
+    assert np.mean(rates) < np.mean(bounds) * (1 + 3 / np.sqrt(12))
