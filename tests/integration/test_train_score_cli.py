@@ -270,7 +270,7 @@ def test_scores_of_parquet_into_parquet(trained):
     table = pq.read_table(folder / "out.parquet")
     assert table.column("row").to_pylist() == list(range(100))
     assert [i for i, score in enumerate(table.column("score").to_pylist()) if score is None] == [10]
-    assert table.column("error")[10].as_py() == "row 10: column 'c': nan is not finite"
+    assert table.column("error")[10].as_py() == "row 10: column 'c': is missing"
     good = np.delete(np.arange(100), 10)
     np.testing.assert_array_equal(
         np.array(table.column("score").to_pylist(), dtype=object)[good].astype(np.float32),
@@ -418,3 +418,42 @@ def test_series_are_scored_each_in_its_own_past(tmp_path):
     assert "not offered for models with memory" in refused.stderr
     told = datasentinel("recalibrate", models, train_file, "--target-fpr", "0.05")
     assert "alarms: one in" in told.stdout
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Names of files and columns that no terminal but a UTF-8 one has, and a bad row."""
+    folder = tmp_path_factory.mktemp("température")
+    values, labels = telemetry(200)
+    lines = [f"{a},{b},{int(label)}" for (a, b), label in zip(values[:, :2].tolist(), labels, strict=True)]
+    data = folder / "größe.csv"
+    data.write_text("\n".join(["größe,温度,label", *lines, "zwölf,1,0"]) + "\n", encoding="utf-8")
+    return data
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "C"],
+)
+def test_terminals_that_are_not_utf8_get_replacement_characters(foreign, tmp_path, monkeypatch, settings):
+    monkeypatch.delenv("PYTHONUTF8", raising=False)
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    models = tmp_path / "models"
+    trained = datasentinel("train", foreign, "--out", models, "--steps", 5)
+    assert "200 rows of 2 features" in trained.stdout
+    assert load_artifact(models).config.feature_names == ("größe", "温度")
+    told = datasentinel("info", models).stdout
+    assert told.isascii()
+    assert re.search(r"threshold\W+\d", told)
+    scored = datasentinel(
+        "score", foreign, "--model", models, "--explain", 1, "--out", tmp_path / "scores.csv"
+    )
+    assert "1 bad rows" in scored.stderr
+    assert re.search(r"line 202: column 'gr\S+e': 'zw\S+lf' is not a number", scored.stderr)
+    assert len(read_scores((tmp_path / "scores.csv").read_text(encoding="utf-8"))) == 201
+    refused = datasentinel("score", foreign.with_name("fehlt-é.csv"), "--model", models, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")

@@ -273,9 +273,15 @@ def block_rows_for(width: int) -> int:
 
 
 def split_off_bad(
-    numbers: npt.NDArray[Any], columns: Columns, label_values: list[str | float | None] | None
+    numbers: npt.NDArray[Any],
+    columns: Columns,
+    label_values: list[str | float | None] | None,
+    is_missing: Callable[[int, int], bool] = lambda _row, _column: False,
 ) -> Chunk:
-    """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave."""
+    """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave.
+
+    Formats that tell a missing value from NaN say by `is_missing` which of them a row and column hold.
+    """
     if numbers.dtype == np.float32 and label_values is None and np.isfinite(_sum(numbers)):
         # Quick, and right: a sum is not finite if any of the numbers is not.
         return Chunk(len(numbers), np.arange(len(numbers)), numbers)
@@ -288,8 +294,11 @@ def split_off_bad(
     for i in np.flatnonzero(~good).tolist():
         wrong = np.flatnonzero(~usable[i])
         if wrong.size:
+            column = columns.features[wrong[0]]
             kind, what = describe_number(numbers[i, wrong[0]])
-            reason = f"{columns.describe(columns.features[wrong[0]])}: {what}"
+            if is_missing(i, column):
+                kind, what = ProblemKind.EMPTY, "is missing"
+            reason = f"{columns.describe(column)}: {what}"
         else:
             kind, reason = ProblemKind.LABEL, empty_label(columns)
         bad.append(BadRow(i, None, kind, reason))

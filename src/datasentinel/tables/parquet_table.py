@@ -112,7 +112,12 @@ class ParquetPart(Part):
             )
             known = {value: labels.normalise(value) for value in set(values)}
             label_values = [known[value] for value in values]
-        chunk = split_off_bad(numbers, columns, label_values)
+
+        def is_null(row: int, column: int) -> bool:
+            name = columns.names[column]
+            return name not in self._keys and content.column(name)[row].as_py() is None
+
+        chunk = split_off_bad(numbers, columns, label_values, is_null)
         for column in columns.keep:
             name = columns.names[column]
             key = self._keys.get(name)
@@ -130,7 +135,7 @@ class ParquetPart(Part):
             plain = np.frombuffer(column.buffers()[1], dtype=column.type.to_pandas_dtype())
             return plain[column.offset : column.offset + len(column)]
         try:
-            # A null becomes NaN, and so a bad row.
+            # A null becomes NaN, and so a bad row, which `parse` tells from one with a NaN.
             if types.is_temporal(column.type):
                 column = column.cast(self._arrow.int64(), safe=False)
             numbers: npt.NDArray[Any] = column.cast(self._arrow.float64(), safe=False).to_numpy(

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 
 from datasentinel.errors import DataError
 from datasentinel.tables import Roles, open_table
+from datasentinel.tables.problems import ProblemKind
 
 VALUES = np.round(np.random.default_rng(0).normal(size=(40, 3)), 4)
 TEXT = "a,b,c\n" + "".join(f"{x!r},{y!r},{z!r}\n" for x, y, z in VALUES.tolist())
@@ -178,7 +180,23 @@ def test_parquet_types(tmp_path):
     assert opened.columns.facts() == {"time": "when", "ignored": ["host"]}
     data = opened.read()
     np.testing.assert_array_equal(data.values, [[1.25, 1.5, 1, 1, 1.5], [2.5, 2.5, 2, 0, 2.5]])
-    assert [str(bad) for bad in data.bad] == ["row 2: column 'decimal': nan is not finite"]
+    assert [str(bad) for bad in data.bad] == ["row 2: column 'decimal': is missing"]
+
+
+def test_a_parquet_null_is_told_from_nan(tmp_path):
+    numbers = [1.0, None, math.nan, 4.0]
+    flags = pa.array([True, False, True, None])
+    codes = pa.array([0, 1, 2, 0]).dictionary_encode()
+    pq.write_table(
+        pa.table({"x": pa.array(numbers), "flag": flags, "code": codes}), tmp_path / "data.parquet"
+    )
+    data = open_table(tmp_path / "data.parquet").read()
+    assert [(bad.kind, str(bad)) for bad in data.bad] == [
+        (ProblemKind.EMPTY, "row 1: column 'x': is missing"),
+        (ProblemKind.NOT_FINITE, "row 2: column 'x': nan is not finite"),
+        (ProblemKind.EMPTY, "row 3: column 'flag': is missing"),
+    ]
+    np.testing.assert_array_equal(data.values, [[1, 1, 0]])
 
 
 def test_partitioned_parquet(tmp_path):
