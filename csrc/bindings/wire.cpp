@@ -74,7 +74,15 @@ Authorize authorization(const py::object& authorize) {
 /// Chunks above this may hold enough work to let other threads run meanwhile.
 constexpr std::size_t kWorthReleasingBytes = 8192;
 
-py::bytes feed(LineSession& session, std::string_view data) {
+/// What Python asks of a session after every turn: 1 for something to attend to, 2 for the middle of a
+/// message, 4 for closed, 8 for unfinished, 16 for one that waits for the queue.
+unsigned line_state(const LineSession& session) {
+  return (session.has_failures() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
+         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U);
+}
+
+/// A turn's replies and the state after it, in one call: with small chunks, calls are what a turn costs.
+py::tuple feed(LineSession& session, std::string_view data) {
   std::string replies;
   {
     // Safe: `data` views an immutable bytes object that the caller's argument keeps alive.
@@ -82,36 +90,13 @@ py::bytes feed(LineSession& session, std::string_view data) {
     if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
     session.feed(data, replies);
   }
-  return replies;
+  return py::make_tuple(py::bytes(replies), line_state(session));
 }
 
-py::bytes finish(LineSession& session) {
+py::tuple finish(LineSession& session) {
   std::string replies;
   session.finish(replies);
-  return replies;
-}
-
-/// What Python asks of a session after every turn, in one call: 1 for something to attend to, 2 for the
-/// middle of a message, 4 for closed, 8 for unfinished, 16 for one that waits for the queue.
-unsigned line_state(const LineSession& session) {
-  return (session.has_failures() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U);
-}
-
-py::bytes feed_http(HttpSession& session, std::string_view data) {
-  std::string out;
-  {
-    std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
-    if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
-    session.feed(data, out);
-  }
-  return out;
-}
-
-py::bytes finish_http(HttpSession& session) {
-  std::string out;
-  session.finish(out);
-  return out;
+  return py::make_tuple(py::bytes(replies), line_state(session));
 }
 
 /// As `line_state`; 1 for a failure of ours to log, 32 for an event to take.
@@ -119,6 +104,22 @@ unsigned http_state(const HttpSession& session) {
   return (session.has_failure() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
          (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U) |
          (session.has_event() ? 32U : 0U);
+}
+
+py::tuple feed_http(HttpSession& session, std::string_view data) {
+  std::string out;
+  {
+    std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
+    if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
+    session.feed(data, out);
+  }
+  return py::make_tuple(py::bytes(out), http_state(session));
+}
+
+py::tuple finish_http(HttpSession& session) {
+  std::string out;
+  session.finish(out);
+  return py::make_tuple(py::bytes(out), http_state(session));
 }
 
 /// Whether its body is compressed, method, target, fields by lower-case name, body.
@@ -194,27 +195,28 @@ py::dict take_counts(RequestCounts& self) {
   return result;
 }
 
-py::bytes feed_grpc(GrpcSession& session, std::string_view data) {
+/// What was written, and what Python asks after every turn: 1 for something to attend to, 2 for the middle of
+/// a message, 4 for closed, 8 for unfinished; and the session's progress.
+py::tuple grpc_turn(const GrpcSession& session, const std::string& out) {
+  const unsigned state = (session.needs_attention() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
+                         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U);
+  return py::make_tuple(py::bytes(out), state, session.progress());
+}
+
+py::tuple feed_grpc(GrpcSession& session, std::string_view data) {
   std::string out;
   {
     std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
     if (data.size() > kWorthReleasingBytes) release.emplace();
     session.feed(data, out);
   }
-  return out;
+  return grpc_turn(session, out);
 }
 
-py::bytes take_grpc_output(GrpcSession& session) {
+py::tuple take_grpc_output(GrpcSession& session) {
   std::string out;
   session.take_output(out);
-  return out;
-}
-
-/// What Python asks after every turn, in one call: 1 for something to attend to, 2 for the middle of a
-/// message, 4 for closed, 8 for unfinished.
-unsigned grpc_state(const GrpcSession& session) {
-  return (session.needs_attention() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U);
+  return grpc_turn(session, out);
 }
 
 const char* to_string(GrpcEvent::Kind kind) {
@@ -313,8 +315,7 @@ void bind_wire(py::module_& module) {
       .def("feed", &feed, py::arg("data"))
       .def("finish", &finish)
       .def("take_failures", &LineSession::take_failures)
-      .def_property_readonly("number", &LineSession::number)
-      .def_property_readonly("state", &line_state);
+      .def_property_readonly("number", &LineSession::number);
 
   py::class_<Nghttp2>(module, "Nghttp2")
       .def(py::init([](const std::vector<std::string>& paths) { return Nghttp2{nghttp2::open(paths)}; }),
@@ -350,9 +351,7 @@ void bind_wire(py::module_& module) {
       .def("next_deadline_s", &GrpcSession::next_deadline_s)
       .def("drain", &GrpcSession::drain)
       .def_property_readonly("open_calls", &GrpcSession::open_calls)
-      .def_property_readonly("number", &GrpcSession::number)
-      .def_property_readonly("progress", &GrpcSession::progress)
-      .def_property_readonly("state", &grpc_state);
+      .def_property_readonly("number", &GrpcSession::number);
 }
 
 }  // namespace datasentinel

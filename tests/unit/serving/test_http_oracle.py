@@ -35,14 +35,16 @@ def read_by_session(service: HttpService, data: bytes, cuts: list[int]) -> tuple
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     seen, out = [], b""
     for begin, end in pairwise(edges):
-        out += session.feed(data[begin:end])
-        while session.state & (EVENT | UNFINISHED):
-            if session.state & EVENT:
+        sent, state = session.feed(data[begin:end])
+        out += sent
+        while state & (EVENT | UNFINISHED):
+            if state & EVENT:
                 _, method, target, fields, body = session.take_event()
                 seen.append((method, target, fields, body))
                 session.respond(200, "Content-Type: text/plain\r\n", body)
-            out += session.feed(b"")
-    return seen, out + session.finish()
+            sent, state = session.feed(b"")
+            out += sent
+    return seen, out + session.finish()[0]
 
 
 def read_by_h11(data: bytes) -> list | None:

@@ -16,6 +16,7 @@ from datasentinel.serving.transports.session import Session
 class Echo(Session):
     """Echoes what it gets; breaks when told to."""
 
+    state = 0
     closed = False
     mid_message = False
 
@@ -23,6 +24,7 @@ class Echo(Session):
         if data == b"break":
             raise RuntimeError("broken on request")
         self.closed = data == b"bye"
+        self.state = int(self.closed)
         return data
 
     def finish(self) -> bytes:
@@ -47,6 +49,7 @@ class Lines(Echo):
     def feed(self, data: bytes) -> bytes:
         lines, newline, self._partial = (self._partial + data).rpartition(b"\n")
         self.mid_message = self._partial != b""
+        self.state = int(self.mid_message)
         return lines + newline
 
 

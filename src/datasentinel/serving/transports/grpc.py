@@ -172,14 +172,10 @@ class GrpcStream(Session):
         "_server",
         "_timer",
         "_wake",
-        "closed",
-        "mid_message",
-        "unfinished",
+        "progressed",
     )
 
-    closed: bool
-    mid_message: bool
-    unfinished: bool
+    progressed: bool
 
     def __init__(self, server: GrpcTransport, native: GrpcSession) -> None:
         self._server = server
@@ -191,9 +187,8 @@ class GrpcStream(Session):
         # Whose message it is, and as far as it is inflated.
         self._inflating: tuple[int, Inflater, bytearray] | None = None
         self._progress = 0
-        self.closed = False
-        self.mid_message = False
-        self.unfinished = False
+        self.state = 0
+        self.progressed = False  # Pings do not count.
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is something to send; `feed(b"")` then gives it."""
@@ -201,20 +196,24 @@ class GrpcStream(Session):
         self._server.inference.enter(self._native.number, wake)
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing more will be read."""
+        return self.state & _CLOSED != 0
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether the start of a frame was read, but not its end."""
+        return self.state & _MID_MESSAGE != 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the turn ended before everything was done, or sent, that can be."""
+        return self.state & _UNFINISHED != 0
+
+    @property
     def deferring(self) -> bool:
         """Whether the peer waits for an answer, and not we for its greeting or its headers."""
         return not self.mid_message and self._native.open_calls != 0
-
-    @property
-    def _attending(self) -> bool:
-        """Whether something that the native session left to Python waits for a turn."""
-        return self._inflating is not None or bool(self._events)
-
-    @property
-    def progressed(self) -> bool:
-        """Whether a request, a message or a reply moved since this was last asked; pings do not count."""
-        before, self._progress = self._progress, self._native.progress
-        return self._progress != before
 
     @property
     def drained(self) -> bool:
@@ -224,15 +223,18 @@ class GrpcStream(Session):
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes, and a turn; give what is to be sent."""
         native = self._native
-        out = native.feed(data)
-        state = native.state
-        if state & _ATTENTION or self._attending:
-            self._attend()
-            out += native.take_output()
-            state = native.state
-        self.mid_message = state & _MID_MESSAGE != 0
-        self.closed = state & _CLOSED != 0
-        self.unfinished = state & _UNFINISHED != 0 or self._attending
+        out, state, progress = native.feed(data)
+        if state or self.state:
+            if state & _ATTENTION or self._inflating is not None or self._events:
+                self._attend()
+                more, state, progress = native.take_output()
+                out += more
+                state &= ~_ATTENTION
+                if self._inflating is not None or self._events:
+                    state |= _UNFINISHED
+            self.state = state
+        self.progressed = progress != self._progress
+        self._progress = progress
         return out
 
     def finish(self) -> bytes:
@@ -249,7 +251,8 @@ class GrpcStream(Session):
         for number in list(self._calls):
             self._give_up(number)
         self._native.abandon_calls(Code.UNAVAILABLE, _STOPPING)
-        return self._native.take_output()
+        words, _, _ = self._native.take_output()
+        return words
 
     def drain(self) -> None:
         """Ask the peer to send no more calls, and end the streams."""

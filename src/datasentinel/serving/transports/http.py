@@ -66,7 +66,6 @@ class HttpStream(Session):
         "_native",
         "_pending",
         "_routes",
-        "_state",
         "_wake",
     )
 
@@ -77,7 +76,7 @@ class HttpStream(Session):
         self._native = service.open_session()
         self._routes = routes
         self._max_body_bytes = max_body_bytes
-        self._state = 0
+        self.state = 0
         self._pending: asyncio.Task[Response] | None = None
         self._inflater: Inflater | None = None
         self._drained_s: float | None = None  # When there is no more to wait for, by the loop's clock.
@@ -86,27 +85,27 @@ class HttpStream(Session):
     @property
     def closed(self) -> bool:
         """Whether nothing more will be read."""
-        return self._state & _CLOSED != 0
+        return self.state & _CLOSED != 0
 
     @property
     def mid_message(self) -> bool:
         """Whether the start of a request was read, but not its end."""
-        return self._state & _MID_MESSAGE != 0
+        return self.state & _MID_MESSAGE != 0
 
     @property
     def unfinished(self) -> bool:
         """Whether the turn ended before all was answered that can be."""
-        return self._state & (_UNFINISHED | _EVENT) != 0 or self._inflater is not None
+        return self.state & (_UNFINISHED | _EVENT) != 0 or self._inflater is not None
 
     @property
     def blocked(self) -> bool:
         """Whether a request is being answered elsewhere: replies are in order, so the next ones wait."""
-        return self._state & _WAITING != 0 and not self.unfinished
+        return self.state & _WAITING != 0 and not self.unfinished
 
     @property
     def deferring(self) -> bool:
         """Whether the peer waits for an answer."""
-        return self._state & _WAITING != 0
+        return self.state & _WAITING != 0
 
     @property
     def drained(self) -> bool:
@@ -138,21 +137,21 @@ class HttpStream(Session):
         """Take the next bytes, and a turn; return what is to be sent."""
         started_s = perf_counter()
         native = self._native
-        out = native.feed(data)
-        self._state = native.state
+        out, self.state = native.feed(data)
+        if self.state == 0:
+            return out
         while self._go_on():
-            out += native.feed(b"")
-            self._state = native.state
+            more, self.state = native.feed(b"")
+            out += more
             if perf_counter() - started_s > _TURN_S:
                 break
-        if self._state & _FAILURE:
+        if self.state & _FAILURE:
             _failure_log(transport=NAME, reason=native.take_failure())
         return out
 
     def finish(self) -> bytes:
         """Nothing more will come; a half-sent request is refused."""
-        out = self._native.finish()
-        self._state = self._native.state
+        out, self.state = self._native.finish()
         return out
 
     def _go_on(self) -> bool:
@@ -166,7 +165,7 @@ class HttpStream(Session):
             self._pending = None
             self._respond(response)
             return True
-        return self._state & _EVENT != 0 and self._take_event()
+        return self.state & _EVENT != 0 and self._take_event()
 
     def _take_event(self) -> bool:
         compressed, method, target, fields, body = self._native.take_event()
@@ -182,7 +181,7 @@ class HttpStream(Session):
             return True
         self._pending = asyncio.ensure_future(_caught(answer))
         self._pending.add_done_callback(lambda _: self._wake())
-        self._state = self._native.state
+        self.state = self._native.state
         return False
 
     def _inflate(self, inflater: Inflater) -> bool:

@@ -9,9 +9,18 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One connection's protocol."""
+    """One connection's protocol.
 
-    __slots__ = ()
+    Attributes
+    ----------
+    state : int
+        After the last turn, as bits of the protocol's own; 0, as after most small messages, is for a session
+        that is not closed, mid-message, unfinished, blocked, or deferring.
+    """
+
+    __slots__ = ("state",)
+
+    state: int
 
     @property
     def closed(self) -> bool:
@@ -40,7 +49,7 @@ class Session:
 
     @property
     def progressed(self) -> bool:
-        """Whether anything that the peer asked for has moved since this was last asked."""
+        """Whether anything that the peer asked for has moved in the last turn."""
         return True
 
     @property

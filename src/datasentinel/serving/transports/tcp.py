@@ -41,37 +41,37 @@ class LineStream(Session):
     max_line_bytes : int
     """
 
-    __slots__ = ("_inference", "_native", "_state")
+    __slots__ = ("_inference", "_native")
 
     def __init__(self, inference: Inference, counts: RequestCounts, *, max_line_bytes: int) -> None:
         self._inference = inference
         self._native = LineSession(inference.native, counts, max_line_bytes=max_line_bytes)
-        self._state = 0
+        self.state = 0
 
     @property
     def closed(self) -> bool:
         """Whether nothing more will be read."""
-        return self._state & _CLOSED != 0
+        return self.state & _CLOSED != 0
 
     @property
     def mid_message(self) -> bool:
         """Whether the start of a line was read, but not its end."""
-        return self._state & _MID_MESSAGE != 0
+        return self.state & _MID_MESSAGE != 0
 
     @property
     def unfinished(self) -> bool:
         """Whether the turn ended before every line was answered."""
-        return self._state & _UNFINISHED != 0
+        return self.state & _UNFINISHED != 0
 
     @property
     def blocked(self) -> bool:
         """Whether lines are being scored off the loop: replies are in order, so the next ones wait."""
-        return self._state & _WAITING != 0
+        return self.state & _WAITING != 0
 
     @property
     def deferring(self) -> bool:
         """Whether replies come later."""
-        return self._state & _WAITING != 0
+        return self.state & _WAITING != 0
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when lines were scored off the loop."""
@@ -83,21 +83,21 @@ class LineStream(Session):
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes, and a turn; return the replies that are due."""
-        replies = self._native.feed(data)
-        self._look()
+        replies, self.state = self._native.feed(data)
+        if self.state & _FAILURES:
+            self._log_failures()
         return replies
 
     def finish(self) -> bytes:
         """Answer a last line without a newline: the stream ended."""
-        replies = self._native.finish()
-        self._look()
+        replies, self.state = self._native.finish()
+        if self.state & _FAILURES:
+            self._log_failures()
         return replies
 
-    def _look(self) -> None:
-        self._state = self._native.state
-        if self._state & _FAILURES:
-            lines, reason = self._native.take_failures()
-            _failure_log(lines=lines, reason=reason)
+    def _log_failures(self) -> None:
+        lines, reason = self._native.take_failures()
+        _failure_log(lines=lines, reason=reason)
 
 
 def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listener:

@@ -57,7 +57,6 @@ class Turns:
         if self._queue or self._burst_s > _BURST_S:
             self._enqueue(taker)
         else:
-            self._virtual_s = max(self._virtual_s, taker.used_s)
             self._give_turn(taker, started_s)
 
     def _enqueue(self, taker: TurnTaker) -> None:
@@ -71,10 +70,11 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._tick)
 
     def _give_turn(self, taker: TurnTaker, started_s: float) -> None:
+        self._virtual_s = max(self._virtual_s, taker.used_s)
         more = taker.take_turn()
         took_s = perf_counter() - started_s
         self._burst_s += took_s
-        taker.used_s = max(taker.used_s, self._virtual_s) + took_s
+        taker.used_s = self._virtual_s + took_s
         if more and not taker.waiting:
             self._enqueue(taker)
 
@@ -84,9 +84,8 @@ class Turns:
         started_s = self._burst_started_s = perf_counter()
         self._burst_s = 0.0
         while self._queue and self._burst_s < _BURST_S / 2:
-            used_s, _, taker = heappop(self._queue)
+            _, _, taker = heappop(self._queue)
             taker.waiting = False
-            self._virtual_s = max(self._virtual_s, used_s)
             self._give_turn(taker, started_s)
             started_s = perf_counter()
         if self._queue and not self._tick_scheduled:
