@@ -115,7 +115,8 @@ void HttpSession::work() {
   unfinished_ = false;
   while (step()) {
     if (!turn.over() && out_.size() < kMaxOutputBytes) continue;
-    unfinished_ = state_ == State::reply || (!waiting() && state_ != State::closed && !input_.empty());
+    // Between the head and the end of a request a step may need no more bytes: its body may be empty.
+    unfinished_ = !waiting() && state_ != State::closed && (state_ != State::head || !input_.empty());
     break;
   }
 }
