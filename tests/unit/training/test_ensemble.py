@@ -69,6 +69,16 @@ def test_the_threshold_holds_on_new_normal_rows(result):
     assert 0.001 < np.mean(scores > result.calibration.threshold) < 0.03
 
 
+def test_prototypes_of_a_sample_tell_anomalies_and_keep_the_promise(monkeypatch):
+    monkeypatch.setattr("datasentinel.training.ensemble._MOST_CLUSTERED", 600)
+    values, labels = labelled(2000)
+    sampled = train(values, labels=labels, settings=TrainingSettings(steps=200))
+    assert len(sampled.model.views.prototypes.centres) == 600
+    assert sampled.quality.auroc > 0.97
+    flagged = sampled.model.score(telemetry(5000, seed=1)) > sampled.calibration.threshold
+    assert flagged.mean() < 0.02
+
+
 def test_typical_rows_score_around_one(result):
     scores = result.model.score(telemetry(5000, seed=9))
     assert 0.5 < np.median(scores) < 1.7
