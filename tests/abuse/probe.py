@@ -8,6 +8,7 @@ things. Work off the event loop counts, too, although nobody waits for it. Print
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 
 ROW = b"0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8\n"
 _PAUSE_S = 0.005
+MAX_P99_MS, MAX_MS = 10.0, 50.0
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,29 @@ class Waits:
     def of(cls, latencies: list[float]) -> Waits:
         ordered = sorted(latencies)
         return cls(ordered[int(len(ordered) * 0.99)], ordered[-1])
+
+
+class Harm(AssertionError):
+    """Others were made to wait."""
+
+
+def require_short(waits: Waits) -> None:
+    """Hold the server to what it promises to others."""
+    if waits.p99 > MAX_P99_MS or waits.most > MAX_MS:
+        raise Harm(f"others waited {waits}, in ms; at most {MAX_P99_MS} (p99) and {MAX_MS} are allowed")
+
+
+def best_of_tries(test):
+    """Run a test again if others waited: what else the machine does can add to the waits, and take nothing away."""
+
+    @functools.wraps(test)
+    def tried(*args, **options):
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(Harm):
+                return test(*args, **options)
+        return test(*args, **options)
+
+    return tried
 
 
 class Probe:

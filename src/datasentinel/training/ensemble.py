@@ -45,8 +45,9 @@ _CROSS_FIT_BELOW = 400
 _FOLDS = 3
 _MOST_HELD_OUT = 1000
 _MOST_COMPARED = 2000
-# The prototypes, about a thousand, are learnt from a sample of larger data: sorting and k-means are dear.
-_MOST_CLUSTERED = 100_000
+# Whitening and prototypes, of which there are about a thousand, are learnt from a sample of larger data:
+# sorting and k-means are dear, and fifty rows a prototype place it well enough.
+_MOST_CLUSTERED = 50_000
 _CHUNK_ROWS = 4096
 
 
@@ -310,13 +311,13 @@ def _views(
     wide_map = fit_robust_map(sets[-1], soft_clip.scaling, knee=_WIDE_KNEE)
     robust_map = fit_robust_map(sets[-1], soft_clip.scaling)
     for rows, denoiser in zip(sets, denoisers, strict=True):
-        whitening = fit_whitening(robust_map.apply(rows))
         # Of a part of the rows as many prototypes a row as of all, so that its distances are like theirs.
         count = max(1, round(prototypes * len(rows) / whole))
         clustered = rows
         if len(rows) > _MOST_CLUSTERED:
             clustered = rows[random.choice(len(rows), _MOST_CLUSTERED, replace=False)]
         v = robust_map.apply(clustered)
+        whitening = fit_whitening(v)
         wide, plain, whitened = (
             fit_prototypes(distinct(points), count, trusted_rows=whole, random=random)
             for points in (wide_map.apply(clustered), v, whitening.apply(v))
