@@ -37,13 +37,14 @@ def model(shared_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test_lines(shared_data) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The test rows as text, as float32 and their labels."""
+def test_lines(model, shared_data) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The model's columns of the test rows as text and as float32, and their labels."""
+    features = Detector.load(model).feature_names
     with (shared_data / "demo/smd-machine-1-6-test.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    lines = [",".join(row[:-1]) for row in rows]
-    values = np.array([row[:-1] for row in rows], dtype=np.float64).astype(np.float32)
-    return lines, values, np.array([int(row[-1]) for row in rows])
+        rows = list(csv.DictReader(file))
+    texts = [[row[feature] for feature in features] for row in rows]
+    values = np.array(texts, dtype=np.float64).astype(np.float32)
+    return [",".join(text) for text in texts], values, np.array([int(row["label"]) for row in rows])
 
 
 def stream(port: int, lines: list[str]) -> list[str]:

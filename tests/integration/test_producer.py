@@ -424,7 +424,8 @@ def test_the_command_sends_the_rows_of_a_file(port, detector, tmp_path):
     path = tmp_path / "rows.csv"
     header = ",".join([*(f"f{index}" for index in range(DIM)), "label"])
     np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.9g")
-    with command("--port", port, "--file", path, "--invalid-every", "4", "--replies") as process:
+    options = ["--normal", "0", "--invalid-every", "4", "--replies"]  # No row of this detector may be normal.
+    with command("--port", port, "--file", path, *options) as process:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     replies = [line.split(" ")[1].rstrip(":") for line in out.splitlines() if line[:1].isdigit()]
@@ -466,7 +467,7 @@ def test_the_command_fails_when_no_server_comes():
     [
         ((), "--dim"),
         (("--dim", "3", "--file", "x.csv"), "synthetic"),
-        (("--dim", "3", "--label", "y"), "--label needs --file"),
+        (("--dim", "3", "--label", "y"), "--label and --normal need --file"),
         (("--dim", "3", "--replies", "--json"), "do not go together"),
     ],
 )

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datasentinel.artifact import load_artifact
+from datasentinel.cli.reading import Names, ReadingOptions
 from datasentinel.producer import (
     PROTOCOLS,
     Credentials,
@@ -41,6 +42,7 @@ def _rows(
     count: int | None,
     file: Path | None,
     label: str | None,
+    normal: tuple[str, ...],
     model: Path | None,
     dim: int | None,
     anomaly_share: float | None,
@@ -48,8 +50,8 @@ def _rows(
 ) -> FileRows | Telemetry:
     config = load_artifact(model).config if model is not None else None
     if file is None:
-        if label is not None:
-            raise click.UsageError("--label needs --file.")
+        if label is not None or normal:
+            raise click.UsageError("--label and --normal need --file.")
         if (dim is None) == (config is None):
             raise click.UsageError(
                 "Synthetic telemetry needs one of --dim and --model; rows come from --file."
@@ -59,10 +61,9 @@ def _rows(
         return Telemetry(width, anomaly_share=0.05 if anomaly_share is None else anomaly_share, seed=seed)
     if dim is not None or anomaly_share is not None:
         raise click.UsageError("--dim and --anomaly-share are for synthetic telemetry, not for --file.")
-    from datasentinel.cli.reading import ReadingOptions
     from datasentinel.tables import open_table
 
-    roles = ReadingOptions(label=label).roles(config)
+    roles = ReadingOptions(label=label, normal=normal).roles(config)
     return FileRows(open_table(file, roles=roles), repeat=count is not None)
 
 
@@ -174,7 +175,10 @@ def _print(summary: Summary, rows: FileRows | Telemetry) -> None:
     type=click.Path(path_type=Path),
     help="Send the rows of this CSV, Parquet or NumPy file instead of synthetic telemetry.",
 )
-@click.option("--label", help="Label column of --file, by name or number.  [default: a last column 'label']")
+@click.option("--label", help="Label column of --file, by name or number.  [default: find out]")
+@click.option(
+    "--normal", type=Names(), default="", metavar="VALUE,..", help="The label's values that mean normal."
+)
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -236,6 +240,7 @@ def command(
     token_file: Path | None,
     file: Path | None,
     label: str | None,
+    normal: tuple[str, ...],
     model: Path | None,
     dim: int | None,
     anomaly_share: float | None,
@@ -270,7 +275,14 @@ def command(
         token=read_token(token_file) if token_file is not None else "",
     )
     rows = _rows(
-        count=count, file=file, label=label, model=model, dim=dim, anomaly_share=anomaly_share, seed=seed
+        count=count,
+        file=file,
+        label=label,
+        normal=normal,
+        model=model,
+        dim=dim,
+        anomaly_share=anomaly_share,
+        seed=seed,
     )
     samples = stream(rows, invalid_every=invalid_every, faults=PROTOCOLS[protocol], seed=seed)
     producer = Producer(
