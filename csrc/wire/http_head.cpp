@@ -63,7 +63,9 @@ std::optional<HttpProblem> read_request_line(std::string_view line, HttpHead& he
       std::ranges::any_of(head.target, [](char c) { return c <= 0x20 || c >= 0x7F; })) {
     return bad("the request line is no request line");
   }
-  const bool is_http = version.size() == 8 && version.starts_with("HTTP/") && version[6] == '.';
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const bool is_http = version.size() == 8 && version.starts_with("HTTP/") && is_digit(version[5]) &&
+                       version[6] == '.' && is_digit(version[7]);
   if (!is_http) return bad("the request line names no version of HTTP");
   if (version[5] != '1') return HttpProblem{.status = 505, .reason = "this server speaks HTTP/1.1"};
   head.old = version[7] == '0';

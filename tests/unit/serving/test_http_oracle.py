@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datasentinel.backend import HttpService
@@ -119,6 +119,7 @@ def test_both_read_the_same(service, stream, cuts):
 
 @settings(max_examples=400, deadline=None)
 @given(requests(), st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), min_size=1, max_size=3))
+@example(b"GET /0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", [(14, b"\x00")])
 def test_the_session_accepts_no_head_that_h11_refuses(service, request_bytes, damages):
     data = bytearray(request_bytes.partition(b"\r\n\r\n")[0])
     for position, replacement in damages:
