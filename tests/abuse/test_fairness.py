@@ -16,7 +16,7 @@ from tests.abuse.probe import Probe, best_of_tries, require_short
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-INFER = "/v2/models/datasentinel/infer"
+INFER = "/v2/models/test/infer"
 PROBE_S = 2.0
 
 
@@ -48,6 +48,7 @@ ABUSE = {
     "pipelined health": ("http", 1, lambda: get("/healthz") * 20_000),
     "pipelined metrics": ("http", 1, lambda: get("/metrics") * 2_000),
     "pipelined unknown paths": ("http", 4, lambda: get("/x") * 20_000),
+    "pipelined unknown models": ("http", 2, lambda: post(infer_body(1000)).replace(b"/test/", b"/none/") * 200),
     "pipelined inference": ("http", 2, lambda: post(infer_body(1)) * 20_000),
     "pipelined inference of many rows": ("http", 2, lambda: post(infer_body(1000)) * 200),
     "one-byte chunks": ("http", 1, one_byte_chunks),

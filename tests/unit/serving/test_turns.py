@@ -89,6 +89,25 @@ def test_many_who_ask_for_little_at_once_do_not_keep_the_loop_from_its_sockets(c
     asyncio.run(scenario())
 
 
+def test_a_socket_that_is_read_again_and_again_does_not_keep_the_loop_from_the_others(clock):
+    """An event loop may read one socket many times before it looks at the next (uvloop: 32 times)."""
+
+    async def scenario() -> None:
+        turns = Turns()
+        worker = Worker(clock, 1)
+        for _ in range(100):
+            worker.left = 1
+            clock.now_s += 0.0005  # Reading takes time, too.
+            turns.ready(worker, 256_000)
+            if worker.waiting:
+                break
+        assert clock.now_s < 0.004
+        await asyncio.sleep(0)
+        assert not worker.waiting
+
+    asyncio.run(scenario())
+
+
 def test_time_that_somebody_did_not_use_is_not_saved_up(clock):
     async def scenario() -> None:
         turns = Turns()

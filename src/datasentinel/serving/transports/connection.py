@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
             return
         self._inbox.append(data)
         self._inbox_bytes += len(data)
-        self._turns.ready(self)
+        self._turns.ready(self, len(data))
         if self._inbox_bytes > _MAX_INBOX_BYTES:
             self._regulate_reading(self._session)
 

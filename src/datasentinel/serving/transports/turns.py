@@ -13,8 +13,10 @@ from heapq import heappop, heappush
 from time import perf_counter
 from typing import Protocol
 
-# So long turns are taken one after the other before the loop looks at its sockets again.
+# So long turns are taken one after the other before the loop looks at its other sockets again.
 _BURST_S = 0.002
+# What receiving costs before a turn can begin: a copy out of the kernel and one into Python's bytes.
+_RECEIVING_S_PER_BYTE = 4e-10
 
 
 class TurnTaker(Protocol):
@@ -42,22 +44,27 @@ class Turns:
         self._queue: list[tuple[float, int, TurnTaker]] = []  # A heap: by virtual time, then by arrival.
         self._arrivals = 0
         self._virtual_s = 0.0  # Where the least served of those with work are.
-        self._burst_started_s = 0.0
-        self._burst_s = 0.0
+        self._burst_s = 0.0  # Spent on turns since the loop is known to have looked at its sockets.
         self._tick_scheduled = False
 
-    def ready(self, taker: TurnTaker) -> None:
-        """Give a turn to who has something to do: at once, where nobody waits and the loop is not late."""
+    def ready(self, taker: TurnTaker, received_bytes: int = 0) -> None:
+        """Give a turn to who has something to do: at once, where nobody waits and the loop is not late.
+
+        Parameters
+        ----------
+        taker : TurnTaker
+        received_bytes : int
+            How much was just received for it.
+        """
+        receiving_s = received_bytes * _RECEIVING_S_PER_BYTE
+        self._burst_s += receiving_s
+        taker.used_s += receiving_s
         if taker.waiting:
             return
-        started_s = perf_counter()
-        if started_s - self._burst_started_s > 2 * _BURST_S:
-            self._burst_started_s = started_s
-            self._burst_s = 0.0
         if self._queue or self._burst_s > _BURST_S:
             self._enqueue(taker)
         else:
-            self._give_turn(taker, started_s)
+            self._give_turn(taker, perf_counter())
 
     def _enqueue(self, taker: TurnTaker) -> None:
         taker.waiting = True
@@ -65,29 +72,32 @@ class Turns:
         taker.used_s = max(taker.used_s, self._virtual_s)
         self._arrivals += 1
         heappush(self._queue, (taker.used_s, self._arrivals, taker))
+        self._schedule_tick()
+
+    def _schedule_tick(self) -> None:
         if not self._tick_scheduled:
             self._tick_scheduled = True
             asyncio.get_running_loop().call_soon(self._tick)
 
-    def _give_turn(self, taker: TurnTaker, started_s: float) -> None:
+    def _give_turn(self, taker: TurnTaker, started_s: float) -> float:
+        """Return when the turn was over."""
         self._virtual_s = max(self._virtual_s, taker.used_s)
         more = taker.take_turn()
-        took_s = perf_counter() - started_s
-        self._burst_s += took_s
-        taker.used_s = self._virtual_s + took_s
+        ended_s = perf_counter()
+        self._burst_s += ended_s - started_s
+        taker.used_s = self._virtual_s + ended_s - started_s
         if more and not taker.waiting:
             self._enqueue(taker)
+        return ended_s
 
     def _tick(self) -> None:
-        """Go through the queue until the sockets must be looked at."""
+        """Go through the queue until the sockets must be looked at, which the loop does between two ticks."""
         self._tick_scheduled = False
-        started_s = self._burst_started_s = perf_counter()
         self._burst_s = 0.0
+        now_s = perf_counter()
         while self._queue and self._burst_s < _BURST_S / 2:
             _, _, taker = heappop(self._queue)
             taker.waiting = False
-            self._give_turn(taker, started_s)
-            started_s = perf_counter()
-        if self._queue and not self._tick_scheduled:
-            self._tick_scheduled = True
-            asyncio.get_running_loop().call_soon(self._tick)
+            now_s = self._give_turn(taker, now_s)
+        if self._queue:
+            self._schedule_tick()
