@@ -48,7 +48,11 @@ ABUSE = {
     "pipelined health": ("http", 1, lambda: get("/healthz") * 20_000),
     "pipelined metrics": ("http", 1, lambda: get("/metrics") * 2_000),
     "pipelined unknown paths": ("http", 4, lambda: get("/x") * 20_000),
-    "pipelined unknown models": ("http", 2, lambda: post(infer_body(1000)).replace(b"/test/", b"/none/") * 200),
+    "pipelined unknown models": (
+        "http",
+        2,
+        lambda: post(infer_body(1000)).replace(b"/test/", b"/none/") * 200,
+    ),
     "pipelined inference": ("http", 2, lambda: post(infer_body(1)) * 20_000),
     "pipelined inference of many rows": ("http", 2, lambda: post(infer_body(1000)) * 200),
     "one-byte chunks": ("http", 1, one_byte_chunks),
