@@ -132,7 +132,7 @@ def draw_coverage(axes: Axes, p_values: Float64Array, calibration_rows: int) -> 
 def _score_axis(
     set_scale: Callable[[str], None], scores: Float32Array | Float64Array, threshold: float
 ) -> bool:
-    """Make the axis of scores logarithmic where all are positive and far apart; tell whether it is."""
+    """Make the axis of scores logarithmic where all are positive and far apart; return whether it is."""
     positive = scores[scores > 0]
     logarithmic = threshold > 0 and scores.min() >= 0 and positive.size > 0
     logarithmic = bool(logarithmic and max(scores.max(), threshold) > 20 * positive.min())

@@ -268,7 +268,7 @@ class Detector:
         return anomalies
 
     def p_values(self, x: object) -> Float64Array:
-        """Tell for each row how rare a score like its own is among normal rows.
+        """Return for each row how rare a score like its own is among normal rows.
 
         The p-value is the share of calibration rows, the row itself counted in, that score at least as much
         (see `datasentinel.calibration`). Of new normal rows at most a share a has a p-value of a or less, so
@@ -302,7 +302,7 @@ class Detector:
         return self._p_values.p_values(scores)
 
     def severity(self, x: object) -> Float32Array:
-        """Tell how far above the threshold rows score, on a scale that is the same for every model.
+        """Return how far above the threshold rows score, on a scale that is the same for every model.
 
         Parameters
         ----------
@@ -337,7 +337,7 @@ class Detector:
         return np.where(above, np.maximum(severity, least_above), np.minimum(severity, np.float32(1)))
 
     def reconstruct(self, x: object, out: Float32Array | None = None) -> Float32Array:
-        """Give the model's idea of each row had it been normal, in raw units.
+        """Return what each row would have been, had it been normal, in raw units.
 
         Parameters
         ----------
@@ -361,7 +361,7 @@ class Detector:
         return self._call(self.scorer.reconstruct, x, out)
 
     def contributions(self, x: object, out: Float32Array | None = None) -> Float32Array:
-        """Give each feature's part in the score.
+        """Return each feature's part in the score.
 
         Parameters
         ----------
@@ -432,7 +432,7 @@ class Detector:
         return result
 
     def info(self) -> dict[str, Any]:
-        """Tell what is loaded and how it runs.
+        """Describe what is loaded and how it runs.
 
         Returns
         -------

@@ -52,7 +52,7 @@ class Shift:
 
     @classmethod
     def judged(cls, name: str, psi: float, ks: float, critical: float) -> Shift:
-        """Tell the state from the two measures and the critical value of the KS statistic."""
+        """Return the state for the two measures and the critical value of the KS statistic."""
         state: State = "stable"
         if ks > critical and psi >= PSI_SHIFTING:
             state = "drifted" if psi >= PSI_DRIFTED else "shifting"

@@ -241,7 +241,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         return decisions
 
     def p_values(self, X: object) -> Float64Array:  # noqa: N803
-        """Tell how rare scores like the rows' own are among held-out normal rows.
+        """Return how rare scores like the rows' own are among held-out normal rows.
 
         Parameters
         ----------

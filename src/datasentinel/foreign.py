@@ -203,7 +203,7 @@ def _output(
 
 
 def _kinds(shape: list[int | None], width: int) -> list[Kind]:
-    """Tell what an output of that shape could be."""
+    """Return what an output of that shape could be."""
     if len(shape) == 1 or (len(shape) > 2 and all(size == 1 for size in shape[1:])):
         return ["score"]
     if len(shape) != 2:

@@ -29,7 +29,7 @@ class PlanKey:
     versions: tuple[str, ...]
 
     def digest(self) -> str:
-        """Give a file name for this key."""
+        """Return a file name for this key."""
         return hashlib.sha256(json.dumps([_FORMAT_VERSION, asdict(self)]).encode()).hexdigest()[:32]
 
 
@@ -50,7 +50,7 @@ class PlanRecord:
 
 
 def cache_dir() -> Path:
-    """Give the folder for what can be made again.
+    """Return the folder for what can be made again.
 
     `DATASENTINEL_CACHE_DIR`, else `datasentinel` under `XDG_CACHE_HOME` or `~/.cache`. Where the user has no
     home, neither in a variable nor in the system's list, it cannot be made, and nothing is remembered.
@@ -66,7 +66,7 @@ def cache_dir() -> Path:
 
 
 def cpu_identity() -> str:
-    """Tell what CPU this is, as far as timings are concerned."""
+    """Describe the CPU as far as timings depend on it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

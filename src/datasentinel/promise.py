@@ -87,7 +87,7 @@ def _require_own_scores(
 
 
 def observe(calibration: Calibration, scores: Float32Array, independent: float = 1.0) -> Observed:
-    """Count normal rows above the threshold, and tell how likely so many are.
+    """Count normal rows above the threshold, and return how likely so many are.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def broken(calibration: Calibration, observed: Mapping[str, Observed]) -> str:
 
 
 def tail_probability(above: int, rows: int, share: float, calibration_rows: int) -> float:
-    """Return the probability of `above` or more of new rows beyond a quantile that calibration rows told.
+    """Return the probability of `above` or more new rows beyond a quantile of calibration rows.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def measure_in_turns(
 def calibrate(
     call: Callable[[], object], clock_ns: Callable[[], int] = time.perf_counter_ns
 ) -> tuple[int, float]:
-    """Warm a call up; tell how many calls make a sample, and about how long one takes in microseconds."""
+    """Warm a call up; return how many calls make a sample, and about how long one takes in microseconds."""
     call()
     count = 1
     while True:

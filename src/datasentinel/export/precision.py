@@ -81,7 +81,7 @@ class PrecisionChange:
     bytes_after: int
 
     def facts(self) -> dict[str, Json]:
-        """Give what `config.json` keeps under the key "precision"."""
+        """Return what `config.json` keeps under the key "precision"."""
         return {
             "arithmetic": self.precision,
             "layers": self.layers,

@@ -179,7 +179,7 @@ class TcpConnection(asyncio.Protocol, Connection):
             self._listener.on_reply(self._waiting.popleft(), reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the listener, unless it closed the connection itself."""
+        """Notify the listener, unless it closed the connection itself."""
         self._lose(exc or ConnectionError("the server closed the connection"))
 
     def _lose(self, error: Exception) -> None:

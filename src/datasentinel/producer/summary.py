@@ -36,7 +36,7 @@ class LatencyHistogram:
         self.count += 1
 
     def percentiles_us(self) -> dict[str, float]:
-        """Give p50, p90, p99 (upper ends of their buckets) and the exact maximum in microseconds."""
+        """Return p50, p90, p99 (upper ends of their buckets) and the exact maximum in microseconds."""
         if not self.count:
             return {}
         cumulative = np.cumsum(self._counts)
@@ -131,7 +131,7 @@ class Summary:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Give everything as plain values, ready for JSON."""
+        """Return everything as plain values, ready for JSON."""
         answered = sum(self.replies.values())
         return {
             "ok": self.ok,

@@ -38,7 +38,7 @@ _NOT_TABLES = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pdf", ".h5", ".hdf5", 
 def open_table(
     *paths: str | os.PathLike[str], roles: Roles | None = None, header: bool | None = None
 ) -> Table:
-    """Look at the shape of one or several files of the same columns.
+    """Inspect the shape of one or several files of the same columns.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ _ISO_TIME = re.compile(
 )
 # Seconds from 1990 to 2100, and the same in ms, us and ns.
 _EPOCH_S = (6.3e8, 4.2e9)
-# A number as only people or Python read it: the column is one of numbers, and each such row is told.
+# A number as only people or Python read it: the column is one of numbers, and each such row is reported.
 _SPOILT_NUMBER = re.compile(r"[+-]?[$€£]?\d[\d_,' ]*(\.\d*)?([eE][+-]?\d+)?\s*%?")
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "nat", "#n/a", "<na>"})
 _MIN_ROWS_TO_JUDGE = 5
@@ -426,7 +426,7 @@ def _is_epoch(numbers: Float64Array) -> bool:
 
 
 def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftOut], list[str]]:
-    """Look at all rows of the features that nobody asked for by name.
+    """Inspect all rows of the features that nobody asked for by name.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def fit_combination(distances: Float32Array, resolution: Float64Array, usual: Se
 
 
 def stranger(first: Float32Array, second: Float32Array) -> BoolArray:
-    """Tell in which parts the second sample of z, shape [M, parts], is above the first, shape [N, parts].
+    """Return in which parts the second sample of z, shape [M, parts], is above the first, shape [N, parts].
 
     The one-sided two-sample Kolmogorov-Smirnov test with its asymptotic bound and a tolerance.
     """

@@ -35,7 +35,7 @@ def serial_correlation(rows: Float32Array) -> float:
 
 
 def is_recording(rows: Float32Array) -> bool:
-    """Tell whether the order of the rows matters: neighbours are alike.
+    """Return whether the order of the rows matters: neighbours are alike.
 
     Then rows held out at random would be known from their neighbours, and everything learnt from them would
     be too sure of itself.

@@ -158,7 +158,7 @@ class Subspace:
 
 
 def can_span(rows: Float32Array) -> bool:
-    """Tell whether enough columns vary for a subspace with something beside it."""
+    """Return whether enough columns vary for a subspace with something beside it."""
     return int(np.count_nonzero(fit_scaling(rows).varying)) >= _LEAST_VARYING
 
 
