@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel import Detector
 from datasentinel.serving.data_plane import DataPlane
-from datasentinel.serving.transports.tcp import LineStream
+from datasentinel.serving.lines.session import LineStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

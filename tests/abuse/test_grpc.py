@@ -18,7 +18,7 @@ import pytest
 
 from datasentinel.messages import make_stub
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
-from datasentinel.serving.protocols import health_pb2
+from datasentinel.serving.control import health_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.abuse import http2
 from tests.abuse.http2 import Peer, frame, message

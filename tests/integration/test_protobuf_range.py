@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from datasentinel.messages import make_stub
-from datasentinel.serving.protocols import health_pb2
+from datasentinel.serving.control import health_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 20
@@ -61,7 +61,7 @@ def test_an_older_protobuf_does(start_server, detector, rows, tmp_path, release)
 
 def test_serving_imports_no_grpcio():
     code = (
-        "import sys; import datasentinel.serving.server, datasentinel.serving.transports.grpc; "
+        "import sys; import datasentinel.serving.server, datasentinel.serving.grpc.session; "
         "sys.exit('grpc' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

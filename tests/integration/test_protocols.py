@@ -13,7 +13,7 @@ import pytest
 
 from datasentinel.messages import make_stub
 from datasentinel.oip import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
-from datasentinel.serving.protocols import health_pb2, reflection_pb2
+from datasentinel.serving.control import health_pb2, reflection_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import ServerProcess, to_lines, to_replies
 

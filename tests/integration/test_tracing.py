@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.tracing import Tracing
-from datasentinel.serving.transports.tcp import LineStream
 from tests.integration.server_process import ANY_PORT, command, to_lines
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import Field
 
-    from datasentinel.serving.transports import Address
+    from datasentinel.serving.connections.addresses import Address
 
 _ARGUMENT = "model"
 

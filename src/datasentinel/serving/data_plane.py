@@ -26,10 +26,10 @@ from datasentinel.errors import (
     ResourceExhaustedError,
     UnsupportedModelError,
 )
+from datasentinel.serving.connections.turns import Turns
 from datasentinel.serving.inference import Inference
 from datasentinel.serving.models import ServedModels
 from datasentinel.serving.settings import Settings
-from datasentinel.serving.transports.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

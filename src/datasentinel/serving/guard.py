@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from datasentinel.errors import SettingsError
 from datasentinel.serving.auth import Tokens
+from datasentinel.serving.connections.tls import Tls
 from datasentinel.serving.logs import RateLimitedLog, log
-from datasentinel.serving.tls import Tls
 
 if TYPE_CHECKING:
+    from datasentinel.serving.connections.tls import TlsContext
     from datasentinel.serving.settings import Settings
-    from datasentinel.serving.tls import TlsContext
 
 _logger = logging.getLogger(__name__)
 _refusal_log = RateLimitedLog(_logger, logging.WARNING, "login_failed")

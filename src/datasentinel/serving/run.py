@@ -13,8 +13,8 @@ from datasentinel.serving.settings import service_links
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.connections.addresses import Address
     from datasentinel.serving.settings import Settings
-    from datasentinel.serving.transports import Address
 
 _logger = logging.getLogger(__name__)
 

@@ -9,25 +9,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasentinel.serving.connections.addresses import is_loopback
+from datasentinel.serving.control.loading import is_loading, loader
+from datasentinel.serving.control.metrics import Metrics
+from datasentinel.serving.control.repository import ModelRepository
+from datasentinel.serving.control.trial import try_to_load
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.descriptors import within_descriptors
 from datasentinel.serving.failure_watch import FailureWatch
 from datasentinel.serving.guard import Guard
-from datasentinel.serving.loading import is_loading, loader
 from datasentinel.serving.logs import configure_logging, log
-from datasentinel.serving.metrics import Metrics
-from datasentinel.serving.repository import ModelRepository
 from datasentinel.serving.signals import Signals
 from datasentinel.serving.tracing import Tracing
-from datasentinel.serving.transports import is_loopback
-from datasentinel.serving.trial import try_to_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.serving.board import Board
+    from datasentinel.serving.connections.addresses import Address, Transport
     from datasentinel.serving.settings import Settings
-    from datasentinel.serving.transports import Address, Transport
 
 _logger = logging.getLogger(__name__)
 
@@ -187,16 +187,16 @@ def _make_transports(
     """Make the transports that are on; a library is imported only where its transport is."""
     transports: list[Transport] = []
     if settings.tcp:
-        from datasentinel.serving.transports.tcp import tcp_transport
+        from datasentinel.serving.lines.session import tcp_transport
 
         transports.append(tcp_transport(plane, settings, guard))
     if settings.grpc:
-        from datasentinel.serving.transports.grpc import grpc_transport
+        from datasentinel.serving.grpc.session import grpc_transport
 
         if (transport := grpc_transport(plane, repository, settings, guard)) is not None:
             transports.append(transport)
     if settings.http:
-        from datasentinel.serving.transports.http import http_transport
+        from datasentinel.serving.http.session import http_transport
 
         transports.append(http_transport(plane, repository, metrics, settings, guard))
     return transports

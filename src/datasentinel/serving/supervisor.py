@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import ServerError
+from datasentinel.serving.connections.addresses import Address, bound_socket, listening_socket, resolve
 from datasentinel.serving.exit_codes import in_words
 from datasentinel.serving.logs import log
 from datasentinel.serving.signals import Signals
-from datasentinel.serving.transports import Address, bound_socket, listening_socket, resolve
 from datasentinel.serving.worker import HEARTBEAT_S, READY, to_argument
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from datasentinel.serving.server import run_worker
 from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from datasentinel.serving.transports import Address
+    from datasentinel.serving.connections.addresses import Address
 
 READY = b"ready\n"
 _ALIVE = b"alive\n"

@@ -8,9 +8,9 @@ from datasentinel.calibration import ScoreTable, calibrate, feature_histograms
 from datasentinel.detector import Detector
 from datasentinel.drift import critical_value
 from datasentinel.histogram import Histogram, ks, psi
+from datasentinel.serving.control.metrics import Metrics
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.live_drift import LiveDrift
-from datasentinel.serving.metrics import Metrics
 from tests.networks import Network, write_artifact
 
 D = 5

@@ -9,16 +9,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from datasentinel.errors import DataSentinelError, InvalidInputError
+from datasentinel.serving.control.methods import Kind
+from datasentinel.serving.control.status import Code, code_of
 from datasentinel.serving.data_plane import INVALID
 from datasentinel.serving.logs import log
-from datasentinel.serving.protocols.methods import Kind
-from datasentinel.serving.protocols.status import Code, code_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from datasentinel.serving.control.methods import Method
     from datasentinel.serving.data_plane import TransportAccount
-    from datasentinel.serving.protocols.methods import Method
 
 _logger = logging.getLogger(__name__)
 

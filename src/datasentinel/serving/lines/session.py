@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from datasentinel.backend import LineSession
+from datasentinel.serving.connections.listener import Listener
+from datasentinel.serving.connections.session import Session
 from datasentinel.serving.logs import RateLimitedLog
-from datasentinel.serving.transports.listener import Listener
-from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

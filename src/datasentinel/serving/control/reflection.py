@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datasentinel.messages import POOL
-from datasentinel.serving.protocols import reflection_pb2 as pb
-from datasentinel.serving.protocols.status import Code
+from datasentinel.serving.control import reflection_pb2 as pb
+from datasentinel.serving.control.status import Code
 
 if TYPE_CHECKING:
     from collections.abc import Collection

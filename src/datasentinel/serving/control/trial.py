@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from datasentinel import errors
 from datasentinel.errors import ArtifactError, DataSentinelError
+from datasentinel.serving.control.loading import load_and_warm_up, loader
 from datasentinel.serving.exit_codes import in_words
-from datasentinel.serving.loading import load_and_warm_up, loader
 from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def try_to_load(folder: Path, root: Path, settings: Settings) -> None:
     warning_flags = [f"-W{option}" for option in sys.warnoptions]
     told = json.dumps({"folder": str(folder), "root": str(root), "settings": asdict(settings)})
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *warning_flags, "-m", "datasentinel.serving.trial", told),
+        *(sys.executable, *warning_flags, "-m", "datasentinel.serving.control.trial", told),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -10,14 +10,14 @@ from google.protobuf.message import DecodeError, Message
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.oip import grpc_predict_v2_pb2 as oip_pb2
-from datasentinel.serving.protocols import health, health_pb2, oip, reflection, reflection_pb2, v1
+from datasentinel.serving.control import health, health_pb2, oip, reflection, reflection_pb2, v1
 from datasentinel.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane, TransportAccount
-    from datasentinel.serving.repository import ModelRepository
 
 _EVALUATE = f"/{v1.SERVICE}/Evaluate"
 

@@ -19,23 +19,23 @@ from datasentinel.errors import (
     ResourceExhaustedError,
     ServerError,
 )
-from datasentinel.serving.inflate import Inflater
+from datasentinel.serving.connections.inflate import Inflater
+from datasentinel.serving.connections.listener import Listener
+from datasentinel.serving.connections.session import Session
+from datasentinel.serving.control.methods import make_methods
+from datasentinel.serving.control.status import Code, code_of
+from datasentinel.serving.grpc.call import Call, CallEnd
 from datasentinel.serving.logs import log
-from datasentinel.serving.protocols.methods import make_methods
-from datasentinel.serving.protocols.status import Code, code_of
-from datasentinel.serving.transports.grpc_call import Call, CallEnd
-from datasentinel.serving.transports.listener import Listener
-from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.backend import Nghttp2
+    from datasentinel.serving.connections.addresses import Address
+    from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
-    from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.settings import Settings
-    from datasentinel.serving.transports import Address
 
 NAME = "grpc"
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"

@@ -10,17 +10,17 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from datasentinel.serving.connections.addresses import Address, listening_socket, resolve
+from datasentinel.serving.connections.connection import Admission, Connection
+from datasentinel.serving.connections.turns import Turns
 from datasentinel.serving.logs import RateLimitedLog, log
-from datasentinel.serving.transports import Address, listening_socket, resolve
-from datasentinel.serving.transports.connection import Admission, Connection
-from datasentinel.serving.transports.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.connections.session import Session
+    from datasentinel.serving.connections.tls import TlsContext
     from datasentinel.serving.data_plane import TransportAccount
-    from datasentinel.serving.tls import TlsContext
-    from datasentinel.serving.transports.session import Session
 
 _logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The transports: each one listens, decodes requests, asks the data plane, and encodes replies."""
+"""Where to listen: names to addresses, addresses to sockets."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from google.protobuf import json_format
 
 from datasentinel.errors import InvalidInputError, ModelNotFoundError
 from datasentinel.oip import grpc_predict_v2_pb2 as pb
-from datasentinel.serving.protocols import metadata
+from datasentinel.serving.control import metadata
 
 if TYPE_CHECKING:
+    from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
-    from datasentinel.serving.repository import ModelRepository
 
 SERVICE = "inference.GRPCInferenceService"
 

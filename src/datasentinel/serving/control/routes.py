@@ -19,19 +19,19 @@ from datasentinel.errors import (
     UnsupportedModelError,
 )
 from datasentinel.serving import auth
+from datasentinel.serving.control import metadata
+from datasentinel.serving.control.messages import TEXT, Response
+from datasentinel.serving.control.openapi import make_document
 from datasentinel.serving.logs import log
-from datasentinel.serving.protocols import metadata
-from datasentinel.serving.rest.messages import TEXT, Response
-from datasentinel.serving.rest.openapi import make_document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from datasentinel.serving.control.messages import Request
+    from datasentinel.serving.control.metrics import Metrics
+    from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
-    from datasentinel.serving.metrics import Metrics
-    from datasentinel.serving.repository import ModelRepository
-    from datasentinel.serving.rest.messages import Request
 
 _logger = logging.getLogger(__name__)
 

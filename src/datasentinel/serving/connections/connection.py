@@ -11,16 +11,16 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Protocol, cast
 
+from datasentinel.serving.connections.addresses import Address
+from datasentinel.serving.connections.tls import TlsChannel
 from datasentinel.serving.logs import RateLimitedLog
-from datasentinel.serving.tls import TlsChannel
-from datasentinel.serving.transports import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datasentinel.serving.tls import TlsContext
-    from datasentinel.serving.transports.session import Session
-    from datasentinel.serving.transports.turns import Turns
+    from datasentinel.serving.connections.session import Session
+    from datasentinel.serving.connections.tls import TlsContext
+    from datasentinel.serving.connections.turns import Turns
 
 _logger = logging.getLogger(__name__)
 _failure_log = RateLimitedLog(_logger, logging.ERROR, "connection_failed")

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import datasentinel
 from datasentinel.backend import HttpService
 from datasentinel.errors import DataSentinelError
-from datasentinel.serving.inflate import Inflater
+from datasentinel.serving.connections.inflate import Inflater
+from datasentinel.serving.connections.listener import Listener
+from datasentinel.serving.connections.session import Session
+from datasentinel.serving.control.messages import Request, Response
+from datasentinel.serving.control.routes import Routes, refusal_of
 from datasentinel.serving.logs import RateLimitedLog
-from datasentinel.serving.rest.messages import Request, Response
-from datasentinel.serving.rest.routes import Routes, refusal_of
-from datasentinel.serving.transports.listener import Listener
-from datasentinel.serving.transports.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from datasentinel.serving.control.metrics import Metrics
+    from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.inference import Inference
-    from datasentinel.serving.metrics import Metrics
-    from datasentinel.serving.repository import ModelRepository
     from datasentinel.serving.settings import Settings
 
 NAME = "http"

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from datasentinel.errors import InvalidInputError, ResourceExhaustedError
-from datasentinel.serving.inflate import Inflater
+from datasentinel.serving.connections.inflate import Inflater
 
 
 def inflated(data: bytes, coding: str = "gzip", max_bytes: int = 1 << 24) -> bytes:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from datasentinel.serving.transports import turns as module
-from datasentinel.serving.transports.turns import Turns
+from datasentinel.serving.connections import turns as module
+from datasentinel.serving.connections.turns import Turns
 
 
 class Clock:

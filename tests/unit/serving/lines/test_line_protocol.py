@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datasentinel import Detector
 from datasentinel.serving.data_plane import DataPlane, TransportAccount
-from datasentinel.serving.transports.tcp import LineStream
+from datasentinel.serving.lines.session import LineStream
 from tests.networks import Network, write_artifact
 
 D = 3

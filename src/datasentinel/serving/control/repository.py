@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, find_artifacts, is_version, printable
 from datasentinel.errors import ArtifactError, DataSentinelError, ModelNotFoundError, NotAllowedError
+from datasentinel.serving.control.loading import in_own_thread, load_and_warm_up
 from datasentinel.serving.data_plane import names_of
-from datasentinel.serving.loading import in_own_thread, load_and_warm_up
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:

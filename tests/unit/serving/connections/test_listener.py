@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from datasentinel.errors import ServerError
+from datasentinel.serving.connections.listener import Listener
+from datasentinel.serving.connections.session import Session
 from datasentinel.serving.data_plane import TransportAccount
-from datasentinel.serving.transports.listener import Listener
-from datasentinel.serving.transports.session import Session
 
 
 class Echo(Session):

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import ModelNotFoundError
-from datasentinel.serving.protocols import health_pb2 as pb
+from datasentinel.serving.control import health_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection

@@ -1,0 +1,1 @@
+"""Sockets and what every connection needs, whatever it speaks: turns, limits, TLS, compressed bodies."""

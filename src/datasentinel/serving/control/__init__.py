@@ -1,0 +1,1 @@
+"""What Python answers, by `routes` (HTTP) and `methods` (gRPC): health, metadata, metrics, the repository."""
