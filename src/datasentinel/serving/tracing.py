@@ -13,7 +13,7 @@ import datasentinel
 from datasentinel.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from datasentinel.serving.data_plane import Answered, Observer
+    from datasentinel.serving.accounts import Answered, Observer
     from datasentinel.serving.settings import Settings
 
 

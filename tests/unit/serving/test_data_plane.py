@@ -7,7 +7,8 @@ import pytest
 
 from datasentinel import Detector
 from datasentinel.errors import InvalidInputError
-from datasentinel.serving.data_plane import LATENCY_BOUNDS_S, DataPlane, TransportAccount
+from datasentinel.serving.accounts import LATENCY_BOUNDS_S, TransportAccount
+from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.models import warm_up
 from tests.networks import Network, write_artifact

@@ -18,9 +18,9 @@ from datasentinel.serving.logs import RateLimitedLog, log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.connections.session import Session
     from datasentinel.serving.connections.tls import TlsContext
-    from datasentinel.serving.data_plane import TransportAccount
 
 _logger = logging.getLogger(__name__)
 

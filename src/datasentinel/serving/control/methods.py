@@ -16,8 +16,9 @@ from datasentinel.v1 import inference_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.control.repository import ModelRepository
-    from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.data_plane import DataPlane
 
 _EVALUATE = f"/{v1.SERVICE}/Evaluate"
 

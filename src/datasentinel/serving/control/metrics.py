@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 
 import datasentinel
 from datasentinel.calibration import ScoreTable, feature_histograms
+from datasentinel.serving.accounts import LATENCY_BOUNDS_S
 from datasentinel.serving.board import POST_INTERVAL_S
-from datasentinel.serving.data_plane import LATENCY_BOUNDS_S
 from datasentinel.serving.live_drift import LiveDrift
 from datasentinel.serving.logs import log
 

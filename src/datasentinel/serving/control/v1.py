@@ -8,7 +8,8 @@ from datasentinel.errors import InvalidInputError, UnsupportedModelError
 from datasentinel.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from datasentinel.serving.data_plane import DataPlane, TransportAccount
+    from datasentinel.serving.accounts import TransportAccount
+    from datasentinel.serving.data_plane import DataPlane
 
 SERVICE = "datasentinel.v1.InferenceService"
 

@@ -17,8 +17,8 @@ from datasentinel.serving.logs import log
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.control.methods import Method
-    from datasentinel.serving.data_plane import TransportAccount
 
 _logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from datasentinel.errors import ServerError
+from datasentinel.serving.accounts import TransportAccount
 from datasentinel.serving.connections.listener import Listener
 from datasentinel.serving.connections.session import Session
-from datasentinel.serving.data_plane import TransportAccount
 
 
 class Echo(Session):

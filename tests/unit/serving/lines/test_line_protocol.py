@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasentinel import Detector
-from datasentinel.serving.data_plane import DataPlane, TransportAccount
+from datasentinel.serving.accounts import TransportAccount
+from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from tests.networks import Network, write_artifact
 
