@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from datasentinel.serving.logs import configure_logging, log
-from datasentinel.serving.server import run_server
+from datasentinel.serving.process import serve
 from datasentinel.serving.settings import service_links
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
 
         supervise(settings, on_ready)
     else:
-        run_server(settings, on_ready)
+        serve(settings, on_ready)

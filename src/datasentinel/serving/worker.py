@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataSentinelError
 from datasentinel.serving.board import Board
-from datasentinel.serving.server import run_worker
+from datasentinel.serving.logs import configure_logging
+from datasentinel.serving.process import serve
 from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def main() -> None:
     board = Board(Path(told["folder"]), number)
     lifeline = sys.stdin.fileno()
     try:
-        run_worker(settings, _print_ready, number, board, lifeline)
+        configure_logging(settings, worker=number)
+        serve(settings, _print_ready, board=board, lifeline=lifeline)
         if select.select([lifeline], [], [], 0)[0]:
             board.clear()  # The supervisor, who would, is gone.
     except DataSentinelError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from datasentinel.errors import ServerError
 
@@ -18,24 +18,6 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class Transport(Protocol):
-    """What the server's lifecycle needs from a transport."""
-
-    name: str
-
-    async def start(self) -> Address:
-        """Listen; return the address bound.
-
-        Raises
-        ------
-        ServerError
-            The address cannot be bound.
-        """
-
-    async def stop(self, timeout_s: float) -> None:
-        """Stop accepting, finish what was accepted within `timeout_s`, and close."""
 
 
 def resolve(host: str, port: int, transport: str) -> Address:

@@ -8,14 +8,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# Bits of a native session's state after a turn.
+ATTENTION = 1  # There is something to log, or to attend to in Python.
+MID_MESSAGE = 2
+CLOSED = 4
+UNFINISHED = 8
+WAITING = 16
+EVENT = 32  # A request is left to Python.
+
+
 class Session:
     """One connection's protocol.
 
     Attributes
     ----------
     state : int
-        After the last turn, as bits of the protocol's own; 0, as after most small messages, is for a session
-        that is not closed, mid-message, unfinished, blocked, or deferring.
+        The bits above after the last turn; 0, as after most small messages, is for a session that is not
+        closed, mid-message, unfinished, blocked, or deferring.
     """
 
     __slots__ = ("state",)
@@ -25,27 +34,27 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether nothing more will be read."""
-        return False
+        return self.state & CLOSED != 0
 
     @property
     def mid_message(self) -> bool:
         """Whether the start of a message was read, but not its end."""
-        return False
+        return self.state & MID_MESSAGE != 0
 
     @property
     def unfinished(self) -> bool:
         """Whether the turn ended before what was taken was answered; `feed(b"")` takes another turn."""
-        return False
+        return self.state & UNFINISHED != 0
 
     @property
     def blocked(self) -> bool:
         """Whether nothing more shall be read, and no turn helps, until `wake` is called."""
-        return False
+        return self.state & WAITING != 0
 
     @property
     def deferring(self) -> bool:
         """Whether the peer waits for an answer that comes later, with a `wake`."""
-        return False
+        return self.state & WAITING != 0
 
     @property
     def progressed(self) -> bool:

@@ -20,8 +20,8 @@ from datasentinel.errors import (
     ServerError,
 )
 from datasentinel.serving.connections.inflate import Inflater
-from datasentinel.serving.connections.listener import Listener
-from datasentinel.serving.connections.session import Session
+from datasentinel.serving.connections.listener import listener_of
+from datasentinel.serving.connections.session import ATTENTION, UNFINISHED, Session
 from datasentinel.serving.control.methods import make_methods
 from datasentinel.serving.control.status import Code, code_of
 from datasentinel.serving.grpc.call import Call, CallEnd
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.backend import Nghttp2
-    from datasentinel.serving.connections.addresses import Address
+    from datasentinel.serving.connections.listener import Listener
     from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 NAME = "grpc"
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
-# Bits of a native session's state.
-_ATTENTION, _MID_MESSAGE, _CLOSED, _UNFINISHED = 1, 2, 4, 8
 # A turn takes no further event of the native session after so long.
 _TURN_S = 0.0005
 
@@ -64,7 +62,7 @@ _logger = logging.getLogger(__name__)
 
 def grpc_transport(
     plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard
-) -> GrpcTransport | None:
+) -> Listener | None:
     """Make the gRPC transport, or say in the log why there is none.
 
     Raises
@@ -80,11 +78,12 @@ def grpc_transport(
         log(_logger, logging.WARNING, "grpc_not_served", reason=error, advice=_ADVICE)
         return None
     log(_logger, logging.INFO, "grpc_library", name=library)
-    return GrpcTransport(library, plane, repository, settings, guard)
+    server = GrpcServer(library, plane, repository, settings, guard)
+    return listener_of(NAME, plane, settings, guard, server.open_session, alpn="h2")
 
 
-class GrpcTransport:
-    """Serves gRPC on one address.
+class GrpcServer:
+    """What all gRPC connections share.
 
     Parameters
     ----------
@@ -95,8 +94,6 @@ class GrpcTransport:
     settings : Settings
     guard : Guard
     """
-
-    name = NAME
 
     def __init__(
         self,
@@ -122,35 +119,10 @@ class GrpcTransport:
             min_ping_interval_s=settings.grpc_min_ping_interval_s,
             admit=_admission(guard),
         )
-        self._listener = Listener(
-            NAME,
-            settings.host,
-            settings.grpc_port,
-            account=self.account,
-            open_session=lambda: GrpcStream(self, self._service.open_session()),
-            refusal=b"",
-            max_connections=settings.grpc_max_connections,
-            idle_timeout_s=settings.grpc_idle_timeout_s,
-            write_buffer_bytes=settings.write_buffer_bytes,
-            receive_timeout_s=settings.receive_timeout_s,
-            tls_context=guard.tls_context("h2"),
-            reuse_port=settings.workers > 1,
-            turns=plane.turns,
-        )
 
-    async def start(self) -> Address:
-        """Listen; return the address bound.
-
-        Raises
-        ------
-        ServerError
-            The address cannot be bound.
-        """
-        return await self._listener.start()
-
-    async def stop(self, timeout_s: float) -> None:
-        """Stop accepting, finish what was accepted within `timeout_s`, and close."""
-        await self._listener.stop(timeout_s)
+    def open_session(self) -> GrpcStream:
+        """Make the session of a new connection."""
+        return GrpcStream(self, self._service.open_session())
 
 
 def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
@@ -177,7 +149,7 @@ class GrpcStream(Session):
 
     progressed: bool
 
-    def __init__(self, server: GrpcTransport, native: GrpcSession) -> None:
+    def __init__(self, server: GrpcServer, native: GrpcSession) -> None:
         self._server = server
         self._native = native
         self._wake: Callable[[], None] = _nobody
@@ -196,21 +168,6 @@ class GrpcStream(Session):
         self._server.inference.enter(self._native.number, wake)
 
     @property
-    def closed(self) -> bool:
-        """Whether nothing more will be read."""
-        return self.state & _CLOSED != 0
-
-    @property
-    def mid_message(self) -> bool:
-        """Whether the start of a frame was read, but not its end."""
-        return self.state & _MID_MESSAGE != 0
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the turn ended before everything was done, or sent, that can be."""
-        return self.state & _UNFINISHED != 0
-
-    @property
     def deferring(self) -> bool:
         """Whether the peer waits for an answer, and not we for its greeting or its headers."""
         return not self.mid_message and self._native.open_calls != 0
@@ -225,13 +182,13 @@ class GrpcStream(Session):
         native = self._native
         out, state, progress = native.feed(data)
         if state or self.state:
-            if state & _ATTENTION or self._inflating is not None or self._events:
+            if state & ATTENTION or self._inflating is not None or self._events:
                 self._attend()
                 more, state, progress = native.take_output()
                 out += more
-                state &= ~_ATTENTION
+                state &= ~ATTENTION
                 if self._inflating is not None or self._events:
-                    state |= _UNFINISHED
+                    state |= UNFINISHED
             self.state = state
         self.progressed = progress != self._progress
         self._progress = progress

@@ -11,8 +11,8 @@ import datasentinel
 from datasentinel.backend import HttpService
 from datasentinel.errors import DataSentinelError
 from datasentinel.serving.connections.inflate import Inflater
-from datasentinel.serving.connections.listener import Listener
-from datasentinel.serving.connections.session import Session
+from datasentinel.serving.connections.listener import listener_of
+from datasentinel.serving.connections.session import ATTENTION, EVENT, UNFINISHED, WAITING, Session
 from datasentinel.serving.control.messages import Request, Response
 from datasentinel.serving.control.routes import Routes, refusal_of
 from datasentinel.serving.logs import RateLimitedLog
@@ -20,6 +20,7 @@ from datasentinel.serving.logs import RateLimitedLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from datasentinel.serving.connections.listener import Listener
     from datasentinel.serving.control.metrics import Metrics
     from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
@@ -37,9 +38,6 @@ _TURN_S = 0.001
 # A client that is between two requests when the server stops gets so long to send the next one, whose reply
 # tells it to connect elsewhere: HTTP/1.1 has no other word for that.
 _DRAIN_S = 0.25
-
-# Bits of a native session's state.
-_FAILURE, _MID_MESSAGE, _CLOSED, _UNFINISHED, _WAITING, _EVENT = 1, 2, 4, 8, 16, 32
 
 _failure_log = RateLimitedLog(logging.getLogger(__name__), logging.ERROR, "request_failed")
 
@@ -83,29 +81,14 @@ class HttpStream(Session):
         self._wake: Callable[[], None] = _nobody
 
     @property
-    def closed(self) -> bool:
-        """Whether nothing more will be read."""
-        return self.state & _CLOSED != 0
-
-    @property
-    def mid_message(self) -> bool:
-        """Whether the start of a request was read, but not its end."""
-        return self.state & _MID_MESSAGE != 0
-
-    @property
     def unfinished(self) -> bool:
         """Whether the turn ended before all was answered that can be."""
-        return self.state & (_UNFINISHED | _EVENT) != 0 or self._inflater is not None
+        return self.state & (UNFINISHED | EVENT) != 0 or self._inflater is not None
 
     @property
     def blocked(self) -> bool:
         """Whether a request is being answered elsewhere: replies are in order, so the next ones wait."""
-        return self.state & _WAITING != 0 and not self.unfinished
-
-    @property
-    def deferring(self) -> bool:
-        """Whether the peer waits for an answer."""
-        return self.state & _WAITING != 0
+        return self.state & WAITING != 0 and not self.unfinished
 
     @property
     def drained(self) -> bool:
@@ -145,7 +128,7 @@ class HttpStream(Session):
             out += more
             if perf_counter() - started_s > _TURN_S:
                 break
-        if self.state & _FAILURE:
+        if self.state & ATTENTION:
             _failure_log(transport=NAME, reason=native.take_failure())
         return out
 
@@ -165,7 +148,7 @@ class HttpStream(Session):
             self._pending = None
             self._respond(response)
             return True
-        return self.state & _EVENT != 0 and self._take_event()
+        return self.state & EVENT != 0 and self._take_event()
 
     def _take_event(self) -> bool:
         compressed, method, target, fields, body = self._native.take_event()
@@ -189,7 +172,7 @@ class HttpStream(Session):
             self._native.deliver(inflater.step(), is_last=inflater.done)
         except DataSentinelError as error:
             self._respond(refusal_of(error))
-        if inflater.done or not self._native.state & _WAITING:
+        if inflater.done or not self._native.state & WAITING:
             self._inflater = None
         return True
 
@@ -230,20 +213,12 @@ def http_transport(
         metrics_open=not settings.metrics_need_token,
         max_rows=settings.max_request_rows,
     )
-    return Listener(
+    return listener_of(
         NAME,
-        settings.host,
-        settings.http_port,
-        account=plane.account(NAME),
-        open_session=lambda: HttpStream(
-            plane.inference, service, routes, max_body_bytes=settings.http_max_body_bytes
-        ),
+        plane,
+        settings,
+        guard,
+        lambda: HttpStream(plane.inference, service, routes, max_body_bytes=settings.http_max_body_bytes),
         refusal=_REFUSAL,
-        max_connections=settings.http_max_connections,
-        idle_timeout_s=settings.http_idle_timeout_s,
-        write_buffer_bytes=settings.write_buffer_bytes,
-        receive_timeout_s=settings.receive_timeout_s,
-        tls_context=guard.tls_context("http/1.1"),
-        reuse_port=settings.workers > 1,
-        turns=plane.turns,
+        alpn="http/1.1",
     )

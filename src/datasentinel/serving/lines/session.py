@@ -6,14 +6,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from datasentinel.backend import LineSession
-from datasentinel.serving.connections.listener import Listener
-from datasentinel.serving.connections.session import Session
+from datasentinel.serving.connections.listener import listener_of
+from datasentinel.serving.connections.session import ATTENTION, Session
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.backend import RequestCounts
+    from datasentinel.serving.connections.listener import Listener
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.inference import Inference
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 NAME = "tcp"
 _REFUSAL = b"ERROR: too many connections, try again later\n"
-
-# Bits of a native session's state.
-_FAILURES, _MID_MESSAGE, _CLOSED, _UNFINISHED, _WAITING = 1, 2, 4, 8, 16
 
 _logger = logging.getLogger(__name__)
 # A broken backend fails every line; a line in the log for each would be a second failure.
@@ -48,31 +46,6 @@ class LineStream(Session):
         self._native = LineSession(inference.native, counts, max_line_bytes=max_line_bytes)
         self.state = 0
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more will be read."""
-        return self.state & _CLOSED != 0
-
-    @property
-    def mid_message(self) -> bool:
-        """Whether the start of a line was read, but not its end."""
-        return self.state & _MID_MESSAGE != 0
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the turn ended before every line was answered."""
-        return self.state & _UNFINISHED != 0
-
-    @property
-    def blocked(self) -> bool:
-        """Whether lines are being scored off the loop: replies are in order, so the next ones wait."""
-        return self.state & _WAITING != 0
-
-    @property
-    def deferring(self) -> bool:
-        """Whether replies come later."""
-        return self.state & _WAITING != 0
-
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when lines were scored off the loop."""
         self._inference.enter(self._native.number, wake)
@@ -84,14 +57,14 @@ class LineStream(Session):
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes, and a turn; return the replies that are due."""
         replies, self.state = self._native.feed(data)
-        if self.state & _FAILURES:
+        if self.state & ATTENTION:
             self._log_failures()
         return replies
 
     def finish(self) -> bytes:
         """Answer a last line without a newline: the stream ended."""
         replies, self.state = self._native.finish()
-        if self.state & _FAILURES:
+        if self.state & ATTENTION:
             self._log_failures()
         return replies
 
@@ -103,18 +76,11 @@ class LineStream(Session):
 def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listener:
     """Make the transport of the line protocol."""
     counts = plane.request_counts(NAME)
-    return Listener(
+    return listener_of(
         NAME,
-        settings.host,
-        settings.tcp_port,
-        account=plane.account(NAME),
-        open_session=lambda: LineStream(plane.inference, counts, max_line_bytes=settings.tcp_max_line_bytes),
+        plane,
+        settings,
+        guard,
+        lambda: LineStream(plane.inference, counts, max_line_bytes=settings.tcp_max_line_bytes),
         refusal=_REFUSAL,
-        max_connections=settings.tcp_max_connections,
-        idle_timeout_s=settings.tcp_idle_timeout_s,
-        write_buffer_bytes=settings.write_buffer_bytes,
-        receive_timeout_s=settings.receive_timeout_s,
-        tls_context=guard.tls_context(),
-        reuse_port=settings.workers > 1,
-        turns=plane.turns,
     )
