@@ -10,7 +10,7 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
-.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python lint format clean
+.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format clean
 
 help:  ## Show this text
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -55,6 +55,9 @@ fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; n
 
 test-python: setup  ## Run the Python tests
 	$(BIN)/python -m pytest
+
+docs: setup  ## Build the documentation site into build/site; a warning is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check

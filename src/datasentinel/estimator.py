@@ -74,7 +74,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         What scores; "auto" takes the first one that can.
     features, ignore : sequence of str
         For data frames: the columns to learn from, and columns to leave out; names or patterns such as
-        "*_id".
+        `"*_id"`.
     time, id, label : str, optional
         For data frames: the columns that say when a row was taken, to which series it belongs, and whether it
         is an anomaly. Rows labelled as anomalies are not trained on. Without these, a label is found by its

@@ -22,7 +22,7 @@ _COMMANDS: dict[str, str] = {
     "health": "Ask the server on this machine whether it is ready.",
     "evaluate": "Judge a model by labelled data, in a table and an HTML report.",
     "recalibrate": "Move a model's threshold without retraining.",
-    "drift": "Tell whether data has moved away from what a model was calibrated on.",
+    "drift": "Report whether data has moved away from what a model was calibrated on.",
     "import": "Make a model artifact of a foreign ONNX graph.",
     "produce": "Send samples to a server and summarise its replies.",
     "build-engine": "Build a model's TensorRT engine ahead of time.",
@@ -49,6 +49,7 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"datasentinel.cli.{_MODULES.get(cmd_name, cmd_name)}")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101
+        command.name = cmd_name
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -1,0 +1,43 @@
+"""The documents' code runs as written, and answers what they show."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.docs import markdown
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not all(map(free, (9000, 9001, 9002))), reason="somebody uses the server's usual ports")
+@pytest.mark.parametrize("name", ["tutorial.md"])
+def test_code_runs_as_written(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    markdown.run(DOCS / name, tmp_path)
+
+
+def test_a_wrong_output_is_noticed(tmp_path):
+    document = tmp_path / "wrong.md"
+    document.write_text("```console\n$ echo one\ntwo\n```\n")
+    with pytest.raises(AssertionError, match="The document shows:\ntwo"):
+        markdown.run(document, tmp_path)
+
+
+def test_a_command_that_fails_is_noticed(tmp_path):
+    document = tmp_path / "failing.md"
+    document.write_text("```console\n$ echo one; false\n```\n")
+    with pytest.raises(AssertionError, match="exit code 1"):
+        markdown.run(document, tmp_path)
