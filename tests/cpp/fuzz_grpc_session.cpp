@@ -15,7 +15,7 @@
 #include "grpc_messages.h"
 #include "http2_client.h"
 #include "sum_session.h"
-#include "wire/grpc_session.h"
+#include "wire/grpc/grpc_session.h"
 
 namespace datasentinel {
 namespace {

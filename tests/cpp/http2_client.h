@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "wire/nghttp2_api.h"
+#include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel {
 

@@ -22,8 +22,8 @@
 
 #include "check.h"
 #include "sum_session.h"
-#include "wire/http_session.h"
-#include "wire/json_reader.h"
+#include "wire/http/http_session.h"
+#include "wire/http/json_reader.h"
 
 namespace datasentinel {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "check.h"
 #include "sum_session.h"
-#include "wire/line_session.h"
+#include "wire/lines/line_session.h"
 
 namespace datasentinel {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "check.h"
 #include "core/error.h"
-#include "wire/nghttp2_api.h"
+#include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel::nghttp2 {
 namespace {

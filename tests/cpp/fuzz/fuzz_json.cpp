@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "wire/json_reader.h"
+#include "wire/http/json_reader.h"
 
 namespace {
 

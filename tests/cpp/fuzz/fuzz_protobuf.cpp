@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "sum_session.h"
-#include "wire/inference_messages.h"
+#include "wire/grpc/inference_messages.h"
 
 namespace {
 

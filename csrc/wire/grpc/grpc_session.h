@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "wire/grpc_service.h"
+#include "wire/grpc/grpc_service.h"
 
 namespace datasentinel {
 

@@ -1,4 +1,4 @@
-#include "wire/http2_connection.h"
+#include "wire/grpc/http2_connection.h"
 
 #include <algorithm>
 #include <array>

@@ -1,11 +1,11 @@
-#include "wire/http_session.h"
+#include "wire/http/http_session.h"
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 
 #include "core/error.h"
-#include "wire/json_reader.h"
+#include "wire/http/json_reader.h"
 
 namespace datasentinel {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "serving/batch_queue.h"
 #include "serving/model_table.h"
-#include "wire/grpc_status.h"
+#include "wire/grpc/grpc_status.h"
 
 // The messages that carry rows, between their bytes and a scoring task: ModelInfer of the Open Inference
 // Protocol and Evaluate of datasentinel.v1 (proto/ holds both contracts). All other messages are left to

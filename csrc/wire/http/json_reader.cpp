@@ -1,4 +1,4 @@
-#include "wire/json_reader.h"
+#include "wire/http/json_reader.h"
 
 #include <array>
 #include <charconv>

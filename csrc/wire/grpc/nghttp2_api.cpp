@@ -1,4 +1,4 @@
-#include "wire/nghttp2_api.h"
+#include "wire/grpc/nghttp2_api.h"
 
 #include <new>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "wire/rest_request.h"
+#include "wire/http/rest_request.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "wire/json_reader.h"
+#include "wire/http/json_reader.h"
 
 namespace datasentinel {
 namespace {

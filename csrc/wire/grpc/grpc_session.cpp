@@ -1,4 +1,4 @@
-#include "wire/grpc_session.h"
+#include "wire/grpc/grpc_session.h"
 
 #include <algorithm>
 #include <atomic>
@@ -6,9 +6,9 @@
 
 #include "serving/memory_budget.h"
 #include "serving/turn.h"
-#include "wire/grpc_call.h"
-#include "wire/http2_connection.h"
-#include "wire/inference_messages.h"
+#include "wire/grpc/grpc_call.h"
+#include "wire/grpc/http2_connection.h"
+#include "wire/grpc/inference_messages.h"
 
 namespace datasentinel {
 namespace {

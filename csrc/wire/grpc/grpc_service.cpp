@@ -1,4 +1,4 @@
-#include "wire/grpc_service.h"
+#include "wire/grpc/grpc_service.h"
 
 #include <utility>
 

@@ -10,8 +10,8 @@
 
 #include "serving/inference_service.h"
 #include "serving/request_counts.h"
-#include "wire/inference_messages.h"
-#include "wire/nghttp2_api.h"
+#include "wire/grpc/inference_messages.h"
+#include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel {
 

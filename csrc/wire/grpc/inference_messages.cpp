@@ -1,4 +1,4 @@
-#include "wire/inference_messages.h"
+#include "wire/grpc/inference_messages.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,7 +7,7 @@
 
 #include "core/utf8.h"
 #include "serving/severity.h"
-#include "wire/protobuf.h"
+#include "core/protobuf.h"
 
 namespace datasentinel {
 namespace {

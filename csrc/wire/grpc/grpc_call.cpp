@@ -1,4 +1,4 @@
-#include "wire/grpc_call.h"
+#include "wire/grpc/grpc_call.h"
 
 #include <algorithm>
 

@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "wire/grpc_status.h"
-#include "wire/http2_connection.h"
-#include "wire/inference_messages.h"
+#include "wire/grpc/grpc_status.h"
+#include "wire/grpc/http2_connection.h"
+#include "wire/grpc/inference_messages.h"
 
 namespace datasentinel {
 

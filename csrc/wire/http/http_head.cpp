@@ -1,4 +1,4 @@
-#include "wire/http_head.h"
+#include "wire/http/http_head.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,11 +1,11 @@
-#include "wire/rest_reply.h"
+#include "wire/http/rest_reply.h"
 
 #include <algorithm>
 #include <limits>
 #include <utility>
 
 #include "serving/severity.h"
-#include "wire/json_reader.h"
+#include "wire/http/json_reader.h"
 
 namespace datasentinel {
 

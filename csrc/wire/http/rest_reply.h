@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "wire/rest_request.h"
+#include "wire/http/rest_request.h"
 
 namespace datasentinel {
 

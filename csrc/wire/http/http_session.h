@@ -16,10 +16,10 @@
 #include "serving/memory_budget.h"
 #include "serving/request_counts.h"
 #include "serving/turn.h"
-#include "wire/http_head.h"
+#include "wire/http/http_head.h"
 #include "wire/input_buffer.h"
-#include "wire/rest_reply.h"
-#include "wire/rest_request.h"
+#include "wire/http/rest_reply.h"
+#include "wire/http/rest_request.h"
 
 namespace datasentinel {
 

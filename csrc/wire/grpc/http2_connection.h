@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "wire/nghttp2_api.h"
+#include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel {
 

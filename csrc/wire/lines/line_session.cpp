@@ -1,4 +1,4 @@
-#include "wire/line_session.h"
+#include "wire/lines/line_session.h"
 
 #include <algorithm>
 #include <charconv>
