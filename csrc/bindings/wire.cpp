@@ -22,9 +22,9 @@
 #include "serving/model_table.h"
 #include "serving/request_counts.h"
 #include "wire/grpc/grpc_session.h"
+#include "wire/grpc/nghttp2_api.h"
 #include "wire/http/http_session.h"
 #include "wire/lines/line_session.h"
-#include "wire/grpc/nghttp2_api.h"
 
 namespace py = pybind11;
 

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "wire/grpc/grpc_call.h"
 #include "core/protobuf.h"
+#include "wire/grpc/grpc_call.h"
 
 namespace datasentinel {
 

@@ -5,9 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "core/protobuf.h"
 #include "core/utf8.h"
 #include "serving/severity.h"
-#include "core/protobuf.h"
 
 namespace datasentinel {
 namespace {

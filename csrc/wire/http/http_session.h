@@ -17,9 +17,9 @@
 #include "serving/request_counts.h"
 #include "serving/turn.h"
 #include "wire/http/http_head.h"
-#include "wire/input_buffer.h"
 #include "wire/http/rest_reply.h"
 #include "wire/http/rest_request.h"
+#include "wire/input_buffer.h"
 
 namespace datasentinel {
 
