@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -188,3 +190,24 @@ def test_the_command_copies_fp32(artifact, tmp_path):
     result = CliRunner().invoke(cli, ["export", str(artifact.directory), "--out", str(tmp_path / "new")])
     assert result.exit_code == 0, result.output
     assert load_artifact(tmp_path / "new").onnx == artifact.onnx
+
+
+def test_a_precision_is_changed_without_torch(artifact, rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    code = "import sys; sys.modules['torch'] = None; from datasentinel.cli import cli; cli()"
+    arguments = ["export", str(artifact.directory), "--out", str(tmp_path / "new"), "--precision", "fp16"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--data", str(tmp_path / "rows.npy")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert load_artifact(tmp_path / "new").config.extra["precision"]["arithmetic"] == "fp16"
+
+
+def test_exporting_what_was_trained_says_that_it_needs_torch():
+    code = "import sys; sys.modules['torch'] = None; from datasentinel.export import export_artifact"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert 'export needs torch: pip install "datasentinel[train]"' in run.stderr

@@ -5,10 +5,9 @@ What needs torch is imported at first use, so that settings can be made and chec
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-from datasentinel.errors import MissingDependencyError
+from datasentinel.lazy import needing_torch
 from datasentinel.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -17,17 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Epoch", "TrainingResult", "TrainingSettings", "train"]
 
-_MODULES = {"Epoch": "progress", "TrainingResult": "pipeline", "train": "pipeline"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingDependencyError('training needs torch: pip install "datasentinel[train]"') from error
-    attribute: object = getattr(module, name)
-    return attribute
+__getattr__ = needing_torch(
+    __name__, {"Epoch": "progress", "TrainingResult": "pipeline", "train": "pipeline"}, "training"
+)
