@@ -42,25 +42,6 @@ double time_of_one_row_us(Session& session) {
   return fastest;
 }
 
-/// Loads on every backend that can, then follows `known`, or measures a plan where that is null.
-std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
-                                   const SessionOptions& options, const Plan* known, double budget_s,
-                                   Plan& plan) {
-  std::vector<Refusal> refusals;
-  std::vector<Candidate> candidates = load_candidates(registry, model, options, refusals);
-  if (known == nullptr) {
-    plan = measure_plan(candidates, budget_s);
-    plan.refusals.insert(plan.refusals.begin(), refusals.begin(), refusals.end());
-  } else {
-    plan = *known;
-    std::erase_if(candidates, [&](const Candidate& candidate) {
-      return std::any_of(plan.refusals.begin(), plan.refusals.end(),
-                         [&](const Refusal& refusal) { return refusal.backend == candidate.backend; });
-    });
-  }
-  return make_planned_session(std::move(candidates), plan);
-}
-
 IoBinding io_binding_of(const std::string& name) {
   if (name == "auto") return IoBinding::automatic;
   if (name == "off") return IoBinding::off;

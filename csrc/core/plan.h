@@ -66,4 +66,10 @@ struct Candidate {
 /// Throws Error{invalid_argument} when a step names no candidate.
 [[nodiscard]] std::unique_ptr<Session> make_planned_session(std::vector<Candidate> candidates, Plan plan);
 
+/// Loads `model` on every backend of `registry` that can run it, then follows `known`, or measures a plan
+/// where that is null. `plan` gets what is followed. Throws as `load_candidates` and `make_planned_session`.
+[[nodiscard]] std::shared_ptr<Session> load_auto(const Registry& registry, const Model& model,
+                                                 const SessionOptions& options, const Plan* known,
+                                                 double budget_s, Plan& plan);
+
 }  // namespace datasentinel
