@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasentinel.backend import find_onnxruntime_library
 from datasentinel.bench.measure import Timing
+from datasentinel.libraries import find_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def _run(*command: object) -> str:
 
 def measure_native(subject: Subject, batches: Sequence[int], budget_s: float) -> dict[int, NativeResult]:
     """Time calls from C++ for about `budget_s` in all."""
-    library, problem = find_onnxruntime_library()
+    library, problem = find_onnxruntime()
     if not library:
         raise RuntimeError(problem)
     model = subject.artifact.directory / "model.onnx"

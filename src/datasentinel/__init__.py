@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 # From version 1.29 on, ONNX Runtime reports to its makers, unless it is told not to before it starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from datasentinel.backend import backends, pinned_empty
+from datasentinel.backend import backends
 from datasentinel.backend import build_info as _build_info
 from datasentinel.detector import Detector
+from datasentinel.gpu import pinned_empty
 from datasentinel.reasons import Reason
 
 if TYPE_CHECKING:

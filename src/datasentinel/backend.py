@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import logging
 import math
-import operator
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasentinel import plan_cache
 from datasentinel.calibration import ScoreTable, feature_histograms
-from datasentinel.errors import ArtifactError, BackendUnavailableError, InvalidInputError
+from datasentinel.errors import ArtifactError, InvalidInputError
 from datasentinel.extension import native as _native
-from datasentinel.gpu import EngineOptions, find_nvrtc, find_tensorrt
+from datasentinel.gpu import EngineOptions
+from datasentinel.libraries import find_nvrtc, find_onnxruntime, find_tensorrt, nghttp2_paths
 from datasentinel.plan_cache import PlanKey, PlanRecord
 from datasentinel.precisions import COMPUTE_PRECISIONS
-from datasentinel.types import BACKEND_NAMES, Float32Array
+from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,71 +39,20 @@ RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
-CudaSource = _native.CudaSource
 error_name = _native.error_name
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_PLAN_BUDGET_S = 1.0
-# What a block may use on compute capability 8.0, the least that is served; 9.0 and 10.0 offer 227 KiB.
-DEFAULT_SHARED_BYTES = 163 << 10
 # What the core's FeatureHistograms takes.
 _MAX_COUNTED_COLUMNS = 256
-NGHTTP2_LIBRARY_VARIABLE = "DATASENTINEL_NGHTTP2_LIBRARY"
-_NGHTTP2_NAME = "libnghttp2.so.14"
-ONNXRUNTIME_LIBRARY_VARIABLE = "DATASENTINEL_ONNXRUNTIME_LIBRARY"
-
-
-def _is_installed(distribution: str) -> bool:
-    import importlib.metadata  # slow to import, and needed only when a backend is first asked for
-
-    try:
-        importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def find_onnxruntime_library() -> tuple[str, str]:
-    """Find ONNX Runtime's shared library.
-
-    The environment variable `DATASENTINEL_ONNXRUNTIME_LIBRARY` wins; otherwise the library of the installed
-    `onnxruntime` or `onnxruntime-gpu` wheel is taken. The wheel's Python code is not imported.
-
-    Returns
-    -------
-    path : str
-        The library's path, or an empty string.
-    problem : str
-        Why there is no path and what to do about it; empty when there is one.
-    """
-    override = os.environ.get(ONNXRUNTIME_LIBRARY_VARIABLE)
-    if override:
-        if Path(override).is_file():
-            return override, ""
-        return "", f"{ONNXRUNTIME_LIBRARY_VARIABLE} names '{override}', which is not a file"
-    if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
-        return "", (
-            "both onnxruntime and onnxruntime-gpu are installed, and each overwrites the other's files; run "
-            "`pip uninstall onnxruntime onnxruntime-gpu`, then install one of datasentinel[cpu] and "
-            "datasentinel[gpu]"
-        )
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return "", "no onnxruntime is installed; run `pip install 'datasentinel[cpu]'` (or [gpu])"
-    for location in spec.submodule_search_locations:
-        folder = Path(location) / "capi"
-        found = sorted([*folder.glob("libonnxruntime.so*"), *folder.glob("libonnxruntime.*dylib")])
-        if found:
-            return str(found[0]), ""
-    return "", f"the onnxruntime package at {list(spec.submodule_search_locations)} carries no libonnxruntime"
 
 
 @functools.cache
 def _registry() -> _native.Registry:
     return _native.Registry(
         {
-            "onnxruntime": find_onnxruntime_library(),
+            "onnxruntime": find_onnxruntime(),
             "tensorrt": find_tensorrt(),
             "fused-cuda": find_nvrtc(),
         }
@@ -133,21 +80,12 @@ def build_info() -> dict[str, str]:
 def open_nghttp2() -> Nghttp2:
     """Open libnghttp2, on which gRPC is served; `str` of it tells its version and path.
 
-    The environment variable `DATASENTINEL_NGHTTP2_LIBRARY` wins; otherwise the library that a wheel brings
-    beside the extension is taken, that of the dynamic loader, or that of this Python's prefix.
-
     Raises
     ------
     BackendUnavailableError
         It cannot be opened; the loader's reasons are told.
     """
-    if override := os.environ.get(NGHTTP2_LIBRARY_VARIABLE):
-        return Nghttp2([override])
-    bundled = Path(_native.__file__).with_name(_NGHTTP2_NAME)
-    in_prefix = Path(sys.prefix) / "lib" / _NGHTTP2_NAME
-    paths = [str(path) for path in (bundled, in_prefix) if path.is_file()]
-    paths.insert(int(bundled.is_file()), _NGHTTP2_NAME)
-    return Nghttp2(paths)
+    return Nghttp2(nghttp2_paths(Path(_native.__file__)))
 
 
 def cpu_features() -> list[str]:
@@ -211,101 +149,6 @@ def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:
         The bytes are not a sound ONNX model.
     """
     return _native.inspect_model(onnx, name=name)
-
-
-def cuda_source(
-    onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES, precision: str = "float32"
-) -> CudaSource:
-    """Generate the CUDA C++ kernels of a model, as the `fused-cuda` backend does. Needs no GPU.
-
-    Parameters
-    ----------
-    onnx : bytes
-        The serialised model.
-    name : str
-        What messages call it.
-    shared_bytes : int
-        Shared memory that a block of threads may use, in bytes.
-    precision : str
-        What wide layers are multiplied in: "float32", or on tensor cores "tf32", "bf16" or "fp16".
-
-    Returns
-    -------
-    CudaSource
-        With `text`, the float32 array `constants` that the kernels read, `in_registers`, the number of
-        `layers` and of those in lower precision (`low_layers`), and for the entry points (`scores_only` and
-        `all`, each for a `few` rows and in `bulk`) their `name`, `rows`, `threads` and `shared_bytes`.
-
-    Raises
-    ------
-    ArtifactError
-        The bytes are not a sound ONNX model.
-    UnsupportedModelError
-        The model has an operator that cannot be lowered, or its layers are too wide.
-    ValueError
-        There is no such precision.
-    """
-    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes, precision=precision)
-
-
-def compile_cuda(source: str, *, architecture: int) -> bytes:
-    """Compile CUDA C++ text with NVRTC. Needs no GPU.
-
-    Parameters
-    ----------
-    source : str
-    architecture : int
-        Compute capability without its dot, such as 90.
-
-    Returns
-    -------
-    bytes
-        A cubin.
-
-    Raises
-    ------
-    BackendUnavailableError
-        No NVRTC is installed.
-    BackendError
-        NVRTC refuses the text; its log is in the message.
-    """
-    library, problem = find_nvrtc()
-    if not library:
-        raise BackendUnavailableError(problem)
-    return _native.compile_cuda(source, architecture=architecture, library=library)
-
-
-def pinned_empty(shape: int | Sequence[int]) -> Float32Array:
-    """Return a new array in page-locked host memory, which a GPU copies itself, at the speed of its bus.
-
-    `fused-cuda` copies rows from such an array, and results into one (`out=`), without a copy in between. The
-    memory stays with the machine until the last view of the array goes.
-
-    Parameters
-    ----------
-    shape : int or sequence of int
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, C-contiguous, its content whatever the memory held.
-
-    Raises
-    ------
-    InvalidInputError
-        The shape is none.
-    BackendUnavailableError
-        There is no CUDA device.
-    OutOfMemoryError
-        There is not enough memory to lock.
-    """
-    try:
-        sizes = [operator.index(size) for size in ([shape] if isinstance(shape, int) else shape)]
-    except TypeError:
-        sizes = [-1]
-    if min(sizes, default=0) < 0 or math.prod(sizes) >= 1 << 60:
-        raise InvalidInputError(f"shape must be non-negative integers that memory can hold, got {shape}")
-    return _native.pinned_empty(sizes)
 
 
 def _check_signature(artifact: Artifact) -> None:

@@ -1,22 +1,25 @@
-"""What the GPU backends need to know from Python: options, and where NVIDIA's libraries lie."""
+"""What is particular to GPUs: options of engines, generated kernels, page-locked memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import math
+import operator
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasentinel.errors import InvalidInputError
-from datasentinel.types import IO_BINDINGS
+from datasentinel.errors import BackendUnavailableError, InvalidInputError
+from datasentinel.extension import native as _native
+from datasentinel.libraries import find_nvrtc
+from datasentinel.types import IO_BINDINGS, Float32Array
 
-NVRTC_LIBRARY_VARIABLE = "DATASENTINEL_NVRTC_LIBRARY"
-TENSORRT_LIBRARY_VARIABLE = "DATASENTINEL_TENSORRT_LIBRARY"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-# The wheels put the libraries into packages of these names: TensorRT, TensorRT for RTX, and the lean runtime,
-# which runs engines but builds none.
-_TENSORRT_PACKAGES = ("tensorrt_libs", "tensorrt_rtx_libs", "tensorrt_lean_libs")
+CudaSource = _native.CudaSource
+
+# What a block may use on compute capability 8.0, the least that is served; 9.0 and 10.0 offer 227 KiB.
+DEFAULT_SHARED_BYTES = 163 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,70 +90,96 @@ def architecture_of(compute_capability: str) -> int:
     )
 
 
-def _package_folders(package: str) -> list[Path]:
-    """Return a package's folders without importing it."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except ImportError:  # a parent package is missing
-        return []
-    if spec is None or spec.submodule_search_locations is None:
-        return []
-    return [Path(location) for location in spec.submodule_search_locations]
+def cuda_source(
+    onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES, precision: str = "float32"
+) -> CudaSource:
+    """Generate the CUDA C++ kernels of a model, as the `fused-cuda` backend does. Needs no GPU.
 
-
-def find_nvrtc() -> tuple[str, str]:
-    """Find NVRTC, the compiler of generated kernels.
-
-    The environment variable `DATASENTINEL_NVRTC_LIBRARY` wins; otherwise NVIDIA's own cuda-pathfinder looks
-    in wheels, conda, where the dynamic loader looks, and in `CUDA_PATH` or `CUDA_HOME`. What the process has
-    open already (say, by torch) is shared.
+    Parameters
+    ----------
+    onnx : bytes
+        The serialised model.
+    name : str
+        What messages call it.
+    shared_bytes : int
+        Shared memory that a block of threads may use, in bytes.
+    precision : str
+        What wide layers are multiplied in: "float32", or on tensor cores "tf32", "bf16" or "fp16".
 
     Returns
     -------
-    path, problem : str
-        As for `find_tensorrt`.
+    CudaSource
+        With `text`, the float32 array `constants` that the kernels read, `in_registers`, the number of
+        `layers` and of those in lower precision (`low_layers`), and for the entry points (`scores_only` and
+        `all`, each for a `few` rows and in `bulk`) their `name`, `rows`, `threads` and `shared_bytes`.
+
+    Raises
+    ------
+    ArtifactError
+        The bytes are not a sound ONNX model.
+    UnsupportedModelError
+        The model has an operator that cannot be lowered, or its layers are too wide.
+    ValueError
+        There is no such precision.
     """
-    override = os.environ.get(NVRTC_LIBRARY_VARIABLE)
-    if override:
-        if Path(override).is_file():
-            return override, ""
-        return "", f"{NVRTC_LIBRARY_VARIABLE} names '{override}', which is not a file"
-    advice = "run `pip install 'datasentinel[gpu]'`"
-    try:
-        from cuda import pathfinder
-    except ImportError:
-        return "", f"cuda-pathfinder, which finds NVRTC, is not installed; {advice}"
-    try:
-        return pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path or "", ""
-    except (pathfinder.DynamicLibNotFoundError, RuntimeError) as error:
-        return "", f"no NVRTC is installed ({' '.join(str(error).split())}); {advice}"
+    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes, precision=precision)
 
 
-def find_tensorrt() -> tuple[str, str]:
-    """Find the folder of TensorRT.
+def compile_cuda(source: str, *, architecture: int) -> bytes:
+    """Compile CUDA C++ text with NVRTC. Needs no GPU.
 
-    The environment variable `DATASENTINEL_TENSORRT_LIBRARY` (a folder, or the library itself) wins; otherwise
-    the folder of an installed wheel is taken: `tensorrt`, `tensorrt-rtx` or `tensorrt-lean`, in this order.
-    Where there is none, the extension asks the dynamic loader, which knows system packages and
-    `LD_LIBRARY_PATH`.
+    Parameters
+    ----------
+    source : str
+    architecture : int
+        Compute capability without its dot, such as 90.
 
     Returns
     -------
-    path : str
-        A folder or a file, or an empty string.
-    problem : str
-        Why there is no path and what to do about it; empty when there is one.
+    bytes
+        A cubin.
+
+    Raises
+    ------
+    BackendUnavailableError
+        No NVRTC is installed.
+    BackendError
+        NVRTC refuses the text; its log is in the message.
     """
-    override = os.environ.get(TENSORRT_LIBRARY_VARIABLE)
-    if override:
-        if Path(override).exists():
-            return override, ""
-        return "", f"{TENSORRT_LIBRARY_VARIABLE} names '{override}', which does not exist"
-    for package in _TENSORRT_PACKAGES:
-        for folder in _package_folders(package):
-            if any(folder.glob("libnvinfer*.so*")) or any(folder.glob("libtensorrt_rtx.so*")):
-                return str(folder), ""
-    return "", (
-        "no TensorRT is installed for this Python; run `pip install 'datasentinel[tensorrt-rtx]'` for RTX "
-        "cards, or `pip install 'datasentinel[gpu]'`"
-    )
+    library, problem = find_nvrtc()
+    if not library:
+        raise BackendUnavailableError(problem)
+    return _native.compile_cuda(source, architecture=architecture, library=library)
+
+
+def pinned_empty(shape: int | Sequence[int]) -> Float32Array:
+    """Return a new array in page-locked host memory, which a GPU copies itself, at the speed of its bus.
+
+    `fused-cuda` copies rows from such an array, and results into one (`out=`), without a copy in between. The
+    memory stays with the machine until the last view of the array goes.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, C-contiguous, its content whatever the memory held.
+
+    Raises
+    ------
+    InvalidInputError
+        The shape is none.
+    BackendUnavailableError
+        There is no CUDA device.
+    OutOfMemoryError
+        There is not enough memory to lock.
+    """
+    try:
+        sizes = [operator.index(size) for size in ([shape] if isinstance(shape, int) else shape)]
+    except TypeError:
+        sizes = [-1]
+    if min(sizes, default=0) < 0 or math.prod(sizes) >= 1 << 60:
+        raise InvalidInputError(f"shape must be non-negative integers that memory can hold, got {shape}")
+    return _native.pinned_empty(sizes)

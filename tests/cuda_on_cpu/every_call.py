@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasentinel import Detector, backend
+from datasentinel import Detector, gpu
 from datasentinel.errors import BackendError, BackendUnavailableError, OutOfMemoryError
 from tests.cuda_on_cpu.libcuda import Cuda, error_of
 
@@ -78,8 +78,8 @@ def count_calls(pipe: int) -> None:
 
 
 # Compiled once, for all processes to come: a kernel that does not load is made anew.
-source = backend.cuda_source((Path(folder) / "model.onnx").read_bytes(), name="m")
-backend.compile_cuda(source.text, architecture=90)
+source = gpu.cuda_source((Path(folder) / "model.onnx").read_bytes(), name="m")
+gpu.compile_cuda(source.text, architecture=90)
 reading, writing = os.pipe()
 assert in_own_process(count_calls, writing) == 0
 calls = int(os.read(reading, 100))

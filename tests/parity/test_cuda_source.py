@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from datasentinel import Detector, backend, gpu
+from datasentinel import Detector, gpu, libraries
 from datasentinel.errors import BackendError, BackendUnavailableError, UnsupportedModelError
 from tests.cuda_on_cpu.kernels import CpuKernel, compile_for_cpu, entry_points
 from tests.networks import Network, write_artifact
@@ -38,7 +38,7 @@ def kernels(tmp_path_factory) -> dict[str, tuple[Network, dict[str, CpuKernel]]]
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler `c++` on the PATH")
     networks = [Network.random(dims) for dims, _ in NETWORKS.values()]
-    sources = [backend.cuda_source(n.to_onnx(with_contributions=True), name="m") for n in networks]
+    sources = [gpu.cuda_source(n.to_onnx(with_contributions=True), name="m") for n in networks]
     assert [source.in_registers for source in sources] == [flag for _, flag in NETWORKS.values()]
     compiled = compile_for_cpu(sources, tmp_path_factory.mktemp("kernels"))
     return dict(zip(NETWORKS, zip(networks, compiled, strict=True), strict=True))
@@ -156,7 +156,7 @@ def test_every_activation_is_onnx_s(tmp_path):
     rows = np.random.default_rng(5).normal(0, 4, (64, width)).astype(np.float32)
     rows[0] = [0, -0.0, 30, -30, 1e-6]
     models = [activation_model(operator, attributes, width) for operator, attributes in ACTIVATIONS]
-    compiled = compile_for_cpu([backend.cuda_source(model, name="m") for model in models], tmp_path)
+    compiled = compile_for_cpu([gpu.cuda_source(model, name="m") for model in models], tmp_path)
     for (operator, _), model, kernel in zip(ACTIVATIONS, models, compiled, strict=True):
         results = kernel["bulk"](rows, "so")
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -174,7 +174,7 @@ def test_the_default_model_s_graph_runs(tmp_path):
     rows = np.column_stack([causes, causes @ random.normal(size=(3, 6))]).astype(np.float32)
     result = train(rows, settings=TrainingSettings(steps=5))
     model = build_graph(result.model)
-    source = backend.cuda_source(model, name="ensemble")
+    source = gpu.cuda_source(model, name="ensemble")
     folder = write_artifact(tmp_path / "model", model, input_dim=9, threshold=1.0)
     reference = Detector.load(folder, backend="onnxruntime")
     (compiled,) = compile_for_cpu([source], tmp_path)
@@ -190,17 +190,17 @@ def test_the_default_model_s_graph_runs(tmp_path):
 def test_layers_that_do_not_fit_are_refused():
     onnx_bytes = Network.random([600, 500, 600]).to_onnx()
     with pytest.raises(UnsupportedModelError, match="too wide: 4 rows need"):
-        backend.cuda_source(onnx_bytes, name="m", shared_bytes=16 << 10)
+        gpu.cuda_source(onnx_bytes, name="m", shared_bytes=16 << 10)
     with pytest.raises(UnsupportedModelError, match="too wide: 32 rows need"):
-        backend.cuda_source(onnx_bytes, name="m", shared_bytes=48 << 10, precision="bf16")
-    few_at_a_time = backend.cuda_source(onnx_bytes, name="m", shared_bytes=48 << 10)
+        gpu.cuda_source(onnx_bytes, name="m", shared_bytes=48 << 10, precision="bf16")
+    few_at_a_time = gpu.cuda_source(onnx_bytes, name="m", shared_bytes=48 << 10)
     assert few_at_a_time.all["bulk"] == few_at_a_time.all["few"]
 
 
 def test_more_shared_memory_takes_more_rows():
     onnx_bytes = Network.random(MEDIUM).to_onnx()
     rows = [
-        backend.cuda_source(onnx_bytes, name="m", shared_bytes=size << 10).all["bulk"]["rows"]
+        gpu.cuda_source(onnx_bytes, name="m", shared_bytes=size << 10).all["bulk"]["rows"]
         for size in (64, 227)
     ]
     assert rows[0] < rows[1] <= 128
@@ -210,7 +210,7 @@ def test_an_operator_that_cannot_be_lowered_is_named():
     model = onnx.load_model_from_string(Network.random([5, 2, 5]).to_onnx())
     model.graph.node[2].op_type = "NoSuchOperator"
     with pytest.raises(UnsupportedModelError, match="NoSuchOperator"):
-        backend.cuda_source(model.SerializeToString(), name="m")
+        gpu.cuda_source(model.SerializeToString(), name="m")
 
 
 # ------------------------------------------------------------------------------------------------- NVRTC
@@ -218,7 +218,7 @@ def test_an_operator_that_cannot_be_lowered_is_named():
 
 @pytest.fixture
 def nvrtc() -> str:
-    path, problem = gpu.find_nvrtc()
+    path, problem = libraries.find_nvrtc()
     if not path:
         pytest.skip(problem)
     return path
@@ -233,8 +233,8 @@ def nvrtc() -> str:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_it_for(architecture, dims, precision):
     onnx_bytes = Network.random(dims).to_onnx(with_contributions=True)
-    source = backend.cuda_source(onnx_bytes, name="m", precision=precision)
-    cubin = backend.compile_cuda(source.text, architecture=architecture)
+    source = gpu.cuda_source(onnx_bytes, name="m", precision=precision)
+    cubin = gpu.compile_cuda(source.text, architecture=architecture)
     assert cubin.startswith(b"\x7fELF")
     for kernel in entry_points(source).values():
         assert str(kernel["name"]).encode() in cubin
@@ -243,15 +243,15 @@ def test_nvrtc_compiles_it_for(architecture, dims, precision):
 @pytest.mark.usefixtures("nvrtc")
 def test_nvrtc_s_words_reach_the_user():
     with pytest.raises(BackendError, match="nonsense") as caught:
-        backend.compile_cuda("int nonsense(", architecture=90)
+        gpu.compile_cuda("int nonsense(", architecture=90)
     assert "error" in caught.value.vendor_text
 
 
 def test_without_nvrtc_the_reason_is_told(monkeypatch, tmp_path):
-    monkeypatch.setenv(gpu.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
+    monkeypatch.setenv(libraries.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(BackendUnavailableError, match="which is not a file"):
-        backend.compile_cuda("", architecture=90)
+        gpu.compile_cuda("", architecture=90)
     (tmp_path / "fake.so").write_text("no library")
-    monkeypatch.setenv(gpu.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "fake.so"))
+    monkeypatch.setenv(libraries.NVRTC_LIBRARY_VARIABLE, str(tmp_path / "fake.so"))
     with pytest.raises(BackendUnavailableError, match="cannot open"):
-        backend.compile_cuda("", architecture=90)
+        gpu.compile_cuda("", architecture=90)

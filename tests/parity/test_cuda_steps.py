@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from datasentinel import backend
+from datasentinel import gpu
 from tests.cuda_on_cpu.kernels import compile_for_cpu
 from tests.networks import Network
 from tests.parity.test_fused_parity import Graph
@@ -106,7 +106,7 @@ class RandomGraph:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     models = [RandomGraph(seed).build() for seed in SEEDS]
-    sources = [backend.cuda_source(model, name="m") for model in models]
+    sources = [gpu.cuda_source(model, name="m") for model in models]
     assert not any(source.in_registers for source in sources)
     kernels = compile_for_cpu(sources, tmp_path_factory.mktemp("steps"))
     return list(zip(models, kernels, strict=True))
@@ -166,7 +166,7 @@ WIDTHS = [[64, 128, 64, 16, 64, 128, 64], [33, 50, 20, 33]]
 def low(tmp_path_factory):
     cases = [(precision, Network.random(dims)) for precision in ROUNDINGS for dims in WIDTHS]
     sources = [
-        backend.cuda_source(network.to_onnx(), name="m", precision=precision) for precision, network in cases
+        gpu.cuda_source(network.to_onnx(), name="m", precision=precision) for precision, network in cases
     ]
     for source in sources:
         assert source.low_layers == source.layers > 0
@@ -216,17 +216,17 @@ def test_huge_values_score_high_in_lower_precision(low, precision):
 
 
 def test_distances_stay_in_float32():
-    source = backend.cuda_source(RandomGraph(0).build(), name="m", precision="bf16")
+    source = gpu.cuda_source(RandomGraph(0).build(), name="m", precision="bf16")
     assert 0 < source.low_layers < source.layers
 
 
 def test_small_models_stay_in_float32():
     small = Network.random([8, 6, 3, 6, 8]).to_onnx()
-    source = backend.cuda_source(small, name="m", precision="bf16")
+    source = gpu.cuda_source(small, name="m", precision="bf16")
     assert source.low_layers == 0
-    assert source.text == backend.cuda_source(small, name="m").text
+    assert source.text == gpu.cuda_source(small, name="m").text
 
 
 def test_a_precision_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="no precision 'int4'"):
-        backend.cuda_source(Network.random([8, 6, 8]).to_onnx(), name="m", precision="int4")
+        gpu.cuda_source(Network.random([8, 6, 8]).to_onnx(), name="m", precision="int4")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import datasentinel
-from datasentinel import backend
+from datasentinel import backend, libraries
 from datasentinel.errors import ArtifactError, InvalidInputError
 from tests.networks import Network, write_artifact
 
@@ -66,9 +66,9 @@ def test_a_truncated_graph_is_an_error():
 
 
 def test_the_library_variable_wins_and_must_be_a_file():
-    real, problem = backend.find_onnxruntime_library()
+    real, problem = libraries.find_onnxruntime()
     assert problem == ""
-    code = "from datasentinel import backend; print(backend.find_onnxruntime_library())"
+    code = "from datasentinel import libraries; print(libraries.find_onnxruntime())"
     assert real in run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY=real).stdout
     assert "which is not a file" in run_python(code, DATASENTINEL_ONNXRUNTIME_LIBRARY="/nowhere").stdout
 
@@ -89,21 +89,21 @@ def test_a_library_that_is_not_onnxruntime_is_refused(tmp_path):
 
 @pytest.fixture
 def without_onnxruntime(monkeypatch):
-    monkeypatch.delenv(backend.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.delenv(libraries.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda _name: None)
 
 
 @pytest.mark.usefixtures("without_onnxruntime")
 def test_neither_wheel_says_what_to_install():
-    path, problem = backend.find_onnxruntime_library()
+    path, problem = libraries.find_onnxruntime()
     assert path == ""
     assert "datasentinel[cpu]" in problem
 
 
 def test_both_wheels_are_refused(monkeypatch):
-    monkeypatch.delenv(backend.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(backend, "_is_installed", lambda _distribution: True)
-    path, problem = backend.find_onnxruntime_library()
+    monkeypatch.delenv(libraries.ONNXRUNTIME_LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(libraries, "_is_installed", lambda _distribution: True)
+    path, problem = libraries.find_onnxruntime()
     assert path == ""
     assert "pip uninstall onnxruntime onnxruntime-gpu" in problem
 

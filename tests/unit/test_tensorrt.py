@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from datasentinel import Detector, backend, gpu
+from datasentinel import Detector, backend, gpu, libraries
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
 from datasentinel.errors import (
@@ -33,7 +33,7 @@ RTX = "libtensorrt_rtx.so.1"
 @pytest.fixture(scope="module")
 def rtx() -> Path:
     """The folder of TensorRT for RTX."""
-    for folder in gpu._package_folders("tensorrt_rtx_libs"):
+    for folder in libraries._package_folders("tensorrt_rtx_libs"):
         if (folder / RTX).exists():
             return folder
     pytest.skip("TensorRT for RTX is not installed: pip install 'datasentinel[tensorrt-rtx]'")
@@ -55,7 +55,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def registry(rtx):
     """The backends with TensorRT for RTX, whichever else is installed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(rtx))
+        patch.setenv(libraries.TENSORRT_LIBRARY_VARIABLE, str(rtx))
         backend._registry.cache_clear()
         yield backend._registry()
     backend._registry.cache_clear()
@@ -83,39 +83,39 @@ def artifact_of(tmp_path: Path, nodes: list, columns: int = 4, initializers: tup
 
 
 def test_the_variable_must_name_something(monkeypatch, tmp_path):
-    monkeypatch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
-    path, problem = gpu.find_tensorrt()
+    monkeypatch.setenv(libraries.TENSORRT_LIBRARY_VARIABLE, str(tmp_path / "nowhere"))
+    path, problem = libraries.find_tensorrt()
     assert path == ""
     assert problem.endswith("nowhere', which does not exist")
-    monkeypatch.setenv(gpu.TENSORRT_LIBRARY_VARIABLE, str(tmp_path))
-    assert gpu.find_tensorrt() == (str(tmp_path), "")
+    monkeypatch.setenv(libraries.TENSORRT_LIBRARY_VARIABLE, str(tmp_path))
+    assert libraries.find_tensorrt() == (str(tmp_path), "")
 
 
 def test_no_wheel_says_what_to_install(monkeypatch):
-    monkeypatch.delenv(gpu.TENSORRT_LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _name: None)
-    path, problem = gpu.find_tensorrt()
+    monkeypatch.delenv(libraries.TENSORRT_LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda _name: None)
+    path, problem = libraries.find_tensorrt()
     assert path == ""
     assert "datasentinel[tensorrt-rtx]" in problem
     assert "datasentinel[gpu]" in problem
 
 
 def test_wheels_are_found_in_order_and_without_importing_them(tmp_path, monkeypatch):
-    monkeypatch.delenv(gpu.TENSORRT_LIBRARY_VARIABLE, raising=False)
-    libraries = {
+    monkeypatch.delenv(libraries.TENSORRT_LIBRARY_VARIABLE, raising=False)
+    wheels = {
         "tensorrt_lean_libs": "libnvinfer_lean.so.11",
         "tensorrt_rtx_libs": RTX,
         "tensorrt_libs": "libnvinfer.so.11",
     }
-    for package in libraries:
+    for package in wheels:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise AssertionError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     # A wheel that was left behind empty is passed over.
-    assert gpu.find_tensorrt()[0] == ""
-    for package, library in libraries.items():
+    assert libraries.find_tensorrt()[0] == ""
+    for package, library in wheels.items():
         (tmp_path / package / library).touch()
-        assert gpu.find_tensorrt() == (str(tmp_path / package), "")
+        assert libraries.find_tensorrt() == (str(tmp_path / package), "")
 
 
 def status_with(library: object) -> list[str]:
@@ -124,7 +124,7 @@ def status_with(library: object) -> list[str]:
         "s = next(s for s in datasentinel.backends() if s.name == 'tensorrt')\n"
         "print(s.availability, '|', s.detail)"
     )
-    environment = os.environ | {gpu.TENSORRT_LIBRARY_VARIABLE: str(library)}
+    environment = os.environ | {libraries.TENSORRT_LIBRARY_VARIABLE: str(library)}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
