@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from datasentinel.dependence import DriftingScores, independent_rows
 from datasentinel.errors import ArtifactError, DataError
-from datasentinel.events import FalseAlarms, count_false_alarms, independent_rows
+from datasentinel.events import FalseAlarms, count_false_alarms
 from datasentinel.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -173,11 +174,7 @@ class Calibration:
         if self.fpr_bound is not None:
             text += f"; at most {self.fpr_bound:.4g} is promised"
         if self.false_alarms:
-            alarms = self.false_alarms
-            text += (
-                f"; {alarms.per_1000_rows:.3g} rows in 1,000 above it, in {alarms.events} alarms: one in "
-                f"{alarms.rows_between:.0f} rows or rarer"
-            )
+            text += f"; {self.false_alarms}"
         if self.rows_needed:
             text += f" (less needs {self.rows_needed} rows or more)"
         return text
@@ -211,6 +208,7 @@ def calibrate(
     least: float | None = None,
     rows: Float32Array | None = None,
     recording: bool = False,
+    row_s: float | None = None,
 ) -> Calibration:
     """Choose a threshold.
 
@@ -233,8 +231,11 @@ def calibrate(
         Normal rows, to remember how each column is distributed.
     recording : bool
         Whether the scores are those of rows that follow each other, by a model with memory: then fewer
-        independent ones say as much (`datasentinel.events.independent_rows`), "conformal" promises no more
-        than those allow, and the false alarms among them are counted.
+        independent ones say as much (`datasentinel.dependence.independent_rows`), "conformal" promises no
+        more than those allow and is at least what the drift between blocks of scores asks for
+        (`DriftingScores`), and the false alarms among them are counted.
+    row_s : float, optional
+        Seconds from one row of the recording to the next.
 
     Raises
     ------
@@ -249,9 +250,12 @@ def calibrate(
         )
     ordered = np.sort(scores.astype(np.float64))
     fpr_bound = None
+    drifting = DriftingScores(scores) if recording and DriftingScores.applies(scores) else None
     if method == "conformal":
         independent = independent_rows(scores, target_fpr) if recording else len(scores)
         threshold, fpr_bound = _conformal_quantile(ordered, target_fpr, independent)
+        if drifting:
+            threshold = max(threshold, drifting.threshold(target_fpr))
     elif method == "quantile":
         threshold = float(np.quantile(ordered, 1 - target_fpr))
     else:
@@ -264,7 +268,11 @@ def calibrate(
         fpr_bound=fpr_bound,
         table=ScoreTable.of(scores),
         features=() if rows is None else tuple(Histogram.of_deciles(column) for column in rows.T),
-        false_alarms=count_false_alarms(scores, threshold) if recording else None,
+        false_alarms=count_false_alarms(
+            scores, threshold, expected=drifting.share_above(threshold) if drifting else None, row_s=row_s
+        )
+        if recording
+        else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from datasentinel.artifact import Json
     from datasentinel.types import BoolArray, Float32Array, Int64Array
 
+# Logarithms of smaller ones mean nothing.
+_LEAST_SEVERITY = 1e-30
 _RULE = re.compile(r"(\d+)/(\d+)")
 
 
@@ -160,61 +163,130 @@ class FalseAlarms:
         Rows above the threshold.
     events : int
         Runs of such rows.
+    expected : float or None
+        Share of rows that is expected above the threshold next, what drifted within the recording being
+        expected to go on drifting; None where it is unknown.
+    row_s : float or None
+        Seconds from one row to the next, where that is known.
     """
 
     rows: int
     above: int
     events: int
+    expected: float | None = None
+    row_s: float | None = None
 
     @property
     def per_1000_rows(self) -> float:
-        """Rows above the threshold in a thousand."""
-        return 1000 * self.above / self.rows
+        """Rows above the threshold in a thousand: expected ones, or those seen."""
+        return 1000 * (self.above / self.rows if self.expected is None else self.expected)
+
+    @property
+    def rows_an_event(self) -> float:
+        """Rows above the threshold in an alarm; 1 where none was seen."""
+        return self.above / self.events if self.events else 1.0
 
     @property
     def rows_between(self) -> float:
-        """Expected number of rows from one false alarm to the next, one more than seen being counted."""
+        """Expected number of rows from one false alarm to the next.
+
+        Of the rows above the threshold as many make an alarm as did in the recording. Where the expected
+        share is unknown, one alarm more than seen is counted.
+        """
+        if self.expected:
+            return self.rows_an_event / self.expected
         return self.rows / (self.events + 1)
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        between = f"{self.rows_between:.0f} rows"
+        if self.row_s:
+            per_hour = 3600 / self.row_s / self.rows_between
+            between += f" ({_duration(self.rows_between * self.row_s)}; {per_hour:.2g} an hour)"
+        how = "seen" if self.expected is None else "expected"
+        return f"{self.per_1000_rows:.3g} rows in 1,000 {how} above it, one false alarm in {between}"
 
     def facts(self) -> dict[str, Json]:
         """Return what `config.json` says under `calibration.false_alarms`."""
-        return {
+        facts: dict[str, Json] = {
             "rows": self.rows,
-            "per_1000_rows": float(f"{self.per_1000_rows:.4g}"),
+            "above": self.above,
             "events": self.events,
-            "rows_between": float(f"{self.rows_between:.4g}"),
+            "per_1000_rows": _rounded(self.per_1000_rows),
+            "rows_between": _rounded(self.rows_between),
         }
+        if self.row_s:
+            facts["row_s"] = _rounded(self.row_s)
+            facts["events_per_hour"] = _rounded(3600 / self.row_s / self.rows_between)
+        return facts
 
 
-def count_false_alarms(scores: Float32Array, threshold: float) -> FalseAlarms:
-    """Count what a threshold does on the scores [N] of a recording of normal rows."""
+def count_false_alarms(
+    scores: Float32Array, threshold: float, *, expected: float | None = None, row_s: float | None = None
+) -> FalseAlarms:
+    """Count what a threshold does on the scores [N] of a recording of normal rows; see `FalseAlarms`."""
     above = scores.astype(np.float64) > threshold
-    return FalseAlarms(len(scores), int(above.sum()), len(runs(above)))
+    return FalseAlarms(len(scores), int(above.sum()), len(runs(above)), expected, row_s)
 
 
-def independent_rows(scores: Float32Array, share: float) -> int:
-    """Return how many independent scores would tell as much about a high quantile; at least 1.
+class AlarmBudget:
+    """A threshold that rises while more than a share of the rows is above it, and comes back afterwards.
 
-    N / (1 + 2 sum of autocorrelations) of whether a score is above the quantile, summed as long as those of
-    two neighbouring lags are positive together (C. Geyer, "Practical Markov chain Monte Carlo", 1992): high
-    scores of a recording come in clusters.
+    Adaptive conformal inference (I. Gibbs, E. Candès, "Adaptive conformal inference under distribution
+    shift", NeurIPS 2021) on the logarithm of the threshold: a row above it adds gain (1 - share), any other
+    takes gain share away, down to the calibrated threshold. So whatever the scores, however they drift, of N
+    rows at most share N + 1 + ln(greatest severity) / gain are above it. A lasting change raises an alarm and
+    becomes the new normal; the scores themselves stay as they are.
 
     Parameters
     ----------
-    scores : float32 array, shape [N]
-        Of a recording.
+    threshold : float
+        The calibrated one, greater than 0.
     share : float
-        Of the scores above the quantile.
+        The share of rows that may be above the threshold in the long run.
+    gain : float
+        How quickly it adapts: by default 35 rows above it double it.
+
+    Raises
+    ------
+    SettingsError
+        The share is not between 0 and 1, or the gain or the threshold is not above 0.
     """
-    count = len(scores)
-    above = (scores > np.quantile(scores, 1 - share)).astype(np.float64)
-    above -= above.mean()
-    size = 1 << (2 * count - 1).bit_length()
-    spectrum = np.fft.rfft(above, size)
-    covariances = np.fft.irfft(spectrum * np.conj(spectrum), size)[:count]
-    if not covariances[0] > 0:
-        return 1
-    pairs = covariances[: count // 2 * 2].reshape(-1, 2).sum(axis=1) / covariances[0]
-    negative = np.flatnonzero(pairs <= 0)
-    positive = pairs[: negative[0]] if negative.size else pairs
-    return int(np.clip(count / max(2 * float(positive.sum()) - 1, 1.0), 1, count))
+
+    def __init__(self, threshold: float, share: float, gain: float = 0.02) -> None:
+        if not 0 < share < 1:
+            raise SettingsError(f"an alarm budget is a share of rows between 0 and 1, not {share:g}")
+        if not gain > 0:
+            raise SettingsError(f"the gain of an alarm budget must be greater than 0, got {gain:g}")
+        if not threshold > 0:
+            raise SettingsError(f"an alarm budget needs a threshold above 0, not {threshold:g}")
+        self._threshold = threshold
+        self._up, self._down = gain * (1 - share), gain * share
+        self._level = 0.0
+
+    @property
+    def threshold(self) -> float:
+        """What the next score is compared with."""
+        return self._threshold * math.exp(self._level)
+
+    def decide(self, scores: Float32Array) -> BoolArray:
+        """Tell which of the next scores [N] of a stream are anomalies."""
+        severities = np.log(np.maximum(scores.astype(np.float64) / self._threshold, _LEAST_SEVERITY)).tolist()
+        anomalies = np.empty(len(scores), bool)
+        level = self._level
+        for i, severity in enumerate(severities):
+            anomalies[i] = above = severity > level
+            level = level + self._up if above else max(0.0, level - self._down)
+        self._level = level
+        return anomalies
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

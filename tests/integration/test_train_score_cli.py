@@ -408,7 +408,9 @@ def test_series_are_scored_each_in_its_own_past(tmp_path):
         # The constant column was left out.
         np.testing.assert_allclose([float(r["score"]) for r in good], detector.score(kept[:, :6]), rtol=1e-3)
         anomalies = [int(row["anomaly"]) for row in good]
-        assert not any(anomalies[: detector.artifact.config.warm_up_rows])
+        warm_up = detector.artifact.config.warm_up_rows
+        assert not any(anomalies[:warm_up])
+        assert [row["warming"] for row in good] == ["1"] * warm_up + ["0"] * (len(good) - warm_up)
         if name == "pump-8":
             assert any(anomalies[300:345])
     refused = datasentinel("serve", models, check=False)
@@ -416,8 +418,13 @@ def test_series_are_scored_each_in_its_own_past(tmp_path):
     assert "keeps a state for each stream" in refused.stderr
     refused = datasentinel("score", score_file, "--model", models, "--explain", "2", check=False)
     assert "not offered for models with memory" in refused.stderr
+    budgeted = datasentinel(
+        "score", score_file, "--model", models, "--id", "host", "--alarm-budget", "0.001", "--ignore", "ts"
+    )
+    few = [row for row in csv.DictReader(budgeted.stdout.splitlines()) if row["anomaly"] == "1"]
+    assert 0 < len(few) < sum(row["anomaly"] == "1" for row in scored)
     told = datasentinel("recalibrate", models, train_file, "--target-fpr", "0.05")
-    assert "alarms: one in" in told.stdout
+    assert "one false alarm in" in told.stdout
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from datasentinel.calibration import calibrate
 from datasentinel.errors import SettingsError
-from datasentinel.events import AlarmRule, count_false_alarms, find_events, independent_rows, judge_events
+from datasentinel.events import AlarmRule, count_false_alarms, find_events, judge_events
 
 
 def flags(text):
@@ -61,30 +61,30 @@ def test_a_rule_that_makes_no_sense_is_refused(text):
         AlarmRule.parse(text)
 
 
-def test_clustered_scores_count_as_fewer():
-    random = np.random.default_rng(0)
-    independent = random.normal(size=10_000).astype(np.float32)
-    clustered = np.repeat(independent[:500], 20)
-    assert independent_rows(independent, 0.05) > 7_000
-    assert 250 < independent_rows(clustered, 0.05) < 1_000
-    assert independent_rows(np.ones(100, np.float32), 0.05) == 1
-
-
 def test_a_recording_with_few_independent_scores_promises_less():
-    scores = np.repeat(np.random.default_rng(0).normal(size=50), 40).astype(np.float32)
+    scores = np.repeat(np.exp(np.random.default_rng(0).normal(size=50)), 40).astype(np.float32)
     rows = calibrate(scores, method="conformal", target_fpr=0.01)
     recording = calibrate(scores, method="conformal", target_fpr=0.01, recording=True)
     assert rows.fpr_bound < 0.01 < recording.fpr_bound
     assert recording.threshold >= rows.threshold
-    assert recording.facts()["false_alarms"] == {
-        "rows": 2000,
-        "per_1000_rows": 0.0,
-        "events": 0,
-        "rows_between": 2000.0,
-    }
+    told = recording.facts()["false_alarms"]
+    assert (told["rows"], told["above"], told["events"]) == (2000, 0, 0)
+    assert 0 < told["per_1000_rows"] <= 10
+    assert told["rows_between"] >= 100
 
 
 def test_false_alarms_are_counted_in_rows_and_in_alarms():
     alarms = count_false_alarms(np.array([0, 9, 9, 0, 0, 9, 0, 0], np.float32), 5.0)
     assert (alarms.above, alarms.events, alarms.per_1000_rows) == (3, 2, 375.0)
     assert alarms.rows_between == pytest.approx(8 / 3)
+    assert "events_per_hour" not in alarms.facts()
+
+
+def test_false_alarms_are_told_by_the_hour_where_the_rows_have_times():
+    scores = np.array([0, 9, 9, 0, 0, 9, 0, 0], np.float32)
+    alarms = count_false_alarms(scores, 5.0, expected=0.01, row_s=30.0)
+    assert alarms.rows_between == pytest.approx(150)  # 1.5 rows an alarm, 10 rows in 1,000.
+    assert alarms.facts()["events_per_hour"] == 0.8
+    assert str(alarms) == (
+        "10 rows in 1,000 expected above it, one false alarm in 150 rows (75 minutes; 0.8 an hour)"
+    )

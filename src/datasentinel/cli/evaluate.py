@@ -17,7 +17,7 @@ from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, r
 from datasentinel.detector import Detector
 from datasentinel.drift import compare
 from datasentinel.errors import DataError, UnsupportedModelError
-from datasentinel.events import AlarmRule, find_events, judge_events
+from datasentinel.events import AlarmBudget, AlarmRule, FalseAlarms, find_events, judge_events
 from datasentinel.moved import find_move
 from datasentinel.quality import hit_segments, judge
 from datasentinel.types import BACKEND_NAMES
@@ -45,6 +45,12 @@ _REASONS, _COLUMNS = 3, 3
     metavar="K/N",
     help="Group anomalies into events: K of N rows raise an alarm. Tells their precision and recall.",
 )
+@click.option(
+    "--alarm-budget",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Call anomalies as `score --alarm-budget` does: for segments and events only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
@@ -53,6 +59,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     report: Path | None,
     backend: str,
     alarm_rows: str | None,
+    alarm_budget: float | None,
     as_json: bool,
 ) -> None:
     """Judge MODEL by the labels of DATA.
@@ -72,12 +79,15 @@ def command(  # noqa: PLR0917 - click passes them by name
     quality = judge(scores, dataset.labels, detector.threshold)
     if quality is None:
         raise DataError(f"{name}: the rows are all of one kind; judging needs normal rows and anomalies")
-    anomalies = scores.astype(np.float64) > detector.threshold
-    anomalies[: detector.artifact.config.warm_up_rows] = False
+    anomalies = _decide(detector, scores, alarm_budget)
     segments = hit_segments(anomalies, dataset.labels)
-    events = None
-    if rule is not None:
+    events = false_alarms = None
+    if rule is not None or detector.scorer.state_dim:
         events = judge_events(find_events(scores, anomalies, rule), dataset.labels)
+        normal = ~dataset.labels
+        false_alarms = FalseAlarms(
+            int(normal.sum()), int(anomalies[normal].sum()), events.events - events.true_events
+        )
     table = ScoreTable.of_config(detector.artifact.config)
     p_values = detector.p_values_of_scores(scores) if table else None
     coverage = (
@@ -114,11 +124,12 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
     if as_json:
         document = _document(detector, quality, segments, coverage, move)
-        if events is not None:
+        if events is not None and false_alarms is not None:
             document["events"] = dataclasses.asdict(events) | {
                 "precision": events.precision,
                 "recall": events.recall,
             }
+            document["false_alarms"] = false_alarms.facts()
         click.echo(json.dumps(document, indent=2))
     else:
         _print(Console(), detector, quality, segments, coverage)
@@ -128,10 +139,24 @@ def command(  # noqa: PLR0917 - click passes them by name
                 f"{events.precision:.4f}); {events.found} of {events.segments} segments found (recall "
                 f"{events.recall:.4f})"
             )
+            click.echo(f"normal rows: {false_alarms}")
         if move is not None:
             click.echo(_explain(detector, move, ~dataset.labels, values, scores))
         if report is not None:
             click.echo(f"report: {report}")
+
+
+def _decide(detector: Detector, scores: Float32Array, alarm_budget: float | None) -> BoolArray:
+    """Tell which rows are anomalies; those by which a model with memory warms up never are."""
+    warm_up = detector.artifact.config.warm_up_rows
+    if alarm_budget is not None:
+        if not detector.scorer.state_dim:
+            raise DataError("--alarm-budget is for models with memory (train --model context)")
+        called = AlarmBudget(detector.threshold, alarm_budget).decide(scores[warm_up:])
+        return np.concatenate([np.zeros(len(scores) - len(called), bool), called])
+    anomalies = scores.astype(np.float64) > detector.threshold
+    anomalies[:warm_up] = False
+    return anomalies
 
 
 def _document(

@@ -22,6 +22,7 @@ from datasentinel.cli.reading import (
     tell_problems,
 )
 from datasentinel.errors import DataError
+from datasentinel.events import AlarmBudget
 from datasentinel.tables import Problems
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.writers import (
@@ -81,6 +82,13 @@ if TYPE_CHECKING:
 @click.option(
     "--keep", type=Names(), default="", help="Columns to hand through to the output, such as host,'meta_*'."
 )
+@click.option(
+    "--alarm-budget",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="For a model with memory: raise the threshold while more than this share of a series' rows is above "
+    "it, so that no more are called anomalies in the long run, however the series drifts.",
+)
 @reading_options
 def command(  # noqa: PLR0917 - click passes them by name
     data: tuple[str, ...],
@@ -91,6 +99,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     p_values: bool,
     num_reasons: int,
     keep: tuple[str, ...],
+    alarm_budget: float | None,
     reading: ReadingOptions,
 ) -> None:
     """Score the rows of DATA and write a score and a decision for each.
@@ -103,7 +112,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     above 0 have none.
 
     A model with memory (train --model context) scores each row in the past of its series, which --id tells
-    apart; the rows of a series must be in order of time. Its first rows are never called anomalies.
+    apart; the rows of a series must be in order of time. Its first rows are never called anomalies; `warming`
+    is 1 for them.
 
     With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
     would have expected.
@@ -115,7 +125,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     kept = tuple(table.columns.names[column] for column in table.columns.keep)
     # A logarithm of a distance, as old models score, has no ratio to its threshold.
     severity = detector.threshold > 0
-    columns = OutputColumns(kept, severity, p_values, min(num_reasons, detector.input_dim))
+    has_memory = detector.scorer.state_dim > 0
+    if alarm_budget is not None and not has_memory:
+        raise DataError("--alarm-budget is for models with memory (train --model context)")
+    columns = OutputColumns(kept, severity, p_values, min(num_reasons, detector.input_dim), has_memory)
     if p_values:
         detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
     rows = anomalies = 0
@@ -124,7 +137,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         _open_writer(out, columns) as writer,
         progress_bar(f"scoring {table.name}") as progress,
     ):
-        for scored in score_table(detector, table, columns, threads=threads):
+        for scored in score_table(detector, table, columns, threads=threads, alarm_budget=alarm_budget):
             writer.write(scored)
             problems.add(scored.chunk.bad)
             rows += scored.chunk.num_rows
@@ -140,15 +153,20 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 
 def score_table(
-    detector: Detector, table: Table, columns: OutputColumns, *, threads: int
+    detector: Detector,
+    table: Table,
+    columns: OutputColumns,
+    *,
+    threads: int,
+    alarm_budget: float | None = None,
 ) -> Iterator[Scored]:
     """Read, parse and score a table, chunk by chunk; parsing and scoring run on `threads` threads.
 
     A model with memory scores the rows in their order, each in the past of its own stream: those of one value
-    in the id column, or all rows where there is none.
+    in the id column, or all rows where there is none; `alarm_budget` is the share of `AlarmBudget`.
     """
     if detector.scorer.state_dim:
-        yield from _score_streams(detector, table, columns, threads)
+        yield from _score_streams(detector, table, columns, threads, alarm_budget)
         return
 
     def work(block: Block) -> tuple[Part, Scored]:
@@ -171,7 +189,7 @@ def score_table(
 
 
 def _score_streams(
-    detector: Detector, table: Table, columns: OutputColumns, threads: int
+    detector: Detector, table: Table, columns: OutputColumns, threads: int, alarm_budget: float | None
 ) -> Iterator[Scored]:
     from datasentinel.streams import MAX_STREAMS, StreamDetector
 
@@ -184,19 +202,29 @@ def _score_streams(
         return block.part, replace(chunk, share_read=block.share_read)
 
     streams = StreamDetector(detector)
+    budgets: dict[str, AlarmBudget] = {}
     place = table.placer()
     for part, parsed in ordered_map(parse, table.blocks(), threads):
         chunk = place(part, parsed)
         ids = [""] * chunk.num_rows if id_column is None else list(map(str, chunk.kept[id_column]))
         of_good = [ids[row] for row in (chunk.rows - chunk.first_row).tolist()]
         scores, warming = streams.update_many(chunk.values, of_good)
-        anomalies = (scores.astype(np.float64) > detector.threshold) & ~warming
+        if alarm_budget is None:
+            anomalies = (scores.astype(np.float64) > detector.threshold) & ~warming
+        else:
+            anomalies = np.zeros(len(scores), bool)
+            for stream in dict.fromkeys(of_good):
+                if stream not in budgets:
+                    budgets[stream] = AlarmBudget(detector.threshold, alarm_budget)
+                told = np.flatnonzero((np.array(of_good) == stream) & ~warming)
+                anomalies[told] = budgets[stream].decide(scores[told])
         yield Scored(
             chunk,
             scores,
             anomalies,
             detector.severity_of_scores(scores) if columns.severity else None,
             detector.p_values_of_scores(scores) if columns.p_value else None,
+            warming=warming,
         )
     if streams.evicted:
         click.echo(

@@ -44,6 +44,8 @@ class Scored:
     p_values : float64 array, shape [n], or None
     reasons : list of list of Reason, or None
         For the n good rows.
+    warming : bool array, shape [n], or None
+        Of a model with memory: which rows are too early in their stream to tell.
     """
 
     chunk: Chunk
@@ -52,6 +54,7 @@ class Scored:
     severities: Float32Array | None = None
     p_values: Float64Array | None = None
     reasons: list[list[Reason]] | None = None
+    warming: BoolArray | None = None
 
     @property
     def is_good(self) -> BoolArray:
@@ -90,11 +93,12 @@ class OutputColumns:
     severity: bool = False
     p_value: bool = False
     num_reasons: int = 0
+    warming: bool = False
 
     @property
     def kept_as(self) -> Mapping[str, str]:
         """Names in the output of the columns handed through, by their names in the input."""
-        taken = {"row", "score", "anomaly", "error", "severity", "p_value", "reasons"}
+        taken = {"row", "score", "anomaly", "error", "severity", "p_value", "reasons", "warming"}
         return {name: f"input_{name}" if name in taken else name for name in self.kept}
 
 
@@ -110,7 +114,10 @@ class ScoreWriter(AbstractContextManager["ScoreWriter"], ABC):
 
 
 class CsvScoreWriter(ScoreWriter):
-    """Row, score, anomaly (0 or 1), error, severity, p_value, reasons; a bad row has only row and error."""
+    """Row, score, anomaly (0 or 1), error, severity, p_value, reasons, warming (0 or 1).
+
+    A bad row has only row and error.
+    """
 
     def __init__(self, file: TextIO, columns: OutputColumns) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
@@ -118,6 +125,7 @@ class CsvScoreWriter(ScoreWriter):
         reasons = (f"reason_{i}" for i in range(1, columns.num_reasons + 1))
         kept = columns.kept_as.values()
         asked_for = [*["severity"] * columns.severity, *["p_value"] * columns.p_value, *reasons]
+        asked_for += ["warming"] * columns.warming
         self._writer.writerow(["row", *kept, "score", "anomaly", "error", *asked_for])
 
     def write(self, scored: Scored) -> None:
@@ -136,6 +144,8 @@ class CsvScoreWriter(ScoreWriter):
         if scored.reasons is not None:
             for i in range(self._columns.num_reasons):
                 fields.append(scored.spread([str(reasons[i]) for reasons in scored.reasons], bad=""))
+        if scored.warming is not None:
+            fields.append(scored.spread(scored.warming.astype(np.uint8).tolist(), bad=""))
         self._writer.writerows(zip(*fields, strict=True))
 
 
@@ -166,6 +176,8 @@ class JsonScoreWriter(ScoreWriter):
             fields["p_value"] = scored.spread(scored.p_values.tolist())
         if scored.reasons is not None:
             fields["reasons"] = scored.spread(list(map(reasons_as_data, scored.reasons)))
+        if scored.warming is not None:
+            fields["warming"] = scored.spread(scored.warming.tolist())
         names = list(fields)
         self._file.writelines(
             json.dumps(dict(zip(names, row, strict=True)), default=str, ensure_ascii=False) + "\n"
@@ -190,7 +202,7 @@ def reasons_as_data(reasons: Sequence[Reason]) -> list[dict[str, object]]:
 class ParquetScoreWriter(ScoreWriter):
     """Row (int64), score (float32), anomaly (bool), error (string), and what else there is.
 
-    That is severity (float32), p_value (float64) and reasons (list).
+    That is severity (float32), p_value (float64), reasons (list) and warming (bool).
 
     A reason is a struct of feature (string), value, expected and share (float32). What a bad row does not
     have is null, and so is the error of a good one. Columns handed through keep the type that they have in a
@@ -251,6 +263,8 @@ class ParquetScoreWriter(ScoreWriter):
             reason = pa.struct({"feature": pa.string(), "value": single, "expected": single, "share": single})
             told_reasons = scored.spread(list(map(reasons_as_data, scored.reasons)))
             fields["reasons"] = pa.array(told_reasons, type=pa.list_(reason))
+        if scored.warming is not None:
+            fields["warming"] = column(scored.warming, pa.bool_())
         self._pending.append(pa.table(fields))
         if sum(table.num_rows for table in self._pending) >= _ROW_GROUP_ROWS:
             self._flush()
