@@ -55,7 +55,8 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
                                    std::vector<std::string> feature_names, int num_threads,
                                    const std::string& precision, std::vector<float> score_edges,
                                    std::vector<std::vector<float>> feature_edges, const std::string& sha256,
-                                   const EngineOptions* engine, const Plan* plan, double plan_budget_s) {
+                                   std::size_t warm_up_rows, const EngineOptions* engine, const Plan* plan,
+                                   double plan_budget_s) {
   const py::gil_scoped_release release;
   const SessionOptions options{.num_threads = num_threads,
                                .precision = precision,
@@ -72,7 +73,7 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   std::optional<FeatureHistograms> features;
   if (!feature_edges.empty()) features.emplace(std::move(feature_edges));
   loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names),
-                                            std::move(histogram), std::move(features));
+                                            std::move(histogram), std::move(features), warm_up_rows);
   return loaded;
 }
 
@@ -188,7 +189,8 @@ void bind_backends(py::module_& module) {
            py::arg("threshold"), py::arg("feature_names"), py::arg("num_threads"), py::arg("precision"),
            py::arg("score_edges") = std::vector<float>(),
            py::arg("feature_edges") = std::vector<std::vector<float>>(), py::arg("sha256") = "",
-           py::arg("engine") = nullptr, py::arg("plan") = nullptr, py::arg("plan_budget_s") = 1.0)
+           py::arg("warm_up_rows") = 0, py::arg("engine") = nullptr, py::arg("plan") = nullptr,
+           py::arg("plan_budget_s") = 1.0)
       .def("build_for", &build_for, py::arg("onnx"), py::kw_only(), py::arg("name"), py::arg("backend"),
            py::arg("precision"), py::arg("sha256"), py::arg("engine"), py::arg("architectures"));
 }

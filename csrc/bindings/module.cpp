@@ -79,6 +79,7 @@ PYBIND11_MODULE(_native, module) {
   bind_models(module);
   bind_backends(module);
   bind_scoring(module);
+  bind_streams(module);
   bind_device_arrays(module);
   bind_pinned(module);
   bind_tables(module);

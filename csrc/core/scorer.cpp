@@ -20,12 +20,14 @@ float made_finite(float value) noexcept {
 }  // namespace
 
 Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
-               std::optional<ScoreHistogram> histogram, std::optional<FeatureHistograms> features)
+               std::optional<ScoreHistogram> histogram, std::optional<FeatureHistograms> features,
+               std::size_t warm_up_rows)
     : session_(std::move(session)),
       threshold_(threshold),
       feature_names_(std::move(feature_names)),
       histogram_(std::move(histogram)),
-      features_(std::move(features)) {
+      features_(std::move(features)),
+      warm_up_rows_(warm_up_rows) {
   if (!std::isfinite(threshold)) {
     throw Error(ErrorCode::invalid_argument, "threshold must be finite, got " + std::to_string(threshold));
   }
@@ -61,46 +63,61 @@ std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
   return features_ ? features_->counts() : std::vector<std::vector<std::uint64_t>>();
 }
 
+std::size_t Scorer::warming_rows(const float* state, std::size_t count) const noexcept {
+  const auto seen = static_cast<std::size_t>(state[state_dim() - 1]);
+  const std::size_t before = seen - std::min(seen, count);
+  return std::min(count, warm_up_rows_ - std::min(warm_up_rows_, before));
+}
+
 void Scorer::run(ConstRows rows, Outputs outputs) {
   if (state_dim() != 0) {
     throw Error(ErrorCode::unsupported_model,
                 "this model keeps a state for each stream (config.json: key 'state'), so its rows cannot be "
                 "scored one by one");
   }
-  score(rows, outputs, [&] { session_->run(rows, outputs); });
+  score(rows, outputs, [&] { session_->run(rows, outputs); }, [](std::size_t) { return false; });
 }
 
 void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
   require_memory();
-  score(rows, outputs, [&] { session_->step(rows, {.before = states, .after = states}, outputs); });
+  score(
+      rows, outputs, [&] { session_->step(rows, {.before = states, .after = states}, outputs); },
+      [&](std::size_t row) { return is_warming(states + row * state_dim()); });
 }
 
 void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
   require_memory();
-  score(rows, outputs, [&] {
+  std::size_t warming = 0;
+  const auto call = [&] {
     const States states{.before = state, .after = state};
     for (std::size_t i = 0; i < rows.rows; ++i) {
       const ConstRows row{.data = rows.row(i), .rows = 1, .columns = rows.columns};
       session_->step(row, states, outputs.from_row(i, rows.columns));
     }
-  });
+    warming = warming_rows(state, rows.rows);
+  };
+  score(rows, outputs, call, [&](std::size_t row) { return row < warming; });
 }
 
 void Scorer::require_memory() const {
   if (state_dim() == 0) throw Error(ErrorCode::unsupported_model, "this model has no memory of streams");
 }
 
-template <typename Call>
-void Scorer::score(ConstRows rows, Outputs outputs, Call call) {
+void Scorer::check(ConstRows rows) const {
   if (rows.columns != input_dim()) {
     throw Error(ErrorCode::invalid_argument, "expected " + std::to_string(input_dim()) +
                                                  " values per row, got " + std::to_string(rows.columns));
   }
-  if (rows.rows == 0) return;
   if (const auto cell = find_non_finite(rows)) {
     throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
                                                  describe_column(cell->column));
   }
+}
+
+template <typename Call, typename IsWarming>
+void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming) {
+  check(rows);
+  if (rows.rows == 0) return;
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
   call();
   const Clock::time_point finished = histograms_ ? Clock::now() : started;
@@ -112,15 +129,24 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call) {
   if (outputs.scores == nullptr) return record(rows.rows, compute.count());
 
   std::uint64_t anomalies = 0;
+  std::size_t counted = 0;  // Scores up to here are in the histogram, or not to be.
+  const auto count_up_to = [&](std::size_t row) {
+    if (histogram_ && row > counted) histogram_->add({outputs.scores + counted, row - counted});
+  };
   for (std::size_t i = 0; i < rows.rows; ++i) {
     float& score = outputs.scores[i];
     score = made_finite(score);
-    anomalies += static_cast<std::uint64_t>(is_anomaly(score));
+    if (is_warming(i)) {
+      count_up_to(i);
+      counted = i + 1;
+    } else {
+      anomalies += static_cast<std::uint64_t>(is_anomaly(score));
+    }
   }
+  count_up_to(rows.rows);
   const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
-  if (histogram_) histogram_->add({outputs.scores, rows.rows});
   if (histograms_ && features_) sample(rows, rows_before, finished);
   record(rows.rows, compute.count());
 }

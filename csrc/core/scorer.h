@@ -30,11 +30,12 @@ class Scorer {
   };
 
   /// `threshold` must be finite; `feature_names` are for messages: none, or one per column; `histogram`,
-  /// where given, counts the scores; `features`, where given, a sample of the rows from `observe` on. Throws
-  /// Error{invalid_argument}.
+  /// where given, counts the scores; `features`, where given, a sample of the rows from `observe` on;
+  /// `warm_up_rows` is for a model with memory: how many rows at the beginning of a stream are never
+  /// anomalies. Throws Error{invalid_argument}.
   Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names = {},
          std::optional<ScoreHistogram> histogram = std::nullopt,
-         std::optional<FeatureHistograms> features = std::nullopt);
+         std::optional<FeatureHistograms> features = std::nullopt, std::size_t warm_up_rows = 0);
 
   [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
   [[nodiscard]] double threshold() const noexcept { return threshold_; }
@@ -70,6 +71,18 @@ class Scorer {
 
   [[nodiscard]] std::size_t state_dim() const noexcept { return session_->state_dim(); }
 
+  [[nodiscard]] std::size_t warm_up_rows() const noexcept { return warm_up_rows_; }
+
+  /// Whether the last row that a stream in this state has seen is one of its first: a state ends with the
+  /// number of rows seen.
+  [[nodiscard]] bool is_warming(const float* state) const noexcept { return warming_rows(state, 1) != 0; }
+
+  /// How many of the last `count` rows that a stream in this state has seen are; they are the first of these.
+  [[nodiscard]] std::size_t warming_rows(const float* state, std::size_t count) const noexcept;
+
+  /// Throws Error{invalid_argument} for rows that `run`, `step` and `scan` refuse.
+  void check(ConstRows rows) const;
+
   /// As `run` for rows of as many streams; `states`, one a row, are brought up to date.
   void step(ConstRows rows, float* states, Outputs outputs);
 
@@ -79,9 +92,9 @@ class Scorer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// Checks, scores by `call`, and counts.
-  template <typename Call>
-  void score(ConstRows rows, Outputs outputs, Call call);
+  /// Checks, scores by `call`, and counts; a row that `is_warming` counts as no anomaly, and its score not.
+  template <typename Call, typename IsWarming>
+  void score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming);
   void require_memory() const;
   void sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept;
   void record(std::size_t rows, double compute_s) noexcept;
@@ -91,6 +104,7 @@ class Scorer {
   std::vector<std::string> feature_names_;
   std::optional<ScoreHistogram> histogram_;
   std::optional<FeatureHistograms> features_;
+  std::size_t warm_up_rows_;
   std::atomic<std::uint64_t> rows_{0};
   std::atomic<std::uint64_t> anomalies_{0};
   std::atomic<std::uint64_t> batches_{0};

@@ -140,6 +140,7 @@ class Registry:
         score_edges: Sequence[float] = (),
         feature_edges: Sequence[Sequence[float]] = (),
         sha256: str = "",
+        warm_up_rows: int = 0,
         engine: EngineOptions | None = None,
         plan: Plan | None = None,
         plan_budget_s: float = 1.0,
@@ -195,6 +196,36 @@ class Scorer:
         reconstructions: Float32Array | None = None,
         contributions: Float32Array | None = None,
     ) -> None: ...
+
+# The states of streams; the one that was used least recently makes room.
+@final
+class StateStore:
+    def __init__(
+        self, state_size: int, warm_up_rows: int, *, max_streams: int, max_bytes: int = ...
+    ) -> None: ...
+    # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
+    # stream follow each other. One call at a time for a stream.
+    def score(
+        self, scorer: Scorer, x: Float32Array, streams: Sequence[str]
+    ) -> tuple[Float32Array, BoolArray]: ...
+    def forget(self, stream: str) -> bool: ...
+    # From a place on, of so many: the next place or None, ids in UTF-8, their last use (the greater the
+    # later), states [n, S].
+    def copy(
+        self, place: int, count: int
+    ) -> tuple[int | None, list[bytes], npt.NDArray[np.uint64], Float32Array]: ...
+    # Takes over streams that are not known while there is room, the one used latest first; how many.
+    def insert(self, streams: Sequence[bytes], states: Float32Array) -> int: ...
+    def __contains__(self, stream: str) -> bool: ...
+    def __len__(self) -> int: ...
+    @property
+    def state_size(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def warming(self) -> int: ...
+    @property
+    def evicted(self) -> int: ...
 
 @final
 class DeviceScores:

@@ -39,6 +39,7 @@ RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
 Roof = _native.Roof
 Scorer = _native.Scorer
+StateStore = _native.StateStore
 error_name = _native.error_name
 
 _log = logging.getLogger(__name__)
@@ -370,6 +371,7 @@ def load_scorer(
         if len(features) <= _MAX_COUNTED_COLUMNS
         else [],
         sha256=sha256,
+        warm_up_rows=artifact.config.warm_up_rows,
         engine=_native_options(engine, on_progress),
     )
     if backend != "auto" or plan_budget_s == 0:

@@ -222,8 +222,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         rows = validate_data(self, self._known_columns(X), dtype=[np.float64, np.float32], reset=False)
         if groups is None or not self.artifact_.config.state:
             return self._score(rows)
-        streams = StreamDetector(self._loaded(), max_streams=max(1, len(set(groups))))
-        return streams.update_many(rows, groups)[0]
+        numbers: dict[Hashable, int] = {}
+        streams = [numbers.setdefault(group, len(numbers)) for group in groups]
+        detector = StreamDetector(self._loaded(), max_streams=max(1, len(numbers)))
+        return detector.update_many(rows, streams)[0]
 
     def severity(self, X: object) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""

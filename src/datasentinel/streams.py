@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
-from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 
+from datasentinel.backend import StateStore
 from datasentinel.detector import Detector, as_float32_rows
-from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
+from datasentinel.errors import InvalidInputError, UnsupportedModelError
+from datasentinel.stream_snapshot import restore_states, save_states
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    import os
+    from collections.abc import Sequence
 
-    from datasentinel.types import BoolArray, Float32Array, Int64Array
+    from datasentinel.types import BoolArray, Float32Array
 
 MAX_STREAMS = 100_000
-_FIRST_SLOTS = 64
-_SNAPSHOT_VERSION = 1
 
 
 class Decision(Enum):
@@ -32,101 +29,6 @@ class Decision(Enum):
     OK = "OK"
     ANOMALY = "ANOMALY"
     WARMING = "WARMING"  # Too early in its stream to tell.
-
-
-class StateStore:
-    """The states of streams by id, bounded: the one that was used least recently goes first.
-
-    Not thread-safe.
-
-    Parameters
-    ----------
-    size : int
-        Number of values in a state, S.
-    max_streams : int
-        How many are kept, at least 1.
-
-    Attributes
-    ----------
-    evicted : int
-        How many states were dropped to make room.
-    """
-
-    def __init__(self, size: int, max_streams: int = MAX_STREAMS) -> None:
-        if max_streams < 1:
-            raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
-        self.size = size
-        self.max_streams = max_streams
-        self.evicted = 0
-        self._slots: OrderedDict[Hashable, int] = OrderedDict()  # The least recently used first.
-        self._free: list[int] = []
-        self._states = np.zeros((0, size), np.float32)
-
-    def __len__(self) -> int:
-        """Return the number of streams."""
-        return len(self._slots)
-
-    def __contains__(self, stream: Hashable) -> bool:
-        """Tell whether the stream has a state."""
-        return stream in self._slots
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the states, in bytes."""
-        return self._states.nbytes
-
-    def view(self, stream: Hashable) -> Float32Array:
-        """Return a stream's state [1, S] in place: what is written there is kept. A new one is all zeros."""
-        slot = self.slots([stream])[0]
-        return self._states[slot : slot + 1]
-
-    def take(self, slots: Int64Array) -> Float32Array:
-        """Copy the states [N, S] in these slots."""
-        states: Float32Array = self._states[slots]
-        return states
-
-    def put(self, slots: Int64Array, states: Float32Array) -> None:
-        """Write states [N, S] into these slots."""
-        self._states[slots] = states
-
-    def slots(self, streams: Sequence[Hashable]) -> Int64Array:
-        """Return where the states of different streams, `max_streams` at most, are; new ones are made."""
-        return np.array([self._slot(stream) for stream in streams], np.int64)
-
-    def forget(self, stream: Hashable) -> bool:
-        """Drop a stream's state; tell whether there was one."""
-        slot = self._slots.pop(stream, None)
-        if slot is None:
-            return False
-        self._free.append(slot)
-        return True
-
-    def export(self) -> tuple[list[Hashable], Float32Array]:
-        """Return all ids, the least recently used first, and their states [N, S]."""
-        return list(self._slots), self.take(np.fromiter(self._slots.values(), np.int64, len(self._slots)))
-
-    def _slot(self, stream: Hashable) -> int:
-        slot = self._slots.get(stream)
-        if slot is None:
-            slot = self._new_slot()
-            self._states[slot] = 0
-            self._slots[stream] = slot
-        else:
-            self._slots.move_to_end(stream)
-        return slot
-
-    def _new_slot(self) -> int:
-        if self._free:
-            return self._free.pop()
-        used = len(self._slots)
-        if used == self.max_streams:
-            self.evicted += 1
-            return self._slots.popitem(last=False)[1]
-        if used == len(self._states):
-            grown = np.zeros((min(self.max_streams, max(_FIRST_SLOTS, 2 * used)), self.size), np.float32)
-            grown[:used] = self._states
-            self._states = grown
-        return used
 
 
 class StreamDetector:
@@ -160,7 +62,9 @@ class StreamDetector:
                 f"{detector.artifact.directory}: the model has no memory; train one with --model context"
             )
         self.detector = detector
-        self._store = StateStore(size, max_streams)
+        if max_streams < 1:
+            raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
+        self._store = StateStore(size, self.warm_up_rows, max_streams=max_streams)
         self._lock = threading.Lock()
 
     @classmethod
@@ -184,14 +88,14 @@ class StreamDetector:
         """Number of rows at the beginning of a stream that are WARMING and never anomalies."""
         return self.detector.artifact.config.warm_up_rows
 
-    def update(self, row: object, stream: Hashable = "") -> tuple[float, Decision]:
+    def update(self, row: object, stream: str | int = "") -> tuple[float, Decision]:
         """Score the next row of a stream.
 
         Parameters
         ----------
         row : array_like of real numbers, shape [D], raw units
-        stream : hashable
-            Its id.
+        stream : str or int
+            Its id; a number is the same as its digits.
 
         Returns
         -------
@@ -207,13 +111,13 @@ class StreamDetector:
         values = as_float32_rows(row)
         if values.ndim != 1:
             raise InvalidInputError(f"row must have shape [D], got {values.shape}")
-        scores, warming = self.scan(values[np.newaxis], stream)
+        scores, warming = self._score(values[np.newaxis], [stream])
         score = float(scores[0])
         if warming[0]:
             return score, Decision.WARMING
         return score, Decision.ANOMALY if score > self.detector.threshold else Decision.OK
 
-    def scan(self, rows: object, stream: Hashable = "") -> tuple[Float32Array, BoolArray]:
+    def scan(self, rows: object, stream: str | int = "") -> tuple[Float32Array, BoolArray]:
         """Score the next rows of one stream, one after the other, inside the engine.
 
         Returns
@@ -223,22 +127,21 @@ class StreamDetector:
             True for the stream's first `warm_up_rows`.
         """
         values = np.atleast_2d(as_float32_rows(rows))
-        with self._lock:
-            return self._scan(values, stream)
+        return self._score(values, [stream] * len(values))
 
-    def update_many(self, rows: object, streams: Sequence[Hashable]) -> tuple[Float32Array, BoolArray]:
+    def update_many(self, rows: object, streams: Sequence[str | int]) -> tuple[Float32Array, BoolArray]:
         """Score rows of many streams; those of one stream follow each other in the order given.
 
         Parameters
         ----------
         rows : array_like of real numbers, shape [N, D], raw units
-        streams : sequence of hashable, length N
+        streams : sequence of str or int, length N
             The stream of each row.
 
         Returns
         -------
         scores, warming
-            As for `scan`, in the order of the rows; just what scoring the rows one by one gives.
+            As for `scan`, in the order of the rows.
 
         Raises
         ------
@@ -250,62 +153,21 @@ class StreamDetector:
             return np.empty(0, np.float32), np.empty(0, bool)
         if len(values) != len(streams):
             raise InvalidInputError(f"{len(values)} rows, but {len(streams)} stream ids")
-        self._check(values)
-        positions: dict[Hashable, list[int]] = {}
-        for i, stream in enumerate(streams):
-            positions.setdefault(stream, []).append(i)
-        longest = max(map(len, positions.values()), default=0)
-        scores = np.empty(len(values), np.float32)
-        warming = np.empty(len(values), bool)
-        with self._lock:
-            if longest > len(positions) or len(positions) > self._store.max_streams:
-                for stream, where in positions.items():
-                    scores[where], warming[where] = self._scan(values[where], stream)
-            else:
-                # Side by side: the first row of every stream, then the second of those that have one.
-                for turn in range(longest):
-                    having = {stream: where[turn] for stream, where in positions.items() if len(where) > turn}
-                    where = list(having.values())
-                    scores[where], warming[where] = self._step(values[where], list(having))
-        return scores, warming
+        return self._score(values, streams)
 
-    def forget(self, stream: Hashable) -> bool:
+    def forget(self, stream: str | int) -> bool:
         """Let a stream start anew with its next row; tell whether it was known."""
-        with self._lock:
-            return self._store.forget(stream)
+        return self._store.forget(str(stream))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the states of all streams to a file, atomically; ids must be strings.
+        """Write the states of all streams to a file, atomically.
 
         Raises
         ------
         InvalidInputError
-            An id is not a string, or the file cannot be written.
+            The file cannot be written.
         """
-        with self._lock:
-            streams, states = self._store.export()
-        if not all(isinstance(stream, str) for stream in streams):
-            raise InvalidInputError("only streams whose ids are strings can be saved")
-        target = Path(path)
-        try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(
-                        file,
-                        version=np.array(_SNAPSHOT_VERSION),
-                        model_sha256=np.array(self._model_digest()),
-                        streams=np.array(streams, dtype=np.str_),
-                        states=states,
-                    )
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise InvalidInputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        save_states(self._store, self._model_digest(), Path(path))
 
     def restore(self, path: str | os.PathLike[str]) -> int:
         """Take over the states that `save` wrote; return their number.
@@ -317,46 +179,20 @@ class StreamDetector:
         ArtifactError
             The file is no snapshot of streams of this very model.
         """
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as snapshot:
-                version, digest = int(snapshot["version"]), str(snapshot["model_sha256"])
-                streams, states = snapshot["streams"].tolist(), snapshot["states"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ArtifactError(f"{path}: not a snapshot of streams: {error}") from error
-        if version != _SNAPSHOT_VERSION or digest != self._model_digest():
-            raise ArtifactError(f"{path}: a snapshot of another model's streams, or of another version")
-        sound = states.dtype == np.float32 and states.shape == (len(streams), self._store.size)
-        if not sound or not np.isfinite(states).all():
-            raise ArtifactError(
-                f"{path}: the states are not {len(streams)} finite rows of {self._store.size}"
-            )
+        return restore_states(self._store, self._model_digest(), Path(path))
+
+    def _score(self, rows: Float32Array, streams: Sequence[str | int]) -> tuple[Float32Array, BoolArray]:
+        ids = [_text(stream) for stream in streams]
         with self._lock:
-            new = [i for i, stream in enumerate(streams) if stream not in self._store]
-            for i in new:
-                self._store.view(streams[i])[:] = states[i]
-        return len(new)
-
-    def _scan(self, rows: Float32Array, stream: Hashable) -> tuple[Float32Array, BoolArray]:
-        self._check(rows)
-        state = self._store.view(stream)
-        seen = int(state[0, -1])
-        scores = np.empty(len(rows), np.float32)
-        self.detector.scorer.scan(rows, state, scores)
-        return scores, seen + np.arange(len(rows)) < self.warm_up_rows
-
-    def _step(self, rows: Float32Array, streams: Sequence[Hashable]) -> tuple[Float32Array, BoolArray]:
-        slots = self._store.slots(streams)
-        states = self._store.take(slots)
-        seen = states[:, -1].copy()
-        scores = np.empty(len(rows), np.float32)
-        self.detector.scorer.step(rows, states, scores)
-        self._store.put(slots, states)
-        return scores, seen < self.warm_up_rows
-
-    def _check(self, rows: Float32Array) -> None:
-        """Refuse bad rows before any stream moves on, in the scorer's words."""
-        if rows.shape[1] != self.detector.input_dim or not np.isfinite(rows).all():
-            self.detector.scorer.scan(rows, np.zeros((1, self._store.size), np.float32))
+            return self._store.score(self.detector.scorer, rows, ids)
 
     def _model_digest(self) -> str:
         return self.detector.artifact.config.model_sha256
+
+
+def _text(stream: object) -> str:
+    if isinstance(stream, str):
+        return stream
+    if isinstance(stream, int | np.integer):
+        return str(int(stream))
+    raise InvalidInputError(f"a stream's id is a text or a whole number, got {stream!r}")

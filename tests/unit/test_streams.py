@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from datasentinel.artifact import Artifact, format_config, load_artifact, parse_config, save_artifact
+from datasentinel.backend import StateStore
 from datasentinel.detector import Detector
 from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
 from datasentinel.estimator import AutoencoderDetector
 from datasentinel.export import build_artifact
-from datasentinel.streams import Decision, StateStore, StreamDetector
+from datasentinel.stream_snapshot import restore_states, save_states
+from datasentinel.streams import Decision, StreamDetector
 from datasentinel.training import TrainingSettings, train
 from tests.parity.test_context import train_with
 from tests.recordings import noisy, oscillations
@@ -106,31 +108,68 @@ def test_more_streams_in_a_batch_than_are_kept(detector):
 def test_a_snapshot_goes_on_where_the_streams_were(detector, tmp_path):
     rows = oscillations(200, seed=5)
     streams = StreamDetector(detector)
-    for name in ("a", "b"):
+    for name in ("a", "b", 7):
         streams.scan(rows[:150], name)
-    streams.save(tmp_path / "streams.npz")
+    streams.save(tmp_path / "states")
     restored = StreamDetector(detector)
     restored.update(rows[0], "b")  # newer than the snapshot
-    assert restored.restore(tmp_path / "streams.npz") == 1
-    np.testing.assert_array_equal(restored.scan(rows[150:], "a")[0], streams.scan(rows[150:], "a")[0])
+    assert restored.restore(tmp_path / "states") == 2
+    for name in ("a", "7"):
+        np.testing.assert_array_equal(restored.scan(rows[150:], name)[0], streams.scan(rows[150:], name)[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["states"]
 
 
-def test_a_snapshot_of_another_model_or_none_is_refused(detector, tmp_path):
+def test_the_streams_used_last_are_restored_where_not_all_fit(detector, tmp_path):
     streams = StreamDetector(detector)
-    streams.update(oscillations(1)[0], "a")
-    path = tmp_path / "streams.npz"
-    streams.save(path)
-    with np.load(path) as content:
-        others = {**content, "model_sha256": np.array("0" * 64)}
-    np.savez(path, **others)
-    with pytest.raises(ArtifactError, match="another model"):
-        streams.restore(path)
-    path.write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ArtifactError, match="not a snapshot"):
-        streams.restore(path)
-    streams.update(oscillations(1)[0], 7)
-    with pytest.raises(InvalidInputError, match="strings"):
-        streams.save(path)
+    rows = oscillations(3000)
+    streams.update_many(rows[:2500], [f"stream {i}" for i in range(2500)])
+    streams.update(rows[0], "stream 3")
+    streams.save(tmp_path / "states")
+    restored = StreamDetector(detector, max_streams=10)
+    assert restored.restore(tmp_path / "states") == 10
+    kept = ["stream 3", *(f"stream {i}" for i in range(2491, 2500))]
+    assert all(restored.forget(name) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.replace(b"0123456789abcdef", b"f" * 16), "another model"),
+        (lambda content: content[:-40], "cut off|checksum|not a snapshot"),
+        (lambda content: content[:-40] + b"x" + content[-39:], "checksum"),
+        (lambda content: b"PK\x03\x04 nothing", "begins otherwise"),
+        (lambda content: b"", "begins otherwise"),
+        (lambda content: content.split(b"\n")[0] + b"\n[]\n", "not a snapshot"),
+    ],
+)
+def test_a_damaged_snapshot_or_one_of_another_model_is_refused(detector, tmp_path, damage, message):
+    path = tmp_path / "states"
+    store = StateStore(3, 0, max_streams=10)
+    store.insert([b"a", b"b"], np.ones((2, 3), np.float32))
+    assert save_states(store, "0123456789abcdef", path) == 2
+    restored = StateStore(3, 0, max_streams=10)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ArtifactError, match=message):
+        restore_states(restored, "0123456789abcdef", path)
+    assert len(restored) == 0
+
+
+def test_a_snapshot_that_cannot_be_written_or_read_is_named(detector, tmp_path):
+    streams = StreamDetector(detector)
+    with pytest.raises(InvalidInputError, match="absent/states: cannot be written"):
+        streams.save(tmp_path / "absent" / "states")
+    with pytest.raises(ArtifactError, match="states: cannot be read"):
+        streams.restore(tmp_path / "states")
+
+
+def test_an_id_is_a_text_or_a_number(detector):
+    streams = StreamDetector(detector)
+    row = oscillations(1)[0]
+    for stream in (7, np.int32(7), "7"):
+        streams.update(row, stream)
+    assert len(streams) == 1
+    with pytest.raises(InvalidInputError, match="a text or a whole number"):
+        streams.update(row, 7.5)
 
 
 def test_a_detector_without_memory_has_no_streams():
@@ -173,17 +212,9 @@ def test_a_state_that_is_not_the_graphs_is_found_at_load(artifact):
         Detector(Artifact(Path("m"), config, artifact.onnx), backend="fused")
 
 
-def test_a_store_is_bounded_and_reuses_its_slots():
-    store = StateStore(3, max_streams=100)
-    for i in range(250):
-        store.view(i)[:] = i
-    assert (len(store), store.evicted, store.bytes) == (100, 150, 100 * 3 * 4)
-    assert store.forget(200)
-    np.testing.assert_array_equal(store.view("new"), [[0, 0, 0]])
-    np.testing.assert_array_equal(store.view(249), [[249, 249, 249]])
-    assert store.evicted == 150
-    with pytest.raises(InvalidInputError):
-        StateStore(3, max_streams=0)
+def test_the_number_of_streams_is_at_least_one(detector):
+    with pytest.raises(InvalidInputError, match="max_streams must be at least 1"):
+        StreamDetector(detector, max_streams=0)
 
 
 def test_the_estimator_scores_each_group_as_a_recording_of_its_own():

@@ -1,0 +1,121 @@
+// The states of streams, and scoring in them.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "core/error.h"
+#include "serving/state_store.h"
+#include "serving/stream_scorer.h"
+
+namespace py = pybind11;
+
+namespace datasentinel {
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+
+std::shared_ptr<StateStore> make_store(std::size_t state_size, std::size_t warm_up_rows,
+                                       std::size_t max_streams, std::size_t max_bytes) {
+  return std::make_shared<StateStore>(state_size, warm_up_rows,
+                                      StateLimits{.max_streams = max_streams, .max_bytes = max_bytes});
+}
+
+/// Rows that follow each other in the same stream are a part.
+std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstRows rows, float* scores,
+                                 std::uint8_t* warming) {
+  std::vector<StreamPart> parts;
+  for (std::size_t i = 0; i < rows.rows; ++i) {
+    if (parts.empty() || parts.back().stream != streams[i]) {
+      parts.push_back({.stream = streams[i],
+                       .rows = rows.row(i),
+                       .outputs = {.scores = scores + i},
+                       .warming = warming + i});
+    }
+    ++parts.back().count;
+  }
+  return parts;
+}
+
+/// The scores of the rows, [N], each of the stream of this id, and whether they are warming.
+py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& x,
+                const std::vector<std::string>& streams) {
+  if (x.ndim() != 2 || static_cast<std::size_t>(x.shape(0)) != streams.size()) {
+    throw Error(ErrorCode::invalid_argument, "x must be a C-contiguous float32 array [N, D], with N streams");
+  }
+  if (scorer.scorer->state_dim() != self.state_size()) {
+    throw Error(ErrorCode::invalid_argument, "the states are of " + std::to_string(self.state_size()) +
+                                                 " values, the model's of " +
+                                                 std::to_string(scorer.scorer->state_dim()));
+  }
+  const ConstRows rows{
+      .data = x.data(), .rows = streams.size(), .columns = static_cast<std::size_t>(x.shape(1))};
+  py::array_t<float> scores(x.shape(0));
+  py::array_t<bool> warming(x.shape(0));
+  float* const score = scores.mutable_data();
+  auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
+  {
+    const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
+    scorer.scorer->check(rows);
+    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, score, warm));
+  }
+  return py::make_tuple(std::move(scores), std::move(warming));
+}
+
+/// The next place, or None at the end; streams, their last use, and their states [N, S].
+py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
+  StatePage page;
+  bool more = false;
+  {
+    const py::gil_scoped_release release;
+    more = self.copy(place, count, page);
+  }
+  py::list streams;
+  for (const std::string& stream : page.streams) streams.append(py::bytes(stream));
+  const auto rows = static_cast<py::ssize_t>(page.streams.size());
+  py::array_t<float> states({rows, static_cast<py::ssize_t>(self.state_size())}, page.states.data());
+  py::array_t<std::uint64_t> last_used(rows, page.last_used.data());
+  return py::make_tuple(more ? py::object(py::int_(place)) : py::none(), std::move(streams),
+                        std::move(last_used), std::move(states));
+}
+
+std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& states) {
+  if (states.ndim() != 2 || static_cast<std::size_t>(states.shape(0)) != streams.size() ||
+      static_cast<std::size_t>(states.shape(1)) != self.state_size()) {
+    throw Error(ErrorCode::invalid_argument,
+                "states must have shape [N, " + std::to_string(self.state_size()) + "], with N streams");
+  }
+  const float* const first = states.data();
+  const py::gil_scoped_release release;
+  return self.insert(streams, first);
+}
+
+}  // namespace
+
+void bind_streams(py::module_& module) {
+  py::class_<StateStore, std::shared_ptr<StateStore>>(module, "StateStore")
+      .def(py::init(&make_store), py::arg("state_size"), py::arg("warm_up_rows"), py::kw_only(),
+           py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max())
+      .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"))
+      .def("forget", &StateStore::forget, py::arg("stream"))
+      .def("copy", &copy, py::arg("place"), py::arg("count"))
+      .def("insert", &insert, py::arg("streams"), py::arg("states"))
+      .def("__contains__", &StateStore::contains)
+      .def("__len__", &StateStore::size)
+      .def_property_readonly("state_size", &StateStore::state_size)
+      .def_property_readonly("bytes", &StateStore::bytes)
+      .def_property_readonly("warming", &StateStore::warming)
+      .def_property_readonly("evicted", &StateStore::evicted);
+}
+
+}  // namespace datasentinel

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace datasentinel {
+
+struct StateLimits {
+  std::size_t max_streams = 100'000;
+  std::size_t max_bytes = std::numeric_limits<std::size_t>::max();  ///< See `StateStore::bytes`.
+};
+
+/// Some streams and their states, as they leave a store and come back.
+struct StatePage {
+  std::vector<std::string> streams;
+  std::vector<std::uint64_t> last_used;  ///< The greater, the later; one a stream.
+  std::vector<float> states;             ///< One a stream.
+};
+
+/// The states of the streams of one model, by stream id: floats, the last of which is the number of rows
+/// seen. Bounded: the stream that was heard of least recently goes first, and begins anew when it is heard of
+/// again.
+///
+/// An id that begins with a zero byte is of a stream that lasts no longer than its connection.
+///
+/// Thread-safe. Who scores the rows of a stream reads its state, and writes it afterwards; that two do not do
+/// so at once is the callers' concern.
+class StateStore {
+ public:
+  /// Streams that have seen no more than `warm_up_rows` are warming. Throws Error{invalid_argument} for a
+  /// limit or a size of 0.
+  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits);
+  StateStore(const StateStore&) = delete;
+  StateStore& operator=(const StateStore&) = delete;
+
+  [[nodiscard]] std::size_t state_size() const noexcept { return state_size_; }
+  [[nodiscard]] const StateLimits& limits() const noexcept { return limits_; }
+
+  /// Copies a stream's state, or zeros for a stream that is not known. The second form does so for several.
+  void read(std::string_view stream, float* state) const;
+  void read(std::span<const std::string_view> streams, float* states) const;
+
+  /// Keeps the states of these streams from now on. Streams that do not fit are dropped, the oldest first.
+  void write(std::span<const std::string_view> streams, const float* states);
+
+  /// Drops a stream's state; whether there was one.
+  bool forget(std::string_view stream);
+
+  [[nodiscard]] bool contains(std::string_view stream) const;
+  [[nodiscard]] std::size_t size() const;
+  /// Memory of the streams: states, ids, and what it takes to find them.
+  [[nodiscard]] std::size_t bytes() const;
+  /// Streams that are still warming.
+  [[nodiscard]] std::size_t warming() const;
+  /// Streams that were dropped to make room.
+  [[nodiscard]] std::uint64_t evicted() const;
+
+  /// Copies the lasting streams of up to `count` places from `place` on, and moves `place` behind them; false
+  /// where there are none left. Between two calls the store may change: who was there all the time is copied.
+  bool copy(std::size_t& place, std::size_t count, StatePage& page) const;
+
+  /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.
+  /// They come in the order of their use, the latest first. Returns how many were taken.
+  std::size_t insert(std::span<const std::string> streams, const float* states);
+
+  /// Work that is under way off the event loop; while there is any, the order of rows depends on all other
+  /// work taking the same way.
+  void begin_work() noexcept { work_.fetch_add(1, std::memory_order_relaxed); }
+  void end_work() noexcept { work_.fetch_sub(1, std::memory_order_release); }
+  [[nodiscard]] bool has_work() const noexcept { return work_.load(std::memory_order_acquire) != 0; }
+
+ private:
+  using Place = std::uint32_t;
+  static constexpr Place kNone = std::numeric_limits<Place>::max();
+  static constexpr std::uint64_t kFirstUse = std::uint64_t{1} << 48;
+
+  /// Where a stream is, in a list by use.
+  struct Slot {
+    std::string stream;
+    std::uint64_t last_used = 0;
+    Place older = kNone;
+    Place newer = kNone;
+    bool taken = false;
+  };
+
+  [[nodiscard]] float* state_at(Place place) const noexcept {
+    return chunks_[place / chunk_slots_].get() + place % chunk_slots_ * state_size_;
+  }
+  [[nodiscard]] bool is_warming(Place place) const noexcept {
+    return state_at(place)[state_size_ - 1] <= warm_up_rows_;
+  }
+  [[nodiscard]] std::size_t bytes_of(std::string_view stream) const noexcept;
+  [[nodiscard]] Place find(std::string_view stream) const noexcept;
+  [[nodiscard]] Place add(std::string_view stream);
+  void drop(Place place);
+  void link_newest(Place place) noexcept;
+  void link_oldest(Place place) noexcept;
+  void unlink(Place place) noexcept;
+  void set_state(Place place, const float* state) noexcept;
+
+  std::size_t state_size_;
+  float warm_up_rows_;
+  StateLimits limits_;
+  std::size_t chunk_slots_;
+
+  mutable std::mutex mutex_;
+  std::deque<Slot> slots_;                                 ///< Their addresses stay.
+  std::unordered_map<std::string_view, Place> by_stream_;  ///< The keys are the slots' own.
+  std::vector<std::unique_ptr<float[]>> chunks_;           ///< Memory for states, `chunk_slots_` each.
+  std::vector<Place> free_;
+  Place oldest_ = kNone;
+  Place newest_ = kNone;
+  std::uint64_t last_use_ = kFirstUse;  ///< The number of the latest use, and what is before the first one.
+  std::uint64_t before_uses_ = kFirstUse;
+  std::size_t bytes_ = 0;
+  std::size_t warming_ = 0;
+  std::uint64_t evicted_ = 0;
+  std::atomic<std::size_t> work_{0};
+};
+
+}  // namespace datasentinel

@@ -1,0 +1,135 @@
+#include "serving/stream_scorer.h"
+
+#include <algorithm>
+
+namespace datasentinel {
+namespace {
+
+void copy_row(const float* from, float* to, std::size_t row, std::size_t columns) {
+  if (to != nullptr) std::copy_n(from + row * columns, columns, to);
+}
+
+}  // namespace
+
+void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts) {
+  make_lanes(parts);
+  if (lanes_.empty()) return;
+  streams_.clear();
+  for (const Lane& lane : lanes_) streams_.push_back(lane.stream);
+  states_.clear();
+  states.read(streams_, states_.extend(lanes_.size() * states.state_size()));
+
+  std::size_t active = lanes_.size();
+  for (std::size_t turn = 0; active > 1; ++turn) {
+    step(scorer, parts, active);
+    while (active > 0 && lanes_[active - 1].rows == turn + 1) --active;
+  }
+  if (active == 1) scan(scorer, parts);
+
+  // Only now has nothing gone wrong.
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i].ended) {
+      states.forget(lanes_[i].stream);
+      continue;
+    }
+    const float* const state = states_.data() + i * states.state_size();
+    if (kept != i) std::copy_n(state, states.state_size(), states_.data() + kept * states.state_size());
+    streams_[kept++] = lanes_[i].stream;
+  }
+  states.write(std::span(streams_).first(kept), states_.data());
+  for (FloatBuffer* buffer : {&states_, &rows_, &scores_, &reconstructions_, &contributions_}) {
+    buffer->recycle();
+  }
+}
+
+void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
+  lanes_.clear();
+  lane_of_.clear();
+  next_.assign(parts.size(), kNone);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const StreamPart& part = parts[i];
+    if (part.count == 0) continue;
+    // Mostly there is one part, or each is of the same stream as the last one.
+    std::size_t at = lanes_.empty() || lanes_.back().stream != part.stream ? kNone : lanes_.size() - 1;
+    if (at == kNone) {
+      if (lanes_.size() == 1) lane_of_.emplace(lanes_.front().stream, 0);
+      at = lanes_.empty() ? 0 : lane_of_.try_emplace(part.stream, lanes_.size()).first->second;
+      if (at == lanes_.size()) lanes_.push_back({.stream = part.stream, .first = i});
+    }
+    Lane& lane = lanes_[at];
+    if (lane.last != kNone) next_[lane.last] = i;
+    lane.last = i;
+    lane.rows += part.count;
+    lane.ended = part.ends;
+  }
+  const auto is_longer = [](const Lane& a, const Lane& b) { return a.rows > b.rows; };
+  if (!std::ranges::is_sorted(lanes_, is_longer)) std::ranges::stable_sort(lanes_, is_longer);
+}
+
+void StreamScorer::go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state,
+                             std::size_t state_size) {
+  const bool begins = lane.part == kNone;
+  if (!begins && lane.done < parts[lane.part].count) return;
+  const bool after_end = !begins && parts[lane.part].ends;
+  lane.part = begins ? lane.first : next_[lane.part];
+  lane.done = 0;
+  if (after_end || parts[lane.part].starts) std::fill_n(state, state_size, 0.0F);
+}
+
+void StreamScorer::step(Scorer& scorer, std::span<const StreamPart> parts, std::size_t count) {
+  const std::size_t columns = scorer.input_dim();
+  const std::size_t state_size = scorer.state_dim();
+  const Outputs& wanted = parts[lanes_.front().first].outputs;
+  rows_.clear();
+  float* const rows = rows_.extend(count * columns);
+  for (std::size_t i = 0; i < count; ++i) {
+    Lane& lane = lanes_[i];
+    go_to_row(lane, parts, states_.data() + i * state_size, state_size);
+    std::copy_n(parts[lane.part].rows + lane.done * columns, columns, rows + i * columns);
+  }
+  const auto room = [](FloatBuffer& buffer, bool is_wanted, std::size_t size) -> float* {
+    buffer.clear();
+    return is_wanted ? buffer.extend(size) : nullptr;
+  };
+  const Outputs outputs{
+      .scores = room(scores_, wanted.scores != nullptr, count),
+      .reconstructions = room(reconstructions_, wanted.reconstructions != nullptr, count * columns),
+      .contributions = room(contributions_, wanted.contributions != nullptr, count * columns)};
+  scorer.step({.data = rows, .rows = count, .columns = columns}, states_.data(), outputs);
+  for (std::size_t i = 0; i < count; ++i) {
+    Lane& lane = lanes_[i];
+    const StreamPart& part = parts[lane.part];
+    const Outputs to = part.outputs.from_row(lane.done, columns);
+    copy_row(outputs.scores, to.scores, i, 1);
+    copy_row(outputs.reconstructions, to.reconstructions, i, columns);
+    copy_row(outputs.contributions, to.contributions, i, columns);
+    if (part.warming != nullptr) {
+      const bool is_warming = scorer.is_warming(states_.data() + i * state_size);
+      part.warming[lane.done] = static_cast<std::uint8_t>(is_warming);
+    }
+    ++lane.done;
+  }
+}
+
+void StreamScorer::scan(Scorer& scorer, std::span<const StreamPart> parts) {
+  const std::size_t columns = scorer.input_dim();
+  Lane& lane = lanes_.front();
+  float* const state = states_.data();
+  for (;;) {
+    const bool is_done = lane.part != kNone && lane.done == parts[lane.part].count;
+    if (is_done && next_[lane.part] == kNone) return;
+    go_to_row(lane, parts, state, scorer.state_dim());
+    const StreamPart& part = parts[lane.part];
+    const std::size_t count = part.count - lane.done;
+    scorer.scan({.data = part.rows + lane.done * columns, .rows = count, .columns = columns}, state,
+                part.outputs.from_row(lane.done, columns));
+    const std::size_t warming = part.warming == nullptr ? 0 : scorer.warming_rows(state, count);
+    for (std::size_t i = 0; part.warming != nullptr && i < count; ++i) {
+      part.warming[lane.done + i] = static_cast<std::uint8_t>(i < warming);
+    }
+    lane.done = part.count;
+  }
+}
+
+}  // namespace datasentinel

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/scorer.h"
+#include "serving/float_buffer.h"
+#include "serving/state_store.h"
+
+namespace datasentinel {
+
+/// Rows of one stream that follow each other, and where their answers go.
+struct StreamPart {
+  std::string_view stream;
+  const float* rows = nullptr;
+  std::size_t count = 0;
+  Outputs outputs = {};
+  std::uint8_t* warming = nullptr;  ///< One a row, 1 for a row that is; may be null.
+  bool starts = false;              ///< The stream begins anew before these rows.
+  bool ends = false;                ///< The stream is forgotten after them.
+};
+
+/// Scores rows of many streams by a model with memory, different streams side by side.
+///
+/// One thread at a time.
+class StreamScorer {
+ public:
+  /// Answers every part; those of one stream follow each other in the order given. Throws as `Scorer::step`;
+  /// then every stream is as it was before.
+  void score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts);
+
+ private:
+  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
+  /// A stream's parts, and how far they are scored.
+  struct Lane {
+    std::string_view stream;
+    std::size_t first = kNone;  ///< The first of its parts; `next_` has those that follow.
+    std::size_t last = kNone;
+    std::size_t rows = 0;
+    std::size_t part = kNone;  ///< The one at hand, and how many of its rows are scored.
+    std::size_t done = 0;
+    bool ended = false;  ///< Nothing followed the end of the stream.
+  };
+
+  void make_lanes(std::span<const StreamPart> parts);
+  /// Goes to the lane's next row; `state` begins anew where its stream does.
+  void go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state, std::size_t state_size);
+  /// The next row of each of the first `count` lanes, side by side.
+  void step(Scorer& scorer, std::span<const StreamPart> parts, std::size_t count);
+  /// All rows that are left of the first lane, one after the other.
+  void scan(Scorer& scorer, std::span<const StreamPart> parts);
+
+  std::unordered_map<std::string_view, std::size_t> lane_of_;
+  std::vector<Lane> lanes_;
+  std::vector<std::size_t> next_;  ///< Of each part, the next one of its stream.
+  std::vector<std::string_view> streams_;
+  FloatBuffer states_;
+  FloatBuffer rows_;
+  FloatBuffer scores_;
+  FloatBuffer reconstructions_;
+  FloatBuffer contributions_;
+};
+
+}  // namespace datasentinel

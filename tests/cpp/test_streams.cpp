@@ -1,0 +1,270 @@
+// Models with memory: the states of streams, and the scoring of many streams at once.
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "running_mean_session.h"
+#include "serving/state_store.h"
+#include "serving/stream_scorer.h"
+
+namespace datasentinel {
+namespace {
+
+constexpr std::size_t kWarmUp = 3;
+
+void write(StateStore& store, std::string_view stream, float value, float seen = 1) {
+  const float state[] = {value, seen};
+  store.write({&stream, 1}, state);
+}
+
+float read(const StateStore& store, std::string_view stream) {
+  float state[2];
+  store.read(stream, state);
+  return state[0];
+}
+
+void the_stream_used_least_recently_goes_first() {
+  StateStore store(2, kWarmUp, {.max_streams = 3});
+  for (const char* stream : {"a", "b", "c"}) write(store, stream, 1);
+  write(store, "a", 2);
+  write(store, "d", 4);
+  CHECK(store.size() == 3 && store.evicted() == 1);
+  CHECK(!store.contains("b") && read(store, "b") == 0);
+  CHECK(read(store, "a") == 2 && read(store, "c") == 1 && read(store, "d") == 4);
+  CHECK(store.forget("c") && !store.forget("c"));
+  CHECK(store.size() == 2 && store.evicted() == 1);
+  write(store, "e", 5);
+  CHECK(store.size() == 3 && store.evicted() == 1);
+  CHECK_THROWS(ErrorCode::invalid_argument, StateStore(0, 1, {}));
+  CHECK_THROWS(ErrorCode::invalid_argument, StateStore(1, 1, {.max_streams = 0}));
+}
+
+void memory_is_bounded_whatever_the_ids() {
+  StateStore store(100, kWarmUp, {.max_streams = 1000, .max_bytes = 64 << 10});
+  const std::vector<float> state(100, 1.0F);
+  for (std::size_t i = 0; i < 500; ++i) {
+    const std::string stream = std::to_string(i) + std::string(i, 'x');
+    const std::string_view view = stream;
+    store.write({&view, 1}, state.data());
+    CHECK(store.bytes() <= 64 << 10);
+  }
+  CHECK(store.size() > 30 && store.evicted() == 500 - store.size());
+  CHECK(store.contains(std::to_string(499) + std::string(499, 'x')));
+}
+
+void warming_streams_are_counted() {
+  StateStore store(2, kWarmUp, {.max_streams = 2});
+  write(store, "a", 1, 3);
+  write(store, "b", 1, 4);
+  CHECK(store.warming() == 1);
+  write(store, "a", 1, 4);
+  CHECK(store.warming() == 0);
+  write(store, "c", 1, 1);  // In place of b.
+  CHECK(store.warming() == 1);
+  CHECK(store.forget("c") && store.warming() == 0);
+}
+
+void pages_hold_all_streams_that_last() {
+  StateStore store(2, kWarmUp, {.max_streams = 10});
+  for (int i = 0; i < 7; ++i) write(store, "s" + std::to_string(i), static_cast<float>(i));
+  write(store, std::string_view("\0connection", 11), 9);
+  write(store, "s2", 20);
+  std::vector<std::pair<std::uint64_t, std::string>> by_use;
+  std::map<std::string, std::vector<float>> states;
+  std::size_t place = 0;
+  for (bool more = true; more;) {
+    StatePage page;
+    more = store.copy(place, 3, page);
+    for (std::size_t i = 0; i < page.streams.size(); ++i) {
+      by_use.emplace_back(page.last_used[i], page.streams[i]);
+      states[page.streams[i]] = {page.states[2 * i], page.states[2 * i + 1]};
+    }
+  }
+  CHECK(states.size() == 7 && states["s2"][0] == 20 && states["s6"][0] == 6);
+  std::ranges::sort(by_use, std::greater());
+  CHECK(by_use.front().second == "s2" && by_use.back().second == "s0");
+
+  StateStore other(2, kWarmUp, {.max_streams = 4});
+  write(other, "s5", 55);
+  write(other, "new", 1);
+  std::vector<std::string> streams;
+  std::vector<float> values;
+  for (const auto& [use, stream] : by_use) {
+    streams.push_back(stream);
+    values.insert(values.end(), states[stream].begin(), states[stream].end());
+  }
+  CHECK(other.insert(streams, values.data()) == 2);
+  CHECK(read(other, "s5") == 55 && other.contains("s2") && other.contains("s6") && other.evicted() == 0);
+  write(other, "newer", 2);
+  CHECK(!other.contains("s6") && other.contains("s2"));
+}
+
+/// What one stream after the other says, by the definition.
+class Reference {
+ public:
+  float next(const std::string& stream, float sum) {
+    auto& [total, seen] = states_[stream];
+    const float score = sum - (seen == 0 ? 0 : total / seen);
+    total += sum;
+    seen += 1;
+    return score;
+  }
+  [[nodiscard]] bool is_warming(const std::string& stream) const {
+    return states_.at(stream).second <= static_cast<float>(kWarmUp);
+  }
+  void forget(const std::string& stream) { states_.erase(stream); }
+
+ private:
+  std::map<std::string, std::pair<float, float>> states_;
+};
+
+std::shared_ptr<Scorer> make_scorer(std::size_t columns = 1) {
+  return std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(columns), 5.0,
+                                  std::vector<std::string>(), std::nullopt, std::nullopt, kWarmUp);
+}
+
+void interleaved_streams_score_as_each_does_alone() {
+  std::mt19937 random(7);
+  const auto below = [&random](std::size_t end) {
+    return std::uniform_int_distribution<std::size_t>(0, end - 1)(random);
+  };
+  const auto scorer = make_scorer();
+  StateStore store(2, kWarmUp, {});
+  StreamScorer streams;
+  Reference reference;
+  std::uint64_t warming_rows = 0;
+  for (int round = 0; round < 300; ++round) {
+    struct Asked {
+      std::string stream;
+      std::vector<float> rows, scores, expected;
+      std::vector<std::uint8_t> warming, expected_warming;
+      bool starts, ends;
+    };
+    std::vector<Asked> asked(1 + below(12));
+    for (Asked& one : asked) {
+      one.stream = "stream " + std::to_string(below(5));
+      one.rows.resize(below(4) == 0 ? below(9) : 1);
+      for (float& value : one.rows) value = static_cast<float>(below(100));
+      one.scores.resize(one.rows.size());
+      one.warming.resize(one.rows.size());
+      one.starts = below(8) == 0;
+      one.ends = below(8) == 0;
+    }
+    std::vector<StreamPart> parts;
+    for (Asked& one : asked) {
+      parts.push_back({.stream = one.stream,
+                       .rows = one.rows.data(),
+                       .count = one.rows.size(),
+                       .outputs = {.scores = one.scores.data()},
+                       .warming = one.warming.data(),
+                       .starts = one.starts,
+                       .ends = one.ends});
+      if (one.rows.empty()) continue;
+      if (one.starts) reference.forget(one.stream);
+      for (const float value : one.rows) {
+        one.expected.push_back(reference.next(one.stream, value));
+        one.expected_warming.push_back(static_cast<std::uint8_t>(reference.is_warming(one.stream)));
+        warming_rows += one.expected_warming.back();
+      }
+      if (one.ends) reference.forget(one.stream);
+    }
+    streams.score(*scorer, store, parts);
+    for (const Asked& one : asked) {
+      CHECK(one.scores == one.expected);
+      CHECK(one.warming == one.expected_warming);
+    }
+  }
+  CHECK(warming_rows > 100);
+}
+
+void a_fault_leaves_every_stream_as_it_was() {
+  const auto scorer = make_scorer();
+  StateStore store(2, kWarmUp, {});
+  StreamScorer streams;
+  float scores[3] = {};
+  const float good[] = {1, 2, 3};
+  const auto parts_of = [&scores](const float* rows) {
+    return std::vector<StreamPart>{
+        {.stream = "a", .rows = rows, .count = 2, .outputs = {.scores = scores}},
+        {.stream = "b", .rows = rows + 2, .count = 1, .outputs = {.scores = scores + 2}}};
+  };
+  streams.score(*scorer, store, parts_of(good));
+  const float before = read(store, "a");
+  const float broken[] = {1, RunningMeanSession::kFault, 3};
+  CHECK_THROWS(ErrorCode::backend_failure, streams.score(*scorer, store, parts_of(broken)));
+  const float nan[] = {1, 2, std::numeric_limits<float>::quiet_NaN()};
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "column 0", streams.score(*scorer, store, parts_of(nan)));
+  CHECK(read(store, "a") == before && read(store, "b") == 3);
+  streams.score(*scorer, store, parts_of(good));
+  CHECK(read(store, "a") == 2 * before);
+}
+
+void warming_rows_are_no_anomalies() {
+  const auto scorer = make_scorer();
+  StateStore store(2, kWarmUp, {});
+  const std::vector<float> rows(8, 100.0F);
+  std::vector<float> scores(8);
+  std::vector<std::uint8_t> warming(8);
+  const StreamPart part{.stream = "a",
+                        .rows = rows.data(),
+                        .count = 8,
+                        .outputs = {.scores = scores.data()},
+                        .warming = warming.data()};
+  StreamScorer().score(*scorer, store, {&part, 1});
+  CHECK(warming == std::vector<std::uint8_t>({1, 1, 1, 0, 0, 0, 0, 0}));
+  CHECK(scorer->is_anomaly(scores[0]) && scorer->counts().anomalies == 0 && scorer->counts().rows == 8);
+}
+
+void a_store_is_scored_from_and_copied_at_once() {
+  const auto scorer = make_scorer();
+  StateStore store(2, kWarmUp, {.max_streams = 50});
+  std::atomic<bool> done{false};
+  std::jthread copier([&] {
+    while (!done.load()) {
+      std::size_t place = 0;
+      StatePage page;
+      while (store.copy(place, 8, page)) {
+      }
+      for (std::size_t i = 0; i < page.streams.size(); ++i)
+        CHECK(page.states[2 * i] == page.states[2 * i + 1]);
+    }
+  });
+  StreamScorer streams;
+  const float row = 1;
+  for (int i = 0; i < 20'000; ++i) {
+    const std::string stream = std::to_string(i * 31 % 70);
+    float score = 0;
+    const StreamPart part{.stream = stream, .rows = &row, .count = 1, .outputs = {.scores = &score}};
+    streams.score(*scorer, store, {&part, 1});
+  }
+  done.store(true);
+  CHECK(store.size() == 50 && store.evicted() > 0);
+}
+
+}  // namespace
+}  // namespace datasentinel
+
+int main() {
+  using namespace datasentinel;
+  the_stream_used_least_recently_goes_first();
+  memory_is_bounded_whatever_the_ids();
+  warming_streams_are_counted();
+  pages_hold_all_streams_that_last();
+  interleaved_streams_score_as_each_does_alone();
+  a_fault_leaves_every_stream_as_it_was();
+  warming_rows_are_no_anomalies();
+  a_store_is_scored_from_and_copied_at_once();
+  return check::result();
+}
