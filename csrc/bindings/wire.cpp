@@ -25,6 +25,7 @@
 #include "wire/grpc/nghttp2_api.h"
 #include "wire/http/http_session.h"
 #include "wire/lines/line_session.h"
+#include "wire/session.h"
 
 namespace py = pybind11;
 
@@ -74,52 +75,33 @@ Authorize authorization(const py::object& authorize) {
 /// Chunks above this may hold enough work to let other threads run meanwhile.
 constexpr std::size_t kWorthReleasingBytes = 8192;
 
-/// What Python asks of a session after every turn: 1 for something to attend to, 2 for the middle of a
-/// message, 4 for closed, 8 for unfinished, 16 for one that waits for the queue.
-unsigned line_state(const LineSession& session) {
-  return (session.has_failures() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U);
+/// What is to be sent, and the state after a turn, in one call: with small chunks, calls are what a turn
+/// costs.
+py::tuple turn(const WireSession& session, const std::string& out) {
+  return py::make_tuple(py::bytes(out), session.state());
 }
 
-/// A turn's replies and the state after it, in one call: with small chunks, calls are what a turn costs.
-py::tuple feed(LineSession& session, std::string_view data) {
-  std::string replies;
+py::tuple feed(WireSession& session, std::string_view data) {
+  std::string out;
   {
     // Safe: `data` views an immutable bytes object that the caller's argument keeps alive.
     std::optional<py::gil_scoped_release> release;
     if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
-    session.feed(data, replies);
-  }
-  return py::make_tuple(py::bytes(replies), line_state(session));
-}
-
-py::tuple finish(LineSession& session) {
-  std::string replies;
-  session.finish(replies);
-  return py::make_tuple(py::bytes(replies), line_state(session));
-}
-
-/// As `line_state`; 1 for a failure of ours to log, 32 for an event to take.
-unsigned http_state(const HttpSession& session) {
-  return (session.has_failure() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U) | (session.waiting() ? 16U : 0U) |
-         (session.has_event() ? 32U : 0U);
-}
-
-py::tuple feed_http(HttpSession& session, std::string_view data) {
-  std::string out;
-  {
-    std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
-    if (data.size() > kWorthReleasingBytes || session.unfinished()) release.emplace();
     session.feed(data, out);
   }
-  return py::make_tuple(py::bytes(out), http_state(session));
+  return turn(session, out);
 }
 
-py::tuple finish_http(HttpSession& session) {
+py::tuple finish(WireSession& session) {
   std::string out;
   session.finish(out);
-  return py::make_tuple(py::bytes(out), http_state(session));
+  return turn(session, out);
+}
+
+py::tuple take_grpc_output(GrpcSession& session) {
+  std::string out;
+  session.take_output(out);
+  return turn(session, out);
 }
 
 /// Whether its body is compressed, method, target, fields by lower-case name, body.
@@ -195,30 +177,6 @@ py::dict take_counts(RequestCounts& self) {
   return result;
 }
 
-/// What was written, and what Python asks after every turn: 1 for something to attend to, 2 for the middle of
-/// a message, 4 for closed, 8 for unfinished; and the session's progress.
-py::tuple grpc_turn(const GrpcSession& session, const std::string& out) {
-  const unsigned state = (session.needs_attention() ? 1U : 0U) | (session.mid_message() ? 2U : 0U) |
-                         (session.closed() ? 4U : 0U) | (session.unfinished() ? 8U : 0U);
-  return py::make_tuple(py::bytes(out), state, session.progress());
-}
-
-py::tuple feed_grpc(GrpcSession& session, std::string_view data) {
-  std::string out;
-  {
-    std::optional<py::gil_scoped_release> release;  // Safe for the same reason as in feed().
-    if (data.size() > kWorthReleasingBytes) release.emplace();
-    session.feed(data, out);
-  }
-  return grpc_turn(session, out);
-}
-
-py::tuple take_grpc_output(GrpcSession& session) {
-  std::string out;
-  session.take_output(out);
-  return grpc_turn(session, out);
-}
-
 const char* to_string(GrpcEvent::Kind kind) {
   switch (kind) {
     case GrpcEvent::Kind::call: return "call";
@@ -279,6 +237,12 @@ void bind_wire(py::module_& module) {
       .def("trace", &RequestCounts::trace, py::arg("min_latency_s"))
       .def("take", &take_counts);
 
+  py::class_<WireSession>(module, "WireSession")
+      .def("feed", &feed, py::arg("data"))
+      .def("finish", &finish)
+      .def_property_readonly("number", &WireSession::number)
+      .def_property_readonly("state", &WireSession::state);
+
   py::class_<HttpService, std::shared_ptr<HttpService>>(module, "HttpService")
       .def(py::init([](std::shared_ptr<InferenceService> inference, std::shared_ptr<RequestCounts> counts,
                        std::size_t max_body_bytes, std::size_t max_request_rows, std::string server,
@@ -294,28 +258,21 @@ void bind_wire(py::module_& module) {
            py::arg("max_request_rows"), py::arg("server"), py::arg("authorize") = py::none())
       .def("open_session",
            [](std::shared_ptr<HttpService> self) { return std::make_unique<HttpSession>(std::move(self)); });
-  py::class_<HttpSession>(module, "HttpSession")
-      .def("feed", &feed_http, py::arg("data"))
-      .def("finish", &finish_http)
+  py::class_<HttpSession, WireSession>(module, "HttpSession")
       .def("take_event", &take_http_event)
       .def("respond", &HttpSession::respond, py::arg("status"), py::arg("fields"), py::arg("body"))
       .def("deliver", &HttpSession::deliver, py::arg("piece"), py::kw_only(), py::arg("is_last"))
       .def("drain", &HttpSession::drain)
-      .def("take_failure", &HttpSession::take_failure)
-      .def_property_readonly("number", &HttpSession::number)
-      .def_property_readonly("state", &http_state);
+      .def("take_failure", &HttpSession::take_failure);
 
-  py::class_<LineSession>(module, "LineSession")
+  py::class_<LineSession, WireSession>(module, "LineSession")
       .def(py::init([](std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
                        std::size_t max_line_bytes) {
              return std::make_unique<LineSession>(std::move(service), std::move(counts),
                                                   LineLimits{.max_line_bytes = max_line_bytes});
            }),
            py::arg("service"), py::arg("counts"), py::kw_only(), py::arg("max_line_bytes"))
-      .def("feed", &feed, py::arg("data"))
-      .def("finish", &finish)
-      .def("take_failures", &LineSession::take_failures)
-      .def_property_readonly("number", &LineSession::number);
+      .def("take_failures", &LineSession::take_failures);
 
   py::class_<Nghttp2>(module, "Nghttp2")
       .def(py::init([](const std::vector<std::string>& paths) { return Nghttp2{nghttp2::open(paths)}; }),
@@ -338,20 +295,17 @@ void bind_wire(py::module_& module) {
            py::arg("max_message_bytes"), py::arg("max_request_rows"), py::arg("max_streams"),
            py::arg("receive_timeout_s"), py::arg("min_ping_interval_s"), py::arg("admit") = py::none())
       .def("open_session", &make_grpc_session);
-  py::class_<GrpcSession>(module, "GrpcSession")
-      .def("feed", &feed_grpc, py::arg("data"))
+  py::class_<GrpcSession, WireSession>(module, "GrpcSession")
       .def("take_output", &take_grpc_output)
       .def("take_events", &take_grpc_events)
       .def("reply", &GrpcSession::reply, py::arg("call"), py::arg("message"))
       .def("finish_call", &GrpcSession::finish_call, py::arg("call"), py::arg("status"), py::arg("message"))
       .def("deliver", &GrpcSession::deliver, py::arg("call"), py::arg("message"))
-      .def("end_input", &GrpcSession::end_input)
       .def("abandon_calls", &GrpcSession::abandon_calls, py::arg("status"), py::arg("message"))
       .def("expire", &GrpcSession::expire)
       .def("next_deadline_s", &GrpcSession::next_deadline_s)
       .def("drain", &GrpcSession::drain)
-      .def_property_readonly("open_calls", &GrpcSession::open_calls)
-      .def_property_readonly("number", &GrpcSession::number);
+      .def_property_readonly("open_calls", &GrpcSession::open_calls);
 }
 
 }  // namespace datasentinel

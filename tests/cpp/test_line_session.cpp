@@ -184,7 +184,7 @@ void a_failing_backend_answers_every_line() {
   CHECK(replies == "ERROR: device lost\nERROR: value 1 is not a number: 'x'\nERROR: device lost\n");
   CHECK(!session.closed());
   CHECK(session.take_failures() == (std::pair<std::uint64_t, std::string>(2, "device lost")));
-  CHECK(!session.has_failures());
+  CHECK(!session.needs_attention());
 }
 
 void a_new_version_takes_effect_on_an_open_connection() {

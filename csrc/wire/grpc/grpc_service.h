@@ -42,7 +42,7 @@ class GrpcService {
   /// The library that the connections speak HTTP/2 with.
   [[nodiscard]] const std::shared_ptr<const nghttp2::Api>& http2() const noexcept { return http2_; }
 
-  [[nodiscard]] InferenceService& inference() noexcept { return *inference_; }
+  [[nodiscard]] const std::shared_ptr<InferenceService>& inference() const noexcept { return inference_; }
   [[nodiscard]] const ModelTable& models() const noexcept { return inference_->models(); }
   [[nodiscard]] const GrpcLimits& limits() const noexcept { return limits_; }
   [[nodiscard]] RequestCounts& counts() noexcept { return *counts_; }

@@ -41,26 +41,26 @@ std::size_t message_size(std::string_view prefix) noexcept {
   return size;
 }
 
-class Http2GrpcSession final : public GrpcSession, private Http2Handler, private JobOwner {
+class Http2GrpcSession final : public GrpcSession, private Http2Handler {
  public:
   explicit Http2GrpcSession(std::shared_ptr<GrpcService> service)
-      : service_(std::move(service)),
+      : GrpcSession(service->inference()),
+        service_(std::move(service)),
         connection_(service_->http2(), *this,
                     {.max_streams = service_->limits().max_streams,
                      .max_header_bytes = service_->limits().max_header_bytes,
                      .min_ping_interval = service_->limits().min_ping_interval}),
-        number_(service_->inference().enter(*this)),
-        charge_(service_->inference().memory()) {}
+        charge_(inference().memory()) {}
 
   ~Http2GrpcSession() override {
-    service_->inference().leave(number_);
     for (const auto& call : calls_) forget_requests(*call);
   }
 
   void feed(std::string_view bytes, std::string& out) override {
     const Turn turn;
-    now_ = Clock::now();
-    allowance_ = std::min(service_->limits().max_buffered_bytes, service_->inference().memory()->allowance());
+    now_ = turn.started();
+    progress_before_ = connection_.progress();
+    allowance_ = std::min(service_->limits().max_buffered_bytes, inference().memory()->allowance());
     std::string kept;
     if (!input_.empty()) {
       kept = std::exchange(input_, {});
@@ -88,13 +88,15 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     grown_bytes_ = 0;
   }
 
-  void end_input() override {
+  /// Calls that cannot be complete any more are given up.
+  void finish(std::string& out) override {
     input_ended_ = true;
     std::vector<GrpcCall*> incomplete;
     for (const auto& call : calls_) {
       if (!call->ended && !call->finished) incomplete.push_back(call.get());
     }
     for (GrpcCall* call : incomplete) connection_.reset(*call);
+    feed({}, out);
   }
 
   std::vector<GrpcEvent> take_events() override { return std::exchange(events_, {}); }
@@ -107,7 +109,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   void finish_call(std::int32_t id, int status, std::string_view message) override {
-    if (GrpcCall* const call = find(id)) finish(*call, status, message);
+    if (GrpcCall* const call = find(id)) end_call(*call, status, message);
   }
 
   void deliver(std::int32_t id, std::string_view message) override {
@@ -124,7 +126,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   void abandon_calls(int status, std::string_view message) override {
-    for (const auto& call : calls_) finish(*call, status, message);
+    for (const auto& call : calls_) end_call(*call, status, message);
   }
 
   void expire() override {
@@ -149,6 +151,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     for (const auto& call : calls_) end_drained(*call);
   }
 
+  /// An event is to be taken, or a deadline to be watched.
   bool needs_attention() const noexcept override { return !events_.empty() || next_deadline() < watched_; }
 
   std::size_t open_calls() const noexcept override {
@@ -158,11 +161,11 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     }));
   }
 
+  /// The connection's greeting, or a call's headers, have begun to arrive, and not ended.
   bool mid_message() const noexcept override { return connection_.mid_frame(); }
 
-  std::uint64_t progress() const noexcept override { return connection_.progress(); }
-
-  std::uint64_t number() const noexcept override { return number_; }
+  /// No request, message or reply has moved, whatever pings and the like came.
+  bool idle() const noexcept override { return connection_.progress() == progress_before_; }
 
   bool closed() const noexcept override { return connection_.closed(); }
 
@@ -400,10 +403,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
       pending.state = State::scoring;
       tasks_.push_back(&pending.request->task);
     }
-    if (service_->inference().is_long(tasks_)) {
+    if (inference().is_long(tasks_)) {
       for (const Ready& ready : ready_) park(*ready.call, pending_of(ready), ready.sequence);
     } else {
-      if (!tasks_.empty()) service_->inference().score(tasks_);
+      if (!tasks_.empty()) inference().score(tasks_);
       for (const Ready& ready : ready_) pending_of(ready).state = State::done;
     }
     scored_.swap(ready_);
@@ -424,12 +427,12 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     if (pending.state != State::scoring) return;
     pending.cancelled = std::make_shared<std::atomic<bool>>(false);
     InferenceRequest& request = *pending.request;
-    request.connection = number_;
+    request.connection = number();
     request.call = call.id;
     request.sequence = sequence;
     request.cancelled = pending.cancelled;
     std::unique_ptr<ScoringJob> job = std::move(pending.request);
-    if (service_->inference().queue().submit(job)) return;
+    if (inference().queue().submit(job)) return;
     pending.request.reset(static_cast<InferenceRequest*>(job.release()));
     pending.state = State::done;
     pending.request->task.failure =
@@ -550,7 +553,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
     return ready.call->pending[ready.sequence - ready.call->answered];
   }
 
-  void finish(GrpcCall& call, int status, std::string_view message) {
+  void end_call(GrpcCall& call, int status, std::string_view message) {
     if (call.finished) return;
     forget_requests(call);
     drop_body(call);
@@ -558,7 +561,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
   }
 
   void fail(GrpcCall& call, const GrpcStatus& status) {
-    finish(call, static_cast<int>(status.code), status.message);
+    end_call(call, static_cast<int>(status.code), status.message);
   }
 
   /// Fails a call whose request is not even scored.
@@ -614,7 +617,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler, private
 
   std::shared_ptr<GrpcService> service_;
   Http2Connection connection_;
-  std::uint64_t number_;
+  std::uint64_t progress_before_ = 0;             ///< The last turn.
   std::vector<std::unique_ptr<GrpcCall>> calls_;  ///< The streams that are open.
   std::vector<std::unique_ptr<GrpcCall>> spares_;
   std::vector<GrpcEvent> events_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "wire/grpc/grpc_service.h"
+#include "wire/session.h"
 
 namespace datasentinel {
 
@@ -32,31 +33,14 @@ struct GrpcEvent {
   std::vector<std::pair<std::string, std::string>> metadata = {};
 };
 
-/// One connection of a gRPC server: bytes in, reply bytes out, no sockets.
-///
-/// `feed` decodes, scores and answers the requests for scores that the chunk completes, as one batch. Other
-/// calls become events, which the owner answers by `reply` and `finish_call`.
-///
-/// One thread at a time.
-class GrpcSession {
+/// One connection of a gRPC server. It decodes and answers the requests for scores that a turn completes, as
+/// one batch. Other calls become events, which the owner answers by `reply` and `finish_call`.
+class GrpcSession : public WireSession {
  public:
-  GrpcSession() = default;
-  GrpcSession(const GrpcSession&) = delete;
-  GrpcSession& operator=(const GrpcSession&) = delete;
-  virtual ~GrpcSession() = default;
-
-  /// Takes the next bytes of the stream, and a turn of about a millisecond; appends what is to be sent. What
-  /// the turn does not come to is kept for the next one.
-  virtual void feed(std::string_view bytes, std::string& out) = 0;
-
-  /// Whether `feed` has more to do, or to send, without more bytes.
-  [[nodiscard]] virtual bool unfinished() const noexcept = 0;
+  using WireSession::WireSession;
 
   /// Appends what is to be sent after `reply`, `finish_call`, `deliver` or `expire`.
   virtual void take_output(std::string& out) = 0;
-
-  /// Takes the end of the peer's side: calls that cannot be complete any more are given up.
-  virtual void end_input() = 0;
 
   [[nodiscard]] virtual std::vector<GrpcEvent> take_events() = 0;
 
@@ -81,23 +65,8 @@ class GrpcSession {
   /// Asks the peer to send no more calls; the second time, refuses new ones. Those under way go on.
   virtual void drain() = 0;
 
-  /// Whether there is an event to take, or a deadline to watch.
-  [[nodiscard]] virtual bool needs_attention() const noexcept = 0;
-
   /// Calls that are not fully answered.
   [[nodiscard]] virtual std::size_t open_calls() const noexcept = 0;
-
-  /// Whether the connection's greeting, or a call's headers, have begun to arrive, and not ended.
-  [[nodiscard]] virtual bool mid_message() const noexcept = 0;
-
-  /// Grows with every request, message and reply that moves; not with pings and the like.
-  [[nodiscard]] virtual std::uint64_t progress() const noexcept = 0;
-
-  /// The number that `GrpcService::collect` gives.
-  [[nodiscard]] virtual std::uint64_t number() const noexcept = 0;
-
-  /// Nothing more will be read; the caller closes the connection once everything is written.
-  [[nodiscard]] virtual bool closed() const noexcept = 0;
 };
 
 [[nodiscard]] std::unique_ptr<GrpcSession> make_grpc_session(std::shared_ptr<GrpcService> service);

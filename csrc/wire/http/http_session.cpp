@@ -74,16 +74,14 @@ std::string lower_case(std::string_view text) {
 
 }  // namespace
 
-HttpSession::HttpSession(std::shared_ptr<const HttpService> service) : service_(std::move(service)) {
-  if (service_ == nullptr || service_->inference == nullptr || service_->counts == nullptr) {
-    throw Error(ErrorCode::invalid_argument, "a session needs an inference service, and counts");
-  }
-  number_ = service_->inference->enter(*this);
-  memory_ = MemoryCharge(service_->inference->memory());
+HttpSession::HttpSession(std::shared_ptr<const HttpService> service)
+    : WireSession(service == nullptr ? nullptr : service->inference),
+      service_(std::move(service)),
+      memory_(inference().memory()) {
+  if (service_->counts == nullptr) throw Error(ErrorCode::invalid_argument, "a session needs counts");
 }
 
 HttpSession::~HttpSession() {
-  service_->inference->leave(number_);
   if (cancelled_ != nullptr) cancelled_->store(true, std::memory_order_relaxed);
 }
 
@@ -347,7 +345,7 @@ void HttpSession::respond(int status, std::string_view fields, std::string body)
 }
 
 void HttpSession::infer(std::string_view body) {
-  const auto model = service_->inference->models().find(model_name_, model_version_);
+  const auto model = inference().models().find(model_name_, model_version_);
   if (model == nullptr) {
     std::string reason = "unknown model " + quoted(model_name_);
     if (!model_version_.empty()) reason += ", version " + quoted(model_version_);
@@ -358,7 +356,7 @@ void HttpSession::infer(std::string_view body) {
   request->json_bytes = json_bytes_;
   request->max_rows = service_->limits.max_rows;
   request->body_bytes = body.size();
-  request->memory = MemoryCharge(service_->inference->memory());
+  request->memory = MemoryCharge(inference().memory());
   if (is_long(*model, body.size())) {
     request->needs_preparation = true;
     request->task.rows = std::max<std::size_t>(1, body.size() / (sizeof(float) * model->scorer->input_dim()));
@@ -373,8 +371,8 @@ void HttpSession::infer(std::string_view body) {
   request->read(body);
   if (!request->task.failure && request->task.rows != 0) {
     ScoringTask* const tasks[] = {&request->task};
-    if (service_->inference->is_long(tasks)) return submit(std::move(request));
-    service_->inference->score(tasks);
+    if (inference().is_long(tasks)) return submit(std::move(request));
+    inference().score(tasks);
   }
   answer(std::move(request));
 }
@@ -387,15 +385,15 @@ bool HttpSession::is_long(const ServedModel& model, std::size_t body_bytes) cons
   const double expected_us = model.rest_cost.expected_us(body_bytes);
   constexpr double kUsPerByte = 0.005;  // A guess, until a request has told.
   return (expected_us > 0 ? expected_us : kUsPerByte * static_cast<double>(body_bytes)) >
-         service_->inference->limits().max_inline_us;
+         inference().limits().max_inline_us;
 }
 
 void HttpSession::submit(std::unique_ptr<RestRequest> request) {
   cancelled_ = std::make_shared<std::atomic<bool>>(false);
-  request->connection = number_;
+  request->connection = number();
   request->cancelled = cancelled_;
   std::unique_ptr<ScoringJob> job = std::move(request);
-  if (service_->inference->queue().submit(job)) {
+  if (inference().queue().submit(job)) {
     state_ = State::queued;
     return;
   }

@@ -20,6 +20,7 @@
 #include "wire/http/rest_reply.h"
 #include "wire/http/rest_request.h"
 #include "wire/input_buffer.h"
+#include "wire/session.h"
 
 namespace datasentinel {
 
@@ -60,17 +61,16 @@ struct HttpEvent {
 /// other, in turns; replies are written in pieces.
 ///
 /// One thread at a time.
-class HttpSession final : private JobOwner {
+class HttpSession final : public WireSession {
  public:
   /// Throws Error{invalid_argument} for a service without inference or counts.
   explicit HttpSession(std::shared_ptr<const HttpService> service);
   ~HttpSession() override;
 
-  /// Takes the next bytes of the stream, and a turn; appends what is to be sent.
-  void feed(std::string_view bytes, std::string& out);
+  void feed(std::string_view bytes, std::string& out) override;
 
-  /// The stream ended: half a request is refused, whole ones are still answered.
-  void finish(std::string& out);
+  /// Half a request is refused, whole ones are still answered.
+  void finish(std::string& out) override;
 
   /// Says with the next reply that it is the last one.
   void drain() noexcept { draining_ = true; }
@@ -80,7 +80,7 @@ class HttpSession final : private JobOwner {
     asking_ = false;
     return std::exchange(event_, {});
   }
-  [[nodiscard]] bool has_event() const noexcept { return asking_; }
+  [[nodiscard]] bool has_event() const noexcept override { return asking_; }
 
   /// Answers it; the rest of the turn is `feed`'s. `fields` are lines of the head, each with its end.
   void respond(int status, std::string_view fields, std::string body);
@@ -90,21 +90,18 @@ class HttpSession final : private JobOwner {
 
   /// A fault of ours, for the log; empty without one.
   [[nodiscard]] std::string take_failure() { return std::exchange(failure_, {}); }
-  [[nodiscard]] bool has_failure() const noexcept { return !failure_.empty(); }
+  [[nodiscard]] bool needs_attention() const noexcept override { return !failure_.empty(); }
 
-  /// Nothing more will be read; the caller closes the connection once everything is written.
-  [[nodiscard]] bool closed() const noexcept { return state_ == State::closed; }
-  /// The turn ended before everything was done that can be done.
-  [[nodiscard]] bool unfinished() const noexcept { return unfinished_; }
+  [[nodiscard]] bool closed() const noexcept override { return state_ == State::closed; }
+  [[nodiscard]] bool unfinished() const noexcept override { return unfinished_; }
   /// A request is being answered: by the queue, whose end `InferenceService::collect` tells, or by the owner.
-  [[nodiscard]] bool waiting() const noexcept { return state_ == State::queued || state_ == State::asked; }
-  /// The start of a request was read, but not its end.
-  [[nodiscard]] bool mid_message() const noexcept {
+  [[nodiscard]] bool waiting() const noexcept override {
+    return state_ == State::queued || state_ == State::asked;
+  }
+  [[nodiscard]] bool mid_message() const noexcept override {
     return state_ == State::body || state_ == State::chunks || state_ == State::skip ||
            (state_ == State::head && !input_.empty());
   }
-  /// The number that `InferenceService::collect` gives.
-  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
 
  private:
   enum class State : std::uint8_t {
@@ -141,7 +138,6 @@ class HttpSession final : private JobOwner {
   void count(int status, std::size_t rows, std::size_t anomalies);
 
   std::shared_ptr<const HttpService> service_;
-  std::uint64_t number_;
   State state_ = State::head;
   bool unfinished_ = false;
   bool ended_ = false;  ///< The peer will send no more.

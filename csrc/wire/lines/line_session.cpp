@@ -85,17 +85,12 @@ bool is_blank_line(std::string_view line) noexcept {
 
 LineSession::LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
                          LineLimits limits)
-    : service_(std::move(service)), counts_(std::move(counts)), limits_(limits) {
-  if (service_ == nullptr || counts_ == nullptr) {
-    throw Error(ErrorCode::invalid_argument, "a session needs a service, and counts");
-  }
+    : WireSession(std::move(service)), counts_(std::move(counts)), limits_(limits) {
+  if (counts_ == nullptr) throw Error(ErrorCode::invalid_argument, "a session needs counts");
   if (limits_.max_line_bytes == 0 || limits_.max_batch_rows == 0) {
     throw Error(ErrorCode::invalid_argument, "max_line_bytes and max_batch_rows must be at least 1");
   }
-  number_ = service_->enter(*this);
 }
-
-LineSession::~LineSession() { service_->leave(number_); }
 
 void LineSession::feed(std::string_view bytes, std::string& replies) {
   if (closed_ && !waiting_ && due_.empty()) return;
@@ -108,7 +103,7 @@ void LineSession::finish(std::string& replies) {
   if (closed_) return;
   closed_ = true;
   started_ = Turn::Clock::now();
-  job_->task.model = service_->models().find({}, {});
+  job_->task.model = inference().models().find({}, {});
   take_line(input_.view());
   input_.clear();
   score(replies);
@@ -117,8 +112,8 @@ void LineSession::finish(std::string& replies) {
 void LineSession::take_turn(std::string& replies) {
   constexpr std::size_t kBytesPerLookAtTheClock = 1024;
   const Turn turn(limits_.turn);
-  started_ = Turn::Clock::now();
-  job_->task.model = service_->models().find({}, {});
+  started_ = turn.started();
+  job_->task.model = inference().models().find({}, {});
   unfinished_ = false;
   for (std::size_t since_look = 0; !closed_;) {
     const std::string_view rest = input_.view();
@@ -177,12 +172,12 @@ void LineSession::score(std::string& replies) {
   ScoringTask& task = job_->task;
   task.wanted.scores = true;
   ScoringTask* const tasks[] = {&task};
-  if (task.rows != 0 && service_->is_long(tasks)) {
+  if (task.rows != 0 && inference().is_long(tasks)) {
     waiting_ = true;
-    job_->connection = number_;
-    return service_->submit_in_time(std::move(job_));
+    job_->connection = number();
+    return inference().submit_in_time(std::move(job_));
   }
-  if (task.rows != 0) service_->score(tasks);
+  if (task.rows != 0) inference().score(tasks);
   answer(replies);
 }
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "core/error.h"
-#include "serving/inference_service.h"
 #include "serving/request_counts.h"
 #include "serving/turn.h"
 #include "wire/input_buffer.h"
+#include "wire/session.h"
 
 namespace datasentinel {
 
@@ -31,37 +31,30 @@ struct LineLimits {
 /// because its end is unknown. Every turn's lines go to the model that is the default then.
 ///
 /// One thread at a time.
-class LineSession final : private JobOwner {
+class LineSession final : public WireSession {
  public:
   /// `counts` is for all connections. Throws Error{invalid_argument} for a limit of 0.
   LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
               LineLimits limits);
-  ~LineSession() override;
 
-  /// Takes the next bytes of the stream, and a turn; appends the replies that are due.
-  void feed(std::string_view bytes, std::string& replies);
+  void feed(std::string_view bytes, std::string& replies) override;
 
-  /// The stream ended, and no turn is left: a last line without a newline is answered too.
-  void finish(std::string& replies);
+  /// Answers a last line without a newline, too.
+  void finish(std::string& replies) override;
 
-  /// Nothing more will be read; the caller closes the connection once the replies are written.
-  [[nodiscard]] bool closed() const noexcept { return closed_ && !waiting_; }
-  /// The turn ended before all complete lines were answered.
-  [[nodiscard]] bool unfinished() const noexcept { return unfinished_ && !waiting_; }
+  [[nodiscard]] bool needs_attention() const noexcept override { return failures_ != 0; }
+  [[nodiscard]] bool mid_message() const noexcept override { return !unfinished_ && !input_.empty(); }
+  [[nodiscard]] bool closed() const noexcept override { return closed_ && !waiting_; }
+  [[nodiscard]] bool unfinished() const noexcept override { return unfinished_ && !waiting_; }
   /// Lines are being scored off the event loop; their replies are due when `InferenceService::collect` names
   /// this session.
-  [[nodiscard]] bool waiting() const noexcept { return waiting_; }
-  /// The start of a line was read, but not its end.
-  [[nodiscard]] bool mid_message() const noexcept { return !unfinished_ && !input_.empty(); }
-  /// The number that `InferenceService::collect` gives.
-  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
+  [[nodiscard]] bool waiting() const noexcept override { return waiting_; }
 
   /// How many lines failed by no fault of theirs, but of the model or the machine, since the last call; and
   /// why the last of them did.
   [[nodiscard]] std::pair<std::uint64_t, std::string> take_failures() {
     return {std::exchange(failures_, 0), std::exchange(last_failure_, {})};
   }
-  [[nodiscard]] bool has_failures() const noexcept { return failures_ != 0; }
 
  private:
   void on_scored(std::unique_ptr<ScoringJob> job) override;
@@ -72,10 +65,8 @@ class LineSession final : private JobOwner {
   void score(std::string& replies);
   void answer(std::string& replies);
 
-  std::shared_ptr<InferenceService> service_;
   std::shared_ptr<RequestCounts> counts_;
   LineLimits limits_;
-  std::uint64_t number_;
   InputBuffer input_;
   std::size_t searched_ = 0;  ///< So many bytes of the input hold no newline.
   bool unfinished_ = false;

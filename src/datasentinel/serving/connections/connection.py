@@ -9,6 +9,7 @@ import logging
 import ssl
 import struct
 import termios
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, cast
 
 from datasentinel.serving.connections.addresses import Address
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # The peer has ended its side.
         self._finished = False  # The session knows, and answers are still to come.
         self._closing = False
+        self._at_rest = False  # The last turn has left nothing to see to, so the next one may be short.
         self._linger: asyncio.TimerHandle | None = None
         self.used_s = 0.0
         self.waiting = False
@@ -115,14 +117,35 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Keep the bytes for the next turn, which may be now."""
+        """Take a turn, or keep the bytes for the next one."""
         if self._closing or self._session is None:
+            return
+        if self._at_rest and self._turns.free and self._tls is None:
+            self._take_short_turn(self._session, data)
             return
         self._inbox.append(data)
         self._inbox_bytes += len(data)
         self._turns.ready(self, len(data))
         if self._inbox_bytes > _MAX_INBOX_BYTES:
             self._regulate_reading(self._session)
+
+    def _take_short_turn(self, session: Session, data: bytes) -> None:
+        """Take a turn at once. Of small messages, looks at what is rare would be a measurable part."""
+        started_s = monotonic()
+        try:
+            replies, state = session.take_turn(data)
+            if state:
+                replies = session.attend(replies, state)
+        except Exception as error:  # whatever it was, it stays in this connection
+            self._fail(error)
+            return
+        if replies:
+            self._transport.write(replies)
+        self._turns.charge(self, started_s, len(data))
+        if state == 0:
+            self.last_active_s = self._loop.time()
+        elif self._settle(session, replied=bool(replies)):
+            self._turns.enqueue(self)
 
     def _wake(self) -> None:
         if not self._closing and self._session is not None:
@@ -150,10 +173,14 @@ class Connection(asyncio.Protocol):
             return False
         if replies:
             self._write(replies)
+        return self._settle(session, replied=bool(replies))
+
+    def _settle(self, session: Session, *, replied: bool) -> bool:
+        """See to what a turn has left; tell whether there is more to do."""
         if session.progressed:
             self.last_active_s = self._loop.time()
-        # Most turns leave nothing to see to; with small messages, looking would be a measurable part of them.
-        if session.state == 0 and not (self._reading_paused or self._ended):
+        self._at_rest = session.state == 0 and not (self._reading_paused or self._ended)
+        if self._at_rest:
             self.receiving_since_s = None
             return False
         self._regulate_reading(session)
@@ -166,7 +193,7 @@ class Connection(asyncio.Protocol):
             self._finish(session)
         elif not session.mid_message or session.deferring:
             self.receiving_since_s = None
-        elif replies or self.receiving_since_s is None:
+        elif replied or self.receiving_since_s is None:
             self.receiving_since_s = self.last_active_s
         return False
 
@@ -190,6 +217,7 @@ class Connection(asyncio.Protocol):
         if self._closing or self._session is None or self._tls is not None:
             return False
         self._ended = True
+        self._at_rest = False
         self._turns.ready(self)
         return True  # Whoever finishes closes.
 
@@ -229,6 +257,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read no more from a peer that does not read."""
         self._write_paused = True
+        self._at_rest = False
         self.receiving_since_s = None  # It cannot send the rest as long as we do not read.
         if self._session is not None:
             self._regulate_reading(self._session)

@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# Bits of a native session's state after a turn.
+# Bits of a native session's state after a turn (`WireSession` in C++).
 ATTENTION = 1  # There is something to log, or to attend to in Python.
 MID_MESSAGE = 2
 CLOSED = 4
 UNFINISHED = 8
 WAITING = 16
 EVENT = 32  # A request is left to Python.
+IDLE = 64  # Nothing that the peer asked for has moved.
 
 
 class Session:
@@ -22,13 +23,17 @@ class Session:
 
     Attributes
     ----------
+    take_turn : Callable
+        Takes the next bytes, and a turn of about a millisecond; returns what is to be sent, and the bits
+        above. Where these, or those of the turn before, are not 0, `attend` is to be called then.
     state : int
-        The bits above after the last turn; 0, as after most small messages, is for a session that is not
-        closed, mid-message, unfinished, blocked, or deferring.
+        The bits after the last turn; 0, as after most small messages, is for a session that is not closed,
+        mid-message, unfinished, blocked, or deferring.
     """
 
-    __slots__ = ("state",)
+    __slots__ = ("state", "take_turn")
 
+    take_turn: Callable[[bytes], tuple[bytes, int]]
     state: int
 
     @property
@@ -59,7 +64,7 @@ class Session:
     @property
     def progressed(self) -> bool:
         """Whether anything that the peer asked for has moved in the last turn."""
-        return True
+        return self.state & IDLE == 0
 
     @property
     def drained(self) -> bool:
@@ -67,8 +72,14 @@ class Session:
         return not (self.mid_message or self.unfinished or self.deferring)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes, and a turn of about a millisecond; return what is to be sent."""
-        raise NotImplementedError
+        """Take the next bytes, and a turn; return what is to be sent."""
+        out, state = self.take_turn(data)
+        return self.attend(out, state) if state or self.state else out
+
+    def attend(self, out: bytes, state: int) -> bytes:
+        """Do what a turn has left to Python; return what is to be sent then."""
+        self.state = state
+        return out
 
     def finish(self) -> bytes:
         """Take the end of the stream, once no turn is left to take; return what is still to be sent."""

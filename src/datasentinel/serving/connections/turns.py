@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from heapq import heappop, heappush
-from time import perf_counter
+from time import monotonic
 from typing import Protocol
 
 # So long turns are taken one after the other before the loop looks at its other sockets again.
@@ -38,9 +38,17 @@ class TurnTaker(Protocol):
 
 
 class Turns:
-    """Gives turns on one event loop."""
+    """Gives turns on one event loop.
+
+    Attributes
+    ----------
+    free : bool
+        Whether nobody waits and the loop is not late: who has something to do may take a turn at once, and
+        then `charge` it.
+    """
 
     def __init__(self) -> None:
+        self.free = True
         self._queue: list[tuple[float, int, TurnTaker]] = []  # A heap: by virtual time, then by arrival.
         self._arrivals = 0
         self._virtual_s = 0.0  # Where the least served of those with work are.
@@ -56,18 +64,30 @@ class Turns:
         received_bytes : int
             How much was just received for it.
         """
+        if self.free:
+            self._give_turn(taker, monotonic(), received_bytes)
+            return
         receiving_s = received_bytes * _RECEIVING_S_PER_BYTE
         self._burst_s += receiving_s
         taker.used_s += receiving_s
-        if taker.waiting:
-            return
-        if self._queue or self._burst_s > _BURST_S:
-            self._enqueue(taker)
-        else:
-            self._give_turn(taker, perf_counter())
+        if not taker.waiting:
+            self.enqueue(taker)
 
-    def _enqueue(self, taker: TurnTaker) -> None:
+    def charge(self, taker: TurnTaker, started_s: float, received_bytes: int = 0) -> float:
+        """Count a turn that began at `started_s`, by the monotonic clock, and is over; return the time."""
+        ended_s = monotonic()
+        spent_s = ended_s - started_s + received_bytes * _RECEIVING_S_PER_BYTE
+        self._virtual_s = max(self._virtual_s, taker.used_s)
+        taker.used_s = self._virtual_s + spent_s
+        self._burst_s += spent_s
+        if self._burst_s > _BURST_S:
+            self.free = False
+        return ended_s
+
+    def enqueue(self, taker: TurnTaker) -> None:
+        """Give a turn to who has more to do, when those have had theirs who have used less."""
         taker.waiting = True
+        self.free = False
         # Time that somebody did not use is not saved up.
         taker.used_s = max(taker.used_s, self._virtual_s)
         self._arrivals += 1
@@ -79,25 +99,23 @@ class Turns:
             self._tick_scheduled = True
             asyncio.get_running_loop().call_soon(self._tick)
 
-    def _give_turn(self, taker: TurnTaker, started_s: float) -> float:
+    def _give_turn(self, taker: TurnTaker, started_s: float, received_bytes: int = 0) -> float:
         """Return when the turn was over."""
-        self._virtual_s = max(self._virtual_s, taker.used_s)
         more = taker.take_turn()
-        ended_s = perf_counter()
-        self._burst_s += ended_s - started_s
-        taker.used_s = self._virtual_s + ended_s - started_s
+        ended_s = self.charge(taker, started_s, received_bytes)
         if more and not taker.waiting:
-            self._enqueue(taker)
+            self.enqueue(taker)
         return ended_s
 
     def _tick(self) -> None:
         """Go through the queue until the sockets must be looked at, which the loop does between two ticks."""
         self._tick_scheduled = False
         self._burst_s = 0.0
-        now_s = perf_counter()
+        now_s = monotonic()
         while self._queue and self._burst_s < _BURST_S / 2:
             _, _, taker = heappop(self._queue)
             taker.waiting = False
             now_s = self._give_turn(taker, now_s)
+        self.free = not self._queue and self._burst_s <= _BURST_S
         if self._queue:
             self._schedule_tick()

@@ -140,27 +140,22 @@ class GrpcStream(Session):
         "_events",
         "_inflating",
         "_native",
-        "_progress",
         "_server",
         "_timer",
         "_wake",
-        "progressed",
     )
-
-    progressed: bool
 
     def __init__(self, server: GrpcServer, native: GrpcSession) -> None:
         self._server = server
         self._native = native
+        self.take_turn = native.feed
         self._wake: Callable[[], None] = _nobody
         self._calls: dict[int, Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._events: deque[_Event] = deque()  # Of the native session, and not attended to yet.
         # Whose message it is, and as far as it is inflated.
         self._inflating: tuple[int, Inflater, bytearray] | None = None
-        self._progress = 0
         self.state = 0
-        self.progressed = False  # Pings do not count.
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is something to send; `feed(b"")` then gives it."""
@@ -177,38 +172,32 @@ class GrpcStream(Session):
         """Whether every call is answered."""
         return self._native.open_calls == 0
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes, and a turn; give what is to be sent."""
-        native = self._native
-        out, state, progress = native.feed(data)
-        if state or self.state:
-            if state & ATTENTION or self._inflating is not None or self._events:
-                self._attend()
-                more, state, progress = native.take_output()
-                out += more
-                state &= ~ATTENTION
-                if self._inflating is not None or self._events:
-                    state |= UNFINISHED
-            self.state = state
-        self.progressed = progress != self._progress
-        self._progress = progress
+    def attend(self, out: bytes, state: int) -> bytes:
+        """Take what the native session leaves to Python, as far as a turn goes."""
+        if state & ATTENTION or self._inflating is not None or self._events:
+            self._take_events()
+            more, state = self._native.take_output()
+            out += more
+            state &= ~ATTENTION
+            if self._inflating is not None or self._events:
+                state |= UNFINISHED
+        self.state = state
         return out
 
     def finish(self) -> bytes:
         """Take the end of the stream; what was asked for completely is still answered."""
-        self._native.end_input()
         for number, call in list(self._calls.items()):
             if call.is_stream:
                 self._give_up(number)
                 self._refuse(number, Code.UNAVAILABLE, "the client has ended the connection")
-        return self.feed(b"")
+        return self.attend(*self._native.finish())
 
     def last_words(self) -> bytes:
         """End every call with a status: the connection is about to be cut off."""
         for number in list(self._calls):
             self._give_up(number)
         self._native.abandon_calls(Code.UNAVAILABLE, _STOPPING)
-        words, _, _ = self._native.take_output()
+        words, _ = self._native.take_output()
         return words
 
     def drain(self) -> None:
@@ -245,8 +234,7 @@ class GrpcStream(Session):
         self._native.finish_call(call, end.code, end.details)
         self.flush()
 
-    def _attend(self) -> None:
-        """Take what the native session leaves to Python, as far as a turn goes."""
+    def _take_events(self) -> None:
         turn_ends_s = perf_counter() + _TURN_S
         while perf_counter() < turn_ends_s:
             if self._inflating is not None:

@@ -72,6 +72,7 @@ class HttpStream(Session):
     ) -> None:
         self._inference = inference
         self._native = service.open_session()
+        self.take_turn = self._native.feed
         self._routes = routes
         self._max_body_bytes = max_body_bytes
         self.state = 0
@@ -116,13 +117,11 @@ class HttpStream(Session):
         self._inflater = None
         self._inference.leave(self._native.number)
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes, and a turn; return what is to be sent."""
-        started_s = perf_counter()
+    def attend(self, out: bytes, state: int) -> bytes:
+        """Answer what the native session leaves to Python, as far as a turn goes."""
         native = self._native
-        out, self.state = native.feed(data)
-        if self.state == 0:
-            return out
+        started_s = perf_counter()
+        self.state = state
         while self._go_on():
             more, self.state = native.feed(b"")
             out += more

@@ -44,6 +44,7 @@ class LineStream(Session):
     def __init__(self, inference: Inference, counts: RequestCounts, *, max_line_bytes: int) -> None:
         self._inference = inference
         self._native = LineSession(inference.native, counts, max_line_bytes=max_line_bytes)
+        self.take_turn = self._native.feed
         self.state = 0
 
     def on_wake(self, wake: Callable[[], None]) -> None:
@@ -54,23 +55,17 @@ class LineStream(Session):
         """Forget who waits: the connection is gone."""
         self._inference.leave(self._native.number)
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes, and a turn; return the replies that are due."""
-        replies, self.state = self._native.feed(data)
-        if self.state & ATTENTION:
-            self._log_failures()
-        return replies
+    def attend(self, out: bytes, state: int) -> bytes:
+        """Log failures of ours."""
+        self.state = state
+        if state & ATTENTION:
+            lines, reason = self._native.take_failures()
+            _failure_log(lines=lines, reason=reason)
+        return out
 
     def finish(self) -> bytes:
         """Answer a last line without a newline: the stream ended."""
-        replies, self.state = self._native.finish()
-        if self.state & ATTENTION:
-            self._log_failures()
-        return replies
-
-    def _log_failures(self) -> None:
-        lines, reason = self._native.take_failures()
-        _failure_log(lines=lines, reason=reason)
+        return self.attend(*self._native.finish())
 
 
 def tcp_transport(plane: DataPlane, settings: Settings, guard: Guard) -> Listener:

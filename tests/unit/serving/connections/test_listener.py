@@ -10,22 +10,18 @@ import pytest
 from datasentinel.errors import ServerError
 from datasentinel.serving.accounts import TransportAccount
 from datasentinel.serving.connections.listener import Listener
-from datasentinel.serving.connections.session import Session
+from datasentinel.serving.connections.session import CLOSED, MID_MESSAGE, Session
 
 
 class Echo(Session):
     """Echoes what it gets; breaks when told to."""
 
     state = 0
-    closed = False
-    mid_message = False
 
-    def feed(self, data: bytes) -> bytes:
+    def take_turn(self, data: bytes) -> tuple[bytes, int]:
         if data == b"break":
             raise RuntimeError("broken on request")
-        self.closed = data == b"bye"
-        self.state = int(self.closed)
-        return data
+        return data, CLOSED if data == b"bye" else 0
 
     def finish(self) -> bytes:
         if self.closed:
@@ -41,16 +37,12 @@ def account() -> TransportAccount:
 class Lines(Echo):
     """Echoes whole lines; the start of another one waits for its end."""
 
-    mid_message = False
-
     def __init__(self) -> None:
         self._partial = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def take_turn(self, data: bytes) -> tuple[bytes, int]:
         lines, newline, self._partial = (self._partial + data).rpartition(b"\n")
-        self.mid_message = self._partial != b""
-        self.state = int(self.mid_message)
-        return lines + newline
+        return lines + newline, MID_MESSAGE if self._partial else 0
 
 
 class FastForward(asyncio.SelectorEventLoop):
