@@ -2,7 +2,7 @@
 
 #include "fuzz/wire.h"
 #include "http2_client.h"
-#include "wire/grpc_session.h"
+#include "wire/grpc/grpc_session.h"
 
 namespace {
 
@@ -45,7 +45,7 @@ void converse(std::string_view bytes, std::size_t piece, const std::shared_ptr<G
   session->expire();
   session->drain();
   take_turns();
-  session->end_input();
+  session->finish(replies);
   take_turns();
   session->abandon_calls(14, "the server is draining");
   session->take_output(replies);

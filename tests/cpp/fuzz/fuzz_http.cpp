@@ -1,7 +1,7 @@
 // Any bytes as an HTTP/1.1 connection: answered alike however they are cut, and nothing stays held.
 
 #include "fuzz/wire.h"
-#include "wire/http_session.h"
+#include "wire/http/http_session.h"
 
 namespace {
 
@@ -27,7 +27,8 @@ void attend(HttpSession& session) {
   }
 }
 
-std::string replies_to(std::string_view bytes, std::size_t piece, const std::shared_ptr<HttpService>& service) {
+std::string replies_to(std::string_view bytes, std::size_t piece,
+                       const std::shared_ptr<HttpService>& service) {
   HttpSession session(service);
   std::string replies;
   const auto take_turns = [&] {
@@ -43,7 +44,7 @@ std::string replies_to(std::string_view bytes, std::size_t piece, const std::sha
   session.finish(replies);
   take_turns();
   fuzz::require(session.closed(), "a connection outlives its peer");
-  fuzz::require(!session.has_failure(), "a fault of ours", session.take_failure());
+  fuzz::require(!session.needs_attention(), "a fault of ours", session.take_failure());
   return replies;
 }
 

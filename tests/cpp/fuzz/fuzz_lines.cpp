@@ -1,7 +1,8 @@
-// Any bytes as a connection of the line protocol: answered alike however they are cut, and nothing stays held.
+// Any bytes as a connection of the line protocol: answered alike however they are cut, and nothing stays
+// held.
 
 #include "fuzz/wire.h"
-#include "wire/line_session.h"
+#include "wire/lines/line_session.h"
 
 namespace {
 
