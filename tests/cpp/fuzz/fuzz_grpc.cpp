@@ -58,7 +58,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view bytes = fuzz::text_of(data, size);
   for (const std::size_t piece : {size, 1 + size % 7}) {
     converse(bytes, piece, service);
-    fuzz::require(service->inference().memory()->used() == 0, "memory is still charged");
+    fuzz::require(service->inference()->memory()->used() == 0, "memory is still charged");
   }
   return 0;
 }
