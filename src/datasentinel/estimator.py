@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from datasentinel.calibration import ThresholdMethod
     from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.fitting import Model
+    from datasentinel.training.season import SeasonKind
     from datasentinel.training.settings import ModelKind
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
@@ -79,6 +79,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         For data frames: the columns that say when a row was taken, to which series it belongs, and whether it
         is an anomaly. Rows labelled as anomalies are not trained on. Without these, a label is found by its
         name and values, and indexes, timestamps, identifiers and text are left out, with a warning each.
+    season : {"auto", "day", "week"}, optional
+        Take out what the columns usually are at that time of the day or of the week. The last column is then
+        the second of the week, see `datasentinel.calendar_time.second_of_week`.
+    time_zone : str
+        The one in which it counts, for whoever reads the artifact.
     warm_start : bool
         Whether `fit` goes on training the ensemble's autoencoder of an earlier `fit` on rows of as many
         features. Scaling, whitening, prototypes and calibration have closed or cheap solutions and are always
@@ -127,6 +132,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         time: str | None = None,
         id: str | None = None,  # noqa: A002 - as the command line says it
         label: str | None = None,
+        season: SeasonKind | None = None,
+        time_zone: str = "UTC",
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
@@ -141,6 +148,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.time = time
         self.id = id
         self.label = label
+        self.season = season
+        self.time_zone = time_zone
         self.warm_start = warm_start
         self.random_state = random_state
 
@@ -178,6 +187,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             prototypes=self.prototypes,
             threshold_method=self.threshold_method,
             target_fpr=self.target_fpr,
+            season=self.season,
             seed=int(seed),
         )
         names = getattr(self, "feature_names_in_", ())
@@ -190,9 +200,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             rows=normal.astype(np.float32),
             feature_names=names,
             columns=columns,
+            time_zone=self.time_zone,
             training_facts={"seed": int(seed)},
         )
-        self._trained: Model | None = result.model
+        self._trained = result.model
         self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
         self.decision_scores_ = self._score(rows)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)

@@ -57,6 +57,9 @@ class Config:
     state : mapping
         For a model with memory: the `size` of a stream's state, its `layout`, and `warm_up_rows`. Empty for
         any other.
+    calendar : mapping
+        For a model with a season: the `time_zone` in which its last column, the second of the week, counts.
+        Empty for any other.
     model_sha256 : str
         Digest of `model.onnx` in hexadecimal; empty where the file does not say.
     extra : mapping
@@ -77,6 +80,7 @@ class Config:
     calibration: Mapping[str, Json] = field(default_factory=dict)
     training: Mapping[str, Json] = field(default_factory=dict)
     state: Mapping[str, Json] = field(default_factory=dict)
+    calendar: Mapping[str, Json] = field(default_factory=dict)
     model_sha256: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)
 
@@ -91,6 +95,16 @@ class Config:
         ignored = self.columns.get("ignored", [])
         names = [*(ignored if isinstance(ignored, list) else []), self.columns.get("label")]
         return frozenset(name for name in (*names, *self.carried_columns) if isinstance(name, str))
+
+    @property
+    def time_zone(self) -> str | None:
+        """IANA name of the time zone of a model with a season."""
+        return str(self.calendar["time_zone"]) if self.calendar else None
+
+    @property
+    def table_features(self) -> tuple[str, ...]:
+        """Names of the features that tables have: all but the second of the week."""
+        return self.feature_names[:-1] if self.calendar else self.feature_names
 
     @property
     def state_size(self) -> int:
@@ -164,8 +178,9 @@ def format_config(config: Config) -> bytes:
     """Return the bytes of a `config.json`; `parse_config` gives an equal `Config` back."""
     document: dict[str, object] = {f.name: getattr(config, f.name) for f in fields(Config)}
     document.pop("extra")
-    if not config.state:
-        document.pop("state")
+    for key in ("state", "calendar"):
+        if not document[key]:
+            document.pop(key)
     document.update(config.extra)
     try:
         return (_readable(document) + "\n").encode()
@@ -271,6 +286,13 @@ def _state(value: object) -> dict[str, object]:
     return facts
 
 
+def _calendar(value: object) -> dict[str, object]:
+    facts = _mapping(value)
+    if facts:
+        _string(facts.get("time_zone"))
+    return facts
+
+
 _CHECKS: dict[str, Callable[[object], object]] = {
     "input_dim": _dimension,
     "output_dim": _dimension,
@@ -286,5 +308,6 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "calibration": _mapping,
     "training": _mapping,
     "state": _state,
+    "calendar": _calendar,
     "model_sha256": _string,
 }

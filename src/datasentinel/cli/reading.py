@@ -55,16 +55,22 @@ class ReadingOptions:
         return Roles(
             features=self.features,
             ignore=self.ignore,
-            time=self.time,
+            time=self.time or _time_column(config),
             id=self.id,
             label=self.label,
             normal=self.normal,
             keep=keep,
             carry=() if config is None else config.carried_columns,
-            model_features=() if config is None or self.features else config.feature_names,
-            num_features=None if config is None else config.input_dim,
+            model_features=() if config is None or self.features else config.table_features,
+            num_features=None if config is None else config.input_dim - bool(config.calendar),
             needs_label=needs_label,
         )
+
+
+def _time_column(config: Config | None) -> str | None:
+    """Return the column of times that a model with a season was trained with."""
+    time = config.columns.get("time") if config is not None and config.calendar else None
+    return time if isinstance(time, str) else None
 
 
 _OPTIONS = (
@@ -119,8 +125,11 @@ def open_data(
     *,
     keep: tuple[str, ...] = (),
     needs_label: bool = True,
+    time_zone: str | None = None,
 ) -> Table:
     """Open files whose columns fit a model, and tell which columns are left out.
+
+    With a time zone, or a model with a season, the second of the week follows the features.
 
     Raises
     ------
@@ -131,6 +140,9 @@ def open_data(
     table = open_table(*paths, roles=roles, header=reading.header)
     for column in table.columns.left_out:
         click.echo(f"left out    {column}", err=True)
+    zone = time_zone if config is None else config.time_zone
+    if zone is not None:
+        table.add_calendar(zone)
     if config is not None and table.num_features != config.input_dim:
         raise DataError(
             f"{table.name}: {table.num_features} feature columns, but the model takes {config.input_dim}; "
@@ -147,6 +159,7 @@ def read_data(
     max_rows: int | None = None,
     needs_label: bool = True,
     judge_columns: bool | None = None,
+    time_zone: str | None = None,
 ) -> Dataset:
     """Read files whole; bad rows are left out and told.
 
@@ -155,7 +168,7 @@ def read_data(
     DataError
         A file cannot be read, lacks columns, or has no usable rows.
     """
-    table = open_data(paths, reading, config, needs_label=needs_label)
+    table = open_data(paths, reading, config, needs_label=needs_label, time_zone=time_zone)
     with progress_bar(f"reading {table.name}") as progress:
         dataset = table.read(
             max_rows=max_rows,

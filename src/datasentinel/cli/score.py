@@ -170,10 +170,10 @@ def score_table(
         return
 
     def work(block: Block) -> tuple[Part, Scored]:
-        chunk = block.part.parse(block.content, np.float32)
+        chunk = table.parse(block, np.float32)
         scores = detector.score(chunk.values)
         scored = Scored(
-            replace(chunk, share_read=block.share_read),
+            chunk,
             scores,
             scores.astype(np.float64) > detector.threshold,
             detector.severity_of_scores(scores) if columns.severity else None,
@@ -198,8 +198,7 @@ def _score_streams(
     id_column = table.columns.name_of(table.columns.id)
 
     def parse(block: Block) -> tuple[Part, Chunk]:
-        chunk = block.part.parse(block.content, np.float32)
-        return block.part, replace(chunk, share_read=block.share_read)
+        return block.part, table.parse(block, np.float32)
 
     streams = StreamDetector(detector)
     budgets: dict[str, AlarmBudget] = {}

@@ -13,8 +13,9 @@ import click
 from datasentinel.artifact import load_artifact
 from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.cli.reading import data_argument, read_data, reading_options
-from datasentinel.errors import DataError
+from datasentinel.errors import DataError, SettingsError
 from datasentinel.precisions import PRECISIONS
+from datasentinel.training.season import SEASONS
 from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
 
 if TYPE_CHECKING:
@@ -69,6 +70,17 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
 )
 @click.option("--test", "test_path", help="Labelled file to judge the model by.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for plots.")
+@click.option(
+    "--season",
+    type=click.Choice(SEASONS),
+    help="Take out what the columns usually are at that time of the day or of the week, by the column "
+    "--time; auto chooses. The model then takes one column more, the second of the local week, as its last.",
+)
+@click.option(
+    "--time-zone",
+    metavar="NAME",
+    help="Of the season, as in the IANA database, such as Europe/Berlin.  [default: UTC]",
+)
 @click.option(
     "--model",
     type=click.Choice(MODELS),
@@ -135,6 +147,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     test_path: str | None,
     report: Path | None,
     precision: str,
+    time_zone: str | None,
     **settings: object,
 ) -> None:
     """Train a detector on the normal rows of DATA and write it as a model artifact.
@@ -148,7 +161,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     from datasentinel.export import export_artifact
     from datasentinel.training import train
 
-    dataset = read_data(data, reading, max_rows=max_rows)
+    if chosen.season is None and time_zone is not None:
+        raise SettingsError("--time-zone is for --season")
+    zone = None if chosen.season is None else time_zone or "UTC"
+    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone)
     _tell(" ".join(data), dataset)
     if settings["model"] == "context" and dataset.num_rows > len(dataset.values):
         raise DataError(
@@ -157,8 +173,10 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
     test = None
     if test_path is not None:
-        test_reading = dataclasses.replace(reading, features=dataset.feature_names or reading.features)
-        test_set = read_data([test_path], test_reading, judge_columns=False)
+        test_reading = dataclasses.replace(
+            reading, features=dataset.columns.feature_names or reading.features
+        )
+        test_set = read_data([test_path], test_reading, judge_columns=False, time_zone=zone)
         _tell(test_path, test_set)
         if test_set.labels is None:
             raise DataError(f"{test_path}: no label column; --test needs one")
@@ -186,6 +204,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         name=name,
         feature_names=dataset.feature_names,
         columns=dataset.columns.facts(),
+        time_zone=zone or "UTC",
         training_facts={**_data_facts(data), "seed": chosen.seed},
     )
     _summarise(result, exported)

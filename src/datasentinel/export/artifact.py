@@ -15,6 +15,7 @@ from datasentinel.artifact import Config, newest_version, save_artifact
 from datasentinel.export.graph import build_graph
 from datasentinel.export.verify import Verification, verify_graph
 from datasentinel.training.context import ContextModel
+from datasentinel.training.seasonal import SeasonalModel, without_season
 
 if TYPE_CHECKING:
     import os
@@ -54,6 +55,7 @@ def export_artifact(
     name: str | None = None,
     feature_names: Sequence[str] = (),
     columns: Mapping[str, Json] | None = None,
+    time_zone: str = "UTC",
     training_facts: Mapping[str, Json] | None = None,
 ) -> Exported:
     """Build the ONNX graph, check it against the detector and write the artifact.
@@ -72,6 +74,8 @@ def export_artifact(
         One a column, or none.
     columns : mapping, optional
         The columns that are no features, see `datasentinel.artifact.Config`.
+    time_zone : str
+        In which the second of the week of a model with a season counts.
     training_facts : mapping, optional
         Further facts for `config.json`, such as the digest of the data.
 
@@ -92,6 +96,7 @@ def export_artifact(
         version=version,
         feature_names=feature_names,
         columns=columns,
+        time_zone=time_zone,
         training_facts=training_facts,
     )
     save_artifact(directory, built.onnx, built.config)
@@ -106,10 +111,12 @@ def build_artifact(
     version: str = "1",
     feature_names: Sequence[str] = (),
     columns: Mapping[str, Json] | None = None,
+    time_zone: str = "UTC",
     training_facts: Mapping[str, Json] | None = None,
 ) -> Built:
     """Build the ONNX graph and the configuration without writing them; see `export_artifact`."""
     model = result.model
+    inner = without_season(model)
     onnx = build_graph(model)
     sample = np.ascontiguousarray(rows[:_VERIFIED_ROWS], dtype=np.float32)
     verification = verify_graph(onnx, model, sample)
@@ -121,13 +128,15 @@ def build_artifact(
         name=name,
         version=version,
         feature_names=tuple(feature_names),
-        offsets=tuple(model.scaling.shift.tolist()),
+        # With a season, what is subtracted depends on the time.
+        offsets=() if isinstance(model, SeasonalModel) else tuple(model.scaling.shift.tolist()),
         columns=columns or {},
         score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},
-        state=model.state_facts() if isinstance(model, ContextModel) else {},
-        format_version=2 if isinstance(model, ContextModel) else 1,
+        state=inner.state_facts() if isinstance(inner, ContextModel) else {},
+        calendar={"time_zone": time_zone} if isinstance(model, SeasonalModel) else {},
+        format_version=2 if isinstance(inner, ContextModel) else 1,
     )
     return Built(onnx, config, verification)
 

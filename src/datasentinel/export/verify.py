@@ -9,9 +9,11 @@ import numpy as np
 
 from datasentinel.errors import ArtifactError
 from datasentinel.training.context import ContextModel
+from datasentinel.training.seasonal import without_season
 
 if TYPE_CHECKING:
     from datasentinel.training.fitting import Model
+    from datasentinel.training.seasonal import SeasonalModel
     from datasentinel.types import Float32Array
 
 # Two float32 computations of one network differ in the last digits only; more is a broken export.
@@ -42,7 +44,7 @@ class Verification:
     max_relative: float
 
 
-def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
+def verify_graph(onnx: bytes, model: Model | SeasonalModel, rows: Float32Array) -> Verification:
     """Score and explain `rows` [N, D] with the graph and with the model that it was made of.
 
     Raises
@@ -50,7 +52,8 @@ def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
     ArtifactError
         They differ by more than float32 rounding explains.
     """
-    state_size = model.memory.size if isinstance(model, ContextModel) else 0
+    inner = without_season(model)
+    state_size = inner.memory.size if isinstance(inner, ContextModel) else 0
     runtime, scores, outputs, contributions = _run(onnx, rows, state_size)
     expected, expected_outputs = model.evaluate(rows)
     difference = np.abs(scores.astype(np.float64) - expected)
@@ -80,7 +83,7 @@ def verify_graph(onnx: bytes, model: Model, rows: Float32Array) -> Verification:
 
 
 def _compare_contributions(
-    contributions: Float32Array, model: Model, rows: Float32Array
+    contributions: Float32Array, model: Model | SeasonalModel, rows: Float32Array
 ) -> tuple[float, float]:
     """Return the greatest difference, as a share of a row's sum, and what rounding explains of it."""
     expected = model.contributions(rows)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasentinel import calendar_time
+from datasentinel.errors import DataError
 from datasentinel.tables import labels
+from datasentinel.tables.calendar_column import CalendarColumn
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.problems import BadRow, ProblemKind, Problems
 from datasentinel.tables.roles import judge_values
@@ -161,6 +164,29 @@ class Table:
         self.has_labels = columns.label is not None
         self._parts = parts
         self._asked = asked
+        self._calendar: CalendarColumn | None = None
+
+    def add_calendar(self, zone: str) -> None:
+        """Let the second of the week in a time zone follow the features, as one more of them.
+
+        Raises
+        ------
+        DataError
+            No column of times is known.
+        """
+        time = self.columns.name_of(self.columns.time)
+        if time is None:
+            raise DataError(
+                f"{self.name}: a season needs the times of the rows; name their column with --time"
+            )
+        self._calendar = CalendarColumn(time, zone)
+        self.num_features += 1
+        self.feature_names = self._named(self.columns)
+
+    def parse(self, block: Block, dtype: type) -> Chunk:
+        """Parse a block, whose rows and lines count from its start; thread-safe."""
+        chunk = replace(block.part.parse(block.content, dtype), share_read=block.share_read)
+        return chunk if self._calendar is None else self._calendar.add(chunk)
 
     def blocks(self, block_rows: int | None = None) -> Iterator[Block]:
         """Read the table from its start, not yet parsed."""
@@ -204,8 +230,7 @@ class Table:
         """Read and parse the table from its start, on several threads if wanted."""
 
         def parse(block: Block) -> tuple[Part, Chunk]:
-            chunk = block.part.parse(block.content, dtype)
-            return block.part, replace(chunk, share_read=block.share_read)
+            return block.part, self.parse(block, dtype)
 
         place = self.placer()
         for part, chunk in ordered_map(parse, self.blocks(block_rows), threads):
@@ -259,12 +284,17 @@ class Table:
         warnings: list[str] = []
         if judge_columns and columns.named and not (self._asked.features or self._asked.model_features):
             normal = values if decoded is None else values[~decoded]
-            constant, warnings = judge_values(columns.feature_names, normal)
+            constant, warnings = judge_values(columns.feature_names, normal[:, : len(columns.features)])
             if 0 < len(constant) < len(columns.features):
                 gone = {column.name for column in constant}
-                stays = [name not in gone for name in columns.feature_names]
+                stays = [name not in gone for name in self._named(columns)]
                 values, columns = np.ascontiguousarray(values[:, stays]), columns.without(constant)
-        return Dataset(values, decoded, columns, columns.feature_names, problems, kept.seen, warnings)
+        return Dataset(values, decoded, columns, self._named(columns), problems, kept.seen, warnings)
+
+    def _named(self, columns: Columns) -> tuple[str, ...]:
+        """Return the features' names, that of the calendar's column among them."""
+        names = columns.feature_names
+        return (*names, calendar_time.COLUMN) if names and self._calendar else names
 
 
 def block_rows_for(width: int) -> int:

@@ -23,6 +23,7 @@ class ProblemKind(StrEnum):
     OUT_OF_RANGE = "with a value outside float32's range"
     OPEN_QUOTE = "with a stray quotation mark"
     LABEL = "without a usable label"
+    TIME = "without a usable time"
     NOT_JSON = "that are not JSON objects"
 
 

@@ -13,6 +13,8 @@ from datasentinel.training.checking import fit_and_check
 from datasentinel.training.columns import Finding, examine
 from datasentinel.training.fitting import Model, split
 from datasentinel.training.recording import is_recording
+from datasentinel.training.season import deseason_apart, fit_season
+from datasentinel.training.seasonal import SeasonalModel, split_time
 from datasentinel.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class TrainingResult:
 
     Attributes
     ----------
-    model : Ensemble, Subspace, ContextModel or PlainAutoencoder
+    model : Ensemble, Subspace, ContextModel, PlainAutoencoder, or SeasonalModel of one
         From raw rows to scores and reconstructions.
     calibration : Calibration
         The threshold and where it is from.
@@ -59,7 +61,7 @@ class TrainingResult:
         Their comparison.
     """
 
-    model: Model
+    model: Model | SeasonalModel
     calibration: Calibration
     history: list[Epoch]
     held_out_scores: Float32Array
@@ -136,6 +138,15 @@ def train(
         test_rows = _rows("test rows", test[0], width=values.shape[1])
         judged = test_rows, _labels("test labels", test[1], len(test_rows))
 
+    raw, season = values, None
+    if settings.season is not None:
+        normal_rows = split_time(values[~is_anomaly])
+        season = fit_season(*normal_rows, settings.season)
+        values = season.apply(*split_time(values))
+        values[~is_anomaly] = deseason_apart(*normal_rows, season)
+        if judged is not None:
+            judged = season.apply(*split_time(judged[0])), judged[1]
+
     normal = np.flatnonzero(~is_anomaly)
     # A plain autoencoder is not trained again on the rows it was stopped by: it would never see the end.
     recording = settings.model == "context" or (
@@ -151,7 +162,7 @@ def train(
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
-    findings = examine(np.asarray(rows)[normal], feature_names)
+    findings = examine(np.asarray(rows)[normal][:, : values.shape[1]], feature_names)
     if not np.ptp(values[normal], axis=0).any():
         lost = "; ".join(finding.text for finding in findings if finding.is_warning)
         raise DataError(
@@ -161,8 +172,12 @@ def train(
     checked = fit_and_check(
         values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start
     )
-    calibration, model = checked.calibration, checked.fitted.model
-    test_scores = model.score(judged[0]) if judged else None
+    calibration = checked.calibration
+    model: Model | SeasonalModel = checked.fitted.model
+    test_scores = checked.fitted.model.score(judged[0]) if judged else None
+    if season is not None:
+        model = SeasonalModel(season, checked.fitted.model)
+        calibration = model.calibration_of(calibration, raw[normal])
     return TrainingResult(
         model=model,
         calibration=calibration,

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.errors import SettingsError
+from datasentinel.training.season import SEASONS, SeasonKind
 
 ModelKind: TypeAlias = Literal["auto", "ensemble", "subspace", "context", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
@@ -55,6 +56,10 @@ class TrainingSettings:
     threshold_method : str
         "conformal" or "quantile" for a target false-positive rate, with and without a guarantee for finitely
         many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
+    season : str, optional
+        Takes the season out of the rows, whatever the model: what they usually are at a time of the "day", of
+        the "week", or of either ("auto"). The last column is then the second of the week, see
+        `datasentinel.calendar_time`, and stays one of the model's columns.
     target_fpr : float
         Share of normal rows that may be called anomalies, for "conformal" and "quantile".
     device : str
@@ -74,6 +79,7 @@ class TrainingSettings:
     prototypes: int | None = None
     held_out: float | None = None
     threshold_method: ThresholdMethod = "conformal"
+    season: SeasonKind | None = None
     target_fpr: float = 0.01
     device: Device = "auto"
     seed: int = 0
@@ -108,10 +114,11 @@ class TrainingSettings:
             ("activation", ACTIVATIONS),
             ("device", DEVICES),
             ("threshold_method", THRESHOLD_METHODS),
+            ("season", SEASONS),
         )
         for name, known in choices:
             value = getattr(self, name)
-            if value not in known and not (name == "activation" and value is None):
+            if value not in known and not (name in ("activation", "season") and value is None):
                 raise SettingsError(f"unknown {name} '{value}'; known are {', '.join(known)}")
 
     def _check_not_plain(self) -> None:

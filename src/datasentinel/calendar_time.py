@@ -1,0 +1,103 @@
+"""Timestamps as what a clock on the wall says: the second of the local week, which seasonal models take.
+
+A model with a season has one column more than the table it was trained on, the last one, named
+`second_of_week`: seconds since Monday 00:00, local time. So it runs on every backend and wire as any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from datasentinel.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasentinel.types import Float64Array
+
+COLUMN = "second_of_week"
+DAY_S = 86_400.0
+WEEK_S = 7 * DAY_S
+# Numbers are times since 1970, in the unit in which they lie between 1990 and 2103.
+_LEAST_EPOCH_S, _MOST_EPOCH_S = 6.3e8, 4.2e9
+_EPOCH_UNITS = (1.0, 1e3, 1e6, 1e9)
+
+
+def time_zone(name: str) -> ZoneInfo:
+    """Return the time zone of an IANA name such as Europe/Berlin.
+
+    Raises
+    ------
+    SettingsError
+        There is none of that name here.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:  # KeyError: ZoneInfoNotFoundError
+        raise SettingsError(
+            f"unknown time zone '{name}': name one as in the IANA database, such as Europe/Berlin or UTC "
+            "(where no name is known, install tzdata)"
+        ) from error
+
+
+def second_of_week(times: Sequence[Any], zone: str = "UTC") -> Float64Array:
+    """Return the seconds since Monday 00:00 on a clock in a time zone, shape [N].
+
+    Parameters
+    ----------
+    times : sequence of datetime, numpy.datetime64, str or number
+        ISO 8601 text; numbers are seconds, ms, µs or ns since 1970. Times without an offset from UTC are
+        taken for what the clock shows, numbers and `datetime64` for UTC.
+    zone : str
+        IANA name of the time zone; summer time is what it is there.
+
+    Returns
+    -------
+    float64 array, shape [N]
+        NaN for what is not a time.
+
+    Raises
+    ------
+    SettingsError
+        The zone is unknown.
+    """
+    clock = time_zone(zone)
+    return np.array([_second_of_week(value, clock) for value in times], np.float64)
+
+
+def _second_of_week(value: object, clock: ZoneInfo) -> float:
+    moment = _moment(value)
+    if moment is None:
+        return float("nan")
+    local = moment if moment.tzinfo is None else moment.astimezone(clock)
+    seconds = ((local.weekday() * 24 + local.hour) * 60 + local.minute) * 60 + local.second
+    return seconds + local.microsecond / 1e6
+
+
+def _moment(value: object) -> dt.datetime | None:
+    """Return a time; what counts from 1970 is in UTC, other times are as they were given."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").astype(object)
+        return value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) else None
+    if isinstance(value, dt.date):
+        return value if isinstance(value, dt.datetime) else dt.datetime.combine(value, dt.time())
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return dt.datetime.fromisoformat(value.strip())
+    return _of_number(value)
+
+
+def _of_number(value: object) -> dt.datetime | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever else it is
+    except (TypeError, ValueError):
+        return None
+    for unit in _EPOCH_UNITS:
+        if _LEAST_EPOCH_S <= number / unit <= _MOST_EPOCH_S:
+            return dt.datetime.fromtimestamp(number / unit, dt.UTC)
+    return None
