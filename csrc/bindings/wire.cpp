@@ -132,12 +132,15 @@ std::function<void()> wake_up(int descriptor) {
   };
 }
 
-/// Asks a Python function; none admits everybody.
+/// Asks a Python function, which gives the code and the words of a refusal, or None; none admits everybody.
 GrpcService::Admit admission(const py::object& admit) {
   if (admit.is_none()) return nullptr;
-  return [admit](std::string_view path, std::string_view authorization) {
+  return [admit](std::string_view path, std::string_view authorization) -> GrpcStatus {
     const py::gil_scoped_acquire acquire;
-    return admit(py::bytes(path), py::bytes(authorization)).cast<bool>();
+    const py::object refusal = admit(py::bytes(path), py::bytes(authorization));
+    if (refusal.is_none()) return {};
+    auto [code, words] = refusal.cast<std::pair<int, std::string>>();
+    return {static_cast<GrpcCode>(code), std::move(words)};
   };
 }
 

@@ -319,7 +319,7 @@ class GrpcService:
         max_streams: int,
         receive_timeout_s: float,
         min_ping_interval_s: float,
-        admit: Callable[[bytes, bytes], bool] | None = None,
+        admit: Callable[[bytes, bytes], tuple[int, str] | None] | None = None,
     ) -> None: ...
     def open_session(self) -> GrpcSession: ...
 

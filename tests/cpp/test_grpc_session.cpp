@@ -370,7 +370,10 @@ void asks_who_may_pass() {
   Wire wire;
   wire.service = std::make_shared<GrpcService>(
       test_nghttp2(), wire.inference, std::make_shared<RequestCounts>(std::vector<double>{}), GrpcLimits{},
-      [](std::string_view path, std::string_view token) { return path == kEvaluate && token == "Bearer x"; });
+      [](std::string_view path, std::string_view token) {
+        if (path != kEvaluate) return GrpcStatus{GrpcCode::unavailable, "not here"};
+        return token == "Bearer x" ? GrpcStatus{} : GrpcStatus{GrpcCode::unauthenticated, "who are you?"};
+      });
   wire.server = make_grpc_session(wire.service);
   const auto row = framed(evaluate_message({1, 2, 3}));
   const auto with = wire.client.call(kEvaluate, row, {{"authorization", "Bearer x"}});
@@ -379,7 +382,8 @@ void asks_who_may_pass() {
   wire.exchange();
   CHECK(wire.client.response(with).status() == "0");
   CHECK(wire.client.response(without).status() == "16");
-  CHECK(wire.client.response(other).status() == "16");
+  CHECK(wire.client.response(without).headers.at("grpc-message") == "who are you?");
+  CHECK(wire.client.response(other).status() == "14");
   CHECK(wire.server->take_events().empty());
 }
 

@@ -10,6 +10,7 @@
 
 #include "serving/inference_service.h"
 #include "serving/request_counts.h"
+#include "wire/grpc/grpc_status.h"
 #include "wire/grpc/inference_messages.h"
 #include "wire/grpc/nghttp2_api.h"
 
@@ -32,8 +33,8 @@ struct GrpcLimits {
 /// One thread at a time, the one of the event loop.
 class GrpcService {
  public:
-  /// Whether a call of this method with this `authorization` header may pass.
-  using Admit = std::function<bool(std::string_view path, std::string_view authorization)>;
+  /// Whether a call of this method with this `authorization` header may pass, or how it ends.
+  using Admit = std::function<GrpcStatus(std::string_view path, std::string_view authorization)>;
 
   /// Without `admit` all calls pass. Throws Error{invalid_argument} for no inference service or no counts.
   GrpcService(std::shared_ptr<const nghttp2::Api> http2, std::shared_ptr<InferenceService> inference,

@@ -228,9 +228,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     auto& call = static_cast<GrpcCall&>(stream);
     if (!call.is_grpc || !call.is_post) return connection_.refuse(call);
     if (!call.refusal.ok()) return fail(call, call.refusal);
-    if (service_->admit() && !service_->admit()(call.path, call.authorization)) {
-      return fail(
-          call, {GrpcCode::unauthenticated, "a valid bearer token is needed: Authorization: Bearer <token>"});
+    if (service_->admit()) {
+      if (const GrpcStatus refusal = service_->admit()(call.path, call.authorization); !refusal.ok()) {
+        return fail(call, refusal);
+      }
     }
     if (!is_streaming(call.method)) await_message(call);
     if (call.method != GrpcMethod::other) return;

@@ -104,8 +104,12 @@ void LineSession::finish(std::string& replies) {
   closed_ = true;
   started_ = Turn::Clock::now();
   job_->task.model = inference().models().find({}, {});
-  take_line(input_.view());
-  input_.clear();
+  if (input_.size() > limits_.max_line_bytes) {  // It may have come behind the last line of a turn.
+    refuse_over_long_line();
+  } else {
+    take_line(input_.view());
+    input_.clear();
+  }
   score(replies);
 }
 

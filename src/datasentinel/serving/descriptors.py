@@ -1,23 +1,29 @@
-"""File descriptors: as many as the settings allow connections, or fewer connections."""
+"""File descriptors: as many as the settings allow connections, or fewer; a word when none is left."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import os
 import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from datasentinel.serving.logs import log
+from datasentinel.serving.connections.listener import RESERVED_CONNECTIONS
+from datasentinel.serving.logs import RateLimitedLog, log
 
 if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
+_shortage_log = RateLimitedLog(_logger, logging.ERROR, "out_of_descriptors")
 
-# Listeners, pipes, libraries, files that are read anew.
-_OWN = 64
+# Listeners, pipes, libraries, files that are read anew; who asks each port for health.
+_OWN = 64 + 4 * RESERVED_CONNECTIONS
 # Connections over a limit are told so before they are closed, and meanwhile are open, too.
 _PER_CONNECTION = 2
+_LOOK_AGAIN_S = 1.0
 
 
 def within_descriptors(settings: Settings) -> Settings:
@@ -29,9 +35,9 @@ def within_descriptors(settings: Settings) -> Settings:
         The same, or with fewer connections where the system does not allow enough: what is left over is then
         refused in words, and health keeps its share. A log line tells the numbers.
     """
-    names = [f"{name}_max_connections" for name in ("tcp", "grpc", "http") if getattr(settings, name)]
-    wanted = {name: getattr(settings, name) for name in names}
-    needed = _OWN + _PER_CONNECTION * sum(wanted.values())
+    # The port of health and metrics has the limits of HTTP.
+    names = [f"{name.replace('admin', 'http')}_max_connections" for name in settings.ports]
+    needed = _OWN + _PER_CONNECTION * sum(getattr(settings, name) for name in names)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -39,7 +45,7 @@ def within_descriptors(settings: Settings) -> Settings:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return settings
     share = max(0, soft - _OWN) / (needed - _OWN)
-    reduced: dict[str, Any] = {name: max(1, int(count * share)) for name, count in wanted.items()}
+    reduced: dict[str, Any] = {name: max(1, int(getattr(settings, name) * share)) for name in names}
     log(
         _logger,
         logging.WARNING,
@@ -50,3 +56,28 @@ def within_descriptors(settings: Settings) -> Settings:
         advice="fewer connections are accepted than set; raise `ulimit -n` or lower the settings",
     )
     return replace(settings, **reduced)
+
+
+def report_shortage(error: BaseException | None) -> bool:
+    """Log, once a second at most, that no descriptor is left, if the error says so; tell whether it does."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return False
+    _shortage_log(
+        reason=error.strerror,
+        limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        advice="new connections are closed until one is free; raise `ulimit -n` or lower the settings",
+    )
+    return True
+
+
+async def watch_for_shortage() -> None:
+    """Look now and then, until cancelled, whether a descriptor is left.
+
+    An event loop may close in silence what it cannot accept.
+    """
+    while True:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            report_shortage(error)
+        await asyncio.sleep(_LOOK_AGAIN_S)

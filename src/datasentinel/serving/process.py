@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasentinel.serving.control.loading import is_loading
-from datasentinel.serving.descriptors import within_descriptors
+from datasentinel.serving.descriptors import report_shortage, within_descriptors
 from datasentinel.serving.logs import log
 from datasentinel.serving.server import Server
 from datasentinel.serving.signals import Signals
@@ -130,11 +130,8 @@ def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, signals: Sig
         signals.stop()
 
 
-def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001
-    log(
-        _logger,
-        logging.ERROR,
-        "unhandled_error",
-        message=context.get("message", ""),
-        exception=context.get("exception"),
-    )
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    exception = context.get("exception")
+    if not report_shortage(exception):
+        message = context.get("message", "")
+        log(_logger, logging.ERROR, "unhandled_error", message=message, exception=exception)

@@ -13,6 +13,7 @@ from datasentinel.serving.control.metrics import Metrics
 from datasentinel.serving.control.repository import ModelRepository
 from datasentinel.serving.control.trial import try_to_load
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.serving.descriptors import watch_for_shortage
 from datasentinel.serving.failure_watch import FailureWatch
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.logs import log
@@ -55,6 +56,7 @@ class Server:
         self._repository: ModelRepository | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._failure_watch: asyncio.Task[None] | None = None
+        self._shortage_watch: asyncio.Task[None] | None = None
         self._refreshes: set[asyncio.Task[None]] = set()
         self._transports: list[Listener] = []
 
@@ -105,6 +107,7 @@ class Server:
             raise
         plane.ready = True
         self._failure_watch = asyncio.create_task(FailureWatch(plane.served).for_ever())
+        self._shortage_watch = asyncio.create_task(watch_for_shortage())
         if settings.watch:
             self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
         if self._board is not None:
@@ -121,7 +124,7 @@ class Server:
         await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
-        for task in (self._poster, self._tracer, self._failure_watch):
+        for task in (self._poster, self._tracer, self._failure_watch, self._shortage_watch):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -152,8 +155,8 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         # Health is last to go, so that it can say "not ready" while the others drain.
-        health = [transport for transport in self._transports if transport.name == "http"]
-        others = [transport for transport in self._transports if transport.name != "http"]
+        health = [transport for transport in self._transports if transport.name in ("http", "admin")]
+        others = [transport for transport in self._transports if transport not in health]
         for group in (others, health):
             remaining_s = max(0.0, deadline_s - loop.time())
             await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
@@ -192,4 +195,8 @@ def _make_transports(
         from datasentinel.serving.http.session import http_transport
 
         transports.append(http_transport(plane, repository, metrics, settings, guard))
+    if "admin" in settings.ports:
+        from datasentinel.serving.http.session import admin_transport
+
+        transports.append(admin_transport(plane, repository, metrics, settings, guard))
     return transports

@@ -131,6 +131,12 @@ class Settings:
     grpc_port: int = _setting(9001, "Port of gRPC; 0 picks a free one.", minimum=0, maximum=65535)
     http: bool = _setting(True, "Serve inference, health and metrics over HTTP.")
     http_port: int = _setting(9002, "Port of HTTP; 0 picks a free one.", minimum=0, maximum=65535)
+    admin_port: int = _setting(
+        -1,
+        "Port of health and metrics alone, over HTTP, apart from clients; 0 picks a free one, -1: none.",
+        minimum=-1,
+        maximum=65535,
+    )
 
     tls_certificate: str = _setting(
         "", "PEM file of the certificate, which turns TLS on for every port; empty leaves it off."
@@ -255,14 +261,20 @@ class Settings:
             raise SettingsError(
                 "repository_control with several workers would load a model in one of them only; use watch"
             )
-        ports: dict[int, str] = {}
-        for name in ("tcp", "grpc", "http"):
-            port: int = getattr(self, f"{name}_port")
-            if not getattr(self, name) or port == 0:
-                continue
-            if port in ports:
-                raise SettingsError(f"{ports[port]}_port and {name}_port are both {port}")
-            ports[port] = name
+        names: dict[int, str] = {}
+        for name, port in self.ports.items():
+            if port in names:
+                raise SettingsError(f"{names[port]}_port and {name}_port are both {port}")
+            if port != 0:
+                names[port] = name
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of each transport that is on; 0 stands for a free one."""
+        names = [name for name in ("tcp", "grpc", "http") if getattr(self, name)]
+        if self.admin_port >= 0:
+            names.append("admin")
+        return {name: getattr(self, f"{name}_port") for name in names}
 
 
 def flag_name(setting: Field[Any]) -> str:

@@ -62,10 +62,8 @@ def supervise(settings: Settings, on_ready: Callable[[dict[str, Address]], None]
 def _reserve_ports(settings: Settings, stack: ExitStack) -> dict[str, Address]:
     """Bind every port, without listening, for as long as the stack lasts; a free one is chosen once."""
     addresses = {}
-    for name in ("tcp", "grpc", "http"):
-        if not getattr(settings, name):
-            continue
-        address = resolve(settings.host, getattr(settings, f"{name}_port"), name)
+    for name, port in settings.ports.items():
+        address = resolve(settings.host, port, name)
         # Where ports are shared, only one who does not share finds out that somebody else listens.
         listening_socket(address, name).close()
         sock = stack.enter_context(bound_socket(address, name, reuse_port=True))

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from datasentinel.errors import ServerError
 
+# A peer that vanished without a word is noticed after a minute of silence and three questions.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+
 
 class Address(NamedTuple):
     """A numeric IP address and a port."""
@@ -73,6 +76,10 @@ def listening_socket(
     """
     sock = bound_socket(address, transport, reuse_port=reuse_port)
     try:
+        # What is accepted takes after it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
         sock.listen(backlog)
     except OSError as error:
         sock.close()
@@ -86,9 +93,10 @@ def _reason(error: OSError) -> str:
 
 def bind_error(address: Address, transport: str, reason: str) -> ServerError:
     """Say that an address cannot be bound, and what to do."""
+    without = "--admin-port -1" if transport == "admin" else f"--no-{transport}"
     return ServerError(
         f"cannot listen for {transport} on {address}: {reason}; choose another port with --{transport}-port "
-        f"(0 picks a free one), or leave {transport} out with --no-{transport}"
+        f"(0 picks a free one), or leave {transport} out with {without}"
     )
 
 

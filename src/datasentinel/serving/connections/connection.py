@@ -38,6 +38,7 @@ class Admission(enum.Enum):
     """What becomes of a new connection."""
 
     ADMITTED = enum.auto()
+    RESERVED = enum.auto()  # Over the limit, and let in to ask for health.
     REFUSED = enum.auto()  # Over the limit: told so, then closed.
     CUT_OFF = enum.auto()  # Far over the limit: closed at once, which costs nothing.
 
@@ -47,6 +48,7 @@ class Owner(Protocol):
 
     name: str
     open_session: Callable[[], Session]
+    open_reserved_session: Callable[[], Session] | None
     refusal: bytes
     write_buffer_bytes: int
     tls_context: TlsContext | None
@@ -55,7 +57,7 @@ class Owner(Protocol):
     def enter(self, connection: Connection) -> Admission:
         """Register a new connection and decide whether there is room for it."""
 
-    def leave(self, connection: Connection, *, admitted: bool) -> None:
+    def leave(self, connection: Connection) -> None:
         """Forget a connection."""
 
 
@@ -106,15 +108,27 @@ class Connection(asyncio.Protocol):
         admission = owner.enter(self)
         if admission is Admission.ADMITTED:
             self._session = owner.open_session()
+        elif admission is Admission.RESERVED and owner.open_reserved_session is not None:
+            self._session = owner.open_reserved_session()
+        elif admission is Admission.REFUSED:
+            self.refuse()
+        else:
+            self.abort()
+        if self._session is not None:
             self._session.on_wake(self._wake)
             if owner.tls_context is not None:
                 self._tls = TlsChannel(owner.tls_context)
                 self.receiving_since_s = self.last_active_s
-        elif admission is Admission.REFUSED:
-            self._transport.write(owner.refusal)
-            self._close()
-        else:
+
+    def refuse(self) -> None:
+        """Say that there is no room, and close; over TLS, where that would take a handshake, say nothing."""
+        if self._closing:
+            return
+        if self._owner.tls_context is not None:
             self.abort()
+        else:
+            self._transport.write(self._owner.refusal)
+            self._close()
 
     def data_received(self, data: bytes) -> None:
         """Take a turn, or keep the bytes for the next one."""
@@ -294,7 +308,7 @@ class Connection(asyncio.Protocol):
         """Tell everybody that nothing can be sent any more."""
         if self._linger is not None:
             self._linger.cancel()
-        self._owner.leave(self, admitted=self._session is not None)
+        self._owner.leave(self)
         if self._session is not None:
             self._session.abandon()
         self._session = None

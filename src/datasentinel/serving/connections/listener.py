@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+# Connections over the limit that are let in to ask for health: who asks is gone before so many others come.
+RESERVED_CONNECTIONS = 16
 _DRAIN_POLL_S = 0.01
 
 
@@ -60,6 +62,9 @@ class Listener:
         Share the port with other processes that do so, too.
     turns : Turns, optional
         Shares the event loop with the connections of other listeners.
+    open_reserved_session : callable, optional
+        Makes the session of a connection over the limit, which answers questions for health alone. There are
+        a few of them; the oldest makes room for the next one.
     """
 
     def __init__(
@@ -78,16 +83,19 @@ class Listener:
         tls_context: TlsContext | None = None,
         reuse_port: bool = False,
         turns: Turns | None = None,
+        open_reserved_session: Callable[[], Session] | None = None,
     ) -> None:
         self.name = name
         self.turns = turns or Turns()
         self.open_session = open_session
+        self.open_reserved_session = open_reserved_session
         self.refusal = refusal
         self._max_connections = max_connections
         self.write_buffer_bytes = write_buffer_bytes
         self._account = account
         self._connections: set[Connection] = set()
-        self._open_count = 0
+        self._admitted: set[Connection] = set()
+        self._reserved: dict[Connection, None] = {}  # The oldest first.
         # Who floods the server with connections shall not flood its log, too.
         self._refusal_log = RateLimitedLog(_logger, logging.WARNING, "connection_refused")
         self._timeout_logs = {
@@ -158,23 +166,35 @@ class Listener:
     def enter(self, connection: Connection) -> Admission:
         """Register a new connection and decide whether there is room for it."""
         self._connections.add(connection)
-        if self._open_count < self._max_connections:
-            self._count(+1)
+        if len(self._admitted) < self._max_connections:
+            self._admitted.add(connection)
+            self._account.open_connections = len(self._admitted)
             return Admission.ADMITTED
-        self._account.refused_connections += 1
-        self._refusal_log(transport=self.name, peer=connection.peer, max_connections=self._max_connections)
-        crowded = len(self._connections) > 2 * self._max_connections
-        return Admission.CUT_OFF if crowded or self.tls_context else Admission.REFUSED
+        crowded = len(self._connections) > 2 * self._max_connections + len(self._reserved)
+        if self.open_reserved_session is None:
+            self._count_refusal(connection.peer)
+            return Admission.CUT_OFF if crowded else Admission.REFUSED
+        if len(self._reserved) == RESERVED_CONNECTIONS:
+            oldest = next(iter(self._reserved))
+            del self._reserved[oldest]
+            self._count_refusal(oldest.peer)
+            if crowded:
+                oldest.abort()
+            else:
+                oldest.refuse()
+        self._reserved[connection] = None
+        return Admission.RESERVED
 
-    def leave(self, connection: Connection, *, admitted: bool) -> None:
+    def _count_refusal(self, peer: str) -> None:
+        self._account.refused_connections += 1
+        self._refusal_log(transport=self.name, peer=peer, max_connections=self._max_connections)
+
+    def leave(self, connection: Connection) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
-        if admitted:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        self._open_count += change
-        self._account.open_connections = self._open_count
+        self._admitted.discard(connection)
+        self._reserved.pop(connection, None)
+        self._account.open_connections = len(self._admitted)
 
     async def _sweep(self) -> None:
         """Cut off, again and again, who has been idle or slow for too long."""
@@ -207,34 +227,39 @@ def listener_of(
     guard: Guard,
     open_session: Callable[[], Session],
     *,
+    open_reserved_session: Callable[[], Session] | None = None,
     refusal: bytes = b"",
     alpn: str = "",
+    limits: str = "",
 ) -> Listener:
     """Make the listener of one protocol, as the settings that bear its name say.
 
     Parameters
     ----------
-    name : {"tcp", "grpc", "http"}
+    name : {"tcp", "grpc", "http", "admin"}
     plane : DataPlane
         Whose turns its connections take, and where they are counted.
     settings : Settings
     guard : Guard
         Who may connect.
-    open_session : callable
+    open_session, open_reserved_session : callable
     refusal : bytes
     alpn : str
         What the protocol is called over TLS; empty where it has no name.
+    limits : str
+        Whose limits it has, where it has none of its own.
     """
 
     def limit(key: str) -> Any:  # noqa: ANN401  # what the setting is
-        return getattr(settings, f"{name}_{key}")
+        return getattr(settings, f"{limits or name}_{key}")
 
     return Listener(
         name,
         settings.host,
-        limit("port"),
+        settings.ports[name],
         account=plane.account(name),
         open_session=open_session,
+        open_reserved_session=open_reserved_session,
         refusal=refusal,
         max_connections=limit("max_connections"),
         idle_timeout_s=limit("idle_timeout_s"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+_VITAL_PATHS = _HEALTH_PATHS | {"/metrics"}
 
 # The first class that fits tells the status.
 _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
@@ -162,6 +163,10 @@ class Routes:
             return route.handler(request, found)
         except Exception as error:  # whatever it was, it stays in this request
             return refusal_of(error)
+
+    def answer_vital(self, otherwise: Response, request: Request) -> Response | Awaitable[Response]:
+        """Answer questions for health and metrics; `otherwise` to any other."""
+        return self.answer(request) if request.path in _VITAL_PATHS else otherwise
 
     # --------------------------------------------------------------------------------------- health, metrics
 

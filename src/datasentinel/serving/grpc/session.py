@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,6 +20,7 @@ from datasentinel.errors import (
     ResourceExhaustedError,
     ServerError,
 )
+from datasentinel.serving.auth import REFUSAL
 from datasentinel.serving.connections.inflate import Inflater
 from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, UNFINISHED, Session
@@ -44,6 +46,7 @@ _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 _TURN_S = 0.0005
 
 _STOPPING = "the server is draining; connect again"
+_FULL = "too many connections, try again later; this one is for health alone"
 
 # Kind, call, text, whether it is compressed, metadata.
 _Event: TypeAlias = "tuple[str, int, bytes, bool, list[tuple[bytes, bytes]]]"
@@ -79,7 +82,15 @@ def grpc_transport(
         return None
     log(_logger, logging.INFO, "grpc_library", name=library)
     server = GrpcServer(library, plane, repository, settings, guard)
-    return listener_of(NAME, plane, settings, guard, server.open_session, alpn="h2")
+    return listener_of(
+        NAME,
+        plane,
+        settings,
+        guard,
+        server.open_session,
+        open_reserved_session=server.open_reserved_session,
+        alpn="h2",
+    )
 
 
 class GrpcServer:
@@ -108,7 +119,8 @@ class GrpcServer:
         self.settings = settings
         self.open_calls = 0
         self.inference = plane.inference
-        self._service = GrpcService(
+        make_service = partial(
+            GrpcService,
             library,
             self.inference.native,
             plane.request_counts(NAME, _code_name),
@@ -117,19 +129,37 @@ class GrpcServer:
             max_streams=settings.grpc_max_streams,
             receive_timeout_s=settings.receive_timeout_s,
             min_ping_interval_s=settings.grpc_min_ping_interval_s,
-            admit=_admission(guard),
         )
+        self._service = make_service(admit=_admission(guard))
+        self._reserved_service = make_service(admit=_admit_to_health)
 
     def open_session(self) -> GrpcStream:
         """Make the session of a new connection."""
         return GrpcStream(self, self._service.open_session())
 
+    def open_reserved_session(self) -> GrpcStream:
+        """Make the session of a connection over the limit, which may ask for health alone."""
+        return GrpcStream(self, self._reserved_service.open_session())
 
-def _admission(guard: Guard) -> Callable[[bytes, bytes], bool] | None:
+
+# The code and the words of a refusal, or None.
+_Refusal: TypeAlias = "tuple[int, str] | None"
+
+
+def _admission(guard: Guard) -> Callable[[bytes, bytes], _Refusal] | None:
     if guard.tokens is None:
         return None
-    health = _HEALTH_PREFIX.encode()
-    return lambda path, authorization: path.startswith(health) or guard.admits(authorization)
+
+    def admit(path: bytes, authorization: bytes) -> _Refusal:
+        if _admit_to_health(path) is None or guard.admits(authorization):
+            return None
+        return Code.UNAUTHENTICATED, REFUSAL
+
+    return admit
+
+
+def _admit_to_health(path: bytes, _: bytes = b"") -> _Refusal:
+    return None if path.startswith(_HEALTH_PREFIX.encode()) else (Code.UNAVAILABLE, _FULL)
 
 
 class GrpcStream(Session):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from datasentinel.serving.logs import RateLimitedLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from datasentinel.backend import RequestCounts
     from datasentinel.serving.connections.listener import Listener
     from datasentinel.serving.control.metrics import Metrics
     from datasentinel.serving.control.repository import ModelRepository
@@ -29,11 +32,18 @@ if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
 
 NAME = "http"
+ADMIN = "admin"
 
 _SERVER = f"datasentinel/{datasentinel.__version__}"
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
+_FULL = Response.error(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "too many connections, try again later; this one is for health and metrics alone",
+    ("Retry-After", "1"),
+)
+_NOT_HERE = Response.error(HTTPStatus.NOT_FOUND, "this port is for health and metrics alone")
 _TURN_S = 0.001
 # A client that is between two requests when the server stops gets so long to send the next one, whose reply
 # tells it to connect elsewhere: HTTP/1.1 has no other word for that.
@@ -50,30 +60,40 @@ class HttpStream(Session):
     inference : Inference
     service : HttpService
         Of all connections.
-    routes : Routes
+    answer : callable
         Answers what the native session leaves.
     max_body_bytes : int
         Limit of a body once it is decompressed.
+    once : bool
+        Whether the first answer is the last one.
     """
 
     __slots__ = (
+        "_answer",
         "_drained_s",
         "_inference",
         "_inflater",
         "_max_body_bytes",
         "_native",
         "_pending",
-        "_routes",
         "_wake",
     )
 
     def __init__(
-        self, inference: Inference, service: HttpService, routes: Routes, *, max_body_bytes: int
+        self,
+        inference: Inference,
+        service: HttpService,
+        answer: Callable[[Request], Response | Awaitable[Response]],
+        *,
+        max_body_bytes: int,
+        once: bool = False,
     ) -> None:
         self._inference = inference
         self._native = service.open_session()
         self.take_turn = self._native.feed
-        self._routes = routes
+        if once:
+            self._native.drain()
+        self._answer = answer
         self._max_body_bytes = max_body_bytes
         self.state = 0
         self._pending: asyncio.Task[Response] | None = None
@@ -157,7 +177,7 @@ class HttpStream(Session):
             except DataSentinelError as error:
                 self._respond(refusal_of(error))
             return True
-        answer = self._routes.answer(Request(method, target, fields, body))
+        answer = self._answer(Request(method, target, fields, body))
         if isinstance(answer, Response):
             self._respond(answer)
             return True
@@ -196,15 +216,61 @@ def http_transport(
     plane: DataPlane, repository: ModelRepository, metrics: Metrics, settings: Settings, guard: Guard
 ) -> Listener:
     """Make the transport of inference over HTTP, health and metrics."""
-    service = HttpService(
+    counts = plane.request_counts(NAME, str)
+    service = _service(plane, settings, counts, guard.admits if guard.tokens is not None else None)
+    reserved = _service(plane, settings, counts, _nobody_may)
+    routes = _routes(plane, repository, metrics, settings, guard)
+    open_session = partial(HttpStream, plane.inference, max_body_bytes=settings.http_max_body_bytes)
+    return listener_of(
+        NAME,
+        plane,
+        settings,
+        guard,
+        partial(open_session, service, routes.answer),
+        open_reserved_session=partial(open_session, reserved, partial(routes.answer_vital, _FULL), once=True),
+        refusal=_REFUSAL,
+        alpn="http/1.1",
+    )
+
+
+def admin_transport(
+    plane: DataPlane, repository: ModelRepository, metrics: Metrics, settings: Settings, guard: Guard
+) -> Listener:
+    """Make the transport of health and metrics alone."""
+    service = _service(plane, settings, plane.request_counts(ADMIN, str), _nobody_may)
+    answer = partial(_routes(plane, repository, metrics, settings, guard).answer_vital, _NOT_HERE)
+    return listener_of(
+        ADMIN,
+        plane,
+        settings,
+        guard,
+        partial(HttpStream, plane.inference, service, answer, max_body_bytes=settings.http_max_body_bytes),
+        refusal=_REFUSAL,
+        alpn="http/1.1",
+        limits=NAME,
+    )
+
+
+def _service(
+    plane: DataPlane,
+    settings: Settings,
+    counts: RequestCounts,
+    authorize: Callable[[bytes | None], bool] | None,
+) -> HttpService:
+    return HttpService(
         plane.inference.native,
-        plane.request_counts(NAME, str),
+        counts,
         max_body_bytes=settings.http_max_body_bytes,
         max_request_rows=settings.max_request_rows,
         server=_SERVER,
-        authorize=guard.admits if guard.tokens is not None else None,
+        authorize=authorize,
     )
-    routes = Routes(
+
+
+def _routes(
+    plane: DataPlane, repository: ModelRepository, metrics: Metrics, settings: Settings, guard: Guard
+) -> Routes:
+    return Routes(
         plane,
         repository,
         metrics,
@@ -212,12 +278,8 @@ def http_transport(
         metrics_open=not settings.metrics_need_token,
         max_rows=settings.max_request_rows,
     )
-    return listener_of(
-        NAME,
-        plane,
-        settings,
-        guard,
-        lambda: HttpStream(plane.inference, service, routes, max_body_bytes=settings.http_max_body_bytes),
-        refusal=_REFUSAL,
-        alpn="http/1.1",
-    )
+
+
+def _nobody_may(_: object) -> bool:
+    """Leave requests for inference to Python, which answers that this is not the place."""
+    return False
