@@ -12,6 +12,8 @@
 #include "core/cpu_features.h"
 #include "core/error.h"
 #include "roof/roof.h"
+#include "wire/grpc/grpc_status.h"
+#include "wire/http/http_status.h"
 
 namespace py = pybind11;
 
@@ -24,6 +26,7 @@ const char* class_name(ErrorCode code) {
     case ErrorCode::invalid_model: return "ArtifactError";
     case ErrorCode::unsupported_model: return "UnsupportedModelError";
     case ErrorCode::not_found: return "ModelNotFoundError";
+    case ErrorCode::not_allowed: return "NotAllowedError";
     case ErrorCode::unavailable: return "BackendUnavailableError";
     case ErrorCode::out_of_memory: return "OutOfMemoryError";
     case ErrorCode::resource_exhausted: return "ResourceExhaustedError";
@@ -37,6 +40,16 @@ void raise_in_python(const Error& error) {
   const py::object instance = type(error.what());
   instance.attr("vendor_text") = error.vendor_text();
   PyErr_SetObject(type.ptr(), instance.ptr());
+}
+
+/// For each code: Python's class, the name in metrics, gRPC's code, HTTP's status.
+py::list error_table() {
+  py::list table;
+  for (const ErrorCode code : kErrorCodes) {
+    table.append(py::make_tuple(class_name(code), error_name(code), static_cast<int>(grpc_code(code)),
+                                http_status(code)));
+  }
+  return table;
 }
 
 double measure_gflops(const std::string& isa, double seconds) {
@@ -67,6 +80,7 @@ PYBIND11_MODULE(_native, module) {
     return info;
   });
   module.def("cpu_features", &cpu_features);
+  module.def("error_table", &error_table);
 
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {

@@ -281,7 +281,7 @@ void bind_scoring(py::module_& module) {
       .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())
       .def("contributions", &matrix<&Outputs::contributions>, py::arg("x"), py::arg("out") = py::none());
 
-  py::class_<PValueTable>(module, "PValueTable")
+  py::class_<PValueTable, std::shared_ptr<PValueTable>>(module, "PValueTable")
       .def(py::init<std::vector<float>, std::vector<std::uint64_t>, std::uint64_t>(), py::kw_only(),
            py::arg("scores"), py::arg("greater"), py::arg("rows"))
       .def("p_values", &p_values, py::arg("scores"));

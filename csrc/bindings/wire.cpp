@@ -56,14 +56,6 @@ std::optional<py::dict> statistics_of(const ModelTable& self, std::string_view n
   return result;
 }
 
-/// A request that was answered in Python.
-void count_request(const ModelTable& self, std::string_view name, std::string_view version, bool success,
-                   std::int64_t took_ns) {
-  if (const auto model = self.find(name, version)) {
-    model->statistics.add(success, std::chrono::nanoseconds(took_ns));
-  }
-}
-
 Authorize authorization(const py::object& authorize) {
   if (authorize.is_none()) return nullptr;
   return [authorize](std::optional<std::string_view> header) {
@@ -211,16 +203,17 @@ void bind_wire(py::module_& module) {
       .def(py::init<>())
       .def(
           "put",
-          [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer) {
-            self.put(std::move(name), std::move(version), scorer.scorer);
+          [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer,
+             bool reconstructs, std::shared_ptr<PValueTable> p_values) {
+            self.put(std::move(name), std::move(version), scorer.scorer,
+                     {.reconstructs = reconstructs, .p_values = std::move(p_values)});
           },
-          py::arg("name"), py::arg("version"), py::arg("scorer"))
+          py::arg("name"), py::arg("version"), py::arg("scorer"), py::kw_only(),
+          py::arg("reconstructs") = false, py::arg("p_values") = py::none())
       .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
       .def("set_default", &ModelTable::set_default, py::arg("name"))
       .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")
       .def("statistics", &statistics_of, py::arg("name"), py::arg("version"))
-      .def("count_request", &count_request, py::arg("name"), py::arg("version"), py::kw_only(),
-           py::arg("success"), py::arg("took_ns"))
       .def_property_readonly("generation", &ModelTable::generation);
 
   py::class_<InferenceService, std::shared_ptr<InferenceService>>(module, "InferenceService")

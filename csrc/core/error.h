@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -13,10 +14,17 @@ enum class ErrorCode {
   invalid_model,       ///< The model file is broken or contradicts itself.
   unsupported_model,   ///< The model is sound, but this backend cannot run it.
   not_found,           ///< A file or a model does not exist.
+  not_allowed,         ///< The settings do not let clients do this.
   unavailable,         ///< The backend cannot run on this machine.
   out_of_memory,       ///< Host or device memory ran out.
   resource_exhausted,  ///< A limit of ours (queue, size) was hit.
   backend_failure,     ///< The backend's library reported a failure.
+};
+
+inline constexpr std::array kErrorCodes{
+    ErrorCode::invalid_argument, ErrorCode::invalid_model,      ErrorCode::unsupported_model,
+    ErrorCode::not_found,        ErrorCode::not_allowed,        ErrorCode::unavailable,
+    ErrorCode::out_of_memory,    ErrorCode::resource_exhausted, ErrorCode::backend_failure,
 };
 
 /// What metrics call an error, over all protocols that have no codes of their own.
@@ -25,6 +33,7 @@ enum class ErrorCode {
     case ErrorCode::invalid_argument: return "invalid_argument";
     case ErrorCode::unsupported_model: return "unimplemented";
     case ErrorCode::not_found: return "not_found";
+    case ErrorCode::not_allowed: return "permission_denied";
     case ErrorCode::unavailable: return "unavailable";
     case ErrorCode::out_of_memory:
     case ErrorCode::resource_exhausted: return "resource_exhausted";

@@ -114,6 +114,11 @@ class Writer {
     raw(&value, sizeof(value));
   }
 
+  void float_field(unsigned number, float value) {
+    tag(number, WireType::fixed32);
+    raw(&value, sizeof(value));
+  }
+
   void bytes_field(unsigned number, std::string_view value) {
     begin_bytes(number, value.size());
     out_.append(value);

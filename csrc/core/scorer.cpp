@@ -43,6 +43,10 @@ Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<s
   }
 }
 
+std::string Scorer::feature_name(std::size_t column) const {
+  return feature_names_.empty() ? std::string("x").append(std::to_string(column)) : feature_names_[column];
+}
+
 std::string Scorer::describe_column(std::size_t column) const {
   std::string text = "column " + std::to_string(column);
   if (!feature_names_.empty()) text += " ('" + feature_names_[column] + "')";

@@ -39,6 +39,8 @@ class Scorer {
 
   [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
   [[nodiscard]] double threshold() const noexcept { return threshold_; }
+  /// The feature's name; "x0", "x1", ... where the model has no names.
+  [[nodiscard]] std::string feature_name(std::size_t column) const;
   /// How a message names a column: "column 3", with the feature's name where there is one.
   [[nodiscard]] std::string describe_column(std::size_t column) const;
   [[nodiscard]] const Session& session() const noexcept { return *session_; }

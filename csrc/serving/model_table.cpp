@@ -14,11 +14,13 @@ auto of_version(std::string_view version) {
 
 }  // namespace
 
-void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scorer> scorer) {
+void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scorer> scorer,
+                     ModelAbilities abilities) {
   if (name.empty() || version.empty() || scorer == nullptr) {
     throw Error(ErrorCode::invalid_argument, "a served model needs a name, a version and a scorer");
   }
-  auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer));
+  auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer),
+                                                   std::move(abilities));
   Versions replaced;  // Freed after the lock: it may hold the last reference to a large model.
   const std::lock_guard lock(mutex_);
   if (default_name_.empty()) default_name_ = model->name;

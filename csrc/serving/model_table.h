@@ -11,23 +11,35 @@
 #include <utility>
 #include <vector>
 
+#include "core/p_value.h"
 #include "core/scorer.h"
 #include "serving/cost_estimate.h"
 #include "serving/request_statistics.h"
 
 namespace datasentinel {
 
+/// What a model can tell beside its scores.
+struct ModelAbilities {
+  bool reconstructs = false;
+  std::shared_ptr<const PValueTable> p_values = nullptr;  ///< Null for one that was not calibrated.
+};
+
 /// A model as requests name it. Whoever holds one keeps the model alive, even when it is no longer served.
 struct ServedModel {
   std::string name;
   std::string version;
   std::shared_ptr<Scorer> scorer;
+  ModelAbilities abilities;
   mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
   mutable CostEstimate cost;             ///< Kept up to date by who scores batches.
   mutable CostEstimate rest_cost;        ///< Of a whole request over HTTP, by the bytes of its body.
 
-  ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_)
-      : name(std::move(name_)), version(std::move(version_)), scorer(std::move(scorer_)) {}
+  ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_,
+              ModelAbilities abilities_)
+      : name(std::move(name_)),
+        version(std::move(version_)),
+        scorer(std::move(scorer_)),
+        abilities(std::move(abilities_)) {}
 };
 
 /// The models being served, shared by all protocols. A protocol asks it anew for every batch and keeps the
@@ -40,7 +52,8 @@ class ModelTable {
   /// Serves a model from now on; it becomes the latest version of its name, and replaces one of the same
   /// version. The first name ever put is the default until `set_default` says otherwise. Throws
   /// Error{invalid_argument} for an empty name or version, or no scorer.
-  void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer);
+  void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer,
+           ModelAbilities abilities = {});
 
   /// Serves this version no longer; the one put before it is then the latest. False when there is none.
   bool remove(std::string_view name, std::string_view version);

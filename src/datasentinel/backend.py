@@ -41,6 +41,7 @@ Roof = _native.Roof
 Scorer = _native.Scorer
 StateStore = _native.StateStore
 error_name = _native.error_name
+error_table = _native.error_table
 
 _log = logging.getLogger(__name__)
 

@@ -104,7 +104,7 @@ class Detector:
     array([0.0123], dtype=float32)
     """
 
-    __slots__ = ("_options", "_p_values", "_score", "artifact", "scorer")
+    __slots__ = ("_options", "_score", "artifact", "p_value_table", "scorer")
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Detector:
         }
         self.scorer: Scorer = load_scorer(artifact, **self._options)
         self._score = self._score_recording if self.scorer.state_dim else self.scorer.score
-        self._p_values = load_p_values(artifact)
+        self.p_value_table = load_p_values(artifact)
 
     @classmethod
     def load(
@@ -294,12 +294,12 @@ class Detector:
 
     def p_values_of_scores(self, scores: Float32Array) -> Float64Array:
         """Return the p-values [N] of scores [N] that `score` gave; see `p_values`."""
-        if self._p_values is None:
+        if self.p_value_table is None:
             raise UnsupportedModelError(
                 f"{self.artifact.directory}: config.json has no 'calibration.score_table' to take p-values "
                 "from; run `datasentinel recalibrate` with normal rows"
             )
-        return self._p_values.p_values(scores)
+        return self.p_value_table.p_values(scores)
 
     def severity(self, x: object) -> Float32Array:
         """Return how far above the threshold rows score, on a scale that is the same for every model.

@@ -7,7 +7,8 @@
 
 namespace datasentinel {
 
-/// A real, tiny model for tests of what lies around a model: score = sum of the row, output = the row.
+/// A real, tiny model for tests of what lies around a model: score = sum of the row, output = the row, and so
+/// are the contributions.
 class SumSession final : public Session {
  public:
   explicit SumSession(std::size_t input_dim) : input_dim_(input_dim) {}
@@ -21,6 +22,7 @@ class SumSession final : public Session {
       float sum = 0;
       for (std::size_t j = 0; j < input_dim_; ++j) {
         sum += rows.row(i)[j];
+        if (outputs.contributions != nullptr) outputs.contributions[i * input_dim_ + j] = rows.row(i)[j];
         if (outputs.reconstructions != nullptr) outputs.reconstructions[i * input_dim_ + j] = rows.row(i)[j];
       }
       if (outputs.scores != nullptr) outputs.scores[i] = sum;

@@ -345,14 +345,32 @@ void other_methods_go_to_the_owner() {
   wire.server->reply(cancelled, "too late");
   wire.server->finish_call(cancelled, 0, "");
   wire.exchange();
+}
 
-  const auto reasons = wire.client.call(kEvaluate, framed(evaluate_message({1, 2, 3}, 2)));
+std::string contribution_of(std::string_view feature, float contribution) {
+  std::string message;
+  protobuf::Writer writer(message);
+  writer.bytes_field(1, feature);
+  writer.float_field(2, contribution);
+  writer.float_field(3, contribution);  // The value: it is what SumSession takes for the contribution.
+  std::string field;
+  protobuf::Writer(field).bytes_field(4, message);
+  return field;
+}
+
+void reasons_come_greatest_first_and_no_more_than_asked_for() {
+  Wire wire;
+  const auto two = wire.client.call(kEvaluate, framed(evaluate_message({1, 3, 2}, 2)));
+  const auto all = wire.client.call(kEvaluate, framed(evaluate_message({1, 3, 2}, 4'000'000'000)));
+  const auto refused = wire.client.call(kEvaluate, framed(evaluate_message({1, 3}, 2)));
   wire.exchange();
-  events = wire.server->take_events();
-  CHECK(events.size() == 3 && events[0].text == kEvaluate && events[1].kind == GrpcEvent::Kind::message);
-  wire.server->finish_call(reasons, 0, "");
-  wire.exchange();
-  CHECK(wire.client.response(reasons).status() == "0");
+  CHECK(wire.server->take_events().empty());
+  const std::string greatest = contribution_of("x1", 3) + contribution_of("x2", 2);
+  const std::string told = message_of(wire.client.response(two));
+  CHECK(told.find(greatest) != std::string::npos && told.find("x0") == std::string::npos);
+  CHECK(message_of(wire.client.response(all)).find(greatest + contribution_of("x0", 1)) != std::string::npos);
+  CHECK(message_of(wire.client.response(refused)).find("expected 3 values per row, got 2") !=
+        std::string::npos);
 }
 
 void a_compressed_message_comes_back_inflated() {
@@ -518,6 +536,7 @@ int main() {
   limits_end_a_call_not_the_connection();
   a_call_waiting_for_its_message_ends_at_its_deadline();
   other_methods_go_to_the_owner();
+  reasons_come_greatest_first_and_no_more_than_asked_for();
   a_compressed_message_comes_back_inflated();
   asks_who_may_pass();
   work_for_a_device_leaves_the_loop_and_comes_back();

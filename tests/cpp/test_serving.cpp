@@ -19,6 +19,8 @@
 #include "serving/inference_service.h"
 #include "serving/memory_budget.h"
 #include "serving/model_table.h"
+#include "serving/reasons.h"
+#include "serving/request_counts.h"
 #include "sum_session.h"
 
 namespace datasentinel {
@@ -120,6 +122,33 @@ bool is_scored(const ScoringJob& job) {
     if (task.scores.data()[i] != task.values.data()[2 * i] + task.values.data()[2 * i + 1]) return false;
   }
   return true;
+}
+
+void reasons_are_ranked_by_contribution_and_then_by_column() {
+  const Watched watched;
+  ScoringTask task;
+  watched.fill(task, 2, 5);
+  task.wanted.contributions = true;
+  for (const float contribution : {9.0F, 9.0F, 0.5F, 0.5F}) task.contributions.append(contribution);
+  const std::vector<Reason> reasons = rank_reasons(task, 1, 7);
+  CHECK(reasons.size() == 2);
+  CHECK(reasons[0].column == 0 && reasons[0].contribution == 0.5F && reasons[0].value == 5);
+  CHECK(reasons[1].column == 1 && reasons[1].value == 1 && !reasons[1].expected);
+
+  task.contributions.data()[3] = 0.75F;
+  task.wanted.reconstructions = true;
+  for (const float expected : {0.0F, 0.0F, 2.0F, 4.0F}) task.reconstructions.append(expected);
+  const std::vector<Reason> greatest = rank_reasons(task, 1, 1);
+  CHECK(greatest.size() == 1 && greatest[0].column == 1 && greatest[0].expected == 4.0F);
+}
+
+void a_latency_falls_into_the_bucket_whose_bound_it_does_not_exceed() {
+  RequestCounts counts({1e-3, 1.0});
+  for (const double latency_s : {0.0, 1e-3, 1.1e-3, 1e9}) counts.add(1, 0, 0, latency_s);
+  const RequestCounts::Values values = counts.take();
+  CHECK(values.requests == 4);
+  CHECK((values.latency_counts == std::vector<std::uint64_t>{2, 1, 1}));
+  CHECK(counts.take().requests == 0);
 }
 
 void a_bad_task_fails_alone() {
@@ -328,6 +357,8 @@ void a_budget_is_given_back() {
 int main() {
   using namespace datasentinel;
   the_table_finds_models_by_name_and_version();
+  reasons_are_ranked_by_contribution_and_then_by_column();
+  a_latency_falls_into_the_bucket_whose_bound_it_does_not_exceed();
   a_bad_task_fails_alone();
   tasks_alike_share_a_batch_and_others_do_not();
   the_queue_batches_what_waits_fairly_between_connections();

@@ -235,7 +235,9 @@ def test_files_outside_of_the_repository_are_refused(start_server, tmp_path):
     with (inside / "huge" / "1" / "model.onnx").open("wb") as file:
         file.truncate(1 << 40)
     with (
-        start_server("--no-grpc", "--default-model", "good", artifact=inside) as server,
+        start_server(
+            "--no-grpc", "--default-model", "good", "--repository-control", artifact=inside
+        ) as server,
         Client(server) as client,
     ):
         reasons = {entry["name"]: entry.get("reason", "") for entry in client.index()}
@@ -247,3 +249,5 @@ def test_files_outside_of_the_repository_are_refused(start_server, tmp_path):
         assert not any(str(tmp_path) in reason for reason in reasons.values())
         for name in ("link", "file", "pipe", "huge"):
             assert client.infer(name)[0] == 404
+            status, told = client.ask("POST", f"/v2/repository/models/{name}/load")
+            assert (status, told["error"]) == (500, reasons[name])

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from datasentinel.errors import InvalidInputError
+from datasentinel.backend import HttpService
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.tracing import Tracing
@@ -37,10 +37,18 @@ def test_a_span_tells_what_was_answered_and_how_long_it_took(detector, rows, spa
     started_ns = time.time_ns()
     stream = LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=1000)
     stream.feed(to_lines(rows[:10]) + b"bad\n1 2")
-    with pytest.raises(InvalidInputError):
-        plane.evaluate([1.0], plane.account("grpc"))
+    service = HttpService(
+        plane.inference.native,
+        plane.request_counts("http", str),
+        max_body_bytes=1000,
+        max_request_rows=10,
+        server="test",
+    )
+    service.open_session().feed(
+        b"POST /v2/models/none/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    )
     plane.trace()
-    call, lines = spans.get_finished_spans()
+    lines, refused = spans.get_finished_spans()
     assert lines.name == "datasentinel.tcp"
     assert dict(lines.attributes) == {
         "datasentinel.transport": "tcp",
@@ -49,9 +57,9 @@ def test_a_span_tells_what_was_answered_and_how_long_it_took(detector, rows, spa
         "datasentinel.anomalies": int(detector.predict(rows[:10]).sum()),
         "datasentinel.errors": 1,
     }
-    assert call.name == "datasentinel.grpc"
-    assert call.attributes["error.type"] == "invalid_argument"
-    for span, account in ((lines, plane.account("tcp")), (call, plane.account("grpc"))):
+    assert refused.name == "datasentinel.http"
+    assert refused.attributes["error.type"] == "404"
+    for span, account in ((lines, plane.account("tcp")), (refused, plane.account("http"))):
         assert started_ns <= span.start_time <= span.end_time <= time.time_ns()
         requests = sum(account.latency_counts)
         assert (span.end_time - span.start_time) / 1e9 == pytest.approx(
@@ -61,7 +69,9 @@ def test_a_span_tells_what_was_answered_and_how_long_it_took(detector, rows, spa
 
 def test_what_is_fast_gets_no_span(detector, rows, spans):
     plane = DataPlane(detector, tracing(spans, min_ms=60_000))
-    plane.evaluate(rows[0].tolist(), plane.account("grpc"))
+    stream = LineStream(plane.inference, plane.request_counts("tcp"), max_line_bytes=1000)
+    assert stream.feed(to_lines(rows[:10]))
+    plane.trace()
     assert spans.get_finished_spans() == ()
 
 

@@ -339,9 +339,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
   void take_message(GrpcCall& call, PendingRequest& pending, std::string_view message) {
     pending.state = State::received;
     pending.arrived = now_;
-    bool wants_more = false;
-    GrpcStatus status = decode(call.method, message, *pending.request, wants_more);
-    if (wants_more) return hand_over(call, message);
+    GrpcStatus status = decode(call.method, message, *pending.request);
     if (is_streaming(call.method)) {
       if (!status.ok() && call.method == GrpcMethod::evaluate_stream) {
         pending.request->task.failure = Error(ErrorCode::invalid_argument, status.message);
@@ -356,24 +354,15 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     }
   }
 
-  GrpcStatus decode(GrpcMethod method, std::string_view message, InferenceRequest& request,
-                    bool& wants_more) const {
+  GrpcStatus decode(GrpcMethod method, std::string_view message, InferenceRequest& request) const {
     const InferenceLimits limits{.max_rows = service_->limits().max_rows};
     switch (method) {
-      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request, wants_more);
+      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request);
       case GrpcMethod::evaluate_batch:
       case GrpcMethod::evaluate_stream:
         return decode_evaluate_batch(message, service_->models(), limits, request);
       default: return decode_model_infer(message, service_->models(), limits, request);
     }
-  }
-
-  /// Leaves a call of one of the session's own methods to the owner. Its metadata was not kept.
-  void hand_over(GrpcCall& call, std::string_view message) {
-    forget_requests(call);
-    call.method = GrpcMethod::other;
-    add_event(GrpcEvent::Kind::call, call).text = kEvaluatePath;
-    add_event(GrpcEvent::Kind::message, call).text = message;
   }
 
   /// The peer has sent everything.

@@ -14,6 +14,7 @@ enum class GrpcCode : int {
   invalid_argument = 3,
   deadline_exceeded = 4,
   not_found = 5,
+  permission_denied = 7,
   resource_exhausted = 8,
   unimplemented = 12,
   internal = 13,
@@ -35,6 +36,7 @@ struct GrpcStatus {
     case ErrorCode::invalid_argument:
     case ErrorCode::unsupported_model: return GrpcCode::invalid_argument;
     case ErrorCode::not_found: return GrpcCode::not_found;
+    case ErrorCode::not_allowed: return GrpcCode::permission_denied;
     case ErrorCode::unavailable: return GrpcCode::unavailable;
     case ErrorCode::out_of_memory:
     case ErrorCode::resource_exhausted: return GrpcCode::resource_exhausted;

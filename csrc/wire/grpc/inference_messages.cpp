@@ -7,6 +7,7 @@
 
 #include "core/protobuf.h"
 #include "core/utf8.h"
+#include "serving/reasons.h"
 #include "serving/severity.h"
 
 namespace datasentinel {
@@ -269,6 +270,18 @@ void append_output(const InferenceRequest& request, Output output, std::string& 
   }
 }
 
+/// Appends a datasentinel.v1.Contribution as a field of an EvaluateResponse.
+void append_reason(const ScoringTask& task, const Reason& reason, std::string& out) {
+  Writer writer(out);
+  const std::string feature = task.model->scorer->feature_name(reason.column);
+  constexpr std::size_t kFloatFieldBytes = 1 + sizeof(float);
+  writer.begin_bytes(4, bytes_field_size(feature.size()) + kFloatFieldBytes * (reason.expected ? 3 : 2));
+  writer.bytes_field(1, feature);
+  writer.float_field(2, reason.contribution);
+  writer.float_field(3, reason.value);
+  if (reason.expected) writer.float_field(4, *reason.expected);
+}
+
 /// Appends an InferOutputTensor, with its contents unless they follow as raw bytes.
 void append_tensor(const InferenceRequest& request, Output output, std::string& out) {
   Writer writer(out);
@@ -304,6 +317,8 @@ void InferenceRequest::recycle() noexcept {
   number = 0;
   output_count = 0;
   raw = false;
+  explain_top = 0;
+  with_p_value = false;
 }
 
 GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models,
@@ -390,29 +405,31 @@ void encode_model_stream_infer(const InferenceRequest& request, std::string_view
   Writer(out).bytes_field(2, response);
 }
 
-GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request,
-                           bool& wants_more) {
+GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request) {
   ScoringTask& task = request.task;
   Reader field(message);
-  std::uint64_t explain_top = 0;
-  std::uint64_t with_p_value = 0;
   while (field.next()) {
-    if (field.is(2, WireType::varint)) explain_top = field.varint();
-    if (field.is(3, WireType::varint)) with_p_value = field.varint();
+    if (field.is(2, WireType::varint)) request.explain_top = static_cast<std::uint32_t>(field.varint());
+    if (field.is(3, WireType::varint)) request.with_p_value = field.varint() != 0;
   }
   const std::optional<std::size_t> count = count_floats(message, 1);
   if (!count) return not_a("EvaluateRequest");
-  wants_more = static_cast<std::uint32_t>(explain_top) != 0 || with_p_value != 0;
   task.model = models.find({}, {});
   if (task.model == nullptr) return {GrpcCode::not_found, "no model is being served"};
   const std::size_t columns = task.model->scorer->input_dim();
   task.rows = 1;
   task.wanted.scores = true;
+  task.wanted.contributions = request.explain_top != 0;
+  task.wanted.reconstructions = request.explain_top != 0 && task.model->abilities.reconstructs;
   if (*count != columns) {
     task.failure = Error(ErrorCode::invalid_argument, "expected " + std::to_string(columns) +
                                                           " values per row, got " + std::to_string(*count));
   } else if (!read_floats(message, 1, task.values)) {
     return not_a("EvaluateRequest");
+  } else if (request.with_p_value && task.model->abilities.p_values == nullptr) {
+    task.failure = Error(ErrorCode::unsupported_model,
+                         "this model has no calibration scores to take p-values from; run `datasentinel "
+                         "recalibrate` with normal rows");
   }
   return {};
 }
@@ -493,6 +510,10 @@ void encode_evaluate(const InferenceRequest& request, std::string& out) {
   const float score = *task.scores.data();
   writer.varint_field(1, task.model->scorer->is_anomaly(score) ? kAnomaly : kOk);
   if (score != 0) writer.double_field(2, static_cast<double>(score));
+  if (request.explain_top != 0) {
+    for (const Reason& reason : rank_reasons(task, 0, request.explain_top)) append_reason(task, reason, out);
+  }
+  if (request.with_p_value) writer.double_field(5, task.model->abilities.p_values->p_value(score));
   writer.double_field(6, static_cast<double>(severity(score, task.model->scorer->threshold())));
 }
 

@@ -25,7 +25,9 @@ struct InferenceRequest final : ScoringJob {
   std::uint64_t number = 0;         ///< The id of an EvaluateBatchRequest.
   std::array<Output, 5> outputs{};  ///< In the order asked for.
   std::size_t output_count = 0;
-  bool raw = false;  ///< The request held raw bytes, so its reply does.
+  bool raw = false;             ///< The request held raw bytes, so its reply does.
+  std::size_t explain_top = 0;  ///< How many reasons an EvaluateRequest asks for.
+  bool with_p_value = false;    ///< Whether it asks for the score's p-value.
 
   void recycle() noexcept;
 };
@@ -44,9 +46,10 @@ void encode_model_infer(const InferenceRequest& request, std::string& out);
 /// Appends an inference.ModelStreamInferResponse: the same, or the problem where there is one.
 void encode_model_stream_infer(const InferenceRequest& request, std::string_view problem, std::string& out);
 
-/// Decodes a datasentinel.v1.EvaluateRequest. Sets `wants_more` for one that this codec does not answer.
+/// Decodes a datasentinel.v1.EvaluateRequest. A row that is refused is no error of the call: then the task
+/// has a failure.
 [[nodiscard]] GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models,
-                                         InferenceRequest& request, bool& wants_more);
+                                         InferenceRequest& request);
 
 /// Appends a datasentinel.v1.EvaluateResponse, also for a row that was refused.
 void encode_evaluate(const InferenceRequest& request, std::string& out);

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "wire/http/http_status.h"
 #include "wire/http/json_reader.h"
 
 namespace datasentinel {
@@ -18,20 +19,6 @@ constexpr std::size_t kMaxStepBytes = std::size_t{16} << 10;
 
 constexpr std::string_view kRetry = "Retry-After: 1\r\n";
 constexpr std::string_view kJson = "Content-Type: application/json\r\n";
-
-int http_status(ErrorCode code) noexcept {
-  switch (code) {
-    case ErrorCode::invalid_argument:
-    case ErrorCode::unsupported_model: return 400;
-    case ErrorCode::not_found: return 404;
-    case ErrorCode::unavailable:
-    case ErrorCode::out_of_memory:
-    case ErrorCode::resource_exhausted: return 503;
-    case ErrorCode::invalid_model:
-    case ErrorCode::backend_failure: return 500;
-  }
-  return 500;
-}
 
 void append_number(std::size_t number, std::string& out, int base = 10) {
   std::array<char, 24> text{};

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -67,7 +66,7 @@ class TransportAccount:
     latency_sum_s : float
         Time of all requests together.
     observer : callable or None
-        Called with everything that is added.
+        Called with everything that was answered.
     queued_rows : int or None
         Rows that wait in the queue that all transports share.
     queue_waits_s : tuple or None
@@ -112,18 +111,3 @@ class TransportAccount:
             for requests, rows, anomalies, errors, code, latency_s, ended_ns in counted["traced"]:
                 name = code_name(code) if errors and code else ""
                 self.observer(Answered(requests, rows, anomalies, errors, latency_s, name, ended_ns))
-
-    def add(
-        self, *, requests: int, rows: int, anomalies: int, errors: int, latency_s: float, code: str = ""
-    ) -> None:
-        """Account for `requests` requests that were answered together; `code` tells what all errors were."""
-        self.requests += requests
-        self.rows += rows
-        self.anomalies += anomalies
-        self.errors += errors
-        if errors and code:
-            self.error_codes[code] += errors
-        self.latency_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += requests
-        self.latency_sum_s += requests * latency_s
-        if self.observer is not None:
-            self.observer(Answered(requests, rows, anomalies, errors, latency_s, code))

@@ -111,7 +111,7 @@ class ServedModels:
         versions = self._by_name.setdefault(name, {})
         self._retire(versions.pop(version, None))
         versions[version] = model
-        self.table.put(name, version, detector.scorer)
+        self._put(model)
         if not self.default_name:
             self.set_default(name)
 
@@ -130,7 +130,7 @@ class ServedModels:
             return
         for version in wanted:
             versions[version] = model = versions.pop(version)
-            self.table.put(name, version, model.detector.scorer)
+            self._put(model)
 
     def set_default(self, name: str) -> None:
         """Let `name` answer requests that name no model."""
@@ -170,6 +170,15 @@ class ServedModels:
             for name, value in model.counts.items():
                 total[name] += value
         return total
+
+    def _put(self, model: ServedModel) -> None:
+        self.table.put(
+            model.name,
+            model.version,
+            model.detector.scorer,
+            reconstructs="output" in model.outputs,
+            p_values=model.detector.p_value_table,
+        )
 
     def _retire(self, model: ServedModel | None) -> None:
         if model is not None:

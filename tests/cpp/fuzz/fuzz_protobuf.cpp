@@ -28,10 +28,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view message(reinterpret_cast<const char*>(data) + 1, size - 1);
   const InferenceLimits limits{.max_rows = 1000};
   InferenceRequest request;
-  bool wants_more = false;
   switch (data[0] % 3) {
     case 0: static_cast<void>(decode_model_infer(message, *models, limits, request)); break;
-    case 1: static_cast<void>(decode_evaluate(message, *models, request, wants_more)); break;
+    case 1: static_cast<void>(decode_evaluate(message, *models, request)); break;
     default: static_cast<void>(decode_evaluate_batch(message, *models, limits, request)); break;
   }
   return 0;

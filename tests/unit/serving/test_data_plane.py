@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from datasentinel import Detector
-from datasentinel.errors import InvalidInputError
-from datasentinel.serving.accounts import LATENCY_BOUNDS_S, TransportAccount
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.models import warm_up
@@ -30,23 +28,6 @@ def test_the_warm_up_runs_the_model_and_is_not_counted(detector):
     detector.score(np.ones((5, D), dtype=np.float32))
     assert plane.counts["rows"] == 5
     assert plane.counts["batches"] == 1
-
-
-def test_evaluate_scores_one_row_and_accounts_for_it(detector):
-    plane = DataPlane(detector)
-    account = plane.account("grpc")
-    assert plane.account("grpc") is account
-    rows = np.random.default_rng(0).normal(0, 3, (50, D)).astype(np.float32)
-    for row in rows:
-        evaluation = plane.evaluate(row.tolist(), account)
-        assert evaluation.score == detector.score(row)[0]
-        assert evaluation.is_anomaly == detector.predict(row)[0]
-    with pytest.raises(InvalidInputError, match="expected 4 values per row, got 2"):
-        plane.evaluate([1.0, 2.0], account)
-    anomalies = int(np.count_nonzero(detector.predict(rows)))
-    assert (account.requests, account.rows, account.anomalies, account.errors) == (51, 50, anomalies, 1)
-    assert sum(account.latency_counts) == 51
-    assert account.latency_sum_s > 0
 
 
 def line_stream(plane: DataPlane) -> LineStream:
@@ -79,11 +60,8 @@ def test_a_line_stream_accounts_for_every_line_once(detector):
 def test_errors_are_counted_by_code(detector):
     plane = DataPlane(detector)
     line_stream(plane).feed(b"0 0 0 0\nbad\n1 2\n")
-    with pytest.raises(InvalidInputError):
-        plane.evaluate([1.0], plane.account("grpc"))
     assert plane.accounts["tcp"].error_codes == {"invalid_argument": 2}
     assert plane.accounts["tcp"].errors == 2
-    assert plane.accounts["grpc"].error_codes == {"invalid_argument": 1}
 
 
 def test_histograms_begin_after_the_warm_up(detector):
@@ -98,15 +76,3 @@ def test_histograms_begin_after_the_warm_up(detector):
     assert total == 200
     assert counts[bounds.index(128)] == 2
     assert sum(detector.scorer.histograms["compute_s"][1]) == 2
-
-
-@pytest.mark.parametrize(
-    ("latency_s", "bucket"),
-    [(0.0, 0), (LATENCY_BOUNDS_S[0], 0), (LATENCY_BOUNDS_S[0] * 1.01, 1), (1e9, len(LATENCY_BOUNDS_S))],
-)
-def test_a_latency_falls_into_the_bucket_whose_bound_it_does_not_exceed(latency_s, bucket):
-    account = TransportAccount()
-    account.add(requests=7, rows=7, anomalies=0, errors=0, latency_s=latency_s)
-    assert account.latency_counts[bucket] == 7
-    assert sum(account.latency_counts) == 7
-    assert account.latency_sum_s == 7 * latency_s

@@ -10,17 +10,16 @@ from google.protobuf.message import DecodeError, Message
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.oip import grpc_predict_v2_pb2 as oip_pb2
-from datasentinel.serving.control import health, health_pb2, oip, reflection, reflection_pb2, v1
-from datasentinel.v1 import inference_pb2
+from datasentinel.serving.control import health, health_pb2, oip, reflection, reflection_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.control.repository import ModelRepository
     from datasentinel.serving.data_plane import DataPlane
 
-_EVALUATE = f"/{v1.SERVICE}/Evaluate"
+# Its methods all carry rows, which the native session answers; it is known to health and reflection.
+_V1_SERVICE = "datasentinel.v1.InferenceService"
 
 
 class Kind(enum.Enum):
@@ -65,14 +64,11 @@ class Method:
             raise InvalidInputError(f"the message is not a valid {self.request.DESCRIPTOR.name}") from error
 
 
-def make_methods(
-    plane: DataPlane, repository: ModelRepository, account: TransportAccount, *, max_rows: int
-) -> dict[str, Method]:
+def make_methods(plane: DataPlane, repository: ModelRepository, *, max_rows: int) -> dict[str, Method]:
     """Make the table of the methods that the native session leaves to Python, by path."""
-    services = (oip.SERVICE, v1.SERVICE, health.SERVICE)
+    services = (oip.SERVICE, _V1_SERVICE, health.SERVICE)
     methods = [
         *_oip_methods(oip.OpenInference(plane, repository, max_rows=max_rows)),
-        Method(_EVALUATE, inference_pb2.EvaluateRequest, v1.Inference(plane, account).evaluate),
         *_health_methods(health.Health(plane, services)),
         *_reflection_methods(reflection.Reflection((*services, *reflection.SERVICES))),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from datasentinel.serving.data_plane import names_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from datasentinel.artifact import Artifact
@@ -159,15 +160,8 @@ class ModelRepository:
         """
         self._require_control()
         async with self._lock:
-            folders = self._find().get(name)
-            if folders is None:
-                raise ModelNotFoundError(f"no model {name!r} in the repository")
-            self._unloaded.discard(name)
-            for folder in folders:
-                self._failures.pop(folder, None)
-                self._served.pop(folder, None)
-            if problem := await self._update(name, folders):
-                raise problem
+            with self._told_to_clients():
+                await self._load_anew(name)
 
     async def unload(self, name: str) -> None:
         """Serve a model no longer, until it is loaded again; requests under way finish on it.
@@ -247,11 +241,30 @@ class ModelRepository:
 
     # ---------------------------------------------------------------------------------------------- inside
 
+    async def _load_anew(self, name: str) -> None:
+        folders = self._find().get(name)
+        if folders is None:
+            raise ModelNotFoundError(f"no model {name!r} in the repository")
+        self._unloaded.discard(name)
+        for folder in folders:
+            self._failures.pop(folder, None)
+            self._served.pop(folder, None)
+        if problem := await self._update(name, folders):
+            raise problem
+
     def _without_root(self, text: str) -> str:
         """Leave out where the repository lies, which is no client's business."""
         for root in {self._root.resolve(), self._root.absolute()}:
             text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name)
         return text
+
+    @contextmanager
+    def _told_to_clients(self) -> Iterator[None]:
+        """Leave out of an error where the repository lies."""
+        try:
+            yield
+        except DataSentinelError as error:
+            raise type(error)(self._without_root(str(error))) from error
 
     def _require_control(self) -> None:
         if not self._control:

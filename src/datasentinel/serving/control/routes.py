@@ -9,19 +9,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from datasentinel.errors import (
-    DataSentinelError,
-    InvalidInputError,
-    ModelNotFoundError,
-    NotAllowedError,
-    OutOfMemoryError,
-    ResourceExhaustedError,
-    UnsupportedModelError,
-)
+from datasentinel.errors import DataSentinelError, InvalidInputError
 from datasentinel.serving import auth
 from datasentinel.serving.control import metadata
 from datasentinel.serving.control.messages import TEXT, Response
 from datasentinel.serving.control.openapi import make_document
+from datasentinel.serving.control.status import status_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
@@ -37,17 +30,6 @@ _logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 _VITAL_PATHS = _HEALTH_PATHS | {"/metrics"}
-
-# The first class that fits tells the status.
-_STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
-    (InvalidInputError, HTTPStatus.BAD_REQUEST),
-    (UnsupportedModelError, HTTPStatus.BAD_REQUEST),
-    (ModelNotFoundError, HTTPStatus.NOT_FOUND),
-    (NotAllowedError, HTTPStatus.FORBIDDEN),
-    (ResourceExhaustedError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (OutOfMemoryError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +216,14 @@ def _answered_before(request: Request, found: Mapping[str, str]) -> Response:  #
 
 
 def refusal_of(error: Exception) -> Response:
-    """Give the response to a request that failed; log what is a fault of ours."""
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    """Return the response to a request that failed; log what is a fault of ours."""
+    status = status_of(error)
     if not isinstance(error, DataSentinelError):
         log(_logger, logging.ERROR, "request_failed", transport="http", exception=error)
-        return Response.error(status, "internal error")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Response.error(status.http, "internal error")
+    if status.is_fault_of_ours:
         log(_logger, logging.ERROR, "request_failed", transport="http", reason=error)
-    return Response.error(status, str(error))
+    return Response.error(status.http, str(error))
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:

@@ -1,17 +1,13 @@
-"""The one table from our errors to gRPC's status codes."""
+"""What each protocol calls an error: the native half's tables, by the classes of `datasentinel.errors`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
+from http import HTTPStatus
 
-from datasentinel.errors import (
-    InvalidInputError,
-    ModelNotFoundError,
-    NotAllowedError,
-    OutOfMemoryError,
-    ResourceExhaustedError,
-    UnsupportedModelError,
-)
+from datasentinel import errors
+from datasentinel.backend import error_table
 
 
 class Code(IntEnum):
@@ -19,26 +15,41 @@ class Code(IntEnum):
 
     OK = 0
     INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
 
-# The first class that fits tells the code.
-_CODES: tuple[tuple[type[Exception], Code], ...] = (
-    (InvalidInputError, Code.INVALID_ARGUMENT),
-    (UnsupportedModelError, Code.INVALID_ARGUMENT),
-    (ModelNotFoundError, Code.NOT_FOUND),
-    (NotAllowedError, Code.PERMISSION_DENIED),
-    (ResourceExhaustedError, Code.RESOURCE_EXHAUSTED),
-    (OutOfMemoryError, Code.RESOURCE_EXHAUSTED),
-    (Exception, Code.INTERNAL),
-)
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a request ends that fails with an error of one class.
+
+    Attributes
+    ----------
+    grpc : Code
+    http : HTTPStatus
+    """
+
+    grpc: Code
+    http: HTTPStatus
+
+    @property
+    def is_fault_of_ours(self) -> bool:
+        """Whether the log is to tell."""
+        return self.http >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def code_of(error: Exception) -> Code:
-    """Give the code of an error."""
-    return next(code for kind, code in _CODES if isinstance(error, kind))
+_STATUSES = {
+    getattr(errors, kind): Status(Code(grpc), HTTPStatus(http)) for kind, _, grpc, http in error_table()
+}
+_INTERNAL = Status(Code.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def status_of(error: Exception) -> Status:
+    """Return how a request ends that fails with `error`."""
+    return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), _INTERNAL)

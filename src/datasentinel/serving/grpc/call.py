@@ -6,18 +6,16 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from datasentinel.errors import DataSentinelError, InvalidInputError
 from datasentinel.serving.control.methods import Kind
-from datasentinel.serving.control.status import Code, code_of
-from datasentinel.serving.data_plane import INVALID
+from datasentinel.serving.control.status import Code, status_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.control.methods import Method
 
 _logger = logging.getLogger(__name__)
@@ -53,16 +51,13 @@ class Call:
     number : int
         The owner's name for the call.
     method : Method
-    account : TransportAccount
-        Where requests that cannot be decoded are counted.
     """
 
-    def __init__(self, owner: CallOwner, number: int, method: Method, account: TransportAccount) -> None:
+    def __init__(self, owner: CallOwner, number: int, method: Method) -> None:
         self.is_stream = method.kind is not Kind.UNARY
         self._owner = owner
         self._number = number
         self._method = method
-        self._account = account
         self._messages: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._ended = False
@@ -107,21 +102,14 @@ class Call:
         if method.kind is Kind.UNARY:
             await self._answer(messages[0])
             return
-        async for response in method.handler(self._decode(messages[0])):
+        async for response in method.handler(method.decode(messages[0])):
             self._owner.reply(self._number, response.SerializeToString())
 
     async def _answer(self, message: bytes) -> None:
-        response = self._method.handler(self._decode(message))
+        response = self._method.handler(self._method.decode(message))
         if inspect.isawaitable(response):
             response = await response
         self._owner.reply(self._number, response.SerializeToString())
-
-    def _decode(self, message: bytes) -> Any:  # noqa: ANN401  # a message of the method's type
-        try:
-            return self._method.decode(message)
-        except DataSentinelError:
-            self._account.add(requests=1, rows=0, anomalies=0, errors=1, latency_s=0.0, code=INVALID)
-            raise
 
     async def _requests(self) -> AsyncIterator[bytes]:
         while True:
@@ -136,11 +124,11 @@ class Call:
 
 
 def _report(error: Exception) -> CallEnd:
-    """Give what the client gets; log what is a fault of ours."""
-    code = code_of(error)
+    """Return what the client gets; log what is a fault of ours."""
+    status = status_of(error)
     if not isinstance(error, DataSentinelError):
         log(_logger, logging.ERROR, "request_failed", transport="grpc", exception=error)
-        return CallEnd(code, "internal error")
-    if code in (Code.INTERNAL, Code.RESOURCE_EXHAUSTED):
+        return CallEnd(status.grpc, "internal error")
+    if status.is_fault_of_ours:
         log(_logger, logging.ERROR, "request_failed", transport="grpc", reason=error)
-    return CallEnd(code, str(error))
+    return CallEnd(status.grpc, str(error))

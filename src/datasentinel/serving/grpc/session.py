@@ -25,7 +25,7 @@ from datasentinel.serving.connections.inflate import Inflater
 from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, UNFINISHED, Session
 from datasentinel.serving.control.methods import make_methods
-from datasentinel.serving.control.status import Code, code_of
+from datasentinel.serving.control.status import Code, status_of
 from datasentinel.serving.grpc.call import Call, CallEnd
 from datasentinel.serving.logs import log
 
@@ -52,8 +52,7 @@ _FULL = "too many connections, try again later; this one is for health alone"
 _Event: TypeAlias = "tuple[str, int, bytes, bool, list[tuple[bytes, bytes]]]"
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_DEADLINE_EXCEEDED, _UNIMPLEMENTED = 4, 12
-_CODE_NAMES = {code.value: code.name.lower() for code in Code} | {_DEADLINE_EXCEEDED: "deadline_exceeded"}
+_CODE_NAMES = {code.value: code.name.lower() for code in Code}
 
 _ADVICE = (
     "install it (apt install libnghttp2-14, dnf install libnghttp2, apk add nghttp2-libs, conda install "
@@ -114,8 +113,7 @@ class GrpcServer:
         settings: Settings,
         guard: Guard,
     ) -> None:
-        self.account = plane.account(NAME)
-        self.methods = make_methods(plane, repository, self.account, max_rows=settings.max_request_rows)
+        self.methods = make_methods(plane, repository, max_rows=settings.max_request_rows)
         self.settings = settings
         self.open_calls = 0
         self.inference = plane.inference
@@ -296,7 +294,7 @@ class GrpcStream(Session):
         name = path.decode("latin-1")
         method = self._server.methods.get(name)
         if method is None:
-            self._refuse(number, _UNIMPLEMENTED, f"unknown method {name}")
+            self._refuse(number, Code.UNIMPLEMENTED, f"unknown method {name}")
         # Health shares no fate with others' calls.
         elif self._server.open_calls >= self._server.settings.grpc_max_calls and not name.startswith(
             _HEALTH_PREFIX
@@ -304,7 +302,7 @@ class GrpcStream(Session):
             self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many calls at a time")
         else:
             self._server.open_calls += 1
-            self._calls[number] = Call(self, number, method, self._server.account)
+            self._calls[number] = Call(self, number, method)
 
     def _give_up(self, number: int) -> None:
         """Forget a call and stop its handler."""
@@ -326,7 +324,7 @@ class GrpcStream(Session):
                 return
         except (InvalidInputError, ResourceExhaustedError) as error:
             self._give_up(number)
-            self._refuse(number, code_of(error), str(error))
+            self._refuse(number, status_of(error).grpc, str(error))
         else:
             if number in self._calls:
                 self._put(number, bytes(message))

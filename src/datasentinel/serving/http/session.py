@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import datasentinel
 from datasentinel.backend import HttpService
-from datasentinel.errors import DataSentinelError
+from datasentinel.errors import DataSentinelError, ResourceExhaustedError
 from datasentinel.serving.connections.inflate import Inflater
 from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, EVENT, UNFINISHED, WAITING, Session
@@ -189,6 +189,8 @@ class HttpStream(Session):
     def _inflate(self, inflater: Inflater) -> bool:
         try:
             self._native.deliver(inflater.step(), is_last=inflater.done)
+        except ResourceExhaustedError as error:  # More than a body may have, and not our lack of room.
+            self._respond(Response.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)))
         except DataSentinelError as error:
             self._respond(refusal_of(error))
         if inflater.done or not self._native.state & WAITING:
