@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from datasentinel.detector import Detector
     from datasentinel.tables import Table
-    from datasentinel.tables.base import Block, Chunk, Part
+    from datasentinel.tables.base import Block, Part
+    from datasentinel.tables.chunk import Chunk
 
 
 @click.command()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
-from datasentinel.tables.base import Chunk, Dataset, Part, Table
+from datasentinel.tables.base import Dataset, Part, Table
+from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, Problems
 from datasentinel.tables.roles import Columns, LeftOut, Roles, assign
 from datasentinel.tables.sources import SAMPLE_BYTES, expand

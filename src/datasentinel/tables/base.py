@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from datasentinel import calendar_time
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
 from datasentinel.tables.calendar_column import CalendarColumn
+from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.problems import BadRow, ProblemKind, Problems
 from datasentinel.tables.roles import judge_values
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from datasentinel.tables.roles import Columns, Roles
-    from datasentinel.types import BoolArray, Float64Array, Int64Array
+    from datasentinel.types import BoolArray, Float64Array
 
 # Values a block: 1 MiB of float32, which stays in a core's cache while columns are put into rows.
 _BLOCK_VALUES = 1 << 18
@@ -46,43 +47,6 @@ class Block:
     part: Part
     content: Any
     share_read: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A run of consecutive rows of a table.
-
-    Attributes
-    ----------
-    num_rows : int
-        How many rows these are, good and bad.
-    first_row : int
-        Position of the first one among the table's data rows, from 0.
-    rows : int64 array, shape [n]
-        Positions of the good rows.
-    values : float32 or float64 array, shape [n, D]
-        The good rows' features, finite also as float32.
-    kept : mapping of str to sequence
-        The columns handed through, by name, all `num_rows` values: a list, or an Arrow array.
-    label_values : list of (str or float), or None
-        The good rows' labels, not yet decoded.
-    bad : sequence of BadRow
-        The rows in between that cannot be used.
-    num_lines : int
-        Lines of text that were read for it.
-    share_read : float
-        How much of the table has been read after this chunk, between 0 and 1.
-    """
-
-    num_rows: int
-    rows: Int64Array
-    values: npt.NDArray[Any]
-    bad: Sequence[BadRow] = ()
-    kept: dict[str, Any] = field(default_factory=dict)
-    label_values: list[str | float] | None = None
-    first_row: int = 0
-    num_lines: int = 0
-    share_read: float = 0.0
 
 
 @dataclass(frozen=True)

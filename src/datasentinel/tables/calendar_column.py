@@ -11,7 +11,7 @@ from datasentinel.calendar_time import second_of_week
 from datasentinel.tables.problems import BadRow, ProblemKind
 
 if TYPE_CHECKING:
-    from datasentinel.tables.base import Chunk
+    from datasentinel.tables.chunk import Chunk
 
 
 @dataclass(frozen=True)

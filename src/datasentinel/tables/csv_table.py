@@ -10,7 +10,8 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.base import Chunk, Part, empty_label
+from datasentinel.tables.base import Part, empty_label
+from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
-from datasentinel.tables.base import Chunk, Part, describe_number, empty_label
+from datasentinel.tables.base import Part, describe_number, empty_label
+from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
 from datasentinel.tables.roles import SampleColumn
 

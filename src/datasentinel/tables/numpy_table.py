@@ -9,7 +9,7 @@ import numpy as np
 
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
-from datasentinel.tables.base import Chunk, Part, block_rows_for, split_off_bad
+from datasentinel.tables.base import Part, block_rows_for, split_off_bad
 from datasentinel.tables.roles import Columns, SampleColumn
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from datasentinel.tables.chunk import Chunk
     from datasentinel.tables.sources import Source
 
 _SAMPLE_ROWS = 1000

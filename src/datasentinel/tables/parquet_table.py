@@ -10,7 +10,7 @@ import numpy as np
 
 from datasentinel.errors import DataError, MissingDependencyError
 from datasentinel.tables import labels
-from datasentinel.tables.base import Chunk, Part, block_rows_for, split_off_bad
+from datasentinel.tables.base import Part, block_rows_for, split_off_bad
 from datasentinel.tables.roles import SampleColumn
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from datasentinel.tables.chunk import Chunk
     from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
 

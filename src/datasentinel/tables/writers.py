@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from datasentinel.reasons import Reason
-    from datasentinel.tables.base import Chunk
+    from datasentinel.tables.chunk import Chunk
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 PARQUET_SUFFIXES = (".parquet", ".pq")

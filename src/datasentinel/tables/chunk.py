@@ -1,0 +1,51 @@
+"""A piece of a table, as it goes from reading to scoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from datasentinel.tables.problems import BadRow
+    from datasentinel.types import Int64Array
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of consecutive rows of a table.
+
+    Attributes
+    ----------
+    num_rows : int
+        How many rows these are, good and bad.
+    first_row : int
+        Position of the first one among the table's data rows, from 0.
+    rows : int64 array, shape [n]
+        Positions of the good rows.
+    values : float32 or float64 array, shape [n, D]
+        The good rows' features, finite also as float32.
+    kept : mapping of str to sequence
+        The columns handed through, by name, all `num_rows` values: a list, or an Arrow array.
+    label_values : list of (str or float), or None
+        The good rows' labels, not yet decoded.
+    bad : sequence of BadRow
+        The rows in between that cannot be used.
+    num_lines : int
+        Lines of text that were read for it.
+    share_read : float
+        How much of the table has been read after this chunk, between 0 and 1.
+    """
+
+    num_rows: int
+    rows: Int64Array
+    values: npt.NDArray[Any]
+    bad: Sequence[BadRow] = ()
+    kept: dict[str, Any] = field(default_factory=dict)
+    label_values: list[str | float] | None = None
+    first_row: int = 0
+    num_lines: int = 0
+    share_read: float = 0.0
