@@ -12,8 +12,9 @@ static_assert(std::endian::native == std::endian::little, "protobuf's fixed-widt
 
 enum class WireType : std::uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
 
-/// Walks the fields of one serialised message, borrowed. It never reads outside of it and never throws:
-/// after `next` has said false, `ok` tells a complete message from a broken one.
+/// Walks the fields of one serialised message, borrowed. Every length is checked against what is left, so it
+/// never reads outside of the message, and it never throws: after `next` has said false, `ok` tells a
+/// complete message from a broken one.
 class Reader {
  public:
   explicit Reader(std::string_view message) noexcept : rest_(message) {}
@@ -22,24 +23,26 @@ class Reader {
   [[nodiscard]] bool next() noexcept {
     if (rest_.empty()) return false;
     std::uint64_t tag = 0;
-    if (!read_varint(tag)) return fail();
+    if (!read_varint(tag)) return false;
     const std::uint64_t number = tag >> 3;
-    if (number == 0 || number > 0x1FFFFFFF) return fail();
+    if (number == 0 || number > 0x1FFFFFFF) return fail("a field has an impossible number");
     number_ = static_cast<std::uint32_t>(number);
     switch (tag & 7) {
-      case 0: type_ = WireType::varint; return read_varint(scalar_) || fail();
-      case 1: type_ = WireType::fixed64; return take(8) || fail();
+      case 0: type_ = WireType::varint; return read_varint(scalar_);
+      case 1: type_ = WireType::fixed64; return take(8);
       case 2: {
         type_ = WireType::bytes;
         std::uint64_t size = 0;
-        return (read_varint(size) && take(size)) || fail();
+        return read_varint(size) && take(size);
       }
-      case 5: type_ = WireType::fixed32; return take(4) || fail();
-      default: return fail();
+      case 5: type_ = WireType::fixed32; return take(4);
+      default: return fail("a field has an unknown wire type");
     }
   }
 
-  [[nodiscard]] bool ok() const noexcept { return ok_; }
+  [[nodiscard]] bool ok() const noexcept { return problem_ == nullptr; }
+  /// What is wrong with the message; null where nothing is.
+  [[nodiscard]] const char* problem() const noexcept { return problem_; }
 
   [[nodiscard]] std::uint32_t number() const noexcept { return number_; }
   [[nodiscard]] WireType type() const noexcept { return type_; }
@@ -67,17 +70,21 @@ class Reader {
   }
 
  private:
-  [[nodiscard]] bool read_varint(std::uint64_t& value) noexcept { return take_varint(rest_, value); }
+  [[nodiscard]] bool read_varint(std::uint64_t& value) noexcept {
+    constexpr std::size_t kLongest = 10;
+    return take_varint(rest_, value) ||
+           fail(rest_.size() < kLongest ? "a number is cut off" : "a number has more than 64 bits");
+  }
 
   [[nodiscard]] bool take(std::uint64_t size) noexcept {
-    if (size > rest_.size()) return false;
+    if (size > rest_.size()) return fail("it is cut off, or a length in it is wrong");
     bytes_ = rest_.substr(0, static_cast<std::size_t>(size));
     rest_.remove_prefix(static_cast<std::size_t>(size));
     return true;
   }
 
-  [[nodiscard]] bool fail() noexcept {
-    ok_ = false;
+  [[nodiscard]] bool fail(const char* problem) noexcept {
+    problem_ = problem;
     rest_ = {};
     return false;
   }
@@ -87,7 +94,7 @@ class Reader {
   std::uint64_t scalar_ = 0;
   std::uint32_t number_ = 0;
   WireType type_ = WireType::varint;
-  bool ok_ = true;
+  const char* problem_ = nullptr;
 };
 
 [[nodiscard]] constexpr std::size_t varint_size(std::uint64_t value) noexcept {

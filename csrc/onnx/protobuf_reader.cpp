@@ -1,6 +1,5 @@
 #include "onnx/protobuf_reader.h"
 
-#include <bit>
 #include <cstring>
 
 #include "core/error.h"
@@ -9,114 +8,74 @@
 namespace datasentinel::onnx {
 namespace {
 
+using protobuf::WireType;
+
 [[noreturn]] void fail(const std::string& what) {
   throw Error(ErrorCode::invalid_model, "not a valid ONNX file: " + what);
 }
 
-template <typename Word>
-Word little_endian(std::span<const std::byte> bytes) noexcept {
-  Word word = 0;
-  for (std::size_t i = 0; i < sizeof(Word); ++i) {
-    word |= static_cast<Word>(std::to_integer<Word>(bytes[i]) << (8 * i));
-  }
-  return word;
+/// Appends the values of a packed list, or the one that `bytes` holds.
+template <typename Value>
+void append(std::string_view bytes, std::vector<Value>& values) {
+  if (bytes.size() % sizeof(Value) != 0) fail("a packed list of numbers is cut off");
+  const std::size_t before = values.size();
+  values.resize(before + bytes.size() / sizeof(Value));
+  if (!bytes.empty()) std::memcpy(values.data() + before, bytes.data(), bytes.size());
 }
 
 }  // namespace
 
 void Field::require(WireType type) const {
-  if (type_ != type) fail("field " + std::to_string(number_) + " has an unexpected wire type");
+  if (field_.type() != type) fail("field " + std::to_string(number()) + " has an unexpected wire type");
+}
+
+std::string_view Field::content(WireType type) const {
+  require(type);
+  return field_.bytes();
 }
 
 std::int64_t Field::as_int64() const {
   require(WireType::varint);
-  return static_cast<std::int64_t>(scalar_);
+  return static_cast<std::int64_t>(field_.varint());
 }
 
 float Field::as_float() const {
-  require(WireType::fixed32);
-  return std::bit_cast<float>(static_cast<std::uint32_t>(scalar_));
+  float value = 0;
+  std::memcpy(&value, content(WireType::fixed32).data(), sizeof(value));
+  return value;
 }
 
 std::span<const std::byte> Field::as_bytes() const {
-  require(WireType::bytes);
-  return bytes_;
+  const std::string_view bytes = content(WireType::bytes);
+  return {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()};
 }
 
 std::string Field::as_string() const {
-  require(WireType::bytes);
-  std::string text(bytes_.size(), '\0');
-  if (!bytes_.empty()) std::memcpy(text.data(), bytes_.data(), bytes_.size());
-  if (!is_utf8(text)) fail("field " + std::to_string(number_) + " is not UTF-8 text");
+  std::string text(content(WireType::bytes));
+  if (!is_utf8(text)) fail("field " + std::to_string(number()) + " is not UTF-8 text");
   return text;
 }
 
 void Field::append_to(std::vector<std::int64_t>& values) const {
-  if (type_ == WireType::varint) {
-    values.push_back(static_cast<std::int64_t>(scalar_));
-    return;
+  if (field_.type() == WireType::varint) return values.push_back(as_int64());
+  std::string_view packed = content(WireType::bytes);
+  for (std::uint64_t value = 0; !packed.empty(); values.push_back(static_cast<std::int64_t>(value))) {
+    if (!protobuf::Reader::take_varint(packed, value)) fail("a packed list of numbers is cut off");
   }
-  ProtobufReader packed(as_bytes());
-  while (!packed.rest_.empty()) values.push_back(static_cast<std::int64_t>(packed.read_varint()));
 }
 
 void Field::append_to(std::vector<float>& values) const {
-  if (type_ == WireType::fixed32) {
-    values.push_back(as_float());
-    return;
-  }
-  const auto packed = as_bytes();
-  if (packed.size() % sizeof(float) != 0) fail("a packed list of floats is cut off");
-  for (std::size_t i = 0; i < packed.size(); i += sizeof(float)) {
-    values.push_back(std::bit_cast<float>(little_endian<std::uint32_t>(packed.subspan(i))));
-  }
+  append(content(field_.type() == WireType::fixed32 ? WireType::fixed32 : WireType::bytes), values);
 }
 
 void Field::append_to(std::vector<double>& values) const {
-  if (type_ == WireType::fixed64) {
-    values.push_back(std::bit_cast<double>(scalar_));
-    return;
-  }
-  const auto packed = as_bytes();
-  if (packed.size() % sizeof(double) != 0) fail("a packed list of doubles is cut off");
-  for (std::size_t i = 0; i < packed.size(); i += sizeof(double)) {
-    values.push_back(std::bit_cast<double>(little_endian<std::uint64_t>(packed.subspan(i))));
-  }
+  append(content(field_.type() == WireType::fixed64 ? WireType::fixed64 : WireType::bytes), values);
 }
 
 std::optional<Field> ProtobufReader::next() {
-  if (rest_.empty()) return std::nullopt;
-  const std::uint64_t tag = read_varint();
-  const std::uint64_t number = tag >> 3;
-  if (number == 0 || number > 0x1FFFFFFF) fail("a field has an impossible number");
-  const auto field = [number](WireType type, std::uint64_t scalar, std::span<const std::byte> bytes) {
-    return Field(static_cast<std::uint32_t>(number), type, scalar, bytes);
-  };
-  switch (tag & 7) {
-    case 0: return field(WireType::varint, read_varint(), {});
-    case 1: return field(WireType::fixed64, little_endian<std::uint64_t>(take(8)), {});
-    case 2: return field(WireType::bytes, 0, take(read_varint()));
-    case 5: return field(WireType::fixed32, little_endian<std::uint32_t>(take(4)), {});
-    default: fail("a field has an unknown wire type");
-  }
-}
-
-std::uint64_t ProtobufReader::read_varint() {
-  std::uint64_t value = 0;
-  for (unsigned shift = 0; shift < 64; shift += 7) {
-    const auto byte = std::to_integer<std::uint64_t>(take(1)[0]);
-    if (shift == 63 && byte > 1) break;
-    value |= (byte & 0x7F) << shift;
-    if (byte < 0x80) return value;
-  }
-  fail("a number has more than 64 bits");
-}
-
-std::span<const std::byte> ProtobufReader::take(std::uint64_t size) {
-  if (size > rest_.size()) fail("it is cut off, or a length in it is wrong");
-  const auto taken = rest_.first(static_cast<std::size_t>(size));
-  rest_ = rest_.subspan(static_cast<std::size_t>(size));
-  return taken;
+  if (reader_.next()) return Field(reader_);
+  if (!reader_.ok()) fail(reader_.problem());
+  return std::nullopt;
 }
 
 }  // namespace datasentinel::onnx

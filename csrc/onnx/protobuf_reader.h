@@ -5,20 +5,20 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "core/protobuf.h"
 
 namespace datasentinel::onnx {
 
-enum class WireType : std::uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
-
-/// One decoded field of a protobuf message. The accessors throw Error{invalid_model} when the field was
-/// written with another wire type. `bytes` borrows from the message.
+/// One field of a protobuf message, where it has the type that ONNX gives it: the accessors throw
+/// Error{invalid_model} when it was written with another wire type. `as_bytes` borrows from the message.
 class Field {
  public:
-  Field(std::uint32_t number, WireType type, std::uint64_t scalar, std::span<const std::byte> bytes)
-      : number_(number), type_(type), scalar_(scalar), bytes_(bytes) {}
+  explicit Field(const protobuf::Reader& at) noexcept : field_(at) {}
 
-  [[nodiscard]] std::uint32_t number() const noexcept { return number_; }
+  [[nodiscard]] std::uint32_t number() const noexcept { return field_.number(); }
   [[nodiscard]] std::int64_t as_int64() const;
   [[nodiscard]] float as_float() const;
   [[nodiscard]] std::span<const std::byte> as_bytes() const;
@@ -31,29 +31,24 @@ class Field {
   void append_to(std::vector<double>& values) const;
 
  private:
-  void require(WireType type) const;
+  void require(protobuf::WireType type) const;
+  /// The bytes of a field that must have this type.
+  [[nodiscard]] std::string_view content(protobuf::WireType type) const;
 
-  std::uint32_t number_;
-  WireType type_;
-  std::uint64_t scalar_;
-  std::span<const std::byte> bytes_;
+  protobuf::Reader field_;
 };
 
-/// Walks the fields of one serialised protobuf message. Every length is checked against what is left of the
-/// message, so it never reads outside of it. Throws Error{invalid_model}.
+/// Walks the fields of one serialised protobuf message. Throws Error{invalid_model} where it is broken.
 class ProtobufReader {
  public:
-  explicit ProtobufReader(std::span<const std::byte> message) : rest_(message) {}
+  explicit ProtobufReader(std::span<const std::byte> message) noexcept
+      : reader_({reinterpret_cast<const char*>(message.data()), message.size()}) {}
 
   /// The next field, or nothing at the end of the message.
   [[nodiscard]] std::optional<Field> next();
 
  private:
-  friend class Field;
-  [[nodiscard]] std::uint64_t read_varint();
-  [[nodiscard]] std::span<const std::byte> take(std::uint64_t size);
-
-  std::span<const std::byte> rest_;
+  protobuf::Reader reader_;
 };
 
 }  // namespace datasentinel::onnx

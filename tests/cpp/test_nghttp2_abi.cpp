@@ -48,6 +48,7 @@ DATASENTINEL_NGHTTP2_LATER_FUNCTIONS(CHECK_FUNCTION)
 static_assert(CalledAlike<OnBeginHeaders, nghttp2_on_begin_headers_callback>::value);
 static_assert(CalledAlike<OnHeader, nghttp2_on_header_callback>::value);
 static_assert(CalledAlike<OnDataChunk, nghttp2_on_data_chunk_recv_callback>::value);
+static_assert(CalledAlike<SendData, nghttp2_send_data_callback>::value);
 static_assert(CalledAlike<OnFrame, nghttp2_on_frame_recv_callback>::value);
 static_assert(CalledAlike<OnFrame, nghttp2_on_frame_send_callback>::value);
 static_assert(CalledAlike<OnStreamClose, nghttp2_on_stream_close_callback>::value);
@@ -85,6 +86,8 @@ static_assert(kErrorCallback == NGHTTP2_ERR_CALLBACK_FAILURE);
 static_assert(kNoFlags == NGHTTP2_FLAG_NONE);
 static_assert(kFlagEndStream == NGHTTP2_FLAG_END_STREAM);
 static_assert(kFlagAck == NGHTTP2_FLAG_ACK);
+static_assert(kErrorWouldBlock == NGHTTP2_ERR_WOULDBLOCK);
+static_assert(kDataNoCopy == NGHTTP2_DATA_FLAG_NO_COPY);
 static_assert(kDataEnd == NGHTTP2_DATA_FLAG_EOF);
 static_assert(kDataNoEndStream == NGHTTP2_DATA_FLAG_NO_END_STREAM);
 static_assert(kBorrowedName == NGHTTP2_NV_FLAG_NO_COPY_NAME);

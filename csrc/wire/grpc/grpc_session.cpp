@@ -71,7 +71,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
       const std::string_view piece = bytes.substr(0, kPieceBytes);
       connection_.receive(piece);
       bytes.remove_prefix(piece.size());
-      if (turn.over() || events_.size() > kMaxEvents) break;
+      if (bytes.empty() || turn.over() || events_.size() > kMaxEvents) break;
     }
     if (!connection_.closed()) input_ = bytes;
     score_ready();

@@ -158,32 +158,44 @@ struct Http2Connection::Callbacks {
     return guarded([&] { self(user).handler_.close_stream(*found); });
   }
 
-  static ssize_t read_out(nghttp2::Session* session, std::int32_t id, std::uint8_t* buffer, std::size_t room,
-                          std::uint32_t* flags, nghttp2::DataSource* source, void* user) {
+  /// Tells how much of a response's body goes into its next frame; `send_data` takes it.
+  static ssize_t read_out(nghttp2::Session* session, std::int32_t id, std::uint8_t* /*buffer*/,
+                          std::size_t room, std::uint32_t* flags, nghttp2::DataSource* source, void* user) {
     auto& sending = *static_cast<Http2Stream*>(source->ptr);
     const std::size_t size = std::min(room, sending.unsent());
-    std::memcpy(buffer, sending.out.data() + sending.out_start, size);
-    sending.out_start += size;
-    self(user).progress_ += size;
-    if (sending.unsent() != 0) return static_cast<ssize_t>(size);
-    sending.out_start = 0;
-    empty_buffer(sending.out);
-    const int result = guarded([&] {
-      if (sending.finished) {
-        *flags |= nghttp2::kDataEnd | nghttp2::kDataNoEndStream;
+    if (size != 0) *flags |= nghttp2::kDataNoCopy;
+    if (size != sending.unsent()) return static_cast<ssize_t>(size);
+    if (sending.finished) {
+      *flags |= nghttp2::kDataEnd | nghttp2::kDataNoEndStream;
+      const int result = guarded([&] {
         std::array<nghttp2::HeaderField, 5> fields;
         self(user).api_->check(
             self(user).api_->submit_trailer(session, id, fields.data(), trailers(sending, fields, 0)));
-      } else {
-        self(user).give_credit(sending);
-      }
-    });
-    if (result != 0) return result;
-    if (size == 0 && !sending.finished) {
+      });
+      if (result != 0) return result;
+    } else if (size == 0) {
       sending.deferred = true;
       return nghttp2::kErrorDeferred;
     }
     return static_cast<ssize_t>(size);
+  }
+
+  /// Copies a frame of a response's body to where it is sent from, if there is room.
+  static int send_data(nghttp2::Session* /*session*/, nghttp2::Frame* /*frame*/, const std::uint8_t* header,
+                       std::size_t size, nghttp2::DataSource* source, void* user) {
+    auto& sending = *static_cast<Http2Stream*>(source->ptr);
+    if (self(user).out_->size() >= self(user).max_out_) return nghttp2::kErrorWouldBlock;
+    return guarded([&] {
+      constexpr std::size_t kFrameHeaderBytes = 9;
+      self(user).out_->append(view(header, kFrameHeaderBytes));
+      self(user).out_->append(sending.out, sending.out_start, size);
+      sending.out_start += size;
+      self(user).progress_ += size;
+      if (sending.unsent() != 0) return;
+      sending.out_start = 0;
+      empty_buffer(sending.out);
+      if (!sending.finished) self(user).give_credit(sending);
+    });
   }
 };
 
@@ -201,6 +213,7 @@ Http2Connection::Http2Connection(std::shared_ptr<const nghttp2::Api> api, Http2H
   library.session_callbacks_set_on_frame_recv_callback(callbacks, &Callbacks::on_frame);
   library.session_callbacks_set_on_frame_send_callback(callbacks, &Callbacks::on_frame_sent);
   library.session_callbacks_set_on_stream_close_callback(callbacks, &Callbacks::on_close);
+  library.session_callbacks_set_send_data_callback(callbacks, &Callbacks::send_data);
 
   nghttp2::Option* option = nullptr;
   library.check(library.option_new(&option));
@@ -235,16 +248,18 @@ void Http2Connection::receive(std::string_view bytes) {
 }
 
 bool Http2Connection::send(std::string& out, std::size_t max_bytes) {
-  const std::uint8_t* data = nullptr;
   const std::size_t start = out.size();
-  while (out.size() - start < max_bytes) {
-    const ssize_t size = api_->session_mem_send(session_.get(), &data);
-    failed_ |= size < 0;
-    if (size <= 0) return false;
-    idle_frames_ -= static_cast<double>(size) * kEarnedByByte;
-    out.append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
+  out_ = &out;
+  max_out_ = start + max_bytes;
+  ssize_t size = 1;
+  while (size > 0 && out.size() < max_out_) {
+    const std::uint8_t* data = nullptr;
+    size = api_->session_mem_send(session_.get(), &data);
+    if (size > 0) out.append(view(data, static_cast<std::size_t>(size)));
   }
-  return true;
+  failed_ |= size < 0;
+  idle_frames_ -= static_cast<double>(out.size() - start) * kEarnedByByte;
+  return out.size() >= max_out_;
 }
 
 void Http2Connection::push(Http2Stream& stream) {

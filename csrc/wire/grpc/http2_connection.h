@@ -128,6 +128,8 @@ class Http2Connection {
   Http2Handler& handler_;
   Http2Limits limits_;
   std::unique_ptr<nghttp2::Session, Free> session_;
+  std::string* out_ = nullptr;  ///< Where `send` appends, up to `max_out_` and a frame.
+  std::size_t max_out_ = 0;
   bool failed_ = false;
   bool hung_up_ = false;
   bool greeted_ = false;

@@ -89,8 +89,11 @@ using OnHeader = int (*)(Session* session, const Frame* frame, const std::uint8_
 using OnDataChunk = int (*)(Session* session, std::uint8_t flags, std::int32_t stream_id,
                             const std::uint8_t* data, std::size_t size, void* user);
 using OnFrame = int (*)(Session* session, const Frame* frame, void* user);
+using SendData = int (*)(Session* session, Frame* frame, const std::uint8_t* frame_header, std::size_t size,
+                         DataSource* source, void* user);
 using OnStreamClose = int (*)(Session* session, std::int32_t stream_id, std::uint32_t error, void* user);
 
+inline constexpr int kErrorWouldBlock = -504;    // NGHTTP2_ERR_WOULDBLOCK
 inline constexpr int kErrorDeferred = -508;      // NGHTTP2_ERR_DEFERRED
 inline constexpr int kErrorTemporal = -521;      // NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
 inline constexpr int kErrorNoMemory = -901;      // NGHTTP2_ERR_NOMEM
@@ -100,6 +103,7 @@ inline constexpr int kFlagEndStream = 1;         // NGHTTP2_FLAG_END_STREAM
 inline constexpr int kFlagAck = 1;               // NGHTTP2_FLAG_ACK
 inline constexpr int kDataEnd = 1;               // NGHTTP2_DATA_FLAG_EOF
 inline constexpr int kDataNoEndStream = 2;       // NGHTTP2_DATA_FLAG_NO_END_STREAM
+inline constexpr int kDataNoCopy = 4;            // NGHTTP2_DATA_FLAG_NO_COPY
 inline constexpr int kBorrowedName = 2;          // NGHTTP2_NV_FLAG_NO_COPY_NAME
 inline constexpr int kBorrowedValue = 4;         // NGHTTP2_NV_FLAG_NO_COPY_VALUE
 inline constexpr int kRequestHeaders = 0;        // NGHTTP2_HCAT_REQUEST
@@ -128,6 +132,7 @@ inline constexpr int kNoRfc7540Priorities = 9;   // NGHTTP2_SETTINGS_NO_RFC7540_
   X(session_callbacks_set_on_frame_recv_callback, void, Callbacks*, OnFrame)                            \
   X(session_callbacks_set_on_frame_send_callback, void, Callbacks*, OnFrame)                            \
   X(session_callbacks_set_on_stream_close_callback, void, Callbacks*, OnStreamClose)                    \
+  X(session_callbacks_set_send_data_callback, void, Callbacks*, SendData)                               \
   X(option_new, int, Option**)                                                                          \
   X(option_del, void, Option*)                                                                          \
   X(option_set_no_auto_window_update, void, Option*, int)                                               \

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from datasentinel.serving.connections.addresses import Address
 from datasentinel.serving.connections.tls import TlsChannel
+from datasentinel.serving.connections.turns import RECEIVING_S_PER_BYTE
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -155,11 +156,12 @@ class Connection(asyncio.Protocol):
             return
         if replies:
             self._transport.write(replies)
-        self._turns.charge(self, started_s, len(data))
         if state == 0:
             self.last_active_s = self._loop.time()
         elif self._settle(session, replied=bool(replies)):
             self._turns.enqueue(self)
+        # Nobody waited meanwhile, so it is not held against this connection.
+        self._turns.spend(monotonic() - started_s + len(data) * RECEIVING_S_PER_BYTE)
 
     def _wake(self) -> None:
         if not self._closing and self._session is not None:
@@ -191,12 +193,13 @@ class Connection(asyncio.Protocol):
 
     def _settle(self, session: Session, *, replied: bool) -> bool:
         """See to what a turn has left; tell whether there is more to do."""
-        if session.progressed:
-            self.last_active_s = self._loop.time()
         self._at_rest = session.state == 0 and not (self._reading_paused or self._ended)
         if self._at_rest:
+            self.last_active_s = self._loop.time()
             self.receiving_since_s = None
             return False
+        if session.progressed:
+            self.last_active_s = self._loop.time()
         self._regulate_reading(session)
         if session.unfinished:
             self.receiving_since_s = None  # The time that it takes from now on is ours.

@@ -15,8 +15,8 @@ from typing import Protocol
 
 # So long turns are taken one after the other before the loop looks at its other sockets again.
 _BURST_S = 0.002
-# What receiving costs before a turn can begin: a copy out of the kernel and one into Python's bytes.
-_RECEIVING_S_PER_BYTE = 4e-10
+#: What receiving costs before a turn can begin: a copy out of the kernel and one into Python's bytes.
+RECEIVING_S_PER_BYTE = 4e-10
 
 
 class TurnTaker(Protocol):
@@ -44,7 +44,7 @@ class Turns:
     ----------
     free : bool
         Whether nobody waits and the loop is not late: who has something to do may take a turn at once, and
-        then `charge` it.
+        `spend` it.
     """
 
     def __init__(self) -> None:
@@ -67,22 +67,18 @@ class Turns:
         if self.free:
             self._give_turn(taker, monotonic(), received_bytes)
             return
-        receiving_s = received_bytes * _RECEIVING_S_PER_BYTE
+        receiving_s = received_bytes * RECEIVING_S_PER_BYTE
         self._burst_s += receiving_s
         taker.used_s += receiving_s
         if not taker.waiting:
             self.enqueue(taker)
 
-    def charge(self, taker: TurnTaker, started_s: float, received_bytes: int = 0) -> float:
-        """Count a turn that began at `started_s`, by the monotonic clock, and is over; return the time."""
-        ended_s = monotonic()
-        spent_s = ended_s - started_s + received_bytes * _RECEIVING_S_PER_BYTE
-        self._virtual_s = max(self._virtual_s, taker.used_s)
-        taker.used_s = self._virtual_s + spent_s
+    def spend(self, spent_s: float) -> None:
+        """Count the loop's time that was used, so that it looks at its other sockets in time."""
         self._burst_s += spent_s
-        if self._burst_s > _BURST_S:
-            self.free = False
-        return ended_s
+        if self._burst_s > _BURST_S / 2:
+            self.free = self.free and self._burst_s <= _BURST_S
+            self._schedule_tick()  # In time, where the loop is about to look at its sockets anyway.
 
     def enqueue(self, taker: TurnTaker) -> None:
         """Give a turn to who has more to do, when those have had theirs who have used less."""
@@ -101,8 +97,12 @@ class Turns:
 
     def _give_turn(self, taker: TurnTaker, started_s: float, received_bytes: int = 0) -> float:
         """Return when the turn was over."""
+        self._virtual_s = max(self._virtual_s, taker.used_s)
         more = taker.take_turn()
-        ended_s = self.charge(taker, started_s, received_bytes)
+        ended_s = monotonic()
+        spent_s = ended_s - started_s + received_bytes * RECEIVING_S_PER_BYTE
+        taker.used_s = self._virtual_s + spent_s
+        self.spend(spent_s)
         if more and not taker.waiting:
             self.enqueue(taker)
         return ended_s
