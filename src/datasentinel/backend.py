@@ -62,7 +62,7 @@ def _registry() -> _native.Registry:
 
 
 def backends() -> list[BackendStatus]:
-    """Tell for every backend whether it can run here, and if not, why.
+    """Report for every backend whether it can run here, and if not, why.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def backends() -> list[BackendStatus]:
 
 
 def build_info() -> dict[str, str]:
-    """Tell how the extension was built: version, compiler, build type."""
+    """Return how the extension was built: version, compiler, build type."""
     return _native.build_info()
 
 

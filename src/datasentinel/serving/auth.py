@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel.errors import SettingsError
 from datasentinel.serving.logs import log
+from datasentinel.serving.stamps import stamp_of
 
 if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
@@ -43,7 +44,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = stamp_of(path)
         self._digests = _digests(path)
         if not self._digests:
             raise SettingsError(f"token_file: {path}: holds no token")
@@ -55,7 +56,7 @@ class Tokens:
         return cls(Path(settings.token_file)) if settings.token_file else None
 
     def accept(self, authorization: str | bytes | None) -> bool:
-        """Tell whether an `Authorization` header, or gRPC's metadata of that name, holds a valid token."""
+        """Return whether an `Authorization` header, or gRPC's metadata of that name, holds a valid token."""
         if monotonic() >= self._next_look_s:
             self.refresh()
         if authorization is None:
@@ -73,7 +74,7 @@ class Tokens:
     def refresh(self) -> None:
         """Read the file again if it has changed."""
         self._next_look_s = monotonic() + _LOOK_AGAIN_S
-        stamp = _stamp(self._path)
+        stamp = stamp_of(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -83,15 +84,6 @@ class Tokens:
             log(_logger, logging.ERROR, "tokens_not_reloaded", reason=error)
         else:
             log(_logger, logging.INFO, "tokens_reloaded", file=self._path, tokens=len(self._digests))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Give what changes with the file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _digests(path: Path) -> list[bytes]:

@@ -51,7 +51,7 @@ class Guard:
         return None if self.tls is None else self.tls.context(protocols)
 
     def admits(self, authorization: str | bytes | None) -> bool:
-        """Tell whether a request with this `Authorization` header, or none, may pass."""
+        """Return whether a request with this `Authorization` header, or none, may pass."""
         if self.tokens is None or self.tokens.accept(authorization):
             return True
         self.failed_logins += 1

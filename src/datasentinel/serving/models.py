@@ -138,7 +138,7 @@ class ServedModels:
         self.table.set_default(name)
 
     def find(self, name: str = "", version: str = "") -> ServedModel:
-        """Give the model for a request: an empty name is the default's, an empty version the latest.
+        """Return the model for a request: an empty name is the default's, an empty version the latest.
 
         Raises
         ------

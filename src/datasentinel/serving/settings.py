@@ -278,12 +278,12 @@ class Settings:
 
 
 def flag_name(setting: Field[Any]) -> str:
-    """Give the command-line flag of a setting, e.g. ``--tcp-port``."""
+    """Return the command-line flag of a setting, e.g. ``--tcp-port``."""
     return "--" + setting.name.replace("_", "-")
 
 
 def variable_name(setting: Field[Any]) -> str:
-    """Give the environment variable of a setting, e.g. ``DATASENTINEL_TCP_PORT``."""
+    """Return the environment variable of a setting, e.g. ``DATASENTINEL_TCP_PORT``."""
     return ENVIRONMENT_PREFIX + setting.name.upper()
 
 

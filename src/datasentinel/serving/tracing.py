@@ -63,7 +63,7 @@ class Tracing:
         return cls(provider, min_ms=settings.tracing_min_ms)
 
     def observer(self, transport: str) -> Observer:
-        """Give what an account calls for each answer."""
+        """Return what an account calls for each answer."""
         return partial(self._trace, transport)
 
     def shut_down(self) -> None:

@@ -187,5 +187,5 @@ class TlsChannel:
                 self._object.unwrap()
 
     def outgoing(self) -> bytes:
-        """Give the bytes to send, once."""
+        """Return the bytes to send, once."""
         return self._outgoing.read()

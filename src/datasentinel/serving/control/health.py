@@ -36,13 +36,13 @@ class Health:
         return pb.HealthCheckResponse.SERVING if self._plane.ready else pb.HealthCheckResponse.NOT_SERVING
 
     def check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
-        """Tell whether requests are welcome."""
+        """Return whether requests are welcome."""
         if request.service not in self._services:
             raise ModelNotFoundError(f"unknown service {request.service!r}")
         return pb.HealthCheckResponse(status=self._status())
 
     async def watch(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckResponse]:
-        """Tell it again whenever it changes; the stream ends when the server drains."""
+        """Answer again whenever it changes; the stream ends when the server drains."""
         known = request.service in self._services
         last = None
         while True:

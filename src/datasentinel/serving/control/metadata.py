@@ -28,12 +28,12 @@ def _width(output: str, model: ServedModel) -> list[int]:
 
 
 def server_metadata() -> dict[str, Any]:
-    """Tell who answers: ServerMetadata."""
+    """Describe the server: ServerMetadata."""
     return {"name": "datasentinel", "version": datasentinel.__version__, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(models: ServedModels, model: ServedModel) -> dict[str, Any]:
-    """Tell a model's tensors: ModelMetadata."""
+    """Describe a model's tensors: ModelMetadata."""
     return {
         "name": model.name,
         "versions": models.versions(model.name),
@@ -51,7 +51,7 @@ def model_metadata(models: ServedModels, model: ServedModel) -> dict[str, Any]:
 
 
 def model_config(model: ServedModel, max_rows: int) -> dict[str, Any]:
-    """Tell a model's configuration as far as clients and load generators ask: ModelConfig."""
+    """Describe a model's configuration as far as clients and load generators ask: ModelConfig."""
     detector = model.detector
     return {
         "name": model.name,
@@ -73,7 +73,7 @@ def model_config(model: ServedModel, max_rows: int) -> dict[str, Any]:
 
 
 def model_statistics(models: ServedModels, model: ServedModel) -> dict[str, Any]:
-    """Tell what a model did since it is served: ModelStatistics."""
+    """Return what a model has done since it is served: ModelStatistics."""
     requests = models.table.statistics(model.name, model.version) or {}
     counts = model.counts
     count, total_ns, queue_ns = (requests.get(key, 0) for key in ("successes", "success_ns", "queue_ns"))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from itertools import accumulate
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -55,6 +56,11 @@ _BY_MODEL = {
     "batches": "Batches run by the backend.",
 }
 
+
+# The page takes milliseconds of the event loop. Anew it is written so often, after as many times at once; who
+# asks for more, or floods the server, gets the last one.
+_PAGES_PER_S = 10.0
+_PAGES_AT_ONCE = 10.0
 
 # A metric has at most so many columns as label values: those with the greatest PSI.
 _MAX_FEATURES = 64
@@ -305,6 +311,9 @@ class Metrics:
 
     def __init__(self, plane: DataPlane, board: Board | None = None, guard: Guard | None = None) -> None:
         self._board = board
+        self._pages: dict[str, bytes] = {}  # The last ones, by content type.
+        self._pages_left = _PAGES_AT_ONCE
+        self._looked_s = monotonic()
         self._registry = CollectorRegistry()
         self._registry.register(_DataPlaneCollector(plane))
         if guard is not None:
@@ -315,7 +324,7 @@ class Metrics:
             self._registry.register(_WorkerCollector(board))
 
     def collect(self) -> Iterable[Metric]:
-        """Give the metrics of the whole server."""
+        """Return the metrics of the whole server."""
         own = self._registry.collect()
         return own if self._board is None else self._board.combine(own)
 
@@ -337,7 +346,7 @@ class Metrics:
             log(_logger, logging.ERROR, "metrics_not_posted", exception=error)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Write all metrics in the text format that an `Accept` header asks for.
+        """Write all metrics, as of now or a moment ago, in the text format that an `Accept` header asks for.
 
         Returns
         -------
@@ -345,4 +354,10 @@ class Metrics:
         content_type : str
         """
         encode, content_type = choose_encoder(accept)
-        return encode(cast("CollectorRegistry", self)), content_type
+        now_s = monotonic()
+        self._pages_left = min(_PAGES_AT_ONCE, self._pages_left + _PAGES_PER_S * (now_s - self._looked_s))
+        self._looked_s = now_s
+        if self._pages_left >= 1 or content_type not in self._pages:
+            self._pages_left -= 1
+            self._pages[content_type] = encode(cast("CollectorRegistry", self))
+        return self._pages[content_type], content_type

@@ -42,15 +42,15 @@ class OpenInference:
         self._max_rows = max_rows
 
     def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: ARG002
-        """Tell whether the server runs."""
+        """Return whether the server runs."""
         return pb.ServerLiveResponse(live=True)
 
     def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: ARG002
-        """Tell whether requests are welcome."""
+        """Return whether requests are welcome."""
         return pb.ServerReadyResponse(ready=self._plane.ready)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Tell whether a model is served; one that is not known is not ready, as over HTTP."""
+        """Return whether a model is served; one that is not known is not ready, as over HTTP."""
         try:
             self._plane.served.find(request.name, request.version)
         except ModelNotFoundError:
@@ -58,24 +58,24 @@ class OpenInference:
         return pb.ModelReadyResponse(ready=self._plane.ready)
 
     def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: ARG002
-        """Tell who answers."""
+        """Describe the server."""
         return pb.ServerMetadataResponse(**metadata.server_metadata())
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """Tell a model's tensors."""
+        """Describe a model's tensors."""
         model = self._plane.served.find(request.name, request.version)
         return json_format.ParseDict(
             metadata.model_metadata(self._plane.served, model), pb.ModelMetadataResponse()
         )
 
     def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """Tell a model's configuration."""
+        """Describe a model's configuration."""
         model = self._plane.served.find(request.name, request.version)
         config = metadata.model_config(model, self._max_rows)
         return json_format.ParseDict({"config": config}, pb.ModelConfigResponse())
 
     def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        """Tell what a model did, or all of them."""
+        """Return what a model has done, or all of them."""
         served = self._plane.served
         models = [served.find(request.name, request.version)] if request.name else served.all()
         statistics = [metadata.model_statistics(served, model) for model in models]

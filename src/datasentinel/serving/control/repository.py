@@ -19,6 +19,7 @@ from datasentinel.errors import ArtifactError, DataSentinelError, ModelNotFoundE
 from datasentinel.serving.control.loading import in_own_thread, load_and_warm_up
 from datasentinel.serving.data_plane import names_of
 from datasentinel.serving.logs import log
+from datasentinel.serving.stamps import Stamp, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -32,8 +33,7 @@ _logger = logging.getLogger(__name__)
 
 _MODEL_FACTS = ("directory", "input_dim", "threshold", "backend")
 
-# What changes with each file of an artifact; () for a file that is not there.
-_Stamps = tuple[tuple[int, ...], ...]
+_Stamps = tuple[Stamp, ...]  # Of an artifact's files.
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,15 +371,7 @@ class ModelRepository:
 
 
 def _stamps_of(folder: Path) -> _Stamps:
-    return tuple(_stamp(folder / name) for name in (CONFIG_FILE, MODEL_FILE))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return tuple(stamp_of(folder / name) for name in (CONFIG_FILE, MODEL_FILE))
 
 
 def _log_loaded(name: str, version: str, detector: Detector) -> None:

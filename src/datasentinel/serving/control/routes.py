@@ -53,7 +53,7 @@ class Route:
     handler: Callable[[Request, Mapping[str, str]], Response | Awaitable[Response]]
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
-        """Give what the segments in braces stand for; None for another path."""
+        """Return what the segments in braces stand for; None for another path."""
         own = self.path.split("/")
         if len(own) != len(segments):
             return None
@@ -227,7 +227,7 @@ def refusal_of(error: Exception) -> Response:
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Tell whether a browser asks on behalf of a page that this server did not send.
+    """Return whether a browser asks on behalf of a page that this server did not send.
 
     Only browsers send `Origin`, and they do with every POST; `Host` must then be this server's own, by an
     address and not by a name that an attacker could have made resolve to it (DNS rebinding).
