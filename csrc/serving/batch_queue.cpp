@@ -14,6 +14,10 @@ bool is_given_up(const ScoringJob& job) noexcept {
   return job.cancelled != nullptr && job.cancelled->load(std::memory_order_relaxed);
 }
 
+StateStore* states_of(const ScoringJob& job) noexcept {
+  return job.task.model == nullptr ? nullptr : job.task.model->states();
+}
+
 }  // namespace
 
 BatchQueue::BatchQueue(QueueLimits limits, std::function<void()> wake)
@@ -50,6 +54,7 @@ bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
     job->counted_rows = job->task.rows;
     job->scored_rows = 0;
     waiting_rows_ += job->counted_rows;
+    if (StateStore* const states = states_of(*job)) states->begin_work();
     if (needs_preparation) {
       preparing_.push_back(std::move(job));
     } else {
@@ -61,6 +66,10 @@ bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
 }
 
 void BatchQueue::finish(std::unique_ptr<ScoringJob> job) {
+  if (StateStore* const states = states_of(*job)) {
+    states->end_work();
+    if (std::erase(running_streams_, &job->task) != 0) changed_.notify_all();
+  }
   const bool first = finished_.empty();
   finished_.push_back(std::move(job));
   if (first) wake_();
@@ -112,12 +121,19 @@ void BatchQueue::work() {
       if (stopping_) return;
     }
     take_batch(batch);
-    if (batch.empty()) continue;  // Another worker was faster.
+    if (batch.empty()) {  // Another worker was faster, or has to finish first.
+      if (!waiting_.empty()) changed_.wait(lock);
+      continue;
+    }
     std::size_t counted = 0;
     tasks.clear();
     for (const auto& job : batch) {
       counted += job->counted_rows;
       if (!is_given_up(*job)) tasks.push_back(&job->task);
+      if (states_of(*job) != nullptr &&
+          std::ranges::find(running_streams_, &job->task) == running_streams_.end()) {
+        running_streams_.push_back(&job->task);
+      }
     }
     running_rows_ += counted;
     ScoringJob& front = *batch.front();
@@ -148,13 +164,30 @@ std::chrono::steady_clock::time_point BatchQueue::oldest_submission() const {
   return oldest;
 }
 
+bool BatchQueue::is_blocked(const ScoringJob& job) const {
+  const ScoringTask& task = job.task;
+  return std::ranges::any_of(running_streams_, [&task](const ScoringTask* running) {
+    if (running == &task || running->model->states() != task.model->states()) return false;
+    return std::ranges::any_of(task.streams, [&](const StreamRows& of_stream) {
+      return std::ranges::find(running->streams, of_stream.stream, &StreamRows::stream) !=
+             running->streams.end();
+    });
+  });
+}
+
 void BatchQueue::take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch) {
   const auto now = std::chrono::steady_clock::now();
   std::size_t rows = 0;
-  while (!waiting_.empty()) {
+  for (std::size_t blocked = 0; blocked < waiting_.size();) {
     auto next = waiting_.upper_bound(last_served_);
     if (next == waiting_.end()) next = waiting_.begin();
     Jobs& jobs = next->second;
+    if (is_blocked(*jobs.front())) {
+      last_served_ = next->first;
+      ++blocked;
+      continue;
+    }
+    blocked = 0;
     const std::size_t more = jobs.front()->task.rows;
     if (!batch.empty() && rows + more > limits_.max_batch_rows) return;
     last_served_ = next->first;

@@ -51,7 +51,8 @@ struct QueueLimits {
 
 /// Scores jobs off the event loop. While a batch runs, the next one gathers; nobody waits for a timer unless
 /// asked to. A job of more rows than a batch may have is scored in parts, between which others have their
-/// turn. Every job that is accepted comes back exactly once.
+/// turn. Every job that is accepted comes back exactly once. Jobs that have a stream in common are scored one
+/// after the other, each as a whole.
 ///
 /// Thread-safe.
 class BatchQueue {
@@ -85,6 +86,8 @@ class BatchQueue {
   void finish(std::unique_ptr<ScoringJob> job);
   /// When the job that has waited longest was submitted. The lock is held, and there is one.
   [[nodiscard]] std::chrono::steady_clock::time_point oldest_submission() const;
+  /// Whether the job has to wait for one that runs, or is scored in parts. The lock is held.
+  [[nodiscard]] bool is_blocked(const ScoringJob& job) const;
   /// One job of every connection in turn, until the batch is full. The lock is held.
   void take_batch(std::vector<std::unique_ptr<ScoringJob>>& batch);
 
@@ -99,6 +102,7 @@ class BatchQueue {
   std::uint64_t last_served_ = 0;
   std::size_t waiting_rows_ = 0;
   std::size_t running_rows_ = 0;
+  std::vector<const ScoringTask*> running_streams_;  ///< Of models with memory: running, or scored in parts.
   std::vector<std::unique_ptr<ScoringJob>> finished_;
   bool stopping_ = false;
   std::vector<std::jthread> workers_;

@@ -11,10 +11,12 @@ namespace {
 /// More rows than this gain nothing from sharing a batch.
 constexpr std::size_t kMaxSharedRows = 4096;
 
-std::optional<Error> run(const ServedModel& model, ConstRows rows, Outputs outputs) {
+/// Runs `call`, which scores so many rows; what it throws becomes the answer.
+template <typename Call>
+std::optional<Error> run(const ServedModel& model, std::size_t rows, Call call) {
   const auto start = std::chrono::steady_clock::now();
   try {
-    model.scorer->run(rows, outputs);
+    call();
   } catch (const Error& error) {
     return error;
   } catch (const std::bad_alloc&) {
@@ -23,8 +25,47 @@ std::optional<Error> run(const ServedModel& model, ConstRows rows, Outputs outpu
     return Error(ErrorCode::backend_failure, error.what());
   }
   const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
-  model.cost.add(rows.rows, took.count());
+  model.cost.add(rows, took.count());
   return std::nullopt;
+}
+
+std::optional<Error> run(const ServedModel& model, ConstRows rows, Outputs outputs) {
+  return run(model, rows.rows, [&] { model.scorer->run(rows, outputs); });
+}
+
+/// Room for the answers to `count` more rows. Throws std::bad_alloc.
+Outputs extend(ScoringTask& task, std::size_t count, std::size_t columns) {
+  Outputs outputs;
+  if (task.wanted.scores) outputs.scores = task.scores.extend(count);
+  if (task.wanted.reconstructions) outputs.reconstructions = task.reconstructions.extend(count * columns);
+  if (task.wanted.contributions) outputs.contributions = task.contributions.extend(count * columns);
+  return outputs;
+}
+
+/// Appends some rows of a task, by stream, with room for their answers. Throws Error{invalid_argument} for
+/// bad rows before any is scored, or std::bad_alloc.
+void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::vector<StreamPart>& parts) {
+  const Scorer& scorer = *task.model->scorer;
+  const std::size_t columns = scorer.input_dim();
+  if (begin == 0) scorer.check({.data = task.values.data(), .rows = task.rows, .columns = columns});
+  const Outputs outputs = extend(task, count, columns);
+  task.warming.resize(begin + count);
+  std::size_t first = 0;
+  for (const StreamRows& of_stream : task.streams) {
+    const std::size_t last = first + of_stream.rows;
+    const std::size_t from = std::max(first, begin);
+    const std::size_t to = std::min(last, begin + count);
+    if (from < to) {
+      parts.push_back({.stream = of_stream.stream,
+                       .rows = task.values.data() + from * columns,
+                       .count = to - from,
+                       .outputs = outputs.from_row(from - begin, columns),
+                       .warming = task.warming.data() + from,
+                       .starts = of_stream.starts && from == first,
+                       .ends = of_stream.ends && to == last});
+    }
+    first = last;
+  }
 }
 
 void score_alone(ScoringTask& task) { BatchScorer::score_rows(task, 0, task.rows); }
@@ -42,30 +83,39 @@ void ScoringTask::recycle() noexcept {
   rows = 0;
   failure.reset();
   waited = {};
+  streams.clear();
+  warming.clear();
   for (FloatBuffer* buffer : {&values, &scores, &reconstructions, &contributions}) buffer->recycle();
 }
 
+std::size_t ScoringTask::count_anomalies() const noexcept {
+  std::size_t anomalies = 0;
+  for (std::size_t i = 0; i < scores.size(); ++i) anomalies += static_cast<std::size_t>(is_anomaly(i));
+  return anomalies;
+}
+
 void BatchScorer::score_rows(ScoringTask& task, std::size_t begin, std::size_t count) {
-  const std::size_t columns = task.model->scorer->input_dim();
-  Outputs outputs;
-  try {
-    if (task.wanted.scores) outputs.scores = task.scores.extend(count);
-    if (task.wanted.reconstructions) outputs.reconstructions = task.reconstructions.extend(count * columns);
-    if (task.wanted.contributions) outputs.contributions = task.contributions.extend(count * columns);
-  } catch (const std::bad_alloc&) {
-    task.failure = Error(ErrorCode::out_of_memory, "out of memory while scoring");
-    return;
-  }
-  const float* const first = task.values.data() + begin * columns;
-  task.failure = run(*task.model, {.data = first, .rows = count, .columns = columns}, outputs);
+  const ServedModel& model = *task.model;
+  const std::size_t columns = model.scorer->input_dim();
+  task.failure = run(model, count, [&] {
+    if (model.states() != nullptr) {
+      std::vector<StreamPart> parts;
+      append_parts(task, begin, count, parts);
+      return StreamScorer().score(*model.scorer, *model.states(), parts);
+    }
+    const Outputs outputs = extend(task, count, columns);
+    const float* const first = task.values.data() + begin * columns;
+    model.scorer->run({.data = first, .rows = count, .columns = columns}, outputs);
+  });
 }
 
 void BatchScorer::score(std::span<ScoringTask* const> tasks) {
-  if (tasks.size() == 1) return score_alone(*tasks.front());
+  if (tasks.size() == 1 && tasks.front()->model->states() == nullptr) return score_alone(*tasks.front());
   order_.assign(tasks.begin(), tasks.end());
   for (auto first = order_.begin(); first != order_.end();) {
     const auto alike = [&task = **first](const ScoringTask* other) {
-      return other->model == task.model && other->wanted == task.wanted;
+      // The rows of a stream keep their order, whatever is wanted of each.
+      return other->model == task.model && (task.model->states() != nullptr || other->wanted == task.wanted);
     };
     const auto last = std::stable_partition(first, order_.end(), alike);
     score_alike({first, last});
@@ -80,7 +130,9 @@ void BatchScorer::score_alike(std::span<ScoringTask* const> tasks) {
     while (count < tasks.size() && (count == 0 || rows + tasks[count]->rows <= kMaxSharedRows)) {
       rows += tasks[count++]->rows;
     }
-    if (count == 1) {
+    if (tasks.front()->model->states() != nullptr) {
+      score_streams(tasks.first(count));
+    } else if (count == 1) {
       score_alone(*tasks.front());
     } else {
       score_batch(tasks.first(count), rows);
@@ -115,6 +167,27 @@ void BatchScorer::score_batch(std::span<ScoringTask* const> tasks, std::size_t r
     }
   }
   for (FloatBuffer* buffer : {&values_, &scores_, &reconstructions_, &contributions_}) buffer->recycle();
+}
+
+void BatchScorer::score_streams(std::span<ScoringTask* const> tasks) {
+  const ServedModel& model = *tasks.front()->model;
+  const auto reset = [](ScoringTask& task) {
+    for (FloatBuffer* buffer : {&task.scores, &task.reconstructions, &task.contributions}) buffer->clear();
+  };
+  parts_.clear();
+  std::size_t rows = 0;
+  for (ScoringTask* task : tasks) {
+    task->failure = run(model, 0, [&] { append_parts(*task, 0, task->rows, parts_); });
+    if (!task->failure) rows += task->rows;
+  }
+  if (run(model, rows, [&] { streams_.score(*model.scorer, *model.states(), parts_); })) {
+    // As `score_batch`: alone, each task gets its own answer.
+    for (ScoringTask* task : tasks) {
+      if (task->failure) continue;
+      reset(*task);
+      score_alone(*task);
+    }
+  }
 }
 
 }  // namespace datasentinel

@@ -19,6 +19,10 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
   if (name.empty() || version.empty() || scorer == nullptr) {
     throw Error(ErrorCode::invalid_argument, "a served model needs a name, a version and a scorer");
   }
+  if (scorer->state_dim() != (abilities.states == nullptr ? 0 : abilities.states->state_size())) {
+    throw Error(ErrorCode::invalid_argument,
+                "a model with memory needs a store of states of its size, and one without needs none");
+  }
   auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer),
                                                    std::move(abilities));
   Versions replaced;  // Freed after the lock: it may hold the last reference to a large model.

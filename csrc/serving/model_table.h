@@ -15,6 +15,7 @@
 #include "core/scorer.h"
 #include "serving/cost_estimate.h"
 #include "serving/request_statistics.h"
+#include "serving/state_store.h"
 
 namespace datasentinel {
 
@@ -22,6 +23,7 @@ namespace datasentinel {
 struct ModelAbilities {
   bool reconstructs = false;
   std::shared_ptr<const PValueTable> p_values = nullptr;  ///< Null for one that was not calibrated.
+  std::shared_ptr<StateStore> states = nullptr;  ///< Of one with memory; versions of one graph share it.
 };
 
 /// A model as requests name it. Whoever holds one keeps the model alive, even when it is no longer served.
@@ -40,6 +42,9 @@ struct ServedModel {
         version(std::move(version_)),
         scorer(std::move(scorer_)),
         abilities(std::move(abilities_)) {}
+
+  /// The states of the streams of a model with memory; null for one without.
+  [[nodiscard]] StateStore* states() const noexcept { return abilities.states.get(); }
 };
 
 /// The models being served, shared by all protocols. A protocol asks it anew for every batch and keeps the
@@ -51,7 +56,8 @@ class ModelTable {
  public:
   /// Serves a model from now on; it becomes the latest version of its name, and replaces one of the same
   /// version. The first name ever put is the default until `set_default` says otherwise. Throws
-  /// Error{invalid_argument} for an empty name or version, or no scorer.
+  /// Error{invalid_argument} for an empty name or version, no scorer, or a model with memory whose states do
+  /// not fit; a model without needs none.
   void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer,
            ModelAbilities abilities = {});
 

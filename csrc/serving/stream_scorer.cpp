@@ -46,10 +46,14 @@ void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const Str
 void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
   lanes_.clear();
   lane_of_.clear();
+  wanted_ = {};
   next_.assign(parts.size(), kNone);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const StreamPart& part = parts[i];
     if (part.count == 0) continue;
+    if (part.outputs.scores != nullptr) wanted_.scores = part.outputs.scores;
+    if (part.outputs.reconstructions != nullptr) wanted_.reconstructions = part.outputs.reconstructions;
+    if (part.outputs.contributions != nullptr) wanted_.contributions = part.outputs.contributions;
     // Mostly there is one part, or each is of the same stream as the last one.
     std::size_t at = lanes_.empty() || lanes_.back().stream != part.stream ? kNone : lanes_.size() - 1;
     if (at == kNone) {
@@ -80,7 +84,6 @@ void StreamScorer::go_to_row(Lane& lane, std::span<const StreamPart> parts, floa
 void StreamScorer::step(Scorer& scorer, std::span<const StreamPart> parts, std::size_t count) {
   const std::size_t columns = scorer.input_dim();
   const std::size_t state_size = scorer.state_dim();
-  const Outputs& wanted = parts[lanes_.front().first].outputs;
   rows_.clear();
   float* const rows = rows_.extend(count * columns);
   for (std::size_t i = 0; i < count; ++i) {
@@ -93,9 +96,9 @@ void StreamScorer::step(Scorer& scorer, std::span<const StreamPart> parts, std::
     return is_wanted ? buffer.extend(size) : nullptr;
   };
   const Outputs outputs{
-      .scores = room(scores_, wanted.scores != nullptr, count),
-      .reconstructions = room(reconstructions_, wanted.reconstructions != nullptr, count * columns),
-      .contributions = room(contributions_, wanted.contributions != nullptr, count * columns)};
+      .scores = room(scores_, wanted_.scores != nullptr, count),
+      .reconstructions = room(reconstructions_, wanted_.reconstructions != nullptr, count * columns),
+      .contributions = room(contributions_, wanted_.contributions != nullptr, count * columns)};
   scorer.step({.data = rows, .rows = count, .columns = columns}, states_.data(), outputs);
   for (std::size_t i = 0; i < count; ++i) {
     Lane& lane = lanes_[i];

@@ -55,6 +55,7 @@ class StreamScorer {
   /// All rows that are left of the first lane, one after the other.
   void scan(Scorer& scorer, std::span<const StreamPart> parts);
 
+  Outputs wanted_;  ///< Not null for what any part asks for.
   std::unordered_map<std::string_view, std::size_t> lane_of_;
   std::vector<Lane> lanes_;
   std::vector<std::size_t> next_;  ///< Of each part, the next one of its stream.

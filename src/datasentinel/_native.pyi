@@ -264,6 +264,7 @@ class PValueTable:
 @final
 class ModelTable:
     def __init__(self) -> None: ...
+    # A model with memory needs a store of its states; versions may share it.
     def put(
         self,
         name: str,
@@ -272,6 +273,7 @@ class ModelTable:
         *,
         reconstructs: bool = False,
         p_values: PValueTable | None = None,
+        states: StateStore | None = None,
     ) -> None: ...
     def remove(self, name: str, version: str) -> bool: ...
     def set_default(self, name: str) -> None: ...

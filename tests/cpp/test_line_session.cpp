@@ -1,5 +1,6 @@
 // The line protocol over a real scorer: what is answered, in which order, however the bytes are cut.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "check.h"
+#include "running_mean_session.h"
 #include "sum_session.h"
 #include "wire/lines/line_session.h"
 
@@ -264,6 +266,66 @@ void a_full_queue_keeps_lines_waiting_and_refuses_none() {
   }
 }
 
+/// A model with memory: an anomaly is more than 5 above the mean of its stream so far, whose first 3 rows
+/// warm it up.
+std::shared_ptr<ModelTable> serving_memory(const std::shared_ptr<StateStore>& states) {
+  auto models = std::make_shared<ModelTable>();
+  const auto scorer = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 5.0,
+                                               std::vector<std::string>(), std::nullopt, std::nullopt, 3);
+  models->put("mean", "1", scorer, {.states = states});
+  return models;
+}
+
+void a_connection_is_a_stream_unless_lines_name_others() {
+  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  const Server server(serving_memory(states));
+  {
+    LineSession session = server.open();
+    CHECK(feed(session, "1\n1\n99\n30\n50\n1\n") == "WARMING\nWARMING\nWARMING\nOK\nANOMALY\nOK\n");
+    CHECK(feed(session, "@a 1\n@b 1\n@a 1\n2\n@b 1\n@a 1\n@a 9\n@b 1\n@b,9\n@b\t9\n") ==
+          "WARMING\nWARMING\nWARMING\nOK\nWARMING\nWARMING\nANOMALY\nWARMING\n"
+          "ERROR: expected 1 values, got 0\nANOMALY\n");
+    LineSession other = server.open();
+    CHECK(feed(other, "@a 9\n9\n") == "ANOMALY\nWARMING\n");
+    CHECK(states->size() == 4);
+    CHECK(server.counts->take().anomalies == 4);
+  }
+  CHECK(states->size() == 2 && states->contains("a") && states->contains("b"));
+}
+
+void a_line_names_its_stream_well() {
+  const std::string rest = std::string(256, 'x');
+  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  const Server server(serving_memory(states));
+  LineSession session = server.open();
+  CHECK(feed(session, "@ 1\n") == "ERROR: expected a stream's id after '@'\n");
+  CHECK(feed(session, "@" + rest + "x 1\n") == "ERROR: a stream's id has at most 256 bytes, got 257\n");
+  CHECK(feed(session, "@" + rest + " 1\n") == "WARMING\n");
+  CHECK(feed(session, "@a\x01 1\n") == "ERROR: a stream's id is UTF-8 text without control characters\n");
+  CHECK(feed(session, "@a\xFF 1\n") == "ERROR: a stream's id is UTF-8 text without control characters\n");
+  CHECK(feed(session, "@a one\n") == "ERROR: value 1 is not a number: 'one'\n");
+  CHECK(!states->contains("a") && states->size() == 1);
+  // A model without memory does not mind.
+  CHECK(answer("@pump-7 1 2 3\n@pump-7\t9,9,9\n") == "OK\nANOMALY\n");
+}
+
+void lines_of_a_stream_keep_their_order_through_the_queue() {
+  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  Server server(serving_memory(states), {.max_inline_us = -1});
+  LineSession session = server.open();
+  std::string replies;
+  for (int i = 0; i < 200; ++i) {
+    session.feed("@a " + std::to_string(i % 10) + "\n@b 1\n", replies);
+    while (session.waiting()) static_cast<void>(server.collect());
+    session.feed({}, replies);
+  }
+  float state[2];
+  states->read("a", state);
+  CHECK(state[0] == 900 && state[1] == 200);
+  CHECK(std::ranges::count(replies, '\n') == 400 && replies.find("ERROR") == std::string::npos);
+  CHECK(!states->has_work());
+}
+
 }  // namespace
 }  // namespace datasentinel
 
@@ -281,5 +343,8 @@ int main() {
   a_turn_ends_and_the_next_one_goes_on();
   long_work_is_done_off_the_loop_and_answered_in_order();
   a_full_queue_keeps_lines_waiting_and_refuses_none();
+  a_connection_is_a_stream_unless_lines_name_others();
+  a_line_names_its_stream_well();
+  lines_of_a_stream_keep_their_order_through_the_queue();
   return check::result();
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "check.h"
+#include "running_mean_session.h"
 #include "serving/batch_queue.h"
 #include "serving/batch_scorer.h"
 #include "serving/cost_estimate.h"
@@ -222,6 +223,77 @@ void a_long_job_is_scored_in_parts_and_holds_up_no_short_one() {
   CHECK(queue.depth_rows() == 0);
 }
 
+/// A model with memory that waits at a gate while it is closed.
+class GatedMeanSession final : public Session {
+ public:
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
+  [[nodiscard]] std::size_t state_dim() const noexcept override { return 2; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "gated"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows rows, Outputs outputs) override { mean_.run(rows, outputs); }
+  void step(ConstRows rows, States states, Outputs outputs) override {
+    while (closed.load()) std::this_thread::yield();
+    mean_.step(rows, states, outputs);
+  }
+
+  std::atomic<bool> closed{false};
+
+ private:
+  RunningMeanSession mean_{1};
+};
+
+void requests_for_one_stream_are_scored_one_after_the_other() {
+  for (const std::size_t threads : {1, 3}) {
+    const auto session = std::make_shared<GatedMeanSession>();
+    const auto states = std::make_shared<StateStore>(2, 0, StateLimits{});
+    ModelTable models;
+    models.put("m", "1", std::make_shared<Scorer>(session, 1e9), {.states = states});
+    const auto job = [&models](std::uint64_t connection, const char* stream, std::size_t rows) {
+      auto made = std::make_unique<ScoringJob>();
+      made->connection = connection;
+      made->task.model = models.find("m", "");
+      made->task.wanted.scores = true;
+      made->task.rows = rows;
+      made->task.streams = {{.stream = stream, .rows = rows}};
+      for (std::size_t i = 0; i < rows; ++i) made->task.values.append(static_cast<float>(connection));
+      return made;
+    };
+    session->closed = true;
+    BatchQueue queue({.max_batch_rows = 10, .threads = threads}, [] {});
+    auto large = job(1, "a", 1000);
+    CHECK(queue.submit(large));
+    while (queue.waits_s().values().sum == 0) std::this_thread::yield();
+    auto same = job(2, "a", 1);
+    auto other = job(3, "b", 1);
+    CHECK(queue.submit(same) && queue.submit(other));
+    CHECK(states->has_work());
+    session->closed = false;
+    const auto jobs = collect(queue, 3);
+    const auto answer_to = [&jobs](std::uint64_t connection) {
+      return std::ranges::find(jobs, connection, [](const auto& done) { return done->connection; });
+    };
+    CHECK(answer_to(1) < answer_to(2));
+    CHECK(threads > 1 || answer_to(3) < answer_to(1));
+    CHECK((*answer_to(2))->task.scores.data()[0] == 1);  // 2, above a mean of 1000 rows of 1.
+    CHECK(!states->has_work());
+    float state[2];
+    states->read("a", state);
+    CHECK(state[0] == 1002 && state[1] == 1001);
+  }
+}
+
+void a_model_and_its_store_belong_together() {
+  ModelTable models;
+  const auto with_memory = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 1.0);
+  const auto without = std::make_shared<Scorer>(std::make_shared<SumSession>(1), 1.0);
+  const auto states = std::make_shared<StateStore>(3, 0, StateLimits{});
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "store of states", models.put("m", "1", with_memory));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "store of states",
+                    models.put("m", "1", with_memory, {.states = states}));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "store of states",
+                    models.put("m", "1", without, {.states = states}));
+}
+
 void a_full_queue_takes_no_more_until_it_has_room() {
   const Watched watched;
   watched.session->closed = true;
@@ -363,6 +435,8 @@ int main() {
   tasks_alike_share_a_batch_and_others_do_not();
   the_queue_batches_what_waits_fairly_between_connections();
   a_long_job_is_scored_in_parts_and_holds_up_no_short_one();
+  requests_for_one_stream_are_scored_one_after_the_other();
+  a_model_and_its_store_belong_together();
   a_full_queue_takes_no_more_until_it_has_room();
   who_waits_no_more_is_not_scored();
   a_job_waits_for_company_from_its_submission_on();

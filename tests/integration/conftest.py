@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from datasentinel import Detector
+from datasentinel.artifact import save_artifact
 from tests.integration.server_process import ServerProcess, clear_threshold, serving
 from tests.networks import Network, write_artifact
+from tests.parity.test_context import train_with
+from tests.recordings import oscillations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +46,15 @@ def artifact(network, rows, tmp_path_factory) -> Path:
 def detector(artifact) -> Detector:
     """What the server serves, in this process."""
     return Detector.load(artifact)
+
+
+@pytest.fixture(scope="session")
+def memory_artifact(tmp_path_factory) -> Path:
+    """A model with memory, of seven columns, whose warm-up takes 96 rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        built = train_with(patch, 100.0, oscillations(3000))[1]
+    folder = tmp_path_factory.mktemp("memory") / "models"
+    return save_artifact(folder, built.onnx, replace(built.config, name="memory"))
 
 
 StartServer = Callable[..., AbstractContextManager[ServerProcess]]

@@ -9,7 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
+from datasentinel import Detector
 from tests.integration import triton_calls
+from tests.recordings import oscillations
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("tritonclient", "geventhttpclient")),
@@ -40,6 +42,20 @@ def address(server, transport):
 @pytest.fixture(params=["grpc", "http"])
 def transport(request):
     return request.param
+
+
+@pytest.mark.parametrize("sequence_id", [77, "pump-7"])
+def test_a_sequence_is_a_stream(call, start_server, memory_artifact, transport, sequence_id):
+    detector = Detector.load(memory_artifact)
+    recording = oscillations(120, seed=3)
+    chunks = [recording[:10], recording[10:11], recording[11:]]
+    with start_server("--no-tcp", artifact=memory_artifact) as server:
+        for _ in range(2):  # What ended begins anew.
+            scores, warming = call(
+                triton_calls.infer_sequence, transport, address(server, transport), chunks, sequence_id
+            )
+            np.testing.assert_allclose(scores, detector.score(recording), rtol=2e-4, atol=1e-5)
+            assert warming.sum() == 96
 
 
 @pytest.mark.parametrize(("transport", "binary"), [("grpc", True), ("http", True), ("http", False)])

@@ -54,6 +54,23 @@ def infer(transport: str, address: str, rows: np.ndarray, names: list[str], *, b
         return {name: result.as_numpy(name) for name in wanted}, request_id, ""
 
 
+def infer_sequence(transport: str, address: str, chunks: list[np.ndarray], sequence_id: int | str):
+    """Send chunks as one sequence; give the scores, and which rows are warming."""
+    scores, warming = [], []
+    with _client(transport, address) as client:
+        for i, chunk in enumerate(chunks):
+            result = client.infer(
+                "memory",
+                [_input(transport, chunk)],
+                sequence_id=sequence_id,
+                sequence_start=i == 0,
+                sequence_end=i == len(chunks) - 1,
+            )
+            scores.append(result.as_numpy("score"))
+            warming.append(result.as_numpy("warming"))
+    return np.concatenate(scores), np.concatenate(warming)
+
+
 def infer_compressed(address: str, rows: np.ndarray, algorithm: str) -> np.ndarray:
     with _client("http", address) as client:
         result = client.infer("test", [_input("http", rows)], request_compression_algorithm=algorithm)

@@ -485,7 +485,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     }
     const bool good = code == GrpcCode::ok;
     const Clock::duration took = Clock::now() - pending.arrived;
-    service_->counts().add(good ? task.rows : 0, good ? count_anomalies(request) : 0, static_cast<int>(code),
+    service_->counts().add(good ? task.rows : 0, good ? task.count_anomalies() : 0, static_cast<int>(code),
                            seconds(took));
     if (task.model != nullptr) {
       task.model->statistics.add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took),

@@ -9,6 +9,7 @@
 #include "core/utf8.h"
 #include "serving/reasons.h"
 #include "serving/severity.h"
+#include "serving/stream_request.h"
 
 namespace datasentinel {
 namespace {
@@ -20,14 +21,24 @@ using protobuf::WireType;
 using protobuf::Writer;
 using Output = InferenceRequest::Output;
 
-constexpr std::array<std::string_view, 5> kOutputNames{"score", "anomaly", "severity", "output",
-                                                       "contributions"};
+constexpr std::array<std::string_view, 6> kOutputNames{"score",    "anomaly", "warming",
+                                                       "severity", "output",  "contributions"};
 constexpr std::size_t kMaxQuotedBytes = 64;
 
 // datasentinel.v1.Status
 constexpr std::uint64_t kOk = 1;
 constexpr std::uint64_t kAnomaly = 2;
 constexpr std::uint64_t kError = 3;
+constexpr std::uint64_t kWarming = 4;
+
+std::uint64_t status_of(Decision decision) noexcept {
+  switch (decision) {
+    case Decision::ok: return kOk;
+    case Decision::anomaly: return kAnomaly;
+    case Decision::warming: return kWarming;
+  }
+  return kError;
+}
 
 GrpcStatus invalid(std::string message) { return {GrpcCode::invalid_argument, std::move(message)}; }
 
@@ -55,6 +66,32 @@ bool has_parameter(std::string_view entry, std::string_view key) noexcept {
     if (field.is(1, WireType::bytes)) return field.bytes() == key;
   }
   return false;
+}
+
+/// Takes what an entry of the request's parameters says of a stream, as Triton's stateful models have it.
+void read_parameter(std::string_view entry, StreamRequest& stream) {
+  std::string_view key;
+  std::string_view text;
+  std::optional<std::uint64_t> number;
+  bool is_signed = false;
+  Reader field(entry);
+  while (field.next()) {
+    if (field.is(1, WireType::bytes)) key = field.bytes();
+    if (!field.is(2, WireType::bytes)) continue;
+    Reader value(field.bytes());
+    while (value.next()) {
+      if (value.is(3, WireType::bytes)) text = value.bytes();
+      if (value.type() != WireType::varint) continue;
+      number = value.varint();
+      is_signed = value.number() == 2;
+    }
+  }
+  if (key == "sequence_start") stream.starts = number.value_or(0) != 0;
+  if (key == "sequence_end") stream.ends = number.value_or(0) != 0;
+  if (key != "sequence_id") return;
+  stream.id = text;
+  if (number.value_or(0) == 0) return;
+  stream.id = is_signed ? std::to_string(static_cast<std::int64_t>(*number)) : std::to_string(*number);
 }
 
 // ------------------------------------------------------------------------------------------
@@ -158,7 +195,7 @@ std::string read_requested_output(std::string_view message, InferenceRequest& re
   const auto known = std::ranges::find(kOutputNames, name);
   if (known == kOutputNames.end()) {
     return "unknown output " + quoted(name) +
-           "; this model has score, anomaly, severity, output and contributions";
+           "; this model has score, anomaly, warming, severity, output and contributions";
   }
   if (in_shared_memory || classified) {
     return "output " + quoted(name) + ": shared memory and classification are not supported";
@@ -178,6 +215,7 @@ Wanted wanted_by(const InferenceRequest& request) noexcept {
     switch (request.outputs[i]) {
       case Output::score:
       case Output::anomaly:
+      case Output::warming:
       case Output::severity: wanted.scores = true; break;
       case Output::output: wanted.reconstructions = true; break;
       case Output::contributions: wanted.contributions = true; break;
@@ -237,7 +275,8 @@ std::size_t bytes_of(const InferenceRequest& request, Output output) noexcept {
   switch (output) {
     case Output::score:
     case Output::severity: return request.task.rows * sizeof(float);
-    case Output::anomaly: return request.task.rows;
+    case Output::anomaly:
+    case Output::warming: return request.task.rows;
     case Output::output:
     case Output::contributions: return request.task.rows * columns * sizeof(float);
   }
@@ -264,9 +303,10 @@ void append_output(const InferenceRequest& request, Output output, std::string& 
     case Output::output: return append(task.reconstructions);
     case Output::contributions: return append(task.contributions);
     case Output::anomaly:
-      for (std::size_t i = 0; i < task.rows; ++i) {
-        out.push_back(task.model->scorer->is_anomaly(task.scores.data()[i]) ? '\1' : '\0');
-      }
+      for (std::size_t i = 0; i < task.rows; ++i) out.push_back(task.is_anomaly(i) ? '\1' : '\0');
+      return;
+    case Output::warming:
+      for (std::size_t i = 0; i < task.rows; ++i) out.push_back(task.is_warming(i) ? '\1' : '\0');
   }
 }
 
@@ -282,13 +322,15 @@ void append_reason(const ScoringTask& task, const Reason& reason, std::string& o
   if (reason.expected) writer.float_field(4, *reason.expected);
 }
 
+bool is_bool(Output output) noexcept { return output == Output::anomaly || output == Output::warming; }
+
 /// Appends an InferOutputTensor, with its contents unless they follow as raw bytes.
 void append_tensor(const InferenceRequest& request, Output output, std::string& out) {
   Writer writer(out);
   const bool is_matrix = output == Output::output || output == Output::contributions;
   const std::size_t columns = request.task.model->scorer->input_dim();
   const std::string_view name = kOutputNames[static_cast<std::size_t>(output)];
-  const std::string_view datatype = output == Output::anomaly ? "BOOL" : "FP32";
+  const std::string_view datatype = is_bool(output) ? "BOOL" : "FP32";
   const std::size_t shape_bytes =
       varint_size(request.task.rows) + (is_matrix ? varint_size(columns) : std::size_t{0});
   const std::size_t value_bytes = bytes_of(request, output);
@@ -303,7 +345,7 @@ void append_tensor(const InferenceRequest& request, Output output, std::string& 
   if (is_matrix) writer.varint(columns);
   if (!request.raw) {
     writer.begin_bytes(5, contents_bytes);
-    writer.begin_bytes(output == Output::anomaly ? 1 : 6, value_bytes);
+    writer.begin_bytes(is_bool(output) ? 1 : 6, value_bytes);
     append_output(request, output, out);
   }
 }
@@ -326,6 +368,7 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
   std::string_view model_name;
   std::string_view model_version;
   std::string_view id;
+  StreamRequest stream;
   InputTensor input;
   std::size_t inputs = 0;
   std::optional<std::string_view> raw;
@@ -337,6 +380,7 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
       case 1: model_name = field.bytes(); break;
       case 2: model_version = field.bytes(); break;
       case 3: id = field.bytes(); break;
+      case 4: read_parameter(field.bytes(), stream); break;
       case 5:
         if (++inputs == 1 && !read_input(field.bytes(), input)) return not_a("ModelInferRequest");
         break;
@@ -369,12 +413,15 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
     task.rows = static_cast<std::size_t>(input.shape[0]);
     problem = read_rows(input, raw, task.rows * columns, task.values);
   }
+  if (problem.empty()) {
+    problem = assign_stream(task, std::move(stream), "send the parameter sequence_id");
+  }
   if (!problem.empty()) return invalid(std::move(problem));
 
   request.raw = raw.has_value();
   if (request.output_count == 0) {
-    request.outputs = {Output::score, Output::anomaly};
-    request.output_count = 2;
+    request.outputs = {Output::score, Output::anomaly, Output::warming};
+    request.output_count = task.model->states() == nullptr ? 2 : 3;
   }
   task.wanted = wanted_by(request);
   return {};
@@ -408,9 +455,11 @@ void encode_model_stream_infer(const InferenceRequest& request, std::string_view
 GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request) {
   ScoringTask& task = request.task;
   Reader field(message);
+  StreamRequest stream;
   while (field.next()) {
     if (field.is(2, WireType::varint)) request.explain_top = static_cast<std::uint32_t>(field.varint());
     if (field.is(3, WireType::varint)) request.with_p_value = field.varint() != 0;
+    if (field.is(4, WireType::bytes)) stream.id = field.bytes();
   }
   const std::optional<std::size_t> count = count_floats(message, 1);
   if (!count) return not_a("EvaluateRequest");
@@ -430,6 +479,9 @@ GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, I
     task.failure = Error(ErrorCode::unsupported_model,
                          "this model has no calibration scores to take p-values from; run `datasentinel "
                          "recalibrate` with normal rows");
+  } else if (const std::string problem = assign_stream(task, std::move(stream), "set stream_id");
+             !problem.empty()) {
+    task.failure = Error(ErrorCode::invalid_argument, problem);
   }
   return {};
 }
@@ -441,6 +493,7 @@ GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& mod
   std::string_view model_name;
   std::string_view model_version;
   std::uint64_t rows = 0;
+  StreamRequest stream;
   Reader field(message);
   while (field.next()) {
     if (field.is(1, WireType::varint)) request.number = field.varint();
@@ -448,6 +501,7 @@ GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& mod
     if (field.is(4, WireType::bytes)) raw = field.bytes();
     if (field.is(5, WireType::bytes)) model_name = field.bytes();
     if (field.is(6, WireType::bytes)) model_version = field.bytes();
+    if (field.is(7, WireType::bytes)) stream.id = field.bytes();
   }
   if (!field.ok() || !read_floats(message, 3, task.values)) return not_a("EvaluateBatchRequest");
 
@@ -480,6 +534,8 @@ GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& mod
   }
   task.rows = static_cast<std::size_t>(rows);
   task.wanted.scores = true;
+  const std::string problem = assign_stream(task, std::move(stream), "set stream_id");
+  if (!problem.empty()) return refuse(ErrorCode::invalid_argument, problem);
   return {};
 }
 
@@ -493,7 +549,7 @@ void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
   writer.raw(task.scores.data(), task.rows * sizeof(float));
   writer.begin_bytes(3, task.rows);
   for (std::size_t i = 0; i < task.rows; ++i) {
-    writer.varint(task.model->scorer->is_anomaly(task.scores.data()[i]) ? kAnomaly : kOk);
+    writer.varint(status_of(task.decision(i)));
   }
   writer.begin_bytes(5, task.rows * sizeof(float));
   append_severities(task, out);
@@ -508,21 +564,13 @@ void encode_evaluate(const InferenceRequest& request, std::string& out) {
     return;
   }
   const float score = *task.scores.data();
-  writer.varint_field(1, task.model->scorer->is_anomaly(score) ? kAnomaly : kOk);
+  writer.varint_field(1, status_of(task.decision(0)));
   if (score != 0) writer.double_field(2, static_cast<double>(score));
   if (request.explain_top != 0) {
     for (const Reason& reason : rank_reasons(task, 0, request.explain_top)) append_reason(task, reason, out);
   }
   if (request.with_p_value) writer.double_field(5, task.model->abilities.p_values->p_value(score));
   writer.double_field(6, static_cast<double>(severity(score, task.model->scorer->threshold())));
-}
-
-std::size_t count_anomalies(const InferenceRequest& request) noexcept {
-  const ScoringTask& task = request.task;
-  const float* scores = task.scores.data();
-  return static_cast<std::size_t>(std::count_if(scores, scores + task.scores.size(), [&](float score) {
-    return task.model->scorer->is_anomaly(score);
-  }));
 }
 
 }  // namespace datasentinel

@@ -19,11 +19,11 @@ namespace datasentinel {
 /// One request for scores, decoded, with what its reply has to repeat. A failure that the decoder sets in the
 /// task is the answer; such a task is not scored. Reused, so that its memory is, too.
 struct InferenceRequest final : ScoringJob {
-  enum class Output : std::uint8_t { score, anomaly, severity, output, contributions };
+  enum class Output : std::uint8_t { score, anomaly, warming, severity, output, contributions };
 
   std::string id;
   std::uint64_t number = 0;         ///< The id of an EvaluateBatchRequest.
-  std::array<Output, 5> outputs{};  ///< In the order asked for.
+  std::array<Output, 6> outputs{};  ///< In the order asked for.
   std::size_t output_count = 0;
   bool raw = false;             ///< The request held raw bytes, so its reply does.
   std::size_t explain_top = 0;  ///< How many reasons an EvaluateRequest asks for.
@@ -61,8 +61,5 @@ void encode_evaluate(const InferenceRequest& request, std::string& out);
 
 /// Appends a datasentinel.v1.EvaluateBatchResponse, also for a batch that was refused.
 void encode_evaluate_batch(const InferenceRequest& request, std::string& out);
-
-/// How many of a scored request's rows are anomalies.
-[[nodiscard]] std::size_t count_anomalies(const InferenceRequest& request) noexcept;
 
 }  // namespace datasentinel

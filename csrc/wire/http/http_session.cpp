@@ -408,10 +408,7 @@ void HttpSession::answer(std::unique_ptr<RestRequest> request) {
   }
   const std::chrono::duration<double, std::micro> worked = took - task.waited;
   task.model->rest_cost.add(request->body_bytes, worked.count());
-  const float* const scores = task.scores.data();
-  const auto anomalies = std::count_if(scores, scores + task.scores.size(),
-                                       [&](float score) { return task.model->scorer->is_anomaly(score); });
-  count(200, task.rows, static_cast<std::size_t>(anomalies));
+  count(200, task.rows, task.count_anomalies());
   reply_ = std::make_unique<RestReply>(std::move(request));
   std::string fields;
   if (const auto json_bytes = reply_->json_bytes()) {

@@ -17,7 +17,7 @@ RestReply::RestReply(std::unique_ptr<RestRequest> request) : request_(std::move(
   for (const RestRequestedOutput& wanted : outputs) {
     const std::size_t size = size_of(wanted.output);
     if (wanted.binary) {
-      bytes += wanted.output == RestOutput::anomaly ? size : size * sizeof(float);
+      bytes += is_bool(wanted.output) ? size : size * sizeof(float);
     } else {
       json_values += size;
     }
@@ -68,12 +68,12 @@ void RestReply::begin_output(std::string& out) const {
   const ScoringTask& task = request_->task;
   out += output_ == 0 ? "{\"name\":\"" : ",{\"name\":\"";
   out += kRestOutputNames[static_cast<std::size_t>(wanted.output)];
-  out += wanted.output == RestOutput::anomaly ? "\",\"datatype\":\"BOOL\",\"shape\":["
-                                              : "\",\"datatype\":\"FP32\",\"shape\":[";
+  out += is_bool(wanted.output) ? "\",\"datatype\":\"BOOL\",\"shape\":["
+                                : "\",\"datatype\":\"FP32\",\"shape\":[";
   out += std::to_string(task.rows);
   if (is_matrix(wanted.output)) out.append(",").append(std::to_string(task.model->scorer->input_dim()));
   if (wanted.binary) {
-    const std::size_t bytes = size_of(wanted.output) * (wanted.output == RestOutput::anomaly ? 1 : 4);
+    const std::size_t bytes = size_of(wanted.output) * (is_bool(wanted.output) ? 1 : 4);
     out.append("],\"parameters\":{\"binary_data_size\":").append(std::to_string(bytes)).append("}}");
   } else {
     out += "],\"data\":[";
@@ -83,9 +83,8 @@ void RestReply::begin_output(std::string& out) const {
 void RestReply::write_value(RestOutput output, std::size_t index, std::string& out) const {
   const ScoringTask& task = request_->task;
   switch (output) {
-    case RestOutput::anomaly:
-      out += task.model->scorer->is_anomaly(task.scores.data()[index]) ? "true" : "false";
-      break;
+    case RestOutput::anomaly: out += task.is_anomaly(index) ? "true" : "false"; break;
+    case RestOutput::warming: out += task.is_warming(index) ? "true" : "false"; break;
     case RestOutput::severity: append_json_number(severity(index), out); break;
     default: append_json_number(values_of(output)[index], out);
   }
@@ -129,10 +128,11 @@ void RestReply::write_bytes(std::string& out) {
     if (!wanted.binary) continue;
     const std::size_t size = size_of(wanted.output);
     const std::size_t count = std::min(size - written_, kPieceBytes / sizeof(float));
-    if (wanted.output == RestOutput::anomaly) {
-      const float* const scores = request_->task.scores.data();
+    if (is_bool(wanted.output)) {
+      const ScoringTask& task = request_->task;
       for (std::size_t i = written_; i < written_ + count; ++i) {
-        out += request_->task.model->scorer->is_anomaly(scores[i]) ? '\1' : '\0';
+        const bool value = wanted.output == RestOutput::anomaly ? task.is_anomaly(i) : task.is_warming(i);
+        out += value ? '\1' : '\0';
       }
     } else if (wanted.output == RestOutput::severity) {
       for (std::size_t i = written_; i < written_ + count; ++i) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "serving/stream_request.h"
 #include "wire/http/json_reader.h"
 
 namespace datasentinel {
@@ -51,11 +52,17 @@ class Reader {
       check_input();
       take_rows(text.substr(json_bytes));
     }
+    const std::string problem =
+        assign_stream(request_.task, std::move(stream_), "send the parameter sequence_id");
+    if (!problem.empty()) reject(problem);
     for (const Wish& wish : wishes_) {
       request_.outputs.push_back({wish.output, wish.binary.value_or(binary_by_default_)});
     }
     if (wishes_.empty()) {
       request_.outputs = {{RestOutput::score, binary_by_default_}, {RestOutput::anomaly, binary_by_default_}};
+      if (request_.task.model->states() != nullptr) {
+        request_.outputs.push_back({RestOutput::warming, binary_by_default_});
+      }
     }
   }
 
@@ -87,6 +94,12 @@ class Reader {
         json.read_object([&](std::string_view parameter) {
           if (parameter == "binary_data_output") {
             binary_by_default_ = json.read_bool();
+          } else if (parameter == "sequence_id") {
+            read_sequence_id(json);
+          } else if (parameter == "sequence_start") {
+            stream_.starts = json.read_bool();
+          } else if (parameter == "sequence_end") {
+            stream_.ends = json.read_bool();
           } else {
             json.skip_value();
           }
@@ -106,6 +119,16 @@ class Reader {
       }
     });
     json.expect_end();
+  }
+
+  /// A text, or a number, of which 0 is no sequence.
+  void read_sequence_id(JsonReader& json) {
+    if (json.peek() == '"') {
+      std::string buffer;
+      stream_.id = json.read_string(buffer);
+    } else if (const std::int64_t number = json.read_integer(); number != 0) {
+      stream_.id = std::to_string(number);
+    }
   }
 
   void read_input(JsonReader& json) {
@@ -202,7 +225,7 @@ class Reader {
     const auto known = std::ranges::find(kRestOutputNames, name);
     if (known == kRestOutputNames.end()) {
       reject("unknown output " + quoted(name) +
-             "; this model has score, anomaly, severity, output and contributions");
+             "; this model has score, anomaly, warming, severity, output and contributions");
     }
     if (!supported) reject("output " + quoted(name) + ": shared memory and classification are not supported");
     const auto output = static_cast<RestOutput>(known - kRestOutputNames.begin());
@@ -276,6 +299,7 @@ class Reader {
   bool has_data_ = false;
   std::optional<std::int64_t> binary_bytes_;
   bool in_shared_memory_ = false;
+  StreamRequest stream_;
   std::vector<Wish> wishes_;
 };
 
@@ -291,7 +315,8 @@ Wanted wanted_for(const RestRequest& request) {
         }
         [[fallthrough]];
       case RestOutput::score:
-      case RestOutput::anomaly: wanted.scores = true; break;
+      case RestOutput::anomaly:
+      case RestOutput::warming: wanted.scores = true; break;
       case RestOutput::output: wanted.reconstructions = true; break;
       case RestOutput::contributions: wanted.contributions = true; break;
     }

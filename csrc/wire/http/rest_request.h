@@ -14,12 +14,17 @@
 namespace datasentinel {
 
 /// What a reply may hold, in the order of `kRestOutputNames`.
-enum class RestOutput : std::uint8_t { score, anomaly, severity, output, contributions };
-inline constexpr std::array<std::string_view, 5> kRestOutputNames{"score", "anomaly", "severity", "output",
-                                                                  "contributions"};
+enum class RestOutput : std::uint8_t { score, anomaly, warming, severity, output, contributions };
+inline constexpr std::array<std::string_view, 6> kRestOutputNames{"score",    "anomaly", "warming",
+                                                                  "severity", "output",  "contributions"};
 
 /// Whether it has as many columns as the input.
 [[nodiscard]] constexpr bool is_matrix(RestOutput output) noexcept { return output >= RestOutput::output; }
+
+/// Whether its values are truths, of a byte each, and not float32.
+[[nodiscard]] constexpr bool is_bool(RestOutput output) noexcept {
+  return output == RestOutput::anomaly || output == RestOutput::warming;
+}
 
 struct RestRequestedOutput {
   RestOutput output = RestOutput::score;

@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "serving/stream_request.h"
 #include "wire/decimal.h"
 
 namespace datasentinel {
@@ -74,6 +75,15 @@ std::string read_row(std::string_view line, std::span<float> values) {
   return "expected " + std::to_string(values.size()) + " values, got " + std::to_string(count);
 }
 
+std::string_view line_of(Decision decision) noexcept {
+  switch (decision) {
+    case Decision::ok: return "OK\n";
+    case Decision::anomaly: return "ANOMALY\n";
+    case Decision::warming: return "WARMING\n";
+  }
+  return {};
+}
+
 bool is_blank_line(std::string_view line) noexcept {
   for (const char c : line) {
     if (!is_blank(c)) return false;
@@ -90,6 +100,12 @@ LineSession::LineSession(std::shared_ptr<InferenceService> service, std::shared_
   if (limits_.max_line_bytes == 0 || limits_.max_batch_rows == 0) {
     throw Error(ErrorCode::invalid_argument, "max_line_bytes and max_batch_rows must be at least 1");
   }
+  own_stream_ = '\0' + std::to_string(number());
+}
+
+LineSession::~LineSession() {
+  const auto model = inference().models().find({}, {});
+  if (model != nullptr && model->states() != nullptr) model->states()->forget(own_stream_);
 }
 
 void LineSession::feed(std::string_view bytes, std::string& replies) {
@@ -149,16 +165,33 @@ void LineSession::take_line(std::string_view line) {
   if (is_blank_line(line)) return;
   ScoringTask& task = job_->task;
   if (task.model == nullptr) return refuse("no model is being served");
+  std::string_view stream = own_stream_;
+  if (line.front() == '@' && !take_stream(line, stream)) return;
   const std::size_t columns = task.model->scorer->input_dim();
   float* const row = task.values.extend(columns);
   std::string reason = read_row(line, {row, columns});
   if (reason.empty()) {
     ++task.rows;
     outcomes_.push_back(true);
+    if (task.model->states() == nullptr) return;
+    if (task.streams.empty() || task.streams.back().stream != stream) {
+      task.streams.push_back({.stream = std::string(stream)});
+    }
+    ++task.streams.back().rows;
   } else {
     task.values.drop_last(columns);
     refuse(std::move(reason));
   }
+}
+
+bool LineSession::take_stream(std::string_view& line, std::string_view& stream) {
+  const auto end = static_cast<std::size_t>(std::ranges::find_if(line, is_blank) - line.begin());
+  stream = line.substr(1, end - 1);
+  line.remove_prefix(end);
+  std::string problem = stream.empty() ? "expected a stream's id after '@'" : problem_of_stream_id(stream);
+  if (problem.empty()) return true;
+  refuse(std::move(problem));
+  return false;
 }
 
 void LineSession::refuse_over_long_line() {
@@ -203,7 +236,7 @@ void LineSession::answer(std::string& replies) {
       failures_ += task.rows;
       last_failure_ = failure;
     }
-    const float* score = task.scores.data();
+    std::size_t row = 0;
     auto reason = reasons_.cbegin();
     for (const bool is_row : outcomes_) {
       if (!is_row) {
@@ -211,9 +244,9 @@ void LineSession::answer(std::string& replies) {
       } else if (task.failure) {
         replies.append("ERROR: ").append(failure).append("\n");
       } else {
-        const bool is_anomaly = task.model->scorer->is_anomaly(*score++);
-        anomalies += static_cast<std::uint64_t>(is_anomaly);
-        replies.append(is_anomaly ? "ANOMALY\n" : "OK\n");
+        const Decision decision = task.decision(row++);
+        anomalies += static_cast<std::uint64_t>(decision == Decision::anomaly);
+        replies.append(line_of(decision));
       }
     }
     const std::chrono::duration<double> took = Turn::Clock::now() - started_;

@@ -25,10 +25,11 @@ struct LineLimits {
 /// One connection of the line protocol: bytes in, reply bytes out, no sockets.
 ///
 /// A line holds one row: D decimal numbers separated by blanks or by one comma (with blanks around it), ended
-/// by `\n` or `\r\n`. Each line that is not blank is answered in order by `OK`, `ANOMALY` or
-/// `ERROR: <reason>`. All complete lines of a turn are scored as one batch, off the event loop where that
-/// takes long. An error answers its own line only; an over-long line is answered and ends the session,
-/// because its end is unknown. Every turn's lines go to the model that is the default then.
+/// by `\n` or `\r\n`. `@id ` before them names the stream of the row; without it, a model with memory takes
+/// the connection for a stream. Each line that is not blank is answered in order by `OK`, `ANOMALY`,
+/// `WARMING` or `ERROR: <reason>`. All complete lines of a turn are scored as one batch, off the event loop
+/// where that takes long. An error answers its own line only; an over-long line is answered and ends the
+/// session, because its end is unknown. Every turn's lines go to the model that is the default then.
 ///
 /// One thread at a time.
 class LineSession final : public WireSession {
@@ -36,6 +37,7 @@ class LineSession final : public WireSession {
   /// `counts` is for all connections. Throws Error{invalid_argument} for a limit of 0.
   LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
               LineLimits limits);
+  ~LineSession() override;
 
   void feed(std::string_view bytes, std::string& replies) override;
 
@@ -60,6 +62,8 @@ class LineSession final : public WireSession {
   void on_scored(std::unique_ptr<ScoringJob> job) override;
   void take_turn(std::string& replies);
   void take_line(std::string_view line);
+  /// Takes the name of a stream off the line; false where the line was refused for it.
+  [[nodiscard]] bool take_stream(std::string_view& line, std::string_view& stream);
   void refuse_over_long_line();
   void refuse(std::string reason);
   void score(std::string& replies);
@@ -67,6 +71,7 @@ class LineSession final : public WireSession {
 
   std::shared_ptr<RequestCounts> counts_;
   LineLimits limits_;
+  std::string own_stream_;  ///< The id of the stream of lines that name none.
   InputBuffer input_;
   std::size_t searched_ = 0;  ///< So many bytes of the input hold no newline.
   bool unfinished_ = false;

@@ -12,6 +12,7 @@ from datasentinel.serving.connections.turns import Turns
 from datasentinel.serving.inference import Inference
 from datasentinel.serving.models import ServedModels
 from datasentinel.serving.settings import Settings
+from datasentinel.serving.states import StreamStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ class DataPlane:
     ) -> None:
         self._tracing = tracing
         self._settings = settings or Settings()
-        self.served = ServedModels()
+        self.served = ServedModels(StreamStates(self._settings))
         self.turns = Turns()
         if detector is not None:
             self.served.serve(*names_of(detector), detector)

@@ -13,10 +13,11 @@ from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from datasentinel.detector import Detector
+    from datasentinel.serving.states import ModelStreams, StreamStates
 
 # What a model may be asked for, and what it answers when the request does not say.
 DEFAULT_OUTPUTS = ("score", "anomaly")
-OUTPUTS = (*DEFAULT_OUTPUTS, "severity", "output", "contributions")
+OUTPUTS = (*DEFAULT_OUTPUTS, "warming", "severity", "output", "contributions")
 
 _WARM_UP_ROWS = (1, 64, 1)
 _MAX_WARM_UP_VALUES = 1 << 20
@@ -38,7 +39,7 @@ def warm_up(detector: Detector) -> None:
 def outputs_of(detector: Detector) -> tuple[str, ...]:
     """Name the outputs that a model can compute, by asking it for each."""
     row = np.zeros((1, detector.input_dim), dtype=np.float32)
-    names = [*DEFAULT_OUTPUTS, "severity"]
+    names = [*DEFAULT_OUTPUTS, *(["warming"] if detector.scorer.state_dim else []), "severity"]
     for name, compute in (("output", detector.reconstruct), ("contributions", detector.contributions)):
         with suppress(UnsupportedModelError):
             compute(row)
@@ -60,6 +61,8 @@ class ServedModel:
         The scorer's counters when serving began: the warm-up is no client's work.
     uncounted_scores : list of int
         The same of its scores by interval; empty for a model without calibration scores.
+    streams : ModelStreams or None
+        Of a model with memory.
     """
 
     name: str
@@ -68,6 +71,7 @@ class ServedModel:
     outputs: tuple[str, ...]
     uncounted: dict[str, int]
     uncounted_scores: list[int]
+    streams: ModelStreams | None = None
 
     @property
     def feature_counts(self) -> list[list[int]]:
@@ -89,15 +93,22 @@ class ServedModel:
 class ServedModels:
     """The models being served; changed on the event loop only.
 
+    Parameters
+    ----------
+    states : StreamStates
+        The states of models with memory.
+
     Attributes
     ----------
+    states : StreamStates
     table : ModelTable
         The same models, as the native sessions see them.
     default_name : str
         Whose latest version answers requests that name no model; empty before the first model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, states: StreamStates) -> None:
+        self.states = states
         self.table = ModelTable()
         self.default_name = ""
         self._by_name: dict[str, dict[str, ServedModel]] = {}  # Versions in order, the latest last.
@@ -106,7 +117,8 @@ class ServedModels:
     def serve(self, name: str, version: str, detector: Detector) -> None:
         """Serve a model from now on, as the latest version of its name; the first name is the default."""
         scorer = detector.scorer
-        model = ServedModel(name, version, detector, outputs_of(detector), scorer.counts, scorer.score_counts)
+        outputs, streams = outputs_of(detector), self.states.of(name, detector)
+        model = ServedModel(name, version, detector, outputs, scorer.counts, scorer.score_counts, streams)
         scorer.observe()
         versions = self._by_name.setdefault(name, {})
         self._retire(versions.pop(version, None))
@@ -122,6 +134,7 @@ class ServedModels:
         if not versions:
             self._by_name.pop(name, None)
         self.table.remove(name, version)
+        self.states.keep_only([model.streams for model in self.all() if model.streams is not None])
 
     def order(self, name: str, wanted: list[str]) -> None:
         """Put versions that are served into an order, the latest last; others come before them."""
@@ -178,6 +191,7 @@ class ServedModels:
             model.detector.scorer,
             reconstructs="output" in model.outputs,
             p_values=model.detector.p_value_table,
+            states=model.streams.store if model.streams is not None else None,
         )
 
     def _retire(self, model: ServedModel | None) -> None:

@@ -50,6 +50,7 @@ class Server:
         self._board = board
         self._poster: asyncio.Task[None] | None = None
         self._tracer: asyncio.Task[None] | None = None
+        self._saver: asyncio.Task[None] | None = None
         self._guard = Guard()
         self._tracing: Tracing | None = None
         self._plane: DataPlane | None = None
@@ -114,6 +115,7 @@ class Server:
             self._poster = asyncio.create_task(metrics.post_for_ever())
         if self._tracing is not None:
             self._tracer = asyncio.create_task(plane.trace_for_ever())
+        self._saver = asyncio.create_task(plane.served.states.save_for_ever())
         return addresses
 
     async def stop(self) -> None:
@@ -124,10 +126,11 @@ class Server:
         await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
-        for task in (self._poster, self._tracer, self._failure_watch, self._shortage_watch):
+        for task in (self._poster, self._tracer, self._failure_watch, self._shortage_watch, self._saver):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+        await self._plane.served.states.save()
         if self._tracing is not None:
             self._plane.trace()
             await asyncio.to_thread(self._tracing.shut_down)

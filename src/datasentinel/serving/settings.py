@@ -209,6 +209,24 @@ class Settings:
         "Scoring that is expected to take longer, and all scoring on a GPU, is done off the event loop.",
         minimum=0,
     )
+    max_streams: int = _setting(
+        100_000,
+        "Streams that a model with memory remembers; the one heard of least recently starts anew.",
+        minimum=1,
+        maximum=2**31 - 1,
+    )
+    stream_memory_mib: int = _setting(
+        512,
+        "Memory in MiB that the states of a model's streams may take; beyond, streams go as for max_streams.",
+        minimum=1,
+        maximum=1 << 24,
+    )
+    stream_snapshot: str = _setting(
+        "", "Folder that keeps the states of streams over a restart; empty: streams start anew."
+    )
+    stream_snapshot_interval_s: float = _setting(
+        60.0, "How often they are written there, beside at every stop.", minimum=0.1, maximum=86400
+    )
     memory_mib: int = _setting(
         512,
         "Memory in MiB that all connections together may hold for requests and replies; more are refused.",

@@ -28,7 +28,7 @@ _THREAD_NAME = "load-model"
 
 def loader(settings: Settings) -> Callable[[Artifact], Detector]:
     """Return what makes a detector of an artifact as the settings say."""
-    return partial(
+    make = partial(
         Detector,
         backend=settings.backend,
         num_threads=settings.num_threads,
@@ -42,6 +42,17 @@ def loader(settings: Settings) -> Callable[[Artifact], Detector]:
         ),
     )
 
+    def load(artifact: Artifact) -> Detector:
+        if artifact.config.state and settings.workers > 1:
+            raise UnsupportedModelError(
+                f"{artifact.directory}: the model keeps a state for each stream (config.json: key 'state'), "
+                f"and rows of one stream would reach different ones of {settings.workers} workers; serve it "
+                "with --workers 1"
+            )
+        return make(artifact)
+
+    return load
+
 
 def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detector]) -> Detector:
     """Load the artifact of `folder`, which has to lie in `root`, and score a few rows.
@@ -52,11 +63,6 @@ def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detect
         The model cannot be loaded or run.
     """
     artifact = load_artifact(folder, within=root)
-    if artifact.config.state:
-        raise UnsupportedModelError(
-            f"{folder}: the model keeps a state for each stream (config.json: key 'state'), and the server "
-            "does not; score its streams with `datasentinel score` or datasentinel.streams"
-        )
     detector = load(artifact)
     warm_up(detector)
     outputs_of(detector)  # What cannot compute one of them is to fail here, not when it takes over.

@@ -17,10 +17,11 @@ EXTENSIONS = (
     "binary_tensor_data",
     "model_configuration",
     "model_repository",
+    "sequence",
     "statistics",
 )
 
-_DATATYPES = {"anomaly": "BOOL"}  # All others are FP32.
+_DATATYPES = {"anomaly": "BOOL", "warming": "BOOL"}  # All others are FP32.
 
 
 def _width(output: str, model: ServedModel) -> list[int]:

@@ -95,6 +95,7 @@ class _DataPlaneCollector(Collector):
             yield from self._batches()
             yield from self._scores()
         yield from self._by_model()
+        yield from self._by_stream()
         yield from self._by_transport()
         reloads = CounterMetricFamily(
             "datasentinel_model_reloads",
@@ -137,6 +138,26 @@ class _DataPlaneCollector(Collector):
         counts = self._plane.counts
         for name, help_text in _BY_MODEL.items():
             yield CounterMetricFamily(f"datasentinel_model_{name}", help_text, value=counts[name])
+
+    def _by_stream(self) -> Iterator[Metric]:
+        alive = GaugeMetricFamily(
+            "datasentinel_streams", "Streams that a model with memory remembers.", labels=["model"]
+        )
+        warming = GaugeMetricFamily(
+            "datasentinel_streams_warming", "Of those, streams that are still warming.", labels=["model"]
+        )
+        memory = GaugeMetricFamily(
+            "datasentinel_stream_memory_bytes", "Memory of the streams' states.", labels=["model"]
+        )
+        evicted = CounterMetricFamily(
+            "datasentinel_streams_evicted", "Streams dropped to make room for others.", labels=["model"]
+        )
+        for streams in self._plane.served.states:
+            alive.add_metric([streams.name], len(streams.store))
+            warming.add_metric([streams.name], streams.store.warming)
+            memory.add_metric([streams.name], streams.store.bytes)
+            evicted.add_metric([streams.name], streams.store.evicted)
+        yield from (alive, warming, memory, evicted)
 
     def _batches(self) -> Iterator[Metric]:
         for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():

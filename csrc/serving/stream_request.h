@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "serving/batch_scorer.h"
+
+namespace datasentinel {
+
+inline constexpr std::size_t kMaxStreamIdBytes = 256;
+
+/// What a request says about the stream of its rows.
+struct StreamRequest {
+  std::string id;       ///< Empty: nothing. A number is the same as its digits.
+  bool starts = false;  ///< The stream begins anew with the first row.
+  bool ends = false;    ///< The stream is forgotten after the last row.
+};
+
+/// Why this is no id of a stream, or an empty string.
+[[nodiscard]] std::string problem_of_stream_id(std::string_view id);
+
+/// Makes all rows of a task, whose model is known, those of one stream; a model without memory ignores that.
+/// Returns what is wrong, or an empty string; `how` says how a client names a stream.
+[[nodiscard]] std::string assign_stream(ScoringTask& task, StreamRequest stream, std::string_view how);
+
+}  // namespace datasentinel
