@@ -36,7 +36,7 @@ DIM = 8
 def model(tmp_path_factory) -> Path:
     """A model whose threshold parts the telemetry of seed 0 in two halves."""
     network = Network.random([DIM, 6, 3, 6, DIM], seed=1)
-    rows = [values for values, _ in itertools.islice(Telemetry(DIM), 2000)]
+    rows = [row.values for row in itertools.islice(Telemetry(DIM), 2000)]
     scores, _ = network.reference(np.array(rows))
     return write_artifact(
         tmp_path_factory.mktemp("model"), network.to_onnx(), input_dim=DIM, threshold=float(np.median(scores))
@@ -418,7 +418,7 @@ def test_the_command_prints_its_summary_as_json(port, model):
 
 
 def test_the_command_sends_the_rows_of_a_file(port, detector, tmp_path):
-    rows = np.array([values for values, _ in itertools.islice(Telemetry(DIM), 30)])
+    rows = np.array([row.values for row in itertools.islice(Telemetry(DIM), 30)])
     decisions = detector.predict(rows)
     table = np.column_stack([rows, decisions])
     path = tmp_path / "rows.csv"

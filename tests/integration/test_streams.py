@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
+import sys
 import urllib.request
 from collections import defaultdict
+from dataclasses import replace
 from urllib.error import HTTPError
 
 import grpc
@@ -382,3 +384,103 @@ def test_bytes_behind_the_json_name_a_stream_too(server, detector, recording):
     scores = struct.unpack_from("<30f", content, size)
     np.testing.assert_allclose(scores, detector.score(chunk), **CLOSE)
     assert content[size + 120 :] == b"\0" * 30 + b"\1" * 30
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "grpc"])
+def test_a_recording_with_ids_is_replayed(server, detector, protocol, tmp_path):
+    hosts = {f"{protocol}-{i}": oscillations(110, seed=i) for i in range(3)}
+    path = tmp_path / "recording.csv"
+    with path.open("w") as file:
+        file.write("host," + ",".join(f"x{i}" for i in range(D)) + "\n")
+        for turn in range(110):
+            for host, rows in hosts.items():
+                file.write(host + "," + ",".join(map(str, rows[turn])) + "\n")
+    flags = [
+        "--file",
+        str(path),
+        "--id",
+        "host",
+        "--protocol",
+        protocol,
+        "--port",
+        str(server.ports[protocol]),
+    ]
+    command_line = [sys.executable, "-m", "datasentinel", "produce", *flags, "--invalid-every", "0"]
+    # One in flight: replies over gRPC may come in any order, and so may the requests.
+    done = subprocess.run(
+        [*command_line, "--window", "1", "--replies"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=clean_environment(),
+    )
+    said = [text.split()[1] for text in done.stdout.splitlines()[:330]]
+    for i, rows in enumerate(hosts.values()):
+        above = detector.score(rows).astype(np.float64) > detector.threshold
+        expected = ["WARMING"] * 96 + ["ANOMALY" if anomaly else "OK" for anomaly in above[96:]]
+        assert said[i::3] == expected
+
+
+@pytest.mark.parametrize("streams", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_streams_over_reloads_restarts_and_evictions(
+    start_server, memory_artifact, detector, tmp_path, streams
+):
+    built = load_artifact(memory_artifact)
+    recordings = [oscillations(100, seed=i) for i in range(100)]
+    expected = [detector.score(rows) for rows in recordings]
+    root = tmp_path / "models"
+    save_artifact(root / "1", built.onnx, built.config)
+    flags = (
+        "--no-tcp",
+        "--watch",
+        "--watch-interval-s",
+        "0.1",
+        "--stream-snapshot",
+        str(tmp_path / "states"),
+    )
+
+    def send(server, first, last, begin=0):
+        """Send these rows of every stream, of whose state nothing may be lost; return how many are warming."""
+        chunks = [rows[first:last].tobytes() for rows in recordings]
+
+        def requests():
+            for i in range(begin, streams):
+                yield v1.EvaluateBatchRequest(
+                    id=i, rows=last - first, raw_values=chunks[i % 100], stream_id=f"stream-{i:06d}"
+                )
+
+        warming = 0
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            stub = v1_grpc.InferenceServiceStub(channel)
+            for reply in stub.EvaluateStream(requests()):
+                np.testing.assert_allclose(
+                    np.array(reply.scores, np.float32), expected[reply.id % 100][first:last], **CLOSE
+                )
+                warming += reply.statuses[-1] == v1.WARMING
+        return warming
+
+    with start_server(*flags, artifact=root) as server:
+        before_bytes = server.rss_bytes()
+        assert send(server, 0, 40) == streams
+        per_stream_bytes = (server.rss_bytes() - before_bytes) / streams
+        save_artifact(root / "2", built.onnx, replace(built.config, threshold=2 * built.config.threshold))
+        server.wait_for_log("event=model_withdrawn")
+        assert send(server, 40, 60) == streams
+        assert metrics(server)["datasentinel_streams"] == streams
+        assert metrics(server)["datasentinel_streams_evicted_total"] == 0
+        assert server.stop() == 0
+    if streams >= 10_000:  # With fewer the rest of the process counts.
+        print(f"{per_stream_bytes:.0f} bytes of resident memory a stream")
+        assert per_stream_bytes < 4 * detector.scorer.state_dim + 300
+    kept = streams - streams // 10
+    with start_server(*flags, "--max-streams", str(kept), artifact=root) as server:
+        assert send(server, 60, 98, begin=streams - kept) == 0
+        assert metrics(server)["datasentinel_streams"] == kept
+        # The others were forgotten: they begin anew, in the place of those heard of least recently.
+        chunk = recordings[0][:1]
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            assert v1_batch(channel, "stream-000000", chunk)[1] == ["WARMING"]
+        assert metrics(server)["datasentinel_streams_evicted_total"] == 1
+        assert send(server, 98, 100, begin=streams - kept + 1) == 0
+        assert server.stop() == 0

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datasentinel.artifact import Artifact, format_config, load_artifact, parse_config, save_artifact
 from datasentinel.backend import StateStore
@@ -53,6 +55,50 @@ def test_interleaved_streams_score_as_each_does_alone(detector):
         first += count
     np.testing.assert_allclose(np.concatenate(scores), expected, rtol=2e-4, atol=1e-5)
     assert len(streams) == 20
+
+
+# A batch of rows of streams by number, or one of them begins anew, or all are written and read again.
+_STEPS = st.lists(
+    st.one_of(
+        st.lists(st.integers(0, 4), min_size=1, max_size=40),
+        st.integers(0, 4),
+        st.just("restart"),
+    ),
+    max_size=25,
+)
+
+
+@given(steps=_STEPS)
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+def test_any_interleaving_scores_as_each_stream_does_alone(detector, tmp_path, steps):
+    recordings = [oscillations(300, seed=i) for i in range(5)]
+    alone = [detector.score(rows) for rows in recordings]
+    seen = [0] * 5
+    streams = StreamDetector(detector)
+    for step in steps:
+        if step == "restart":
+            streams.save(tmp_path / "states")
+            streams = StreamDetector(detector)
+            assert streams.restore(tmp_path / "states") == sum(count > 0 for count in seen)
+        elif isinstance(step, int):
+            assert streams.forget(step) == (seen[step] > 0)
+            seen[step] = 0
+        else:
+            step = [number for number in step if seen[number] + step.count(number) <= 300]  # noqa: PLW2901
+            rows, expected, warming = [], [], []
+            for number in step:
+                rows.append(recordings[number][seen[number]])
+                expected.append(alone[number][seen[number]])
+                warming.append(seen[number] < 96)
+                seen[number] += 1
+            scores, warms = streams.update_many(np.array(rows).reshape(-1, 7), step)
+            np.testing.assert_allclose(scores, expected, rtol=2e-4, atol=1e-5)
+            assert warms.tolist() == warming
 
 
 def test_rows_are_warming_until_the_beginning_has_faded_and_then_told(detector):

@@ -21,6 +21,7 @@ from datasentinel.producer import (
     PROTOCOLS,
     Credentials,
     FileRows,
+    Fleet,
     Producer,
     Summary,
     Telemetry,
@@ -47,23 +48,30 @@ def _rows(
     dim: int | None,
     anomaly_share: float | None,
     seed: int,
-) -> FileRows | Telemetry:
+    id_column: str | None,
+    streams: int | None,
+) -> FileRows | Fleet | Telemetry:
     config = load_artifact(model).config if model is not None else None
     if file is None:
-        if label is not None or normal:
-            raise click.UsageError("--label and --normal need --file.")
+        if label is not None or normal or id_column is not None:
+            raise click.UsageError("--label, --normal and --id need --file.")
         if (dim is None) == (config is None):
             raise click.UsageError(
                 "Synthetic telemetry needs one of --dim and --model; rows come from --file."
             )
         width = config.input_dim if config is not None else dim
         assert width is not None  # noqa: S101
-        return Telemetry(width, anomaly_share=0.05 if anomaly_share is None else anomaly_share, seed=seed)
-    if dim is not None or anomaly_share is not None:
-        raise click.UsageError("--dim and --anomaly-share are for synthetic telemetry, not for --file.")
+        share = 0.05 if anomaly_share is None else anomaly_share
+        if streams is not None:
+            return Fleet(streams, width, anomaly_share=share, seed=seed)
+        return Telemetry(width, anomaly_share=share, seed=seed)
+    if dim is not None or anomaly_share is not None or streams is not None:
+        raise click.UsageError(
+            "--dim, --anomaly-share and --streams are for synthetic telemetry, not for --file."
+        )
     from datasentinel.tables import open_table
 
-    roles = ReadingOptions(label=label, normal=normal).roles(config)
+    roles = ReadingOptions(label=label, normal=normal, id=id_column).roles(config)
     return FileRows(open_table(file, roles=roles), repeat=count is not None)
 
 
@@ -96,7 +104,7 @@ def _percent(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2%}"
 
 
-def _print(summary: Summary, rows: FileRows | Telemetry) -> None:
+def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     facts = summary.as_dict()
     table = Table(show_header=False, title="Summary", title_justify="left")
     resent = f", {facts['resent']:,} sent again" if facts["resent"] else ""
@@ -180,6 +188,14 @@ def _print(summary: Summary, rows: FileRows | Telemetry) -> None:
     "--normal", type=Names(), default="", metavar="VALUE,..", help="The label's values that mean normal."
 )
 @click.option(
+    "--id", "id_column", help="Column of --file that says which stream a row belongs to, and is sent along."
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1),
+    help="Synthetic telemetry of so many streams in turns, whose ids are sent along.",
+)
+@click.option(
     "--model",
     type=click.Path(path_type=Path),
     help="Artifact folder: take the number of values, and the columns of --file, from it.",
@@ -244,6 +260,8 @@ def command(
     model: Path | None,
     dim: int | None,
     anomaly_share: float | None,
+    id_column: str | None,
+    streams: int | None,
     invalid_every: int,
     count: int | None,
     seed: int,
@@ -283,6 +301,8 @@ def command(
         dim=dim,
         anomaly_share=anomaly_share,
         seed=seed,
+        id_column=id_column,
+        streams=streams,
     )
     samples = stream(rows, invalid_every=invalid_every, faults=PROTOCOLS[protocol], seed=seed)
     producer = Producer(

@@ -206,8 +206,7 @@ def _score_streams(
     place = table.placer()
     for part, parsed in ordered_map(parse, table.blocks(), threads):
         chunk = place(part, parsed)
-        ids = [""] * chunk.num_rows if id_column is None else list(map(str, chunk.kept[id_column]))
-        of_good = [ids[row] for row in (chunk.rows - chunk.first_row).tolist()]
+        of_good = [""] * len(chunk.values) if id_column is None else chunk.good_texts(id_column)
         scores, warming = streams.update_many(chunk.values, of_good)
         if alarm_budget is None:
             anomalies = (scores.astype(np.float64) > detector.threshold) & ~warming

@@ -7,13 +7,14 @@ TCP or gRPC, `run` paces them and survives a server that goes away, `summary` co
 from datasentinel.producer.clients import PROTOCOLS, connector
 from datasentinel.producer.credentials import Credentials, read_token
 from datasentinel.producer.run import Producer, new_event_loop
-from datasentinel.producer.samples import FileRows, Telemetry, stream
+from datasentinel.producer.samples import FileRows, Fleet, Telemetry, stream
 from datasentinel.producer.summary import Summary
 
 __all__ = [
     "PROTOCOLS",
     "Credentials",
     "FileRows",
+    "Fleet",
     "Producer",
     "Summary",
     "Telemetry",

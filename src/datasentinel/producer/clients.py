@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from datasentinel.producer.samples import Sample
 
-OK, ANOMALY, ERROR = "OK", "ANOMALY", "ERROR"
+OK, ANOMALY, WARMING, ERROR = "OK", "ANOMALY", "WARMING", "ERROR"
 
 # What an invalid sample can be: a gRPC request carries floats, so a word cannot be sent.
 PROTOCOLS: dict[str, tuple[Fault, ...]] = {
@@ -40,7 +40,7 @@ class Reply:
     Attributes
     ----------
     status : str
-        `OK`, `ANOMALY` or `ERROR`.
+        `OK`, `ANOMALY`, `WARMING` or `ERROR`.
     message : str
         The reason of an error, or empty.
     score : float or None
@@ -115,7 +115,8 @@ def encode_line(sample: Sample) -> bytes:
     line = " ".join(map(str, sample.values))
     if sample.fault is Fault.NOT_A_NUMBER:
         line = line.replace("nan", _NOT_A_NUMBER_WORD)
-    return line.encode() + b"\n"
+    name = f"@{sample.stream} " if sample.stream else ""
+    return (name + line).encode() + b"\n"
 
 
 def parse_reply(line: bytes) -> Reply:
@@ -126,10 +127,8 @@ def parse_reply(line: bytes) -> Reply:
     ServerError
         The line is none that the protocol knows.
     """
-    if line == b"OK":
-        return Reply(OK)
-    if line == b"ANOMALY":
-        return Reply(ANOMALY)
+    if line in (b"OK", b"ANOMALY", b"WARMING"):
+        return Reply(line.decode())
     if line.startswith(b"ERROR: "):
         return Reply(ERROR, line[7:].decode("utf-8", "replace"))
     raise ServerError(f"the server does not speak the line protocol: it answered {line[:80]!r}")
@@ -236,13 +235,14 @@ class GrpcConnection(Connection):
     async def _call(self, sample: Sample) -> None:
         try:
             response = await self._evaluate(
-                self._request(values=sample.values.tolist()), metadata=self._metadata
+                self._request(values=sample.values.tolist(), stream_id=sample.stream),
+                metadata=self._metadata,
             )
         except self._rpc_error as error:
             self._failed(sample, error)
             return
         status = self._status_name(response.status)
-        if status not in (OK, ANOMALY, ERROR):
+        if status not in (OK, ANOMALY, WARMING, ERROR):
             self._lose(ServerError(f"the server answered with status {status}"))
         elif self._listener is not None:
             self._listener.on_reply(sample, Reply(status, response.message, response.mse))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,12 @@ class Fault(Enum):
     INFINITE = "infinite"
 
 
-Row: TypeAlias = "tuple[Float32Array, bool | None]"
+class Row(NamedTuple):
+    """A row, whether it is an anomaly where that is known, and the stream it belongs to, or nothing."""
+
+    values: Float32Array
+    label: bool | None = None
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,15 @@ class Sample:
         Whether it is an anomaly, where that is known.
     fault : Fault or None
         Why the server must refuse it; None for a sample that it must score.
+    stream : str
+        The stream that it belongs to; empty for none.
     """
 
     index: int
     values: Float32Array
     label: bool | None
     fault: Fault | None
+    stream: str = ""
 
 
 class Telemetry:
@@ -105,7 +113,7 @@ class Telemetry:
                 if abnormal:
                     row += shift  # noqa: PLW2901  # in place, in this block's own memory
                     remaining -= 1
-                yield row.astype(np.float32), abnormal
+                yield Row(row.astype(np.float32), abnormal)
 
     def _normal_rows(self, first: int) -> Float64Array:
         time = np.arange(first, first + _BLOCK_ROWS)[:, None]
@@ -126,8 +134,30 @@ class Telemetry:
         return shift, length
 
 
+class Fleet:
+    """Telemetry of several machines in turns, each a stream of its own.
+
+    Parameters
+    ----------
+    machines : int
+        How many, at least 1; their streams are machine-0, machine-1 ...
+    dim, anomaly_share, seed
+        As for `Telemetry`; each machine has a seed of its own, the first one this.
+    """
+
+    def __init__(self, machines: int, dim: int, *, anomaly_share: float = 0.05, seed: int = 0) -> None:
+        if machines < 1:
+            raise InvalidInputError(f"machines must be at least 1, got {machines}")
+        self._machines = [Telemetry(dim, anomaly_share=anomaly_share, seed=seed + i) for i in range(machines)]
+
+    def __iter__(self) -> Iterator[Row]:
+        for rows in zip(*self._machines):  # noqa: B905  # none of them ends
+            for i, row in enumerate(rows):
+                yield row._replace(stream=f"machine-{i}")
+
+
 class FileRows:
-    """The good rows of a data file, in order, with their labels where the file has some.
+    """The good rows of a data file, in order, with their labels and streams where the file has some.
 
     Parameters
     ----------
@@ -160,9 +190,16 @@ class FileRows:
             raise DataError(f"{self._table.name}: no usable rows{problem}")
         values = data.values.astype(np.float32)
         labels = [None] * len(values) if data.labels is None else data.labels.tolist()
-        yield from zip(values, labels, strict=True)
+        streams = self._streams()
+        yield from map(Row, values, labels, streams)
         while self._repeat:
-            yield from zip(values, labels, strict=True)
+            yield from map(Row, values, labels, streams)
+
+    def _streams(self) -> Iterable[str]:
+        column = self._table.columns.name_of(self._table.columns.id)
+        if column is None:
+            return itertools.repeat("")
+        return [stream for chunk in self._table.chunks() for stream in chunk.good_texts(column)]
 
 
 def stream(
@@ -172,7 +209,7 @@ def stream(
 
     Parameters
     ----------
-    rows : iterable of (float32 array of shape [D], label or None)
+    rows : iterable of Row
         None of them is left out or replaced.
     invalid_every : int
         The samples number N, 2N, 3N, ... of the stream (counted from 1) are invalid; 0 for none.
@@ -192,12 +229,12 @@ def _with_invalid(
     rng = np.random.default_rng(seed)
     turns = itertools.cycle(faults)
     index = 0
-    for values, label in rows:
-        yield Sample(index, values, label, None)
+    for values, label, name in rows:
+        yield Sample(index, values, label, None, name)
         index += 1
         if invalid_every and (index + 1) % invalid_every == 0:
             fault = next(turns)
-            yield Sample(index, _spoil(values, fault, rng), None, fault)
+            yield Sample(index, _spoil(values, fault, rng), None, fault, name)
             index += 1
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasentinel.producer.clients import ANOMALY, ERROR, OK
+from datasentinel.producer.clients import ANOMALY, ERROR, OK, WARMING
 
 if TYPE_CHECKING:
     from datasentinel.producer.clients import Reply
@@ -78,7 +78,7 @@ class Summary:
         self.interrupted = False
         self.failure = ""
         self.elapsed_s = 0.0
-        self.replies = {OK: 0, ANOMALY: 0, ERROR: 0}
+        self.replies = Counter({OK: 0, ANOMALY: 0, ERROR: 0})  # WARMING where a model has a memory.
         self.invalid_refused = 0
         self.invalid_not_refused = 0
         self.valid_refused = 0
@@ -100,7 +100,7 @@ class Summary:
             # Reasons may quote values: without a bound, a long run would collect them for ever.
             if reply.message in self.reasons or len(self.reasons) < _MAX_REASONS:
                 self.reasons[reply.message] += 1
-        elif sample.label is not None:
+        elif sample.label is not None and reply.status != WARMING:
             self._decisions[sample.label, reply.status == ANOMALY] += 1
 
     @property

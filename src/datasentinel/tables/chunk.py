@@ -49,3 +49,8 @@ class Chunk:
     first_row: int = 0
     num_lines: int = 0
     share_read: float = 0.0
+
+    def good_texts(self, column: str) -> list[str]:
+        """Return what the good rows have in a column that is handed through, as text."""
+        texts = list(map(str, self.kept[column]))
+        return [texts[row] for row in (self.rows - self.first_row).tolist()]

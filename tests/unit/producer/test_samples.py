@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from datasentinel.errors import DataError, InvalidInputError
-from datasentinel.producer import PROTOCOLS, FileRows, Telemetry, stream
-from datasentinel.producer.samples import Fault
-from datasentinel.tables import open_table
+from datasentinel.producer import PROTOCOLS, FileRows, Fleet, Telemetry, stream
+from datasentinel.producer.clients import encode_line
+from datasentinel.producer.samples import Fault, Row
+from datasentinel.tables import Roles, open_table
 
 
 def take(telemetry: Telemetry, count: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, labels = zip(*itertools.islice(telemetry, count), strict=True)
+    rows, labels, _ = zip(*itertools.islice(telemetry, count), strict=True)
     return np.array(rows), np.array(labels)
 
 
@@ -62,7 +63,7 @@ def test_telemetry_refuses_nonsense(dim, share):
 
 
 def test_every_tenth_sample_is_invalid_and_no_row_is_lost():
-    rows = [(np.full(3, index, np.float32), index % 2 == 0) for index in range(27)]
+    rows = [Row(np.full(3, index, np.float32), index % 2 == 0) for index in range(27)]
     samples = list(stream(rows, invalid_every=10, faults=PROTOCOLS["tcp"]))
     assert [sample.index for sample in samples] == list(range(30))
     invalid = [sample for sample in samples if sample.fault]
@@ -76,7 +77,7 @@ def test_every_tenth_sample_is_invalid_and_no_row_is_lost():
 
 
 def test_no_invalid_samples_when_not_asked_for():
-    rows = [(np.zeros(2, np.float32), None)] * 25
+    rows = [Row(np.zeros(2, np.float32))] * 25
     assert not any(sample.fault for sample in stream(rows, invalid_every=0, faults=PROTOCOLS["grpc"]))
 
 
@@ -90,7 +91,7 @@ def test_file_rows_skip_and_report_bad_rows(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a,b,label\n1,2,0\n3,x,0\n0.1,5,1\n")
     rows = FileRows(open_table(path))
-    values, labels = zip(*rows, strict=True)
+    values, labels, _ = zip(*rows, strict=True)
     assert rows.dim == 2
     np.testing.assert_array_equal(values, np.array([[1, 2], [0.1, 5]], np.float32))
     assert labels == (False, True)
@@ -102,8 +103,27 @@ def test_file_rows_repeat_and_count_bad_rows_once(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("1,2\n3,x\n4,5\n")
     rows = FileRows(open_table(path, header=False), repeat=True)
-    assert [int(values[0]) for values, _ in itertools.islice(rows, 7)] == [1, 4, 1, 4, 1, 4, 1]
+    assert [int(row.values[0]) for row in itertools.islice(rows, 7)] == [1, 4, 1, 4, 1, 4, 1]
     assert rows.skipped == 1
+
+
+def test_each_row_of_a_file_names_its_stream(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("host,a,b\nweb-1,1,2\nweb-2,x,4\nweb-2,5,6\nweb-1,7,8\n")
+    rows = FileRows(open_table(path, roles=Roles(id="host")), repeat=True)
+    assert [row.stream for row in itertools.islice(rows, 6)] == ["web-1", "web-2", "web-1"] * 2
+    samples = list(itertools.islice(stream(rows, invalid_every=3, faults=PROTOCOLS["tcp"]), 3))
+    lines = [b"@web-1 1.0 2.0\n", b"@web-2 5.0 6.0\n", b"@web-2 5.0 6.0 6.0\n"]
+    assert [encode_line(sample) for sample in samples] == lines
+
+
+def test_the_machines_of_a_fleet_take_turns():
+    rows = list(itertools.islice(Fleet(3, 4, seed=5), 30))
+    assert [row.stream for row in rows[:4]] == ["machine-0", "machine-1", "machine-2", "machine-0"]
+    alone, _ = take(Telemetry(4, seed=6), 10)
+    np.testing.assert_array_equal([row.values for row in rows if row.stream == "machine-1"], alone)
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        Fleet(0, 4)
 
 
 def test_a_file_without_usable_rows_is_an_error(tmp_path):
