@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.models import subject
-from datasentinel import backend
 from datasentinel.bench.report import median_share_of_peak
+from datasentinel.bench.roof import measure_gflops, measure_roof
 from datasentinel.bench.run import DEFAULT_BATCHES
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subjec
 @pytest.fixture(scope="session")
 def peak_gflops() -> Callable[[], float]:
     """Measures the core's multiply-add peak with its most capable instruction set."""
-    isa = backend.measure_roof()[0].isa
-    return lambda: backend.measure_gflops(isa, 1e-3)
+    isa = measure_roof()[0].isa
+    return lambda: measure_gflops(isa, 1e-3)
 
 
 def note(benchmark, subject: Subject, batch: int, samples_us: list[float], peaks: list[float]) -> None:

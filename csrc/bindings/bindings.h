@@ -37,6 +37,7 @@ void bind_backends(pybind11::module_& module);
 void bind_device_arrays(pybind11::module_& module);
 void bind_models(pybind11::module_& module);
 void bind_pinned(pybind11::module_& module);
+void bind_roof(pybind11::module_& module);
 void bind_scoring(pybind11::module_& module);
 void bind_streams(pybind11::module_& module);
 void bind_tables(pybind11::module_& module);

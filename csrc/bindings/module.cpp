@@ -11,7 +11,6 @@
 #include "bindings/bindings.h"
 #include "core/cpu_features.h"
 #include "core/error.h"
-#include "roof/roof.h"
 #include "wire/grpc/grpc_status.h"
 #include "wire/http/http_status.h"
 
@@ -52,16 +51,6 @@ py::list error_table() {
   return table;
 }
 
-double measure_gflops(const std::string& isa, double seconds) {
-  const py::gil_scoped_release release;
-  return roof::measure_gflops(isa, seconds);
-}
-
-std::vector<roof::Roof> measure_roof(double seconds) {
-  const py::gil_scoped_release release;
-  return roof::measure_all(seconds);
-}
-
 }  // namespace
 }  // namespace datasentinel
 
@@ -96,15 +85,7 @@ PYBIND11_MODULE(_native, module) {
   bind_streams(module);
   bind_device_arrays(module);
   bind_pinned(module);
+  bind_roof(module);
   bind_tables(module);
   bind_wire(module);
-
-  py::class_<roof::Roof>(module, "Roof")
-      .def_readonly("isa", &roof::Roof::isa)
-      .def_readonly("gflops", &roof::Roof::gflops)
-      .def_readonly("l1_gb_s", &roof::Roof::l1_gb_s)
-      .def_readonly("l2_gb_s", &roof::Roof::l2_gb_s)
-      .def_readonly("memory_gb_s", &roof::Roof::memory_gb_s);
-  module.def("measure_roof", &measure_roof, py::arg("seconds"));
-  module.def("measure_gflops", &measure_gflops, py::arg("isa"), py::arg("seconds"));
 }

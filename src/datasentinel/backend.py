@@ -37,7 +37,6 @@ ModelTable = _native.ModelTable
 Nghttp2 = _native.Nghttp2
 RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
-Roof = _native.Roof
 Scorer = _native.Scorer
 StateStore = _native.StateStore
 error_name = _native.error_name
@@ -93,41 +92,6 @@ def open_nghttp2() -> Nghttp2:
 def cpu_features() -> list[str]:
     """Name the vector extensions of this CPU that matter to the kernels, e.g. ``["avx2", "fma"]``."""
     return _native.cpu_features()
-
-
-def measure_roof(seconds: float = 0.15) -> list[Roof]:
-    """Measure what one core can do at most, with every instruction set that runs here.
-
-    Parameters
-    ----------
-    seconds : float
-        About how long to measure in all. Touching the memory that is read (twice the last-level cache,
-        64 to 256 MiB) comes on top.
-
-    Returns
-    -------
-    list of Roof
-        The most capable instruction set first; each has `isa` ("avx512", "avx2" or "portable"), `gflops`
-        (float32 multiply-adds on registers, two operations each, in 1e9 operations/s) and the read
-        bandwidths `l1_gb_s`, `l2_gb_s` and `memory_gb_s` in 1e9 bytes/s.
-
-    Raises
-    ------
-    InvalidInputError
-        `seconds` is not finite and greater than 0.
-    """
-    return _native.measure_roof(seconds)
-
-
-def measure_gflops(isa: str, seconds: float) -> float:
-    """Measure the multiply-add peak of one core, in 1e9 operations/s, for about `seconds`.
-
-    Raises
-    ------
-    InvalidInputError
-        `isa` cannot run here, or `seconds` is not finite and greater than 0.
-    """
-    return _native.measure_gflops(isa, seconds)
 
 
 def inspect_model(onnx: bytes, *, name: str) -> _native.ModelInfo:

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from datasentinel.cli.produce import command as produce
-from datasentinel.serving.settings import Settings, load_settings
+from datasentinel.serving.setting_sources import load_settings
+from datasentinel.serving.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()

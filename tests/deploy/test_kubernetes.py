@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from datasentinel.serving.settings import Settings, load_settings, variable_name
+from datasentinel.serving.setting_sources import load_settings
+from datasentinel.serving.settings import Settings, variable_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 OLDEST_KUBERNETES = "1.30"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasentinel import backend
 from datasentinel.bench.contenders import BASELINE
 from datasentinel.bench.machine import describe_machine
 from datasentinel.bench.measure import Timing, measure_in_turns
 from datasentinel.bench.report import Measurement, Report, median_share_of_peak, median_speedup
+from datasentinel.bench.roof import measure_gflops, measure_roof
 from datasentinel.bench.subject import disagreement
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def start_report(subjects: Sequence[Subject], settings: Mapping[str, Any]) -> Re
                 "l2_gb_s": roof.l2_gb_s,
                 "memory_gb_s": roof.memory_gb_s,
             }
-            for roof in backend.measure_roof()
+            for roof in measure_roof()
         ],
         models=[
             {
@@ -83,7 +83,7 @@ def run_python_level(
     progress : callable
         Told what is measured next.
     """
-    peak = functools.partial(backend.measure_gflops, report.roof[0]["isa"], _PEAK_S)
+    peak = functools.partial(measure_gflops, report.roof[0]["isa"], _PEAK_S)
     share_s = budget_s / (len(subjects) * len(batches))
     for contender in contenders:
         if contender.unavailable:

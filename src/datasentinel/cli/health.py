@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.errors import ServerError, SettingsError
-from datasentinel.serving.settings import load_settings
+from datasentinel.serving.setting_sources import load_settings
 
 if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings

@@ -10,7 +10,8 @@ import click
 
 from datasentinel.cli.standard_streams import give_up_output
 from datasentinel.serving.run import run
-from datasentinel.serving.settings import Settings, flag_name, load_settings, variable_name
+from datasentinel.serving.setting_sources import load_settings
+from datasentinel.serving.settings import Settings, flag_name, variable_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel.serving.logs import configure_logging, log
 from datasentinel.serving.process import serve
-from datasentinel.serving.settings import service_links
+from datasentinel.serving.setting_sources import service_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The server's settings: each one defined once, read from flags, environment and file.
+"""The server's settings: each one defined once.
 
 A setting is a field of `Settings`. Its command-line flag, its environment variable (`DATASENTINEL_` and the
 name in capitals) and its key in the configuration file all follow from the field.
@@ -6,52 +6,22 @@ name in capitals) and its key in the configuration file all follow from the fiel
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
-import re
-import tomllib
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasentinel.errors import SettingsError
 from datasentinel.precisions import COMPUTE_PRECISIONS
 from datasentinel.types import BACKEND_NAMES, IO_BINDINGS
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 ENVIRONMENT_PREFIX = "DATASENTINEL_"
-CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 
-# Variables with our prefix that are read elsewhere.
-_OTHER_VARIABLES = frozenset(
-    {
-        CONFIG_VARIABLE,
-        "DATASENTINEL_CACHE_DIR",
-        "DATASENTINEL_ISA",
-        "DATASENTINEL_NGHTTP2_LIBRARY",
-        "DATASENTINEL_NVRTC_LIBRARY",
-        "DATASENTINEL_ONNXRUNTIME_HEADER",
-        "DATASENTINEL_ONNXRUNTIME_LIBRARY",
-        "DATASENTINEL_PROTOCOL",
-        "DATASENTINEL_SHARED_DATA",
-        "DATASENTINEL_TENSORRT_LIBRARY",
-        "DATASENTINEL_TENSORRT_HEADERS",
-    }
-)
-# Kubernetes and Docker links set these in every container beside a service named "datasentinel", or with that
-# and a hyphen at its beginning.
-_LINK_VARIABLE = re.compile(
-    r"DATASENTINEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)"
-)
-# These could be a setting's name, or one misspelt; their values could not be a setting's.
-_LINK_PORT_VARIABLE = re.compile(r"DATASENTINEL_(\w+_)?PORT")
-_LINK_NAME_VARIABLE = re.compile(r"DATASENTINEL_(\w+_)?NAME")
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
+KIND_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
 
 
 def _setting(
@@ -267,7 +237,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            _check(setting, getattr(self, setting.name), setting.name)
+            check_value(setting, getattr(self, setting.name), setting.name)
         if not (self.tcp or self.grpc or self.http):
             raise SettingsError("tcp, grpc and http are all off: nothing would be served")
         if not self.host:
@@ -305,118 +275,13 @@ def variable_name(setting: Field[Any]) -> str:
     return ENVIRONMENT_PREFIX + setting.name.upper()
 
 
-def load_settings(
-    flags: Mapping[str, object] | None = None,
-    *,
-    config_file: str | os.PathLike[str] | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Settings:
-    """Read the settings: a flag wins over an environment variable, that over the file, that over the default.
-
-    Parameters
-    ----------
-    flags : mapping of str to object, optional
-        Values by field name; None stands for a flag that was not given.
-    config_file : path-like, optional
-        A TOML file of `name = value` lines; without it, the one that ``DATASENTINEL_CONFIG`` names.
-    environ : mapping of str to str, optional
-        The environment; the process's own if not given.
-
-    Returns
-    -------
-    Settings
-
-    Raises
-    ------
-    SettingsError
-        A source holds an unknown key or a value of the wrong type or range (source and key are named), the
-        file cannot be read, or the settings contradict each other.
-    """
-    environ = os.environ if environ is None else environ
-    config_file = config_file or environ.get(CONFIG_VARIABLE) or None
-    settings = {setting.name: setting for setting in fields(Settings)}
-    values: dict[str, object] = {}
-
-    if config_file is not None:
-        for key, value in _read_file(Path(config_file)).items():
-            where = f"{Path(config_file)}: key '{key}'"
-            if key not in settings:
-                raise SettingsError(f"{where} is unknown; known: {', '.join(settings)}")
-            values[key] = _check(settings[key], value, where)
-
-    by_variable = {variable_name(setting): setting for setting in settings.values()}
-    for variable, text in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
-            continue
-        if _is_service_link(variable, text):
-            continue
-        where = f"environment variable {variable}"
-        if variable in by_variable:
-            setting = by_variable[variable]
-            values[setting.name] = _check(setting, _parse(setting, text, where), where)
-        else:
-            names = {name.removeprefix(ENVIRONMENT_PREFIX): name for name in by_variable}
-            near = difflib.get_close_matches(
-                variable.removeprefix(ENVIRONMENT_PREFIX), names, n=1, cutoff=0.7
-            )
-            hint = f"did you mean {names[near[0]]}?" if near else f"known: {', '.join(by_variable)}"
-            raise SettingsError(f"{where} is unknown; {hint}")
-
-    for name, value in (flags or {}).items():
-        if value is None:
-            continue
-        if name not in settings:
-            raise SettingsError(f"command line: '{name}' is unknown; known: {', '.join(settings)}")
-        values[name] = _check(settings[name], value, f"command line: {flag_name(settings[name])}")
-
-    return Settings(**values)  # type: ignore[arg-type]  # _check made each value its field's type
-
-
-def service_links(environ: Mapping[str, str]) -> list[str]:
-    """List the variables with our prefix that tell of a service nearby and are no settings."""
-    return [variable for variable, text in sorted(environ.items()) if _is_service_link(variable, text)]
-
-
-def _is_service_link(variable: str, text: str) -> bool:
-    if _LINK_VARIABLE.fullmatch(variable):
-        return True
-    if _LINK_PORT_VARIABLE.fullmatch(variable):
-        return "://" in text
-    return bool(_LINK_NAME_VARIABLE.fullmatch(variable)) and text.startswith("/")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
-
-
-def _parse(setting: Field[Any], text: str, where: str) -> object:
-    """Turn text into a value of the setting's type."""
-    kind: type = type(setting.default)
-    if kind is bool:
-        word = text.strip().lower()
-        if word not in _TRUE | _FALSE:
-            raise SettingsError(f"{where}: expected true or false, got '{text}'")
-        return word in _TRUE
-    if kind is str:
-        return text
-    try:
-        return kind(text)
-    except ValueError:
-        raise SettingsError(f"{where}: expected {_KINDS[kind]}, got '{text}'") from None
-
-
-def _check(setting: Field[Any], value: object, where: str) -> object:
+def check_value(setting: Field[Any], value: object, where: str) -> object:
     """Return `value` as the setting's type, or say what is wrong with it."""
     kind: type = type(setting.default)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise SettingsError(f"{where}: expected {_KINDS[kind]}, got {value!r}")
+        raise SettingsError(f"{where}: expected {KIND_NAMES[kind]}, got {value!r}")
     limits = setting.metadata
     if limits["choices"] and value not in limits["choices"]:
         raise SettingsError(f"{where}: expected one of {', '.join(limits['choices'])}, got '{value}'")
@@ -428,11 +293,3 @@ def _check(setting: Field[Any], value: object, where: str) -> object:
         if limits["maximum"] is not None and value > limits["maximum"]:
             raise SettingsError(f"{where}: must be at most {limits['maximum']}, got {value}")
     return value
-
-
-_KINDS: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasentinel import backend
 from datasentinel.bench.compare import compare_reports
 from datasentinel.bench.measure import measure_in_turns
+from datasentinel.bench.roof import measure_gflops
 from tests.unit.bench.reports import ROOF, measurement, report
 
 
@@ -96,7 +96,7 @@ def test_measured_work_against_ten_times_the_work():
     timings = measure_in_turns(
         {"once": once, "again": once, "tenfold": tenfold},
         budget_s=0.3,
-        peak_gflops=lambda: backend.measure_gflops("portable", 1e-4),
+        peak_gflops=lambda: measure_gflops("portable", 1e-4),
         clock_ns=lambda: now_ns,
     )
     before = report(measurement(timings["once"].rounds_us))

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from datasentinel import backend
 from datasentinel.artifact import load_artifact
 from datasentinel.bench.contenders import Contender, our_contenders, peer_contenders
 from datasentinel.bench.measure import MAX_ROUNDS, MIN_ROUNDS, measure_in_turns
+from datasentinel.bench.roof import measure_gflops, measure_roof
 from datasentinel.bench.run import run_python_level, start_report
 from datasentinel.bench.subject import subject_of
 from datasentinel.errors import InvalidInputError
@@ -107,7 +107,7 @@ def test_short_calls_are_timed_in_groups():
 
 
 def test_the_roof_is_plausible():
-    roofs = backend.measure_roof(0.05)
+    roofs = measure_roof(0.05)
     assert roofs[-1].isa == "portable"
     for roof in roofs:
         assert 0.05 < roof.gflops < 2000
@@ -115,13 +115,13 @@ def test_the_roof_is_plausible():
 
     def agree() -> bool:
         """Whether the peak alone is what the roof says, and a cache no slower than memory."""
-        roof = backend.measure_roof(0.05)[0]
-        peak_gflops = backend.measure_gflops(roof.isa, 0.02)
+        roof = measure_roof(0.05)[0]
+        peak_gflops = measure_gflops(roof.isa, 0.02)
         return abs(peak_gflops / roof.gflops - 1) < 0.5 and roof.l1_gb_s > 0.5 * roof.memory_gb_s
 
     # Other work on the core may spoil any one measurement, but not all.
     assert any(agree() for _ in range(20))
     with pytest.raises(InvalidInputError, match="portable"):
-        backend.measure_gflops("sse9", 0.01)
+        measure_gflops("sse9", 0.01)
     with pytest.raises(InvalidInputError, match="greater than 0"):
-        backend.measure_roof(0)
+        measure_roof(0)

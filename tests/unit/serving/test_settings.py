@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 
 from datasentinel.errors import SettingsError
-from datasentinel.serving.settings import Settings, flag_name, load_settings, service_links, variable_name
+from datasentinel.serving.setting_sources import load_settings, service_links
+from datasentinel.serving.settings import Settings, flag_name, variable_name
 
 
 @pytest.fixture
