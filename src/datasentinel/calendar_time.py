@@ -70,6 +70,24 @@ def second_of_week(times: Sequence[Any], zone: str = "UTC") -> Float64Array:
     return np.array([_second_of_week(value, clock) for value in times], np.float64)
 
 
+def seconds(times: Sequence[Any]) -> Float64Array:
+    """Return the seconds since 1970, shape [N], of times as `second_of_week` takes them.
+
+    Times without an offset are taken for UTC, numbers that are no such times for seconds from some beginning.
+    """
+    return np.array([_seconds(value) for value in times], np.float64)
+
+
+def _seconds(value: object) -> float:
+    moment = _moment(value)
+    if moment is not None:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever else it is
+    except (TypeError, ValueError):
+        return float("nan")
+
+
 def _second_of_week(value: object, clock: ZoneInfo) -> float:
     moment = _moment(value)
     if moment is None:

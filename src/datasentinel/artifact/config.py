@@ -112,6 +112,11 @@ class Config:
         return _integer(self.state["size"], 1) if self.state else 0
 
     @property
+    def gap_s(self) -> float | None:
+        """Seconds without a row after which a stream begins anew; None where that is not known."""
+        return _finite(self.state["gap_s"]) if "gap_s" in self.state else None
+
+    @property
     def warm_up_rows(self) -> int:
         """Number of rows after which a stream's beginning has faded; its rows until then are no alarms."""
         return _integer(self.state["warm_up_rows"], 0) if self.state else 0
@@ -283,6 +288,7 @@ def _state(value: object) -> dict[str, object]:
                 _integer(facts[key], least)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"'{key}': {error}") from None
+        _finite(facts.get("gap_s", 0))
     return facts
 
 

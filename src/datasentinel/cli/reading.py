@@ -160,6 +160,7 @@ def read_data(
     needs_label: bool = True,
     judge_columns: bool | None = None,
     time_zone: str | None = None,
+    with_order: bool = False,
 ) -> Dataset:
     """Read files whole; bad rows are left out and told.
 
@@ -174,6 +175,7 @@ def read_data(
             max_rows=max_rows,
             threads=os.cpu_count() or 1,
             judge_columns=config is None if judge_columns is None else judge_columns,
+            with_order=with_order,
             progress=progress,
         )
     for column in dataset.columns.left_out[len(table.columns.left_out) :]:

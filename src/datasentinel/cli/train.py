@@ -13,6 +13,7 @@ import click
 from datasentinel.artifact import load_artifact
 from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.cli.reading import data_argument, read_data, reading_options
+from datasentinel.cli.recordings import HalfLives, put_in_order
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.precisions import PRECISIONS
 from datasentinel.training.season import SEASONS
@@ -91,6 +92,14 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     "served yet. The options from --hidden to --device are for a plain autoencoder only.",
 )
 @click.option(
+    "--half-life",
+    "half_lives",
+    type=HalfLives(),
+    default=(),
+    help="How long a context detector remembers, in rows or, with --time, in time, such as 8,32 or 30s,2m.  "
+    "[default: chosen by the recording]",
+)
+@click.option(
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
 )
 @click.option(
@@ -148,6 +157,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     report: Path | None,
     precision: str,
     time_zone: str | None,
+    half_lives: tuple[tuple[float, bool], ...],
     **settings: object,
 ) -> None:
     """Train a detector on the normal rows of DATA and write it as a model artifact.
@@ -164,13 +174,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     if chosen.season is None and time_zone is not None:
         raise SettingsError("--time-zone is for --season")
     zone = None if chosen.season is None else time_zone or "UTC"
-    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone)
+    has_memory = chosen.model == "context"
+    if half_lives and not has_memory:
+        raise SettingsError("--half-life is for --model context")
+    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone, with_order=has_memory)
     _tell(" ".join(data), dataset)
-    if settings["model"] == "context" and dataset.num_rows > len(dataset.values):
-        raise DataError(
-            f"a random sample of {dataset.num_rows:,} rows has no context: raise --max-rows, or train on a "
-            "part of the recording"
-        )
+    order = None
+    if has_memory:
+        dataset, chosen, order = put_in_order(dataset, chosen, half_lives)
     test = None
     if test_path is not None:
         test_reading = dataclasses.replace(
@@ -194,6 +205,7 @@ def command(  # noqa: PLR0917 - click passes them by name
             settings=chosen,
             feature_names=dataset.feature_names,
             on_epoch=progress.show,
+            order=order,
         )
     for warning in result.warnings:
         click.echo(f"warning     {warning}", err=True)

@@ -134,11 +134,19 @@ def build_artifact(
         score=model.definition,
         calibration=result.calibration.facts(),
         training={**_training_facts(result), **(training_facts or {})},
-        state=inner.state_facts() if isinstance(inner, ContextModel) else {},
+        state=_state_facts(inner, result) if isinstance(inner, ContextModel) else {},
         calendar={"time_zone": time_zone} if isinstance(model, SeasonalModel) else {},
         format_version=2 if isinstance(inner, ContextModel) else 1,
     )
     return Built(onnx, config, verification)
+
+
+def _state_facts(model: ContextModel, result: TrainingResult) -> dict[str, Json]:
+    alarms = result.calibration.false_alarms
+    if alarms is None or alarms.row_s is None:
+        return model.state_facts()
+    # Across a longer gap nothing is remembered.
+    return {**model.state_facts(), "gap_s": model.memory.warm_up_rows * alarms.row_s}
 
 
 def _training_facts(result: TrainingResult) -> dict[str, Json]:

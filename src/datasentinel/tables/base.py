@@ -68,6 +68,9 @@ class Dataset:
         How many good rows the table has; more than N for a sample.
     warnings : list of str
         What is odd about the columns.
+    times, series : list, length N, or None
+        When each row was taken and to which series it belongs, where that was asked for, a column says so and
+        the rows are not a sample.
     """
 
     values: Float64Array
@@ -77,6 +80,8 @@ class Dataset:
     problems: Problems
     num_rows: int
     warnings: list[str]
+    times: list[Any] | None = None
+    series: list[Any] | None = None
 
     @property
     def bad(self) -> list[BadRow]:
@@ -207,6 +212,7 @@ class Table:
         seed: int = 0,
         threads: int = 1,
         judge_columns: bool = False,
+        with_order: bool = False,
         progress: Callable[[float], None] = lambda _share: None,
     ) -> Dataset:
         """Read the whole table, or a random sample of its good rows in the table's order.
@@ -222,6 +228,8 @@ class Table:
         judge_columns : bool
             Leave out features that are the same in every row, where the table names its columns and the
             caller did not name the features, and warn of ones that only rise or only fall.
+        with_order : bool
+            Keep the times and the series of the rows.
         progress : callable
             Is told the share read so far.
 
@@ -232,12 +240,16 @@ class Table:
         """
         problems = Problems()
         seen: set[str | float] = set()
+        names = [self.columns.name_of(column) for column in (self.columns.time, self.columns.id)]
+        order: dict[str, list[Any]] = {name: [] for name in names if name is not None and with_order}
         kept = Reservoir(self.num_features, max_rows, seed, with_labels=self.has_labels)
         for chunk in self.chunks(threads=threads):
             problems.add(chunk.bad)
             if chunk.label_values is not None:
                 seen.update(chunk.label_values)
             kept.add(chunk.values, chunk.label_values)
+            for name, collected in order.items():
+                collected.extend(chunk.good_values(name))
             progress(chunk.share_read)
         values, label_values = kept.result()
         decoded = None
@@ -253,7 +265,19 @@ class Table:
                 gone = {column.name for column in constant}
                 stays = [name not in gone for name in self._named(columns)]
                 values, columns = np.ascontiguousarray(values[:, stays]), columns.without(constant)
-        return Dataset(values, decoded, columns, self._named(columns), problems, kept.seen, warnings)
+        whole = kept.seen == len(values)
+        times, series = (order.get(name) if name is not None and whole else None for name in names)
+        return Dataset(
+            values,
+            decoded,
+            columns,
+            self._named(columns),
+            problems,
+            kept.seen,
+            warnings,
+            times=times,
+            series=series,
+        )
 
     def _named(self, columns: Columns) -> tuple[str, ...]:
         """Return the features' names, that of the calendar's column among them."""

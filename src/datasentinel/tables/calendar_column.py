@@ -31,17 +31,16 @@ class CalendarColumn:
 
     def add(self, chunk: Chunk) -> Chunk:
         """Return the chunk with its rows' seconds of the week; rows without a time are bad."""
-        kept = chunk.kept[self.time]
-        times = kept if isinstance(kept, list) else kept.to_pylist()
-        places = (chunk.rows - chunk.first_row).tolist()
-        seconds = second_of_week([times[row] for row in places], self.zone)
+        times = chunk.good_values(self.time)
+        seconds = second_of_week(times, self.zone)
         values = np.column_stack([chunk.values, seconds.astype(chunk.values.dtype)])
         known = np.isfinite(seconds)
         if known.all():
             return replace(chunk, values=values)
         bad = [
-            BadRow(int(row), None, ProblemKind.TIME, f"column '{self.time}': '{times[row]}' is not a time")
-            for row in chunk.rows[~known].tolist()
+            BadRow(row, None, ProblemKind.TIME, f"column '{self.time}': '{time}' is not a time")
+            for row, time, good in zip(chunk.rows.tolist(), times, known.tolist(), strict=True)
+            if not good
         ]
         labels = chunk.label_values
         if labels is not None:

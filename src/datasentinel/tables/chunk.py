@@ -50,7 +50,12 @@ class Chunk:
     num_lines: int = 0
     share_read: float = 0.0
 
+    def good_values(self, column: str) -> list[Any]:
+        """Return what the good rows have in a column that is handed through."""
+        kept = self.kept[column]
+        values = kept if isinstance(kept, list) else kept.to_pylist()
+        return [values[row] for row in (self.rows - self.first_row).tolist()]
+
     def good_texts(self, column: str) -> list[str]:
-        """Return what the good rows have in a column that is handed through, as text."""
-        texts = list(map(str, self.kept[column]))
-        return [texts[row] for row in (self.rows - self.first_row).tolist()]
+        """Return the same as text."""
+        return list(map(str, self.good_values(column)))

@@ -11,7 +11,7 @@ from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError
 from datasentinel.promise import broken, observe
 from datasentinel.training.context import ContextModel
-from datasentinel.training.fitting import Fitted, fit, fit_apart
+from datasentinel.training.fitting import Fitted, fit, fit_apart, score_in_order
 from datasentinel.training.recording import independent_share
 from datasentinel.training.subspace import can_span
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.progress import Epoch
+    from datasentinel.training.recording import Order
     from datasentinel.training.settings import TrainingSettings
     from datasentinel.types import Float32Array
 
@@ -48,46 +49,53 @@ def fit_and_check(
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch], None] | None,
     start: Ensemble | None,
+    order: Order,
 ) -> Checked:
     """Fit a model, and another one if the first does not keep its promise; see `train`."""
     kept, control = _split_control(rows, recording=recording, settings=settings)
-    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start, order=order)
     independent = independent_share(rows) if recording else 1.0
+
+    checked = rows[:: -(-len(rows) // _MOST_CHECKED)]
 
     def check(fitted: Fitted, control: Float32Array) -> tuple[Checked, str]:
         """Return the calibrated model, and what is wrong with it or an empty string."""
         score, held_out_scores = fitted.model.score, fitted.held_out_scores
-        calibration = _calibrate(held_out_scores, fitted, settings, rows)
-        # A model with memory needs rows that follow each other.
-        has_memory = isinstance(fitted.model, ContextModel)
-        checked = rows[:_MOST_CHECKED] if has_memory else rows[:: -(-len(rows) // _MOST_CHECKED)]
-        seen = {"training rows": score(checked)}
-        if recording:
+        calibration = _calibrate(held_out_scores, fitted, settings, rows, order.row_s)
+        if fitted.held_out is not None:
+            # A model with memory needs rows that follow each other.
+            scores = score_in_order(fitted.model, rows, order)
+            seen, bound = {"training rows": scores}, {"held-out rows": scores[fitted.held_out]}
+        elif recording:
+            seen = {"training rows": score(checked)}
             # Its beginning may be less quiet than its end, which is what the promise is about.
             bound = {"held-out rows": score(rows[-len(held_out_scores) :])}
         else:
+            seen = {"training rows": score(checked)}
             bound = seen | ({"control rows": score(control)} if len(control) else {})
         observed = {name: observe(calibration, some, independent) for name, some in bound.items()}
         fault = broken(calibration, observed)
         if len(control):
             # They are held out as well, and every one helps to place the threshold.
             held_out_scores = np.append(held_out_scores, bound["control rows"])
-            calibration = _calibrate(held_out_scores, fitted, settings, rows)
+            calibration = _calibrate(held_out_scores, fitted, settings, rows, order.row_s)
         observed = {name: observe(calibration, some, independent) for name, some in (seen | bound).items()}
         fitted = replace(fitted, held_out_scores=held_out_scores)
         return Checked(fitted, replace(calibration, observed=observed)), fault
 
-    checked, fault = check(fitted, control)
+    first, fault = check(fitted, control)
     if not fault:
-        return checked
+        return first
     if not fitted.saw_held_out_rows:
         raise DataError(f"{fault}: the scores do not depend on the rows alone")
     still = ""
     for simpler in _simpler(settings, rows):
-        fitted = fit_apart(rows, recording=recording, settings=simpler, on_epoch=on_epoch, start=start)
-        checked, still = check(fitted, rows[:0])
+        fitted = fit_apart(
+            rows, recording=recording, settings=simpler, on_epoch=on_epoch, start=start, order=order
+        )
+        second, still = check(fitted, rows[:0])
         if not still:
-            return replace(checked, repaired=fault)
+            return replace(second, repaired=fault)
     raise DataError(
         f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
         "rows, or fewer columns, may help"
@@ -112,7 +120,11 @@ def _split_control(
 
 
 def _calibrate(
-    held_out_scores: Float32Array, fitted: Fitted, settings: TrainingSettings, rows: Float32Array
+    held_out_scores: Float32Array,
+    fitted: Fitted,
+    settings: TrainingSettings,
+    rows: Float32Array,
+    row_s: float | None,
 ) -> Calibration:
     return calibrate(
         held_out_scores,
@@ -121,4 +133,5 @@ def _calibrate(
         least=fitted.model.least_threshold,
         recording=isinstance(fitted.model, ContextModel),
         rows=rows,
+        row_s=row_s,
     )

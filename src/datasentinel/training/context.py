@@ -15,18 +15,18 @@ from datasentinel.training.stability import Spread, spread_of, steadiest
 from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from datasentinel.artifact import Json
     from datasentinel.training.memory import Remembered
     from datasentinel.training.standardise import Scaling
-    from datasentinel.types import Float32Array, FloatArray
+    from datasentinel.types import BoolArray, Float32Array, FloatArray
 
 # Half-lives in rows of the two views with memory: what lasts, and what passes.
 LONG_CONTEXT = (8.0, 32.0)
 SHORT_CONTEXT = (4.0, 16.0)
 _CONTEXTS = {"long": LONG_CONTEXT, "short": SHORT_CONTEXT}
-_ROWS = "rows"
+_ROWS, _GIVEN = "rows", "given"
 # Standard deviations; as wide as for the subspace of rows.
 _KNEE = 10.0
 # Squared deviations. Columns that are almost always still would otherwise find every move unheard of.
@@ -156,10 +156,10 @@ class ContextModel:
         """Number of views, that of single rows included."""
         return len(self.views) + (self.rows is not None)
 
-    def score(self, rows: Float32Array) -> Float32Array:
-        """Score a recording [N, D] of raw rows from its first row on; computed in float64."""
+    def score(self, rows: Float32Array, starts: tuple[int, ...] = (0,)) -> Float32Array:
+        """Score recordings [N, D] of raw rows, each from its first row on; computed in float64."""
         wide = rows.astype(np.float64)
-        return self._score_views(wide, self._features(wide)[1]).astype(np.float32)
+        return self._score_views(wide, self._features(wide, starts)[1]).astype(np.float32)
 
     def evaluate(self, rows: Float32Array) -> tuple[Float32Array, Float32Array]:
         """Return scores [N] and reconstructions [N, D] of a recording of raw rows."""
@@ -214,10 +214,12 @@ class ContextModel:
         rows = ", and single rows" if self.rows else ""
         return f"{self.latent_dim} principal components of contexts of half-life {lives} rows{rows}"
 
-    def _features(self, rows: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+    def _features(
+        self, rows: FloatArray, starts: tuple[int, ...] = (0,)
+    ) -> tuple[FloatArray, list[FloatArray]]:
         """Return u and the views' features, in the precision of `rows`."""
         u = np.asarray(self.soft_clip.apply(rows), rows.dtype)
-        remembered = remember(self.memory, u, self.usual_square)
+        remembered = remember(self.memory, u, self.usual_square, starts)
         return u, [view.features(u, remembered) for view in self.views]
 
     def _score_views(self, rows: FloatArray, features: Sequence[FloatArray]) -> FloatArray:
@@ -240,52 +242,64 @@ def raw_features(half_lives: Sequence[float], u: FloatArray, remembered: Remembe
     return np.concatenate([u, *differences, *deviations], axis=1)
 
 
-def fit_context(rows: Float32Array, held_out_rows: int) -> tuple[ContextModel | Subspace, Float32Array]:
-    """Learn what is normal in context from a recording, and which views of it to trust.
+def fit_context(
+    rows: Float32Array,
+    held_out: BoolArray,
+    *,
+    starts: tuple[int, ...] = (0,),
+    half_lives: tuple[float, ...] = (),
+) -> tuple[ContextModel | Subspace, Float32Array]:
+    """Learn what is normal in context from recordings, and which views of it to trust.
 
-    Every view is learnt from all rows but the last ones and judged on those: the steadier its score on rows
+    Every view is learnt from all rows but those held out and judged on those: the steadier its score on rows
     that it has not seen, the more a departure means. The steadiest views are kept, learnt again from all
-    rows. Where that is the view of single rows alone, the result has no memory.
+    rows. Where that is the view of single rows alone, the result has no memory, unless half-lives are given.
 
     Parameters
     ----------
     rows : float32 array, shape [N, D]
-        Finite raw rows in the order in which they were observed.
-    held_out_rows : int
-        How many of the last ones are held out.
+        Finite raw rows in the order in which they were observed, a recording behind the other.
+    held_out : bool array, shape [N]
+        Which rows are held out: the last ones of each recording.
+    starts : tuple of int
+        The rows that the recordings begin with.
+    half_lives : tuple of float, optional
+        In rows, of the one context there is then.
 
     Returns
     -------
     model : ContextModel or Subspace
-    held_out_scores : float32 array, shape [held_out_rows]
-        Scores of the last rows by the model that has not seen them.
+    held_out_scores : float32 array, shape [number of rows held out]
+        Their scores by the model that has not seen them.
     """
-    first = len(rows) - held_out_rows
-    early = _fit_views(rows, first)
-    final = _fit_views(rows, len(rows), early)
-    spreads = {name: spread_of(early.scores[name][first:], final.scores[name]) for name in early.scores}
+    contexts = {_GIVEN: half_lives} if half_lives else _CONTEXTS
+    early = _fit_views(rows, ~held_out, starts, contexts)
+    final = _fit_views(rows, np.ones(len(rows), bool), starts, contexts, early)
+    spreads = {name: spread_of(early.scores[name][held_out], final.scores[name]) for name in early.scores}
     chosen = steadiest(spreads)
+    if half_lives and _GIVEN not in chosen:
+        chosen = [_GIVEN]
     if chosen == [_ROWS] and final.rows is not None:
-        return final.rows, early.scores[_ROWS][first:].astype(np.float32)
-    held_out = np.mean([spreads[name].log_ratio(early.scores[name][first:]) for name in chosen], axis=0)
-    contexts = [name for name in chosen if name != _ROWS]
-    views = tuple(final.views[name] for name in contexts)
+        return final.rows, early.scores[_ROWS][held_out].astype(np.float32)
+    logs = [spreads[name].log_ratio(early.scores[name][held_out]) for name in chosen]
+    kept = [name for name in chosen if name != _ROWS]
+    views = tuple(final.views[name] for name in kept)
     lives = tuple(half_life for view in views for half_life in view.half_lives)
     model = ContextModel(
         soft_clip=final.soft_clip,
         usual_square=final.usual_square,
         memory=Memory(rows.shape[1], lives),
         views=views,
-        view_spreads=tuple(spreads[name] for name in contexts),
+        view_spreads=tuple(spreads[name] for name in kept),
         rows=final.rows if _ROWS in chosen else None,
         row_spread=spreads[_ROWS] if _ROWS in chosen else None,
     )
-    return model, np.exp(held_out).astype(np.float32)
+    return model, np.exp(np.mean(logs, axis=0)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Views learnt from the first rows of a recording, and the scores they give to all of it."""
+    """Views learnt from some rows of recordings, and the scores they give to all of them."""
 
     soft_clip: SoftClip
     usual_square: Float32Array
@@ -294,27 +308,33 @@ class _Fitted:
     scores: dict[str, FloatArray]
 
 
-def _fit_views(rows: Float32Array, first: int, early: _Fitted | None = None) -> _Fitted:
-    """Learn the views from the first rows; what is usual far out comes from the later ones, or `early`."""
-    soft_clip = _fit_wide_soft_clip(rows[:first])
+def _fit_views(
+    rows: Float32Array,
+    seen: BoolArray,
+    starts: tuple[int, ...],
+    contexts: Mapping[str, tuple[float, ...]],
+    early: _Fitted | None = None,
+) -> _Fitted:
+    """Learn the views from the rows seen; what is usual far out comes from the others, or `early`."""
+    soft_clip = _fit_wide_soft_clip(rows[seen])
     u = soft_clip.apply(rows.astype(np.float64))
-    average = exponential_average(u[:first], max(LONG_CONTEXT), u[:1])
-    usual_square = np.maximum(np.square(u[:first] - average).mean(axis=0), _LEAST_USUAL).astype(np.float32)
-    lives = LONG_CONTEXT + SHORT_CONTEXT
-    remembered = remember(Memory(rows.shape[1], lives), u, usual_square)
+    lives = tuple(half_life for half_lives in contexts.values() for half_life in half_lives)
+    average = exponential_average(u, max(lives), starts)
+    usual_square = np.maximum(np.square(u - average)[seen].mean(axis=0), _LEAST_USUAL).astype(np.float32)
+    remembered = remember(Memory(rows.shape[1], lives), u, usual_square, starts)
     views, scores = {}, {}
-    for name, half_lives in _CONTEXTS.items():
+    for name, half_lives in contexts.items():
         raw = raw_features(half_lives, u, remembered)
-        view = _fit_view(half_lives, raw[:first])
+        view = _fit_view(half_lives, raw[seen])
         standardised = (raw - view.center) * view.inverse_scale
-        share = early.views[name].component_share if early else _component_share(view, standardised[first:])
+        share = early.views[name].component_share if early else _component_share(view, standardised[~seen])
         views[name] = replace(view, component_share=share)
         scores[name] = views[name].score(standardised)
     of_rows: Subspace | None = None
     if early is not None:
         of_rows = refit(early.rows, rows) if early.rows is not None else None
-    elif can_span(rows[:first]):
-        of_rows = fit_subspace(rows[:first], rows[first:])
+    elif can_span(rows[seen]):
+        of_rows = fit_subspace(rows[seen], rows[~seen])
     if of_rows is not None:
         scores[_ROWS] = of_rows.score(rows).astype(np.float64)
     return _Fitted(soft_clip, usual_square, views, of_rows, scores)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import numpy as np
+
 from datasentinel.errors import DataError
-from datasentinel.training.context import ContextModel, fit_context
+from datasentinel.training.context import LONG_CONTEXT, ContextModel, fit_context
 from datasentinel.training.denoiser import STEPS
 from datasentinel.training.ensemble import HELD_OUT, Ensemble, fit_ensemble
+from datasentinel.training.memory import warm_up_of
 from datasentinel.training.plain import HELD_OUT as PLAIN_HELD_OUT
 from datasentinel.training.plain import PlainAutoencoder, fit_plain
 from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
@@ -16,12 +19,12 @@ from datasentinel.training.subspace import Subspace, can_span, fit_subspace, ref
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import numpy.typing as npt
 
     from datasentinel.training.progress import Epoch
+    from datasentinel.training.recording import Order
     from datasentinel.training.settings import TrainingSettings
-    from datasentinel.types import Float32Array
+    from datasentinel.types import BoolArray, Float32Array
 
     _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -44,6 +47,8 @@ class Fitted:
     rows_trained : int
     saw_held_out_rows : bool
         Whether `model` was trained again on all rows, those held out before among them.
+    held_out : bool array, shape [N], or None
+        Which of the recordings' rows those are; None where they are the last ones, or were drawn.
     """
 
     model: Model
@@ -51,6 +56,7 @@ class Fitted:
     history: list[Epoch]
     rows_trained: int
     saw_held_out_rows: bool
+    held_out: BoolArray | None = None
 
 
 def fit_apart(
@@ -60,12 +66,18 @@ def fit_apart(
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch], None] | None,
     start: Ensemble | None,
+    order: Order,
 ) -> Fitted:
     """Fit a model that never sees the rows that its threshold comes from."""
     wanted = 1 / settings.target_fpr / len(rows)
     share = settings.held_out or min(max(HELD_OUT, wanted), _MOST_HELD_OUT_SHARE)
+    if settings.model == "context":
+        apart = order.ends(len(rows), share, warm_up_of(settings.half_lives or LONG_CONTEXT))
+        fitted = _fit_context(rows[~apart], settings, order.of(np.flatnonzero(~apart)))
+        scores = score_in_order(fitted.model, rows, order)[apart]
+        return replace(fitted, held_out_scores=scores, saw_held_out_rows=False, held_out=apart)
     held_out, kept = split(rows, share, recording=recording)
-    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start)
+    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start, order=order)
     return replace(fitted, held_out_scores=fitted.model.score(held_out), saw_held_out_rows=False)
 
 
@@ -76,6 +88,7 @@ def fit(
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch], None] | None,
     start: Ensemble | None,
+    order: Order,
 ) -> Fitted:
     """Fit the model that the settings or the data choose to rows [N, D]; see `train`."""
     kind = settings.model
@@ -94,18 +107,34 @@ def fit(
             start=start,
         )
         return Fitted(fitted.model, fitted.held_out_scores, fitted.history, len(rows), True)
+    if kind == "context":
+        return _fit_context(rows, settings, order)
     share = settings.held_out or (PLAIN_HELD_OUT if kind == "autoencoder" else HELD_OUT)
     held_out, kept = split(rows, share, recording=recording)
     if not len(kept):
         raise DataError(f"held_out {share} leaves no rows to train on")
-    if kind == "context":
-        context, scores = fit_context(rows, len(held_out))
-        return Fitted(context, scores, [], len(rows), True)
     if kind == "subspace":
         judged = fit_subspace(kept, held_out)
         return Fitted(refit(judged, rows), judged.score(held_out), [], len(rows), True)
     model, history = fit_plain(kept, held_out, settings=settings, on_epoch=on_epoch)
     return Fitted(model, model.score(held_out), history, len(kept), False)
+
+
+def _fit_context(rows: Float32Array, settings: TrainingSettings, order: Order) -> Fitted:
+    warm_up_rows = warm_up_of(settings.half_lives or LONG_CONTEXT)
+    held_out = order.ends(len(rows), settings.held_out or HELD_OUT, warm_up_rows)
+    if not held_out.any() or held_out.all():
+        raise DataError(
+            f"held_out leaves no rows to train on, or no recording is longer than the {warm_up_rows} rows "
+            "that the detector takes to warm up"
+        )
+    model, scores = fit_context(rows, held_out, starts=order.starts, half_lives=tuple(settings.half_lives))
+    return Fitted(model, scores, [], len(rows), True, held_out)
+
+
+def score_in_order(model: Model, rows: Float32Array, order: Order) -> Float32Array:
+    """Score recordings [N, D], each from its beginning on where the model has a memory."""
+    return model.score(rows, order.starts) if isinstance(model, ContextModel) else model.score(rows)
 
 
 def split(

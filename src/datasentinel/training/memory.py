@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasentinel.types import FloatArray
 
 # Half-lives after which the beginning of a stream counts for an eighth.
@@ -17,6 +19,11 @@ _WARM_UP_HALF_LIVES = 3
 def keep_of(half_life: float) -> float:
     """Return what an average of a half-life in rows keeps of itself from row to row."""
     return float(0.5 ** (1 / half_life))
+
+
+def warm_up_of(half_lives: Sequence[float]) -> int:
+    """Return the rows after which the beginning of a stream counts for an eighth in the longest average."""
+    return int(np.ceil(_WARM_UP_HALF_LIVES * max(half_lives)))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Memory:
     @property
     def warm_up_rows(self) -> int:
         """Number of rows after which the stream's beginning has faded."""
-        return int(np.ceil(_WARM_UP_HALF_LIVES * max(self.half_lives)))
+        return warm_up_of(self.half_lives)
 
 
 @dataclass(frozen=True)
@@ -68,33 +75,40 @@ class Remembered:
     variability: dict[float, FloatArray]
 
 
-def remember(memory: Memory, rows: FloatArray, usual: FloatArray) -> Remembered:
-    """Run a memory along a recording, from a new stream's state.
+def remember(memory: Memory, rows: FloatArray, usual: FloatArray, starts: Sequence[int] = (0,)) -> Remembered:
+    """Run a memory along recordings, from a new stream's state each.
 
     Parameters
     ----------
     memory : Memory
     rows : float array, shape [N, D]
-        Standardised rows.
+        Standardised rows, a recording behind the other.
     usual : float64 array, shape [D]
         The usual squared difference from the average.
+    starts : sequence of int
+        The rows that the recordings begin with, ascending.
     """
     average, variability = {}, {}
+    usual_at_first = np.ones(memory.width, rows.dtype)
     for half_life in memory.half_lives:
-        average[half_life] = exponential_average(rows, half_life, rows[:1])
+        average[half_life] = exponential_average(rows, half_life, starts)
         squares = np.square(rows - average[half_life]) / usual
-        variability[half_life] = exponential_average(
-            squares, half_life, np.ones((1, memory.width), rows.dtype)
-        )
+        variability[half_life] = exponential_average(squares, half_life, starts, before=usual_at_first)
     return Remembered(average, variability)
 
 
-def exponential_average(rows: FloatArray, half_life: float, start: FloatArray) -> FloatArray:
-    """Return the exponential averages along rows [N, D], `start` [1, D] being the one before the first."""
+def exponential_average(
+    rows: FloatArray, half_life: float, starts: Sequence[int] = (0,), before: FloatArray | None = None
+) -> FloatArray:
+    """Return the exponential averages along recordings [N, D] that begin with the rows `starts`.
+
+    `before` [D] is the average before each of them begins; it is its first row where nothing is given.
+    """
     keep = keep_of(half_life)
     averages = np.empty_like(rows)
-    current = start[0]
-    for i, row in enumerate(rows):
-        current = keep * current + (1 - keep) * row
-        averages[i] = current
+    for first, end in zip(starts, (*starts[1:], len(rows)), strict=True):
+        current = rows[first] if before is None else before
+        for i in range(first, end):
+            current = keep * current + (1 - keep) * rows[i]
+            averages[i] = current
     return averages

@@ -11,8 +11,8 @@ from datasentinel.errors import DataError, InvalidInputError
 from datasentinel.quality import Quality, judge
 from datasentinel.training.checking import fit_and_check
 from datasentinel.training.columns import Finding, examine
-from datasentinel.training.fitting import Model, split
-from datasentinel.training.recording import is_recording
+from datasentinel.training.fitting import Model, score_in_order, split
+from datasentinel.training.recording import Order, is_recording
 from datasentinel.training.season import deseason_apart, fit_season
 from datasentinel.training.seasonal import SeasonalModel, split_time
 from datasentinel.training.settings import TrainingSettings
@@ -97,6 +97,7 @@ def train(
     feature_names: Sequence[str] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
     start: Ensemble | None = None,
+    order: Order | None = None,
 ) -> TrainingResult:
     """Train a detector on the normal rows.
 
@@ -121,6 +122,8 @@ def train(
         Told of each epoch as it ends.
     start : Ensemble, optional
         An earlier detector to start from; see `fit_ensemble`.
+    order : Order, optional
+        How the rows follow each other, for the model "context"; as one recording without it.
 
     Raises
     ------
@@ -138,6 +141,8 @@ def train(
         test_rows = _rows("test rows", test[0], width=values.shape[1])
         judged = test_rows, _labels("test labels", test[1], len(test_rows))
 
+    order = order or Order()
+    test_order = Order()
     raw, season = values, None
     if settings.season is not None:
         normal_rows = split_time(values[~is_anomaly])
@@ -159,6 +164,7 @@ def train(
         chosen = np.concatenate([aside, np.flatnonzero(is_anomaly)])
         if settings.model == "context":
             chosen = np.sort(chosen)  # in the order of time
+            test_order = order.of(chosen)
         judged = values[chosen], is_anomaly[chosen]
     if len(normal) < MIN_NORMAL_ROWS:
         raise DataError(f"{len(normal)} normal rows to train on, at least {MIN_NORMAL_ROWS} are needed")
@@ -170,11 +176,16 @@ def train(
             + (f" ({lost})" if lost else "")
         )
     checked = fit_and_check(
-        values[normal], recording=recording, settings=settings, on_epoch=on_epoch, start=start
+        values[normal],
+        recording=recording,
+        settings=settings,
+        on_epoch=on_epoch,
+        start=start,
+        order=order.of(normal) if settings.model == "context" else Order(),
     )
     calibration = checked.calibration
     model: Model | SeasonalModel = checked.fitted.model
-    test_scores = checked.fitted.model.score(judged[0]) if judged else None
+    test_scores = score_in_order(checked.fitted.model, judged[0], test_order) if judged else None
     if season is not None:
         model = SeasonalModel(season, checked.fitted.model)
         calibration = model.calibration_of(calibration, raw[normal])

@@ -2,20 +2,107 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.errors import DataError
 from datasentinel.training.mapping import fit_soft_clip
 
 if TYPE_CHECKING:
-    from datasentinel.types import Float32Array, Int64Array
+    from collections.abc import Hashable, Sequence
+
+    from datasentinel.types import BoolArray, Float32Array, Float64Array, Int64Array
 
 # Of the correlation of neighbouring rows. Rows in random order have about 0, recordings of machines 0.7 and
 # more.
 _LEAST_CORRELATION = 0.5
 # With fewer rows chance alone may look like order.
 _LEAST_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the rows that a detector is trained on follow each other.
+
+    Attributes
+    ----------
+    starts : tuple of int
+        The rows that a recording begins with, ascending from 0; each ends where the next begins.
+    row_s : float or None
+        Seconds from one row to the next, where that is known.
+    """
+
+    starts: tuple[int, ...] = (0,)
+    row_s: float | None = None
+
+    @classmethod
+    def of_rows(
+        cls, series: Sequence[Hashable], times_s: Float64Array | None = None
+    ) -> tuple[Int64Array, Order]:
+        """Put the rows of a table in order.
+
+        Parameters
+        ----------
+        series : sequence of hashable, length N
+            Which series a row belongs to.
+        times_s : float64 array, shape [N], optional
+            When it was taken, in seconds.
+
+        Returns
+        -------
+        rows : int64 array, shape [N]
+            Their numbers, a series behind the other.
+        order : Order
+
+        Raises
+        ------
+        DataError
+            The rows of a series are not in order of time.
+        """
+        codes: dict[Hashable, int] = {}
+        of_row = np.array([codes.setdefault(name, len(codes)) for name in series], np.int64)
+        rows = np.argsort(of_row, kind="stable")
+        starts = np.flatnonzero(np.diff(of_row[rows], prepend=-1))
+        row_s = None
+        if times_s is not None:
+            steps = np.diff(times_s[rows], prepend=np.nan)
+            steps[starts] = np.nan
+            if wrong := np.flatnonzero(steps < 0).tolist():
+                raise DataError(
+                    f"row {rows[wrong[0]]} is earlier than the one before it in its series: the rows of a "
+                    "recording are to be in order of time"
+                )
+            usual = steps[steps > 0]
+            row_s = float(np.median(usual)) if usual.size else None
+        return rows, cls(tuple(starts.tolist()), row_s)
+
+    def split_at_gaps(self, times_s: Float64Array, warm_up_rows: int) -> Order:
+        """Begin a recording after each gap in the ordered rows' times that nothing is remembered across."""
+        if self.row_s is None:
+            return self
+        gaps = np.flatnonzero(np.diff(times_s) > warm_up_rows * self.row_s) + 1
+        return replace(self, starts=tuple(sorted({*self.starts, *gaps.tolist()})))
+
+    def of(self, kept: Int64Array) -> Order:
+        """Return the order of those rows only that are kept, by their ascending numbers."""
+        recording = np.searchsorted(self.starts, kept, side="right")
+        first = np.flatnonzero(np.diff(recording, prepend=0))
+        return Order(tuple(first.tolist()), self.row_s)
+
+    def ends(self, rows: int, share: float, warm_up_rows: int = 0) -> BoolArray:
+        """Return which of so many rows are the last share, at least two, of a recording.
+
+        Where there are several recordings, those within the warm-up of theirs are not.
+        """
+        last = np.zeros(rows, bool)
+        for first, end in zip(self.starts, (*self.starts[1:], rows), strict=True):
+            begin = end - max(2, round(share * (end - first)))
+            if len(self.starts) > 1:
+                begin = max(begin, first + warm_up_rows)
+            last[max(begin, first) : end] = True
+        return last
 
 
 def serial_correlation(rows: Float32Array) -> float:

@@ -15,6 +15,8 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 MODELS: tuple[ModelKind, ...] = get_args(ModelKind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+# Rows: below, an average is hardly more than the row itself; beyond, float32 barely moves it.
+_SHORTEST_HALF_LIFE, _LONGEST_HALF_LIFE = 1.0, 100_000.0
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 
@@ -56,6 +58,8 @@ class TrainingSettings:
     threshold_method : str
         "conformal" or "quantile" for a target false-positive rate, with and without a guarantee for finitely
         many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
+    half_lives : tuple of float, optional
+        In rows, of what a detector with memory remembers; chosen by the recording without them.
     season : str, optional
         Takes the season out of the rows, whatever the model: what they usually are at a time of the "day", of
         the "week", or of either ("auto"). The last column is then the second of the week, see
@@ -79,6 +83,7 @@ class TrainingSettings:
     prototypes: int | None = None
     held_out: float | None = None
     threshold_method: ThresholdMethod = "conformal"
+    half_lives: tuple[float, ...] = ()
     season: SeasonKind | None = None
     target_fpr: float = 0.01
     device: Device = "auto"
@@ -100,6 +105,7 @@ class TrainingSettings:
                 raise SettingsError(f"{name} must be between 0 and 1, got {value}")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
+        self._check_half_lives()
         self._check_names()
         if self.model != "autoencoder":
             self._check_not_plain()
@@ -107,6 +113,17 @@ class TrainingSettings:
             for name in ("steps", "prototypes"):
                 if getattr(self, name) is not None:
                     raise SettingsError(f"{name} can be chosen for the model 'ensemble' only")
+
+    def _check_half_lives(self) -> None:
+        if self.half_lives and self.model != "context":
+            raise SettingsError("half-lives can be chosen for the model 'context' only")
+        if len(set(self.half_lives)) < len(self.half_lives) or not all(
+            _SHORTEST_HALF_LIFE <= half_life <= _LONGEST_HALF_LIFE for half_life in self.half_lives
+        ):
+            raise SettingsError(
+                f"half-lives must differ and be between {_SHORTEST_HALF_LIFE:g} and {_LONGEST_HALF_LIFE:g} "
+                f"rows, got {', '.join(f'{half_life:g}' for half_life in self.half_lives)}"
+            )
 
     def _check_names(self) -> None:
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -1,0 +1,113 @@
+"""What `train` is told of recordings: the order of their rows, and how long a detector remembers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from datasentinel.calendar_time import seconds
+from datasentinel.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from datasentinel.tables import Dataset
+    from datasentinel.training import TrainingSettings
+    from datasentinel.training.recording import Order
+    from datasentinel.types import Float64Array
+
+_HALF_LIFE = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)?")
+_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class HalfLives(click.ParamType[tuple[tuple[float, bool], ...]]):
+    """Rows such as 8,32 or times such as 30s,2m: numbers, and whether they are seconds."""
+
+    name = "N[ms|s|m|h|d],.."
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> tuple[tuple[float, bool], ...]:
+        """Read half-lives."""
+        if isinstance(value, tuple):
+            return value
+        told = []
+        for part in str(value).split(","):
+            match = _HALF_LIFE.fullmatch(part.strip())
+            if not match:
+                self.fail(f"'{part}' is no number of rows, such as 32, nor a time, such as 30s, 5m or 1h")
+            told.append((float(match[1]) * _UNITS_S.get(match[2], 1.0), match[2] is not None))
+        return tuple(told)
+
+
+def put_in_order(
+    dataset: Dataset, settings: TrainingSettings, half_lives: tuple[tuple[float, bool], ...]
+) -> tuple[Dataset, TrainingSettings, Order]:
+    """Put the rows of each series together, and express half-lives in rows.
+
+    Raises
+    ------
+    DataError
+        The rows are a sample, not in order of time, or have no times where a half-life is one.
+    """
+    from datasentinel.training.context import LONG_CONTEXT
+    from datasentinel.training.memory import warm_up_of
+    from datasentinel.training.recording import Order
+
+    if dataset.num_rows > len(dataset.values):
+        raise DataError(
+            f"a random sample of {dataset.num_rows:,} rows has no context: raise --max-rows, or train on a "
+            "part of the recording"
+        )
+    times_s = _times(dataset)
+    series = [""] * len(dataset.values) if dataset.series is None else dataset.series
+    rows, order = Order.of_rows(series, times_s)
+    in_rows = tuple(_in_rows(value, order.row_s) if timed else value for value, timed in half_lives)
+    settings = replace(settings, half_lives=in_rows)
+    if times_s is not None:
+        order = order.split_at_gaps(times_s[rows], warm_up_of(in_rows or LONG_CONTEXT))
+    labels = None if dataset.labels is None else dataset.labels[rows]
+    return replace(dataset, values=dataset.values[rows], labels=labels), settings, order
+
+
+class Gaps:
+    """Names what a series is after each gap: a stream of its own, which begins anew.
+
+    Parameters
+    ----------
+    longest_s : float
+        Seconds between two rows of a series up to which a detector remembers.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def streams(self, series: list[str], times: list[Any]) -> list[str]:
+        """Return the stream of each of the next rows: its series, and how many gaps that has had."""
+        streams = []
+        for name, time_s in zip(series, seconds(times).tolist(), strict=True):
+            before, gaps = self._last.get(name, (time_s, 0))
+            gaps += time_s - before > self._longest_s
+            self._last[name] = (time_s, gaps)
+            streams.append(f"{gaps} {name}")
+        return streams
+
+
+def _times(dataset: Dataset) -> Float64Array | None:
+    if dataset.times is None:
+        return None
+    times_s = seconds(dataset.times)
+    wrong = np.flatnonzero(~np.isfinite(times_s)).tolist()
+    if wrong:
+        name = dataset.columns.name_of(dataset.columns.time)
+        raise DataError(f"column '{name}': '{dataset.times[wrong[0]]}' is not a time")
+    return times_s
+
+
+def _in_rows(half_life_s: float, row_s: float | None) -> float:
+    if row_s is None:
+        raise SettingsError("a half-life in time needs the times of the rows; name their column with --time")
+    return half_life_s / row_s

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from datasentinel.artifact import load_artifact
+from datasentinel.cli import cli
+from datasentinel.errors import DataSentinelError
+from tests.recordings import noisy, oscillations
+
+NAMES = [f"m{i}" for i in range(7)]
+STEP_S = 10
+
+
+def datasentinel(*arguments):
+    done = CliRunner().invoke(cli, list(map(str, arguments)))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def write(path, series, *, gap_after=None, labels=None):
+    """Write the rows of several hosts by turns, ten seconds apart, with a gap of an hour."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ts", "host", *NAMES, *["label"] * (labels is not None)])
+        for i in range(len(next(iter(series.values())))):
+            time = 1_700_000_000 + STEP_S * i + (3600 if gap_after is not None and i >= gap_after else 0)
+            for name, rows in series.items():
+                writer.writerow([time, name, *rows[i], *([] if labels is None else [int(labels[i])])])
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    series = {f"pump-{seed}": oscillations(900, seed=seed) for seed in range(3)}
+    data = write(folder / "train.csv", series)
+    told = datasentinel(
+        "train", data, "--model", "context", "--time", "ts", "--id", "host", "--half-life", "80s,320s",
+        "--out", folder / "models",
+    )  # fmt: skip
+    return folder / "models", told.stdout
+
+
+def test_half_lives_in_time_and_the_rate_by_the_hour(trained):
+    models, told = trained
+    state = load_artifact(models).config.state
+    assert state["half_lives_rows"] == [8.0, 32.0]
+    assert state["warm_up_rows"] == 96
+    assert state["gap_s"] == 960
+    assert "an hour)" in told
+    alarms = load_artifact(models).config.calibration["false_alarms"]
+    assert alarms["row_s"] == 10
+    assert alarms["events_per_hour"] == pytest.approx(360 / alarms["rows_between"], rel=1e-3)
+
+
+def test_a_series_begins_anew_after_a_gap(trained, tmp_path):
+    models, _ = trained
+    series = {"pump-7": oscillations(400, seed=7), "pump-8": noisy(oscillations(400, seed=8), 320, 350)}
+    data = write(tmp_path / "new.csv", series, gap_after=150)
+    scored = list(csv.DictReader(datasentinel("score", data, "--model", models).stdout.splitlines()))
+    for name in series:
+        rows = [row for row in scored if row["host"] == name]
+        warming = np.flatnonzero([row["warming"] == "1" for row in rows])
+        assert warming.tolist() == [*range(96), *range(150, 246)]
+        assert any(row["anomaly"] == "1" for row in rows[320:355]) == (name == "pump-8")
+
+
+def test_evaluate_tells_of_false_alarms(trained, tmp_path):
+    models, _ = trained
+    labels = np.zeros(700, bool)
+    labels[500:540] = True
+    data = write(tmp_path / "one.csv", {"a": noisy(oscillations(700, seed=4), 500, 540)}, labels=labels)
+    told = json.loads(datasentinel("evaluate", models, data, "--json").stdout)
+    assert told["events"]["found"] == 1
+    assert told["false_alarms"]["rows"] == 660
+    budget = json.loads(datasentinel("evaluate", models, data, "--json", "--alarm-budget", "0.001").stdout)
+    assert budget["events"]["found"] == 1
+    assert budget["false_alarms"]["above"] <= told["false_alarms"]["above"]
+    assert "normal rows: " in datasentinel("evaluate", models, data).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--half-life", "30s"], "name their column with --time"),
+        (["--half-life", "1s", "--time", "ts", "--id", "host"], "between 1 and 100000 rows, got 0.1"),
+        (["--model", "subspace", "--half-life", "8"], "--half-life is for --model context"),
+        (["--time", "ts"], "row 4 is earlier than the one before it"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, arguments, message):
+    rows = oscillations(300)
+    data = write(tmp_path / "train.csv", {"a": rows, "b": rows})
+    lines = data.read_text().splitlines(keepends=True)
+    lines[4], lines[5], lines[6] = lines[6], lines[4], lines[5]
+    if message.startswith("row"):
+        data.write_text("".join(lines))
+    given = [] if "--time" in arguments else ["--ignore", "ts,host"]
+    ignored = ["--ignore", "host"] if "--time" in arguments and "--id" not in arguments else given
+    with pytest.raises(DataSentinelError, match=message):
+        datasentinel("train", data, "--model", "context", "--out", tmp_path / "m", *ignored, *arguments)
+
+
+def test_a_half_life_that_is_none_is_refused(tmp_path):
+    data = write(tmp_path / "train.csv", {"a": oscillations(300)})
+    refused = datasentinel(
+        "train", data, "--model", "context", "--half-life", "soon", "--out", tmp_path / "m"
+    )
+    assert refused.exit_code != 0
+    assert "'soon' is no number of rows" in refused.output
