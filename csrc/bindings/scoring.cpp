@@ -236,6 +236,16 @@ py::dict histograms(const LoadedScorer& self) {
   return result;
 }
 
+py::list recent_rows(const LoadedScorer& self, std::int64_t after_ns) {
+  py::list found;
+  for (const RecentRows::Row& row : self.scorer->recent_rows(after_ns)) {
+    found.append(
+        py::make_tuple(row.time_ns, row.score, row.is_anomaly,
+                       py::array_t<float>(static_cast<py::ssize_t>(row.values.size()), row.values.data())));
+  }
+  return found;
+}
+
 py::dict facts(const LoadedScorer& self) {
   py::dict result;
   for (const auto& [key, value] : self.scorer->session().facts()) result[py::str(key)] = value;
@@ -271,6 +281,8 @@ void bind_scoring(py::module_& module) {
           py::kw_only(),
           py::arg("sample_interval_s") = std::chrono::duration<double>(Scorer::kSampleInterval).count())
       .def_property_readonly("histograms", &histograms)
+      .def("keep_recent_rows", [](const LoadedScorer& self) { self.scorer->keep_recent_rows(); })
+      .def("recent_rows", &recent_rows, py::arg("after_ns"))
       .def_property_readonly("state_dim", [](const LoadedScorer& self) { return self.scorer->state_dim(); })
       .def("step", &advance<false>, py::arg("x"), py::arg("states"), py::arg("scores") = py::none(),
            py::arg("reconstructions") = py::none(), py::arg("contributions") = py::none())

@@ -17,6 +17,18 @@ float made_finite(float value) noexcept {
   return std::isfinite(value) ? value : std::numeric_limits<float>::max();
 }
 
+/// Any row of a batch, so that none has a fixed place in a sample (Steele et al., "Fast splittable
+/// pseudorandom number generators", 2014, for the mixing).
+std::size_t any_row(std::uint64_t rows_before, std::size_t rows) noexcept {
+  std::uint64_t mixed = rows_before + 0x9E3779B97F4A7C15;
+  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB;
+  return (mixed ^ (mixed >> 31)) % rows;
+}
+
+constexpr std::size_t kRecentBytes = std::size_t{256} << 10;
+constexpr std::size_t kMaxRecentRows = 128;
+
 }  // namespace
 
 Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
@@ -151,21 +163,30 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warm
   const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
-  if (histograms_ && features_) sample(rows, rows_before, finished);
+  if (histograms_ && features_) sample(rows, any_row(rows_before, rows.rows), finished);
+  if (recent_) {
+    const auto is_anomalous = [&](std::size_t i) { return !is_warming(i) && is_anomaly(outputs.scores[i]); };
+    recent_->offer(rows, outputs.scores, any_row(rows_before, rows.rows), anomalies, is_anomalous, finished);
+  }
   record(rows.rows, compute.count());
 }
 
-void Scorer::sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept {
+void Scorer::sample(ConstRows rows, std::size_t index, Clock::time_point now) noexcept {
   Clock::time_point due = next_sample_.load(std::memory_order_relaxed);
   if (now < due) return;
   // Another thread may have been quicker; then its row is the sample.
   if (!next_sample_.compare_exchange_strong(due, now + sample_interval_, std::memory_order_relaxed)) return;
-  // Any row of the batch, so that none has a fixed place in the sample (Steele et al., "Fast splittable
-  // pseudorandom number generators", 2014, for the mixing).
-  std::uint64_t mixed = rows_before + 0x9E3779B97F4A7C15;
-  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9;
-  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB;
-  features_->add(rows.row((mixed ^ (mixed >> 31)) % rows.rows));
+  features_->add(rows.row(index));
+}
+
+void Scorer::keep_recent_rows(std::chrono::nanoseconds interval) {
+  const std::size_t fitting = kRecentBytes / (input_dim() * sizeof(float));
+  recent_ = std::make_unique<RecentRows>(input_dim(), interval,
+                                         std::clamp<std::size_t>(fitting, 4, kMaxRecentRows));
+}
+
+std::vector<RecentRows::Row> Scorer::recent_rows(std::int64_t after_ns) const {
+  return recent_ ? recent_->after(after_ns) : std::vector<RecentRows::Row>();
 }
 
 void Scorer::record(std::size_t rows, double compute_s) noexcept {

@@ -12,6 +12,7 @@
 #include "core/backend.h"
 #include "core/feature_histograms.h"
 #include "core/histogram.h"
+#include "core/recent_rows.h"
 #include "core/score_histogram.h"
 #include "core/tensor.h"
 
@@ -57,6 +58,11 @@ class Scorer {
     histograms_ = std::make_unique<ScoringHistograms>();
     sample_interval_ = sample_interval;
   }
+  /// From now on, keep some of the rows scored last; after `observe`, and before the scorer is shared.
+  void keep_recent_rows(std::chrono::nanoseconds interval = kRecentInterval);
+  static constexpr std::chrono::nanoseconds kRecentInterval = std::chrono::milliseconds(20);
+  /// Those scored later than that, in ns since the epoch; none where they are not kept.
+  [[nodiscard]] std::vector<RecentRows::Row> recent_rows(std::int64_t after_ns) const;
   static constexpr std::chrono::nanoseconds kSampleInterval = std::chrono::milliseconds(1);
   /// Null unless observed.
   [[nodiscard]] const ScoringHistograms* histograms() const noexcept { return histograms_.get(); }
@@ -98,7 +104,7 @@ class Scorer {
   template <typename Call, typename IsWarming>
   void score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming);
   void require_memory() const;
-  void sample(ConstRows rows, std::uint64_t rows_before, Clock::time_point now) noexcept;
+  void sample(ConstRows rows, std::size_t index, Clock::time_point now) noexcept;
   void record(std::size_t rows, double compute_s) noexcept;
 
   std::shared_ptr<Session> session_;
@@ -111,6 +117,7 @@ class Scorer {
   std::atomic<std::uint64_t> anomalies_{0};
   std::atomic<std::uint64_t> batches_{0};
   std::unique_ptr<ScoringHistograms> histograms_;
+  std::unique_ptr<RecentRows> recent_;
   std::chrono::nanoseconds sample_interval_{0};
   std::atomic<Clock::time_point> next_sample_{Clock::time_point::min()};
 };

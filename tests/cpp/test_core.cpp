@@ -146,6 +146,38 @@ void counts_a_sample_of_the_columns() {
                Scorer(std::make_shared<SumSession>(1), 3.0, {}, std::nullopt, FeatureHistograms({{1}, {1}})));
 }
 
+void keeps_some_of_the_rows_scored_last() {
+  Scorer scorer(std::make_shared<SumSession>(2), 10.0);
+  std::vector<float> rows{1, 2, 30, 40, 50, 60};
+  std::vector<float> scores(3);
+  const auto score = [&] {
+    scorer.run({.data = rows.data(), .rows = 3, .columns = 2}, {.scores = scores.data()});
+  };
+  scorer.observe();
+  score();
+  CHECK(scorer.recent_rows(0).empty());  // Nobody asked for any.
+
+  scorer.keep_recent_rows(std::chrono::hours(1));
+  for (int i = 0; i < 100; ++i) score();
+  const auto kept = scorer.recent_rows(0);
+  CHECK(!kept.empty() && kept.size() <= 2);  // One of either kind an hour.
+  const auto anomaly = std::find_if(kept.begin(), kept.end(), [](const auto& row) { return row.is_anomaly; });
+  CHECK(anomaly != kept.end());
+  CHECK((anomaly->values == std::vector<float>{30, 40}) && anomaly->score == 70.0F);  // The first of a batch.
+  CHECK(scorer.recent_rows(kept.back().time_ns).empty());
+
+  scorer.keep_recent_rows(std::chrono::nanoseconds(0));
+  for (int i = 0; i < 1000; ++i) score();
+  const auto bounded = scorer.recent_rows(0);
+  CHECK(bounded.size() == 256);  // 128 of either kind.
+  CHECK(std::is_sorted(bounded.begin(), bounded.end(),
+                       [](const auto& a, const auto& b) { return a.time_ns < b.time_ns; }));
+  for (const auto& row : bounded) {
+    CHECK(row.is_anomaly == (row.score > 10.0F));
+    CHECK(row.values[0] + row.values[1] == row.score);
+  }
+}
+
 void observes_batches_and_times() {
   Scorer scorer(std::make_shared<SumSession>(1), 10.0);
   CHECK(scorer.histograms() == nullptr);
@@ -381,6 +413,7 @@ int main() {
   looks_up_p_values();
   counts_scores_by_interval();
   counts_a_sample_of_the_columns();
+  keeps_some_of_the_rows_scored_last();
   observes_batches_and_times();
   refuses_bad_rows_by_position_and_name();
   saturates_a_score_that_overflows();

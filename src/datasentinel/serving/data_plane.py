@@ -60,7 +60,8 @@ class DataPlane:
     ) -> None:
         self._tracing = tracing
         self._settings = settings or Settings()
-        self.served = ServedModels(StreamStates(self._settings))
+        states = StreamStates(self._settings)
+        self.served = ServedModels(states, keep_recent_rows=self._settings.page)
         self.turns = Turns()
         if detector is not None:
             self.served.serve(*names_of(detector), detector)

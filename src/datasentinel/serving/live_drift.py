@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.drift import Shift, column_names, critical_value
 from datasentinel.histogram import ks, psi
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasentinel.histogram import Histogram
+    from datasentinel.serving.models import ServedModel
     from datasentinel.types import Int64Array
 
 WINDOW_S = 3600.0
@@ -72,6 +74,11 @@ class LiveDrift:
         Length of the window.
     clock : callable
         Seconds that never run backwards.
+
+    Attributes
+    ----------
+    score_edges : ndarray
+        Of the intervals in which scores are counted.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class LiveDrift:
         window_s: float = WINDOW_S,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        self.score_edges = score.edges
         self._expected = [score.counts, *(feature.counts for feature in features)]
         self._names = column_names(names, len(features))
         self._read_counts = read_counts
@@ -92,6 +100,21 @@ class LiveDrift:
         self._ends = np.cumsum([len(counts) for counts in self._expected])[:-1]
         zeros = np.zeros(sum(map(len, self._expected)), np.int64)
         self._snapshots: deque[tuple[float, Int64Array]] = deque([(clock(), zeros)])
+
+    @classmethod
+    def of_model(cls, model: ServedModel) -> LiveDrift | None:
+        """Watch a model that is served; None for one whose artifact has no calibration scores."""
+        config = model.detector.artifact.config
+        table = ScoreTable.of_config(config)
+        expected = table.histogram() if table else None
+        if expected is None:
+            return None
+        return cls(
+            expected,
+            feature_histograms(config) if model.feature_counts else (),
+            config.feature_names,
+            read_counts=lambda: [model.score_counts, *model.feature_counts],
+        )
 
     def measure(self) -> LiveShifts:
         """Compare what the window holds now."""

@@ -97,6 +97,8 @@ class ServedModels:
     ----------
     states : StreamStates
         The states of models with memory.
+    keep_recent_rows : bool
+        Whether some of the rows scored last are kept for those who watch.
 
     Attributes
     ----------
@@ -107,8 +109,9 @@ class ServedModels:
         Whose latest version answers requests that name no model; empty before the first model.
     """
 
-    def __init__(self, states: StreamStates) -> None:
+    def __init__(self, states: StreamStates, *, keep_recent_rows: bool = False) -> None:
         self.states = states
+        self._keep_recent_rows = keep_recent_rows
         self.table = ModelTable()
         self.default_name = ""
         self._by_name: dict[str, dict[str, ServedModel]] = {}  # Versions in order, the latest last.
@@ -120,6 +123,8 @@ class ServedModels:
         outputs, streams = outputs_of(detector), self.states.of(name, detector)
         model = ServedModel(name, version, detector, outputs, scorer.counts, scorer.score_counts, streams)
         scorer.observe()
+        if self._keep_recent_rows:
+            scorer.keep_recent_rows()
         versions = self._by_name.setdefault(name, {})
         self._retire(versions.pop(version, None))
         versions[version] = model

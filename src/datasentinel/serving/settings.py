@@ -107,6 +107,7 @@ class Settings:
         minimum=-1,
         maximum=65535,
     )
+    page: bool = _setting(True, "Serve a page for people at / of the HTTP port.")
 
     tls_certificate: str = _setting(
         "", "PEM file of the certificate, which turns TLS on for every port; empty leaves it off."

@@ -23,7 +23,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import datasentinel
-from datasentinel.calibration import ScoreTable, feature_histograms
 from datasentinel.serving.accounts import LATENCY_BOUNDS_S
 from datasentinel.serving.board import POST_INTERVAL_S
 from datasentinel.serving.live_drift import LiveDrift
@@ -225,22 +224,12 @@ class _ScoreWatch:
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model
-        table = ScoreTable.of_config(model.detector.artifact.config)
-        self._expected = table.histogram() if table else None
-        self._drift: LiveDrift | None = None
-        if self._expected:
-            config = model.detector.artifact.config
-            self._drift = LiveDrift(
-                self._expected,
-                feature_histograms(config) if model.feature_counts else (),
-                config.feature_names,
-                read_counts=lambda: [model.score_counts, *model.feature_counts],
-            )
+        self._drift = LiveDrift.of_model(model)
 
     def collect(self) -> Iterator[Metric]:
-        if self._expected is None or self._drift is None:
+        if self._drift is None:
             return
-        bounds = [*map(str, self._expected.edges), "+Inf"]
+        bounds = [*map(str, self._drift.score_edges), "+Inf"]
         yield HistogramMetricFamily(
             "datasentinel_score",
             "Live scores, in intervals that held equal shares of the calibration scores.",

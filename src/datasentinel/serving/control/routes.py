@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from datasentinel.errors import DataSentinelError, InvalidInputError
 from datasentinel.serving import auth
-from datasentinel.serving.control import metadata
+from datasentinel.serving.control import live, metadata
 from datasentinel.serving.control.messages import TEXT, Response
 from datasentinel.serving.control.openapi import make_document
 from datasentinel.serving.control.status import status_of
@@ -30,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 _VITAL_PATHS = _HEALTH_PATHS | {"/metrics"}
+
+_PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Routes:
         Whether the metrics need no token either.
     max_rows : int
         Limit of one request, for the model's configuration.
+    page : bool
+        Whether there is a page for people.
     """
 
     def __init__(
@@ -91,12 +95,14 @@ class Routes:
         *,
         metrics_open: bool,
         max_rows: int,
+        page: bool,
     ) -> None:
         self._plane = plane
         self._repository = repository
         self._metrics = metrics
         self._guard = guard
         self._open_paths = _HEALTH_PATHS | ({"/metrics"} if metrics_open else set())
+        self._live_view = live.LiveView(plane)
         self._max_rows = max_rows
         self.table = [
             Route("GET", "/healthz", "Ready or not, in a word", self._healthz),
@@ -112,6 +118,12 @@ class Routes:
             Route("POST", "/v2/repository/models/{model}/load", "Load or reload a model", self._load),
             Route("POST", "/v2/repository/models/{model}/unload", "Serve a model no longer", self._unload),
         ]
+        if page:
+            self._open_paths |= _PAGE_FILES.keys()  # They show nothing of the models.
+            self.table += [
+                Route("GET", path, "A part of the page for people", self._page_file) for path in _PAGE_FILES
+            ]
+            self.table.append(Route("GET", "/live", "What the page shows, as an event", self._live_event))
         self._document = make_document((route.method, route.path, route.summary) for route in self.table)
 
     def _model_routes(self, path: str) -> list[Route]:
@@ -171,6 +183,16 @@ class Routes:
 
     def _openapi(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
         return Response.json(self._document)
+
+    # ------------------------------------------------------------------------------------------------- page
+
+    def _page_file(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        body, media_type = live.asset(_PAGE_FILES[request.path])
+        return Response(HTTPStatus.OK, body, media_type, live.HEADERS)
+
+    def _live_event(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        body = self._live_view.event(request.target.partition("?")[2])
+        return Response(HTTPStatus.OK, body, "text/event-stream", live.HEADERS)
 
     # ------------------------------------------------------------------------------- Open Inference Protocol
 

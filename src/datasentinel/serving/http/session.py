@@ -279,6 +279,7 @@ def _routes(
         guard,
         metrics_open=not settings.metrics_need_token,
         max_rows=settings.max_request_rows,
+        page=settings.page,
     )
 
 
