@@ -88,8 +88,8 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     default="auto",
     show_default=True,
     help="What to train; auto takes a subspace for a recording, whose neighbouring rows are alike, and an "
-    "ensemble for other data. context judges the rows of a recording by those before them, and cannot be "
-    "served yet. The options from --hidden to --device are for a plain autoencoder only.",
+    "ensemble for other data. context judges the rows of a recording by those before them. "
+    "The options from --hidden to --device are for a plain autoencoder only.",
 )
 @click.option(
     "--half-life",
