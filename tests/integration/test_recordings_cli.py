@@ -59,6 +59,22 @@ def test_half_lives_in_time_and_the_rate_by_the_hour(trained):
     assert alarms["events_per_hour"] == pytest.approx(360 / alarms["rows_between"], rel=1e-3)
 
 
+def test_recordings_with_times_or_series_get_a_memory_unless_told_otherwise(tmp_path):
+    data = write(tmp_path / "train.csv", {f"pump-{seed}": oscillations(500, seed=seed) for seed in range(2)})
+    models = tmp_path / "models"
+    for arguments, expected in (
+        (["--time", "ts", "--id", "host"], True),
+        (["--id", "host", "--ignore", "ts"], True),
+        (["--time", "ts", "--id", "host", "--model", "subspace"], False),
+    ):
+        datasentinel("train", data, "--out", models, *arguments)
+        config = load_artifact(models).config
+        assert bool(config.state) == expected, arguments
+    one = write(tmp_path / "one.csv", {"pump-0": oscillations(500)})
+    datasentinel("train", one, "--out", models, "--ignore", "ts,host")
+    assert not load_artifact(models).config.state
+
+
 def test_a_series_begins_anew_after_a_gap(trained, tmp_path):
     models, _ = trained
     series = {"pump-7": oscillations(400, seed=7), "pump-8": noisy(oscillations(400, seed=8), 320, 350)}

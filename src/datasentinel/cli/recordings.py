@@ -72,6 +72,28 @@ def put_in_order(
     return replace(dataset, values=dataset.values[rows], labels=labels), settings, order
 
 
+def as_recordings(
+    dataset: Dataset, settings: TrainingSettings
+) -> tuple[Dataset, TrainingSettings, Order | None]:
+    """Choose a detector with memory where "auto" is free to, and the rows of each series are alike.
+
+    Rows that are a sample, or not in order of time, are taken for a table.
+    """
+    from datasentinel.training.recording import is_recording
+
+    free = settings.model == "auto" and settings.steps is None and settings.prototypes is None
+    if not free or dataset.num_rows > len(dataset.values):
+        return dataset, settings, None
+    try:
+        ordered, _, order = put_in_order(dataset, settings, ())
+    except DataError:
+        return dataset, settings, None
+    normal = ordered.values if ordered.labels is None else ordered.values[~ordered.labels]
+    if not is_recording(normal.astype(np.float32)):
+        return dataset, settings, None
+    return ordered, replace(settings, model="context"), order
+
+
 class Gaps:
     """Names what a series is after each gap: a stream of its own, which begins anew.
 

@@ -13,7 +13,7 @@ import click
 from datasentinel.artifact import load_artifact
 from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.cli.reading import data_argument, read_data, reading_options
-from datasentinel.cli.recordings import HalfLives, put_in_order
+from datasentinel.cli.recordings import HalfLives, as_recordings, put_in_order
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.precisions import PRECISIONS
 from datasentinel.training.season import SEASONS
@@ -88,8 +88,9 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     default="auto",
     show_default=True,
     help="What to train; auto takes a subspace for a recording, whose neighbouring rows are alike, and an "
-    "ensemble for other data. context judges the rows of a recording by those before them. "
-    "The options from --hidden to --device are for a plain autoencoder only.",
+    "ensemble for other data. context judges the rows of a recording by those before them; auto takes it "
+    "for a recording with --time or --id. The options from --hidden to --device are for a plain autoencoder "
+    "only.",
 )
 @click.option(
     "--half-life",
@@ -177,11 +178,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     has_memory = chosen.model == "context"
     if half_lives and not has_memory:
         raise SettingsError("--half-life is for --model context")
-    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone, with_order=has_memory)
+    told_order = bool(reading.time or reading.id)
+    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone, with_order=has_memory or told_order)
     _tell(" ".join(data), dataset)
     order = None
     if has_memory:
         dataset, chosen, order = put_in_order(dataset, chosen, half_lives)
+    elif told_order:
+        dataset, chosen, order = as_recordings(dataset, chosen)
     test = None
     if test_path is not None:
         test_reading = dataclasses.replace(
