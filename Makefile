@@ -40,7 +40,7 @@ test-cpp-asan: setup  ## The same under AddressSanitizer and UndefinedBehaviorSa
 
 test-cpp-tsan: setup  ## Those of threads under ThreadSanitizer
 	$(BIN)/cmake --preset tsan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
-	$(BIN)/cmake --build --preset tsan --target test_core test_serving test_grpc_session
+	$(BIN)/cmake --build --preset tsan --target test_core test_serving test_streams test_grpc_session
 	$(BIN)/ctest --preset tsan
 
 fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang

@@ -326,3 +326,13 @@ def test_without_its_library_required_grpc_is_an_error(artifact, flags):
     assert "gRPC cannot be served" in done.stderr
     assert "apt install libnghttp2-14" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_long_stream_of_small_messages_is_no_attack(grpc_server, detector, rows):
+    # For each reply that it takes, grpcio opens its windows again, by frames that ask for nothing.
+    with grpc.insecure_channel(f"{grpc_server.host}:{grpc_server.grpc_port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = inference_pb2.EvaluateBatchRequest(rows=20, raw_values=rows[:20].tobytes())
+        replies = stub.EvaluateStream((request for _ in range(20_000)), timeout=60)
+        scores = np.array([reply.scores for reply in replies])
+    np.testing.assert_array_equal(scores, np.tile(detector.score(rows[:20]), (20_000, 1)))

@@ -6,6 +6,7 @@ import json
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import defaultdict
 from dataclasses import replace
@@ -443,9 +444,11 @@ def test_many_streams_over_reloads_restarts_and_evictions(
     def send(server, first, last, begin=0):
         """Send these rows of every stream, of whose state nothing may be lost; return how many are warming."""
         chunks = [rows[first:last].tobytes() for rows in recordings]
+        window = threading.Semaphore(256)  # More at a time would fill the queue.
 
         def requests():
             for i in range(begin, streams):
+                window.acquire()
                 yield v1.EvaluateBatchRequest(
                     id=i, rows=last - first, raw_values=chunks[i % 100], stream_id=f"stream-{i:06d}"
                 )
@@ -454,6 +457,8 @@ def test_many_streams_over_reloads_restarts_and_evictions(
         with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
             stub = v1_grpc.InferenceServiceStub(channel)
             for reply in stub.EvaluateStream(requests()):
+                window.release()
+                assert reply.message == ""
                 np.testing.assert_allclose(
                     np.array(reply.scores, np.float32), expected[reply.id % 100][first:last], **CLOSE
                 )

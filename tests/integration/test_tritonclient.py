@@ -56,6 +56,8 @@ def test_a_sequence_is_a_stream(call, start_server, memory_artifact, transport, 
             )
             np.testing.assert_allclose(scores, detector.score(recording), rtol=2e-4, atol=1e-5)
             assert warming.sum() == 96
+        config = call(triton_calls.model_config, transport, address(server, transport), "memory")
+        assert "sequence_batching" in config
 
 
 @pytest.mark.parametrize(("transport", "binary"), [("grpc", True), ("http", True), ("http", False)])

@@ -71,6 +71,12 @@ def infer_sequence(transport: str, address: str, chunks: list[np.ndarray], seque
     return np.concatenate(scores), np.concatenate(warming)
 
 
+def model_config(transport: str, address: str, name: str):
+    with _client(transport, address) as client:
+        config = client.get_model_config(name, **_options(transport))
+        return config["config"] if transport == "grpc" else config
+
+
 def infer_compressed(address: str, rows: np.ndarray, algorithm: str) -> np.ndarray:
     with _client("http", address) as client:
         result = client.infer("test", [_input("http", rows)], request_compression_algorithm=algorithm)

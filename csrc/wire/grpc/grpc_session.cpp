@@ -316,6 +316,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
 
   void on_message(GrpcCall& call, bool compressed, std::string_view message) {
     call.receive_by.reset();
+    connection_.on_message();
     if (call.method == GrpcMethod::other) {
       GrpcEvent& event = add_event(GrpcEvent::Kind::message, call);
       event.text = message;

@@ -14,7 +14,6 @@ namespace {
 // of real clients stay far below.
 constexpr double kMaxIdleFrames = 2000;
 constexpr double kIdleFramesPerSecond = 200;
-constexpr double kEarnedByRequest = 4;
 constexpr std::string_view kUnimplemented = "12";
 constexpr double kEarnedByByte = 1.0 / 512;
 // So many requests with far too large headers, or early pings, are forgiven.
@@ -132,7 +131,7 @@ struct Http2Connection::Callbacks {
         self(user).handler_.on_headers_end(*found);
       }
       if ((frame->hd.flags & nghttp2::kFlagEndStream) != 0) {
-        self(user).idle_frames_ -= kEarnedByRequest;
+        self(user).idle_frames_ -= kEarnedByMessage;
         found->ended = true;
         self(user).handler_.on_end(*found);
       }

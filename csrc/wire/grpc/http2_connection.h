@@ -104,6 +104,10 @@ class Http2Connection {
   /// Grows with every request, message and reply that moves; not with pings and the like.
   [[nodiscard]] std::uint64_t progress() const noexcept { return progress_; }
 
+  /// A message has come that will be answered: for the answer its sender may open its windows again, by
+  /// frames that ask for nothing.
+  void on_message() noexcept { idle_frames_ -= kEarnedByMessage; }
+
   /// The stream of this number, or null.
   [[nodiscard]] Http2Stream* find(std::int32_t id) const noexcept;
 
@@ -139,6 +143,7 @@ class Http2Connection {
   unsigned ping_strikes_ = 0;
   std::uint64_t progress_at_ping_ = 0;
   std::chrono::steady_clock::time_point last_ping_{};
+  static constexpr double kEarnedByMessage = 4;
   double idle_frames_ = 0;
   std::chrono::steady_clock::time_point idle_frames_since_{};
 };

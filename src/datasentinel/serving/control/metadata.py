@@ -68,6 +68,7 @@ def model_config(model: ServedModel, max_rows: int) -> dict[str, Any]:
             }
             for output in model.outputs
         ],
+        **({"sequence_batching": {}} if model.streams is not None else {}),
         "parameters": {"threshold": {"string_value": repr(detector.threshold)}},
         "model_transaction_policy": {"decoupled": False},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import datasentinel
+from datasentinel.serving.models import OUTPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 _OBJECT: dict[str, Any] = {"type": "object"}
 _PARAMETERS: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _SHAPE: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
+_SEQUENCE: dict[str, Any] = {
+    "description": "For a model with memory, the stream of the rows.",
+    "properties": {
+        "sequence_id": {"type": ["string", "integer"]},
+        "sequence_start": {"type": "boolean"},
+        "sequence_end": {"type": "boolean"},
+    },
+}
 
 _SCHEMAS: dict[str, Any] = {
     "Error": {
@@ -24,7 +33,7 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
-            "parameters": _PARAMETERS,
+            "parameters": _PARAMETERS | _SEQUENCE,
             "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Input"}, "maxItems": 1},
             "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/RequestedOutput"}},
         },
@@ -47,7 +56,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["name"],
         "properties": {
-            "name": {"enum": ["score", "anomaly", "severity", "output", "contributions"]},
+            "name": {"enum": list(OUTPUTS)},
             "parameters": _PARAMETERS,
         },
     },
