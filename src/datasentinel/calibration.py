@@ -173,6 +173,8 @@ class Calibration:
             text += f" for a false-positive rate of {self.target_fpr:g}"
         if self.fpr_bound is not None:
             text += f"; at most {self.fpr_bound:.4g} is promised"
+            if self.false_alarms:
+                text += " while the recording goes on as it did"
         if self.false_alarms:
             text += f"; {self.false_alarms}"
         if self.rows_needed:
