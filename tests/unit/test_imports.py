@@ -28,10 +28,35 @@ def imports_of(file: Path) -> set[str]:
     return (found & MODULES.keys()) - {"datasentinel"}
 
 
-def test_there_is_no_cycle_of_imports():
-    graph = {name: imports_of(file) for name, file in MODULES.items()}
-    assert graph["datasentinel.serving.server"]  # The files were found, and read.
+def room_of(module: str) -> str:
+    """Return the folder that a module is in; `datasentinel` and `serving` are houses, not rooms."""
+    parts = module.split(".")
+    for folder in (".".join(parts[:3]), ".".join(parts[:2])):
+        is_folder = folder in MODULES and MODULES[folder].name == "__init__.py"
+        if is_folder and folder not in ("datasentinel", "datasentinel.serving"):
+            return folder
+    return module
+
+
+def check_order(graph: dict[str, set[str]]) -> None:
     try:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+GRAPH = {name: imports_of(file) for name, file in MODULES.items()}
+
+
+def test_there_is_no_cycle_of_imports():
+    assert GRAPH["datasentinel.serving.server"]  # The files were found, and read.
+    check_order(GRAPH)
+
+
+def test_there_is_none_between_rooms():
+    rooms: dict[str, set[str]] = {}
+    for module, imported in GRAPH.items():
+        room = room_of(module)
+        rooms.setdefault(room, set()).update({room_of(other) for other in imported} - {room})
+    assert rooms["datasentinel.serving.http"] >= {"datasentinel.serving.control"}
+    check_order(rooms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasentinel.serving.connections.addresses import Address, listening_socket, resolve
 from datasentinel.serving.connections.connection import Admission, Connection
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from datasentinel.serving.accounts import TransportAccount
     from datasentinel.serving.connections.session import Session
     from datasentinel.serving.connections.tls import TlsContext
-    from datasentinel.serving.data_plane import DataPlane
-    from datasentinel.serving.guard import Guard
-    from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
@@ -218,54 +215,3 @@ class Listener:
                 self._timeout_logs[event](transport=self.name, peer=connection.peer)
                 # Not close(): that would wait for a peer that reads nothing.
                 connection.abort()
-
-
-def listener_of(
-    name: str,
-    plane: DataPlane,
-    settings: Settings,
-    guard: Guard,
-    open_session: Callable[[], Session],
-    *,
-    open_reserved_session: Callable[[], Session] | None = None,
-    refusal: bytes = b"",
-    alpn: str = "",
-    limits: str = "",
-) -> Listener:
-    """Make the listener of one protocol, as the settings that bear its name say.
-
-    Parameters
-    ----------
-    name : {"tcp", "grpc", "http", "admin"}
-    plane : DataPlane
-        Whose turns its connections take, and where they are counted.
-    settings : Settings
-    guard : Guard
-        Who may connect.
-    open_session, open_reserved_session : callable
-    refusal : bytes
-    alpn : str
-        What the protocol is called over TLS; empty where it has no name.
-    limits : str
-        Whose limits it has, where it has none of its own.
-    """
-
-    def limit(key: str) -> Any:  # noqa: ANN401  # what the setting is
-        return getattr(settings, f"{limits or name}_{key}")
-
-    return Listener(
-        name,
-        settings.host,
-        settings.ports[name],
-        account=plane.account(name),
-        open_session=open_session,
-        open_reserved_session=open_reserved_session,
-        refusal=refusal,
-        max_connections=limit("max_connections"),
-        idle_timeout_s=limit("idle_timeout_s"),
-        write_buffer_bytes=settings.write_buffer_bytes,
-        receive_timeout_s=settings.receive_timeout_s,
-        tls_context=guard.tls_context(*filter(None, [alpn])),
-        reuse_port=settings.workers > 1,
-        turns=plane.turns,
-    )

@@ -22,11 +22,11 @@ from datasentinel.errors import (
 )
 from datasentinel.serving.auth import REFUSAL
 from datasentinel.serving.connections.inflate import Inflater
-from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, UNFINISHED, Session
 from datasentinel.serving.control.methods import make_methods
 from datasentinel.serving.control.status import Code, status_of
 from datasentinel.serving.grpc.call import Call, CallEnd
+from datasentinel.serving.listening import listener_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:

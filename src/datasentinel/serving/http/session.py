@@ -13,10 +13,10 @@ import datasentinel
 from datasentinel.backend import HttpService
 from datasentinel.errors import DataSentinelError, ResourceExhaustedError
 from datasentinel.serving.connections.inflate import Inflater
-from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, EVENT, UNFINISHED, WAITING, Session
 from datasentinel.serving.control.messages import Request, Response
 from datasentinel.serving.control.routes import Routes, refusal_of
+from datasentinel.serving.listening import listener_of
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:

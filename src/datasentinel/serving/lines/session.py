@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from datasentinel.backend import LineSession
-from datasentinel.serving.connections.listener import listener_of
 from datasentinel.serving.connections.session import ATTENTION, Session
+from datasentinel.serving.listening import listener_of
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
