@@ -5,6 +5,8 @@
 namespace datasentinel {
 namespace {
 
+// Headers beyond so many times their limit are not even answered.
+constexpr std::size_t kMaxHeaderExcess = 4;
 constexpr double kMaxTimeoutS = 1e8;  // Far from what a clock's counter can hold.
 
 }  // namespace
@@ -35,6 +37,41 @@ std::optional<double> parse_grpc_timeout(std::string_view text) noexcept {
     default: return std::nullopt;
   }
   return std::min(value, kMaxTimeoutS);
+}
+
+bool GrpcCall::take_header(std::string_view name, std::string_view value, HeaderLimits limits,
+                           Clock::time_point now) {
+  header_bytes += name.size() + value.size() + 32;
+  if (header_bytes > kMaxHeaderExcess * limits.max_bytes) return false;
+  if (header_bytes > limits.max_bytes) {
+    metadata.clear();
+    refusal = {GrpcCode::resource_exhausted,
+               "headers larger than " + std::to_string(limits.max_bytes) + " bytes"};
+  } else if (name == ":path") {
+    method = grpc_method(value);
+    if (method == GrpcMethod::other || limits.keep_for_admission) path = value;
+  } else if (name == ":method") {
+    is_post = value == "POST";
+  } else if (name == "content-type") {
+    is_grpc = value.starts_with("application/grpc");
+  } else if (name == "grpc-timeout") {
+    if (const auto timeout_s = parse_grpc_timeout(value)) {
+      const std::chrono::duration<double> timeout(*timeout_s);
+      deadline = now + std::chrono::duration_cast<Clock::duration>(timeout);
+    } else {
+      refusal = {GrpcCode::invalid_argument, "grpc-timeout is not valid"};
+    }
+  } else if (name == "grpc-encoding") {
+    compresses = value == "gzip" || value == "deflate";
+    if (!compresses && value != "identity") {
+      refusal = {GrpcCode::unimplemented, "message encoding '" + std::string(value) + "' is not supported"};
+    }
+  } else if (name == "authorization" && limits.keep_for_admission) {
+    authorization = value;
+  } else if (method == GrpcMethod::other && !name.starts_with(':')) {
+    metadata.emplace_back(name, value);
+  }
+  return true;
 }
 
 void GrpcCall::recycle() noexcept {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -13,7 +14,7 @@
 
 #include "wire/grpc/grpc_status.h"
 #include "wire/grpc/http2_connection.h"
-#include "wire/grpc/inference_messages.h"
+#include "wire/grpc/inference_request.h"
 
 namespace datasentinel {
 
@@ -75,6 +76,21 @@ struct GrpcCall final : Http2Stream {
   std::vector<PendingRequest> pending;
   std::size_t pending_bytes = 0;  ///< Held by `pending`, wherever it is scored.
   std::uint64_t answered = 0;     ///< The number of the first of `pending`: so many messages came before it.
+
+  struct HeaderLimits {
+    std::size_t max_bytes;
+    bool keep_for_admission;  ///< Path and authorization are asked for when the headers have ended.
+  };
+
+  /// Takes one header field; `now` is when it came. False when the headers have become far too large.
+  [[nodiscard]] bool take_header(std::string_view name, std::string_view value, HeaderLimits limits,
+                                 Clock::time_point now);
+
+  /// When it ends if nothing happens before.
+  [[nodiscard]] Clock::time_point earliest_deadline() const noexcept {
+    return std::min(deadline.value_or(Clock::time_point::max()),
+                    receive_by.value_or(Clock::time_point::max()));
+  }
 
   /// What it holds of the connection's memory.
   [[nodiscard]] std::size_t held_bytes() const noexcept { return body.size() + out.size() + pending_bytes; }

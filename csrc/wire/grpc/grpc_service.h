@@ -11,7 +11,7 @@
 #include "serving/inference_service.h"
 #include "serving/request_counts.h"
 #include "wire/grpc/grpc_status.h"
-#include "wire/grpc/inference_messages.h"
+#include "wire/grpc/inference_request.h"
 #include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel {

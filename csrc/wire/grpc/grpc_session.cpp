@@ -7,8 +7,8 @@
 #include "serving/memory_budget.h"
 #include "serving/turn.h"
 #include "wire/grpc/grpc_call.h"
+#include "wire/grpc/grpc_codec.h"
 #include "wire/grpc/http2_connection.h"
-#include "wire/grpc/inference_messages.h"
 
 namespace datasentinel {
 namespace {
@@ -26,8 +26,6 @@ constexpr std::size_t kOutputBytes = std::size_t{256} << 10;
 constexpr std::size_t kMaxEvents = 32;
 // Of methods that carry no rows.
 constexpr std::size_t kMaxOtherMessageBytes = std::size_t{64} << 10;
-// Headers beyond so many times their limit are not even answered.
-constexpr std::size_t kMaxHeaderExcess = 4;
 constexpr std::size_t kSpareCalls = 16;
 
 const GrpcStatus kLate{GrpcCode::deadline_exceeded, "the deadline has passed"};
@@ -133,7 +131,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     const auto now = Clock::now();
     watched_ = Clock::time_point::max();
     for (const auto& call : calls_) {
-      if (call->finished || earliest(*call) > now) continue;
+      if (call->finished || call->earliest_deadline() > now) continue;
       if (call->method == GrpcMethod::other) add_event(GrpcEvent::Kind::cancel, *call);
       fail(*call, call->deadline && *call->deadline <= now ? kLate : kSlow);
     }
@@ -188,40 +186,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
   }
 
   bool on_header(Http2Stream& stream, std::string_view name, std::string_view value) override {
-    auto& call = static_cast<GrpcCall&>(stream);
-    call.header_bytes += name.size() + value.size() + 32;
-    if (call.header_bytes > kMaxHeaderExcess * service_->limits().max_header_bytes) return false;
-    if (call.header_bytes > service_->limits().max_header_bytes) {
-      call.metadata.clear();
-      call.refusal = {
-          GrpcCode::resource_exhausted,
-          "headers larger than " + std::to_string(service_->limits().max_header_bytes) + " bytes"};
-    } else if (name == ":path") {
-      call.method = grpc_method(value);
-      if (call.method == GrpcMethod::other || service_->admit()) call.path = value;
-    } else if (name == ":method") {
-      call.is_post = value == "POST";
-    } else if (name == "content-type") {
-      call.is_grpc = value.starts_with("application/grpc");
-    } else if (name == "grpc-timeout") {
-      if (const auto timeout_s = parse_grpc_timeout(value)) {
-        const std::chrono::duration<double> timeout(*timeout_s);
-        call.deadline = now_ + std::chrono::duration_cast<Clock::duration>(timeout);
-      } else {
-        call.refusal = {GrpcCode::invalid_argument, "grpc-timeout is not valid"};
-      }
-    } else if (name == "grpc-encoding") {
-      call.compresses = value == "gzip" || value == "deflate";
-      if (!call.compresses && value != "identity") {
-        call.refusal = {GrpcCode::unimplemented,
-                        "message encoding '" + std::string(value) + "' is not supported"};
-      }
-    } else if (name == "authorization" && service_->admit()) {
-      call.authorization = value;
-    } else if (call.method == GrpcMethod::other && !name.starts_with(':')) {
-      call.metadata.emplace_back(name, value);
-    }
-    return true;
+    return static_cast<GrpcCall&>(stream).take_header(name, value,
+                                                      {.max_bytes = service_->limits().max_header_bytes,
+                                                       .keep_for_admission = service_->admit() != nullptr},
+                                                      now_);
   }
 
   void on_headers_end(Http2Stream& stream) override {
@@ -340,7 +308,8 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
   void take_message(GrpcCall& call, PendingRequest& pending, std::string_view message) {
     pending.state = State::received;
     pending.arrived = now_;
-    GrpcStatus status = decode(call.method, message, *pending.request);
+    GrpcStatus status = decode_request(call.method, message, service_->models(), service_->limits().max_rows,
+                                       *pending.request);
     if (is_streaming(call.method)) {
       if (!status.ok() && call.method == GrpcMethod::evaluate_stream) {
         pending.request->task.failure = Error(ErrorCode::invalid_argument, status.message);
@@ -352,17 +321,6 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
         model->statistics.add(false, std::chrono::nanoseconds::zero());
       }
       refuse(call, status);
-    }
-  }
-
-  GrpcStatus decode(GrpcMethod method, std::string_view message, InferenceRequest& request) const {
-    const InferenceLimits limits{.max_rows = service_->limits().max_rows};
-    switch (method) {
-      case GrpcMethod::evaluate: return decode_evaluate(message, service_->models(), request);
-      case GrpcMethod::evaluate_batch:
-      case GrpcMethod::evaluate_stream:
-        return decode_evaluate_batch(message, service_->models(), limits, request);
-      default: return decode_model_infer(message, service_->models(), limits, request);
     }
   }
 
@@ -500,28 +458,14 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     if (const auto& failure = request.task.failure) {
       const bool is_ours = report(call, *failure) || failure->code() == ErrorCode::resource_exhausted;
       if (call.method == GrpcMethod::model_infer || (is_ours && !is_streaming(call.method))) {
-        fail(call, {grpc_code(failure->code()), describe(call, *failure)});
+        fail(call, {grpc_code(failure->code()), describe_failure(call.method, *failure)});
         return false;
       }
-      pending.problem = describe(call, *failure);
+      pending.problem = describe_failure(call.method, *failure);
     }
-    append_grpc_message(call.out, [&](std::string& out) {
-      switch (call.method) {
-        case GrpcMethod::evaluate: return encode_evaluate(request, out);
-        case GrpcMethod::evaluate_batch:
-        case GrpcMethod::evaluate_stream: return encode_evaluate_batch(request, out);
-        case GrpcMethod::model_stream_infer: return encode_model_stream_infer(request, pending.problem, out);
-        default: return encode_model_infer(request, out);
-      }
-    });
+    append_grpc_message(call.out,
+                        [&](std::string& out) { encode_reply(call.method, request, pending.problem, out); });
     return true;
-  }
-
-  static std::string describe(const GrpcCall& call, const Error& failure) {
-    const bool names_input =
-        failure.code() == ErrorCode::invalid_argument &&
-        (call.method == GrpcMethod::model_infer || call.method == GrpcMethod::model_stream_infer);
-    return (names_input ? "input 'input': " : "") + std::string(failure.what());
   }
 
   /// Tells the owner of a fault of ours, for the log; whether it is one.
@@ -586,15 +530,10 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     }
   }
 
-  static Clock::time_point earliest(const GrpcCall& call) noexcept {
-    return std::min(call.deadline.value_or(Clock::time_point::max()),
-                    call.receive_by.value_or(Clock::time_point::max()));
-  }
-
   Clock::time_point next_deadline() const noexcept {
     auto next = Clock::time_point::max();
     for (const auto& call : calls_) {
-      if (!call->finished) next = std::min(next, earliest(*call));
+      if (!call->finished) next = std::min(next, call->earliest_deadline());
     }
     return next;
   }

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "wire/http/http_status.h"
 #include "wire/http/json_reader.h"
+#include "wire/wording.h"
 
 namespace datasentinel {
 namespace {
@@ -23,32 +24,6 @@ constexpr std::string_view kJson = "Content-Type: application/json\r\n";
 void append_number(std::size_t number, std::string& out, int base = 10) {
   std::array<char, 24> text{};
   out.append(text.data(), std::to_chars(text.data(), text.data() + text.size(), number, base).ptr);
-}
-
-/// A segment of a path with its escapes resolved, or nothing where they are broken.
-std::optional<std::string> unescaped(std::string_view segment) {
-  std::string text;
-  for (std::size_t i = 0; i < segment.size(); ++i) {
-    if (segment[i] != '%') {
-      text += segment[i];
-      continue;
-    }
-    unsigned value = 0;
-    const std::string_view digits = segment.substr(i + 1, 2);
-    const auto [stop, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-    if (problem != std::errc() || digits.size() != 2 || stop != digits.data() + 2) return std::nullopt;
-    text += static_cast<char>(value);
-    i += 2;
-  }
-  return text;
-}
-
-/// A name from the request as a message may show it: printable ASCII, not too long.
-std::string quoted(std::string_view name) {
-  std::string text = "'";
-  for (const char c : name.substr(0, 64)) text += (c >= ' ' && c <= '~') ? c : '?';
-  if (name.size() > 64) text += "...";
-  return text + "'";
 }
 
 std::string lower_case(std::string_view text) {
@@ -167,7 +142,9 @@ void HttpSession::begin(const HttpHead& head) {
   without_body_ = head.method == "HEAD";
   body_bytes_ = head.content_bytes.value_or(0);
   chunks_ = {};
-  is_inference_ = head.method == "POST" && names_model(head.path());
+  const auto target = head.method == "POST" ? read_infer_path(head.path()) : std::nullopt;
+  is_inference_ = target.has_value();
+  if (target) model_ = *target;
   bool may_pass = true;
   if (is_inference_) {
     may_pass = !service_->authorize || service_->authorize(head.find("authorization"));
@@ -202,31 +179,6 @@ void HttpSession::begin(const HttpHead& head) {
     state_ = head.chunked ? State::chunks : State::body;
   }
   if (head.expects_continue && (head.chunked || body_bytes_ != 0)) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
-}
-
-/// Whether the path is one for inference, /v2/models/{model}[/versions/{version}]/infer; takes the names out.
-bool HttpSession::names_model(std::string_view path) {
-  constexpr std::string_view beginning = "/v2/models/";
-  constexpr std::string_view ending = "/infer";
-  if (!path.starts_with(beginning) || !path.ends_with(ending) ||
-      path.size() <= beginning.size() + ending.size()) {
-    return false;
-  }
-  path = path.substr(beginning.size(), path.size() - beginning.size() - ending.size());
-  const std::size_t slash = path.find('/');
-  std::string_view version;
-  if (slash != std::string_view::npos) {
-    constexpr std::string_view versions = "/versions/";
-    if (!path.substr(slash).starts_with(versions)) return false;
-    version = path.substr(slash + versions.size());
-    if (version.empty() || version.find('/') != std::string_view::npos) return false;
-  }
-  const auto name = unescaped(path.substr(0, slash));
-  const auto number = unescaped(version);
-  if (!name || name->empty() || !number) return false;
-  model_name_ = *name;
-  model_version_ = *number;
-  return true;
 }
 
 /// Lets the body grow by so many bytes, or refuses the request.
@@ -332,11 +284,9 @@ void HttpSession::respond(int status, std::string_view fields, std::string body)
 }
 
 void HttpSession::infer(std::string_view body) {
-  const auto model = inference().models().find(model_name_, model_version_);
+  const auto model = inference().models().find(model_.name, model_.version);
   if (model == nullptr) {
-    std::string reason = "unknown model " + quoted(model_name_);
-    if (!model_version_.empty()) reason += ", version " + quoted(model_version_);
-    return reply_error(404, reason);
+    return reply_error(404, describe_missing_model(model_.name, model_.version));
   }
   auto request = std::make_unique<RestRequest>();
   request->task.model = model;

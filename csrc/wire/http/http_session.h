@@ -17,6 +17,7 @@
 #include "serving/request_counts.h"
 #include "serving/turn.h"
 #include "wire/http/http_head.h"
+#include "wire/http/infer_path.h"
 #include "wire/http/rest_reply.h"
 #include "wire/http/rest_request.h"
 #include "wire/input_buffer.h"
@@ -120,7 +121,6 @@ class HttpSession final : public WireSession {
   [[nodiscard]] bool step();
   [[nodiscard]] bool take_head();
   void begin(const HttpHead& head);
-  [[nodiscard]] bool names_model(std::string_view path);
   [[nodiscard]] bool take_body();
   [[nodiscard]] bool take_chunks();
   [[nodiscard]] bool skip_body();
@@ -159,8 +159,7 @@ class HttpSession final : public WireSession {
   bool without_body_ = false;  ///< HEAD: its reply has none.
   bool keep_alive_ = true;
   bool old_ = false;  ///< HTTP/1.0, in which no reply is chunked.
-  std::string model_name_;
-  std::string model_version_;
+  InferPath model_;   ///< Of a request for inference.
   std::optional<std::size_t> json_bytes_;
   std::size_t max_body_bytes_ = 0;
   std::size_t body_bytes_ = 0;  ///< Announced, or still to be skipped.

@@ -8,21 +8,12 @@
 #include "core/error.h"
 #include "serving/stream_request.h"
 #include "wire/http/json_reader.h"
+#include "wire/wording.h"
 
 namespace datasentinel {
 namespace {
 
-constexpr std::size_t kMaxQuotedBytes = 64;
-
 [[noreturn]] void reject(const std::string& reason) { throw Error(ErrorCode::invalid_argument, reason); }
-
-/// A name from the request as a message may show it: printable ASCII, not too long.
-std::string quoted(std::string_view name) {
-  std::string text = "'";
-  for (const char c : name.substr(0, kMaxQuotedBytes)) text += (c >= ' ' && c <= '~') ? c : '?';
-  if (name.size() > kMaxQuotedBytes) text += "...";
-  return text + "'";
-}
 
 std::string to_string(const std::vector<std::int64_t>& shape) {
   std::string text = "[";

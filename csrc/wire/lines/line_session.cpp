@@ -10,6 +10,7 @@
 
 #include "serving/stream_request.h"
 #include "wire/decimal.h"
+#include "wire/wording.h"
 
 namespace datasentinel {
 namespace {
@@ -18,16 +19,8 @@ constexpr std::size_t kMaxQuotedBytes = 32;
 
 constexpr bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
 
-/// A token as a message may show it: printable ASCII, not too long.
-std::string quoted(std::string_view token) {
-  std::string text = "'";
-  for (const char c : token.substr(0, kMaxQuotedBytes)) text += (c >= ' ' && c <= '~') ? c : '?';
-  if (token.size() > kMaxQuotedBytes) text += "...";
-  return text + "'";
-}
-
 std::string describe(std::size_t position, const std::string& problem, std::string_view token) {
-  return "value " + std::to_string(position) + " " + problem + ": " + quoted(token);
+  return "value " + std::to_string(position) + " " + problem + ": " + quoted(token, kMaxQuotedBytes);
 }
 
 /// Why a token is no number of ours.

@@ -7,7 +7,8 @@
 #include <string_view>
 
 #include "sum_session.h"
-#include "wire/grpc/inference_messages.h"
+#include "wire/grpc/evaluate.h"
+#include "wire/grpc/model_infer.h"
 
 namespace {
 

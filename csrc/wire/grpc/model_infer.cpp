@@ -1,4 +1,4 @@
-#include "wire/grpc/inference_messages.h"
+#include "wire/grpc/model_infer.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,9 +7,9 @@
 
 #include "core/protobuf.h"
 #include "core/utf8.h"
-#include "serving/reasons.h"
-#include "serving/severity.h"
 #include "serving/stream_request.h"
+#include "wire/grpc/message_parts.h"
+#include "wire/wording.h"
 
 namespace datasentinel {
 namespace {
@@ -23,41 +23,8 @@ using Output = InferenceRequest::Output;
 
 constexpr std::array<std::string_view, 6> kOutputNames{"score",    "anomaly", "warming",
                                                        "severity", "output",  "contributions"};
-constexpr std::size_t kMaxQuotedBytes = 64;
-
-// datasentinel.v1.Status
-constexpr std::uint64_t kOk = 1;
-constexpr std::uint64_t kAnomaly = 2;
-constexpr std::uint64_t kError = 3;
-constexpr std::uint64_t kWarming = 4;
-
-std::uint64_t status_of(Decision decision) noexcept {
-  switch (decision) {
-    case Decision::ok: return kOk;
-    case Decision::anomaly: return kAnomaly;
-    case Decision::warming: return kWarming;
-  }
-  return kError;
-}
 
 GrpcStatus invalid(std::string message) { return {GrpcCode::invalid_argument, std::move(message)}; }
-
-GrpcStatus not_a(std::string_view type) { return invalid("the message is not a valid " + std::string(type)); }
-
-/// A name from the request as a message may show it: printable ASCII, not too long.
-std::string quoted(std::string_view name) {
-  std::string text = "'";
-  for (const char c : name.substr(0, kMaxQuotedBytes)) text += (c >= ' ' && c <= '~') ? c : '?';
-  if (name.size() > kMaxQuotedBytes) text += "...";
-  return text + "'";
-}
-
-std::string describe_missing(std::string_view model_name, std::string_view model_version) {
-  if (model_name.empty()) return "no model is being served";
-  std::string text = "unknown model " + quoted(model_name);
-  if (!model_version.empty()) text += ", version " + quoted(model_version);
-  return text;
-}
 
 /// Whether a map's entry has this key. What else the map holds is of no concern here.
 bool has_parameter(std::string_view entry, std::string_view key) noexcept {
@@ -148,32 +115,6 @@ bool read_input(std::string_view message, InputTensor& tensor) noexcept {
         break;
       default: break;
     }
-  }
-  return field.ok();
-}
-
-/// Counts the floats of field `number`, packed or one by one. Nothing when the message is broken.
-std::optional<std::size_t> count_floats(std::string_view message, std::uint32_t number) noexcept {
-  Reader field(message);
-  std::size_t bytes = 0;
-  while (field.next()) {
-    if (!field.is(number, WireType::bytes) && !field.is(number, WireType::fixed32)) continue;
-    if (field.bytes().size() % sizeof(float) != 0) return std::nullopt;
-    bytes += field.bytes().size();
-  }
-  if (!field.ok()) return std::nullopt;
-  return bytes / sizeof(float);
-}
-
-/// Appends the floats of field `number`, packed or one by one. False when the message is broken.
-bool read_floats(std::string_view message, std::uint32_t number, FloatBuffer& values) {
-  Reader field(message);
-  while (field.next()) {
-    if (field.number() != number) continue;
-    const std::string_view bytes = field.bytes();
-    if (field.type() != WireType::bytes && field.type() != WireType::fixed32) continue;
-    if (bytes.size() % sizeof(float) != 0) return false;
-    if (!bytes.empty()) std::memcpy(values.extend(bytes.size() / sizeof(float)), bytes.data(), bytes.size());
   }
   return field.ok();
 }
@@ -283,13 +224,6 @@ std::size_t bytes_of(const InferenceRequest& request, Output output) noexcept {
   return 0;
 }
 
-void append_severities(const ScoringTask& task, std::string& out) {
-  for (std::size_t i = 0; i < task.rows; ++i) {
-    const float value = severity(task.scores.data()[i], task.model->scorer->threshold());
-    out.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-}
-
 void append_output(const InferenceRequest& request, Output output, std::string& out) {
   const ScoringTask& task = request.task;
   const auto append = [&out](const FloatBuffer& values) {
@@ -308,18 +242,6 @@ void append_output(const InferenceRequest& request, Output output, std::string& 
     case Output::warming:
       for (std::size_t i = 0; i < task.rows; ++i) out.push_back(task.is_warming(i) ? '\1' : '\0');
   }
-}
-
-/// Appends a datasentinel.v1.Contribution as a field of an EvaluateResponse.
-void append_reason(const ScoringTask& task, const Reason& reason, std::string& out) {
-  Writer writer(out);
-  const std::string feature = task.model->scorer->feature_name(reason.column);
-  constexpr std::size_t kFloatFieldBytes = 1 + sizeof(float);
-  writer.begin_bytes(4, bytes_field_size(feature.size()) + kFloatFieldBytes * (reason.expected ? 3 : 2));
-  writer.bytes_field(1, feature);
-  writer.float_field(2, reason.contribution);
-  writer.float_field(3, reason.value);
-  if (reason.expected) writer.float_field(4, *reason.expected);
 }
 
 bool is_bool(Output output) noexcept { return output == Output::anomaly || output == Output::warming; }
@@ -351,17 +273,6 @@ void append_tensor(const InferenceRequest& request, Output output, std::string& 
 }
 
 }  // namespace
-
-void InferenceRequest::recycle() noexcept {
-  task.recycle();
-  cancelled = nullptr;
-  id.clear();
-  number = 0;
-  output_count = 0;
-  raw = false;
-  explain_top = 0;
-  with_p_value = false;
-}
 
 GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models,
                               const InferenceLimits& limits, InferenceRequest& request) {
@@ -402,7 +313,7 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
   ScoringTask& task = request.task;
   task.model = models.find(model_name, model_version);
   if (task.model == nullptr) {
-    return {GrpcCode::not_found, describe_missing(model_name, model_version)};
+    return {GrpcCode::not_found, describe_missing_model(model_name, model_version)};
   }
   if (inputs != 1) return invalid("expected 1 input, 'input', got " + std::to_string(inputs));
   if (raws > 1) return invalid("expected 1 entry of raw_input_contents, got " + std::to_string(raws));
@@ -450,127 +361,6 @@ void encode_model_stream_infer(const InferenceRequest& request, std::string_view
     Writer(out).bytes_field(1, problem);
   }
   Writer(out).bytes_field(2, response);
-}
-
-GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, InferenceRequest& request) {
-  ScoringTask& task = request.task;
-  Reader field(message);
-  StreamRequest stream;
-  while (field.next()) {
-    if (field.is(2, WireType::varint)) request.explain_top = static_cast<std::uint32_t>(field.varint());
-    if (field.is(3, WireType::varint)) request.with_p_value = field.varint() != 0;
-    if (field.is(4, WireType::bytes)) stream.id = field.bytes();
-  }
-  const std::optional<std::size_t> count = count_floats(message, 1);
-  if (!count) return not_a("EvaluateRequest");
-  task.model = models.find({}, {});
-  if (task.model == nullptr) return {GrpcCode::not_found, "no model is being served"};
-  const std::size_t columns = task.model->scorer->input_dim();
-  task.rows = 1;
-  task.wanted.scores = true;
-  task.wanted.contributions = request.explain_top != 0;
-  task.wanted.reconstructions = request.explain_top != 0 && task.model->abilities.reconstructs;
-  if (*count != columns) {
-    task.failure = Error(ErrorCode::invalid_argument, "expected " + std::to_string(columns) +
-                                                          " values per row, got " + std::to_string(*count));
-  } else if (!read_floats(message, 1, task.values)) {
-    return not_a("EvaluateRequest");
-  } else if (request.with_p_value && task.model->abilities.p_values == nullptr) {
-    task.failure = Error(ErrorCode::unsupported_model,
-                         "this model has no calibration scores to take p-values from; run `datasentinel "
-                         "recalibrate` with normal rows");
-  } else if (const std::string problem = assign_stream(task, std::move(stream), "set stream_id");
-             !problem.empty()) {
-    task.failure = Error(ErrorCode::invalid_argument, problem);
-  }
-  return {};
-}
-
-GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& models,
-                                 const InferenceLimits& limits, InferenceRequest& request) {
-  ScoringTask& task = request.task;
-  std::string_view raw;
-  std::string_view model_name;
-  std::string_view model_version;
-  std::uint64_t rows = 0;
-  StreamRequest stream;
-  Reader field(message);
-  while (field.next()) {
-    if (field.is(1, WireType::varint)) request.number = field.varint();
-    if (field.is(2, WireType::varint)) rows = static_cast<std::uint32_t>(field.varint());
-    if (field.is(4, WireType::bytes)) raw = field.bytes();
-    if (field.is(5, WireType::bytes)) model_name = field.bytes();
-    if (field.is(6, WireType::bytes)) model_version = field.bytes();
-    if (field.is(7, WireType::bytes)) stream.id = field.bytes();
-  }
-  if (!field.ok() || !read_floats(message, 3, task.values)) return not_a("EvaluateBatchRequest");
-
-  const auto refuse = [&task](ErrorCode code, const std::string& why) {
-    task.failure = Error(code, why);
-    return GrpcStatus{};
-  };
-  task.model = models.find(model_name, model_version);
-  if (task.model == nullptr) return refuse(ErrorCode::not_found, describe_missing(model_name, model_version));
-  if (rows > limits.max_rows) {
-    return refuse(ErrorCode::invalid_argument, "at most " + std::to_string(limits.max_rows) +
-                                                   " rows a request, got " + std::to_string(rows));
-  }
-  const std::size_t columns = task.model->scorer->input_dim();
-  const std::size_t size = static_cast<std::size_t>(rows) * columns;
-  const std::string expected = std::to_string(rows) + " rows of " + std::to_string(columns) + " values need ";
-  if (!raw.empty() && task.values.size() != 0) {
-    return refuse(ErrorCode::invalid_argument, "the batch has both values and raw_values");
-  }
-  if (!raw.empty()) {
-    if (raw.size() != size * sizeof(float)) {
-      return refuse(ErrorCode::invalid_argument, expected + std::to_string(size * sizeof(float)) +
-                                                     " bytes of raw_values, got " +
-                                                     std::to_string(raw.size()));
-    }
-    std::memcpy(task.values.extend(size), raw.data(), raw.size());
-  } else if (task.values.size() != size) {
-    return refuse(ErrorCode::invalid_argument,
-                  expected + std::to_string(size) + " values, got " + std::to_string(task.values.size()));
-  }
-  task.rows = static_cast<std::size_t>(rows);
-  task.wanted.scores = true;
-  const std::string problem = assign_stream(task, std::move(stream), "set stream_id");
-  if (!problem.empty()) return refuse(ErrorCode::invalid_argument, problem);
-  return {};
-}
-
-void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
-  Writer writer(out);
-  const ScoringTask& task = request.task;
-  if (request.number != 0) writer.varint_field(1, request.number);
-  if (task.failure) return writer.bytes_field(4, task.failure->what());
-  if (task.rows == 0) return;
-  writer.begin_bytes(2, task.rows * sizeof(float));
-  writer.raw(task.scores.data(), task.rows * sizeof(float));
-  writer.begin_bytes(3, task.rows);
-  for (std::size_t i = 0; i < task.rows; ++i) {
-    writer.varint(status_of(task.decision(i)));
-  }
-  writer.begin_bytes(5, task.rows * sizeof(float));
-  append_severities(task, out);
-}
-
-void encode_evaluate(const InferenceRequest& request, std::string& out) {
-  Writer writer(out);
-  const ScoringTask& task = request.task;
-  if (task.failure) {
-    writer.varint_field(1, kError);
-    writer.bytes_field(3, task.failure->what());
-    return;
-  }
-  const float score = *task.scores.data();
-  writer.varint_field(1, status_of(task.decision(0)));
-  if (score != 0) writer.double_field(2, static_cast<double>(score));
-  if (request.explain_top != 0) {
-    for (const Reason& reason : rank_reasons(task, 0, request.explain_top)) append_reason(task, reason, out);
-  }
-  if (request.with_p_value) writer.double_field(5, task.model->abilities.p_values->p_value(score));
-  writer.double_field(6, static_cast<double>(severity(score, task.model->scorer->threshold())));
 }
 
 }  // namespace datasentinel

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "serving/batch_scorer.h"
+#include "serving/float_buffer.h"
+#include "wire/grpc/grpc_status.h"
+
+// What the messages that carry rows have in common. All other messages are left to protobuf's own library.
+
+namespace datasentinel {
+
+/// Refuses bytes that are no message of this type.
+[[nodiscard]] GrpcStatus not_a(std::string_view type);
+
+/// Counts the floats of field `number`, packed or one by one. Nothing when the message is broken.
+[[nodiscard]] std::optional<std::size_t> count_floats(std::string_view message,
+                                                      std::uint32_t number) noexcept;
+
+/// Appends the floats of field `number`, packed or one by one. False when the message is broken.
+[[nodiscard]] bool read_floats(std::string_view message, std::uint32_t number, FloatBuffer& values);
+
+/// Appends the severity of each of a scored task's rows.
+void append_severities(const ScoringTask& task, std::string& out);
+
+}  // namespace datasentinel
