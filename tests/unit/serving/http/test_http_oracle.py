@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import h11
@@ -120,12 +121,14 @@ def test_both_read_the_same(service, stream, cuts):
 @settings(max_examples=400, deadline=None)
 @given(requests(), st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), min_size=1, max_size=3))
 @example(b"GET /0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", [(14, b"\x00")])
+@example(b"GET /0 HTTP/1.1\r\nHost: xx\r\nX-A: \r\nX-B: 0\r\n\r\n", [(24, b"\n")])
 def test_the_session_accepts_no_head_that_h11_refuses(service, request_bytes, damages):
     data = bytearray(request_bytes.partition(b"\r\n\r\n")[0])
     for position, replacement in damages:
         at = position % len(data)
         data[at : at + 1] = replacement
-    head = bytes(data).lstrip(b"\r\n").partition(b"\n\n")[0] + b"\r\n\r\n"
+    # Damage can end the head early; what follows would be a request of its own.
+    head = re.split(rb"\n\r?\n", bytes(data).lstrip(b"\r\n"))[0] + b"\r\n\r\n"
     seen, _ = read_by_session(service, head, [])
     if seen:
         assert seen == read_by_h11(head)
