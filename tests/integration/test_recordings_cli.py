@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
+from datasentinel.detector import Detector
 from datasentinel.errors import DataSentinelError
 from tests.recordings import noisy, oscillations
 
@@ -99,6 +101,26 @@ def test_evaluate_tells_of_false_alarms(trained, tmp_path):
     assert budget["events"]["found"] == 1
     assert budget["false_alarms"]["above"] <= told["false_alarms"]["above"]
     assert "normal rows: " in datasentinel("evaluate", models, data).stdout
+
+
+def test_all_commands_score_each_series_in_its_own_past(trained, tmp_path):
+    """By turns in the file, each series is as normal as by itself; as one recording, none would be."""
+    models, _ = trained
+    labels = np.zeros(500, bool)
+    labels[300:330] = True
+    series = {f"pump-{seed}": noisy(oscillations(500, seed=seed), 300, 330) for seed in (11, 12)}
+    data = write(tmp_path / "two.csv", series, labels=labels)
+    told = json.loads(datasentinel("evaluate", models, data, "--json").stdout)
+    assert told["events"]["segments"] == 2
+    assert told["events"]["found"] == 2
+    assert told["false_alarms"]["per_1000_rows"] <= 30
+    before = Detector.load(models).threshold
+    again = tmp_path / "again"
+    shutil.copytree(models, again)
+    datasentinel("recalibrate", again, data)
+    calibration = load_artifact(again).config.calibration
+    assert calibration["rows"] == 2 * (500 - 30 - 96)
+    assert before / 2 < Detector.load(again).threshold < 2 * before
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
+from datasentinel.cli.recordings import score_dataset
 from datasentinel.detector import Detector
 from datasentinel.drift import PSI_DRIFTED, PSI_SHIFTING, Drift, compare
 from datasentinel.types import BACKEND_NAMES
@@ -36,9 +36,8 @@ def command(model: Path, data: tuple[str, ...], reading: ReadingOptions, backend
     retrained, and the exit code is 3 instead of 0. A label column is ignored.
     """
     detector = Detector.load(model, backend=backend)
-    dataset = read_data(data, reading, detector.artifact.config, needs_label=False)
-    rows = np.ascontiguousarray(dataset.values, dtype=np.float32)
-    drift = compare(detector.artifact, rows, detector.score(rows))
+    scored = score_dataset(detector, read_data(data, reading, detector.artifact.config, needs_label=False))
+    drift = compare(detector.artifact, scored.rows, scored.scores)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(drift) | {"retrain": drift.retrain}, indent=2))
     else:

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from datasentinel.calibration import ScoreTable
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
+from datasentinel.cli.recordings import Alarms, score_dataset
 from datasentinel.detector import Detector
 from datasentinel.drift import compare
 from datasentinel.errors import DataError, UnsupportedModelError
-from datasentinel.events import AlarmBudget, AlarmRule, FalseAlarms, find_events, judge_events
+from datasentinel.events import AlarmRule, FalseAlarms, find_events, judge_events
 from datasentinel.moved import find_move
 from datasentinel.quality import hit_segments, judge
 from datasentinel.types import BACKEND_NAMES
@@ -72,14 +73,16 @@ def command(  # noqa: PLR0917 - click passes them by name
     detector = Detector.load(model, backend=backend)
     dataset = read_data(data, reading, detector.artifact.config)
     name = ", ".join(Path(path).name for path in data)
+    scored = score_dataset(detector, dataset)
+    dataset, values, scores = scored.dataset, scored.rows, scored.scores
     if dataset.labels is None:
         raise DataError(f"{name}: no label column; name it with --label")
-    values = np.ascontiguousarray(dataset.values, dtype=np.float32)
-    scores = detector.score(values)
     quality = judge(scores, dataset.labels, detector.threshold)
     if quality is None:
         raise DataError(f"{name}: the rows are all of one kind; judging needs normal rows and anomalies")
-    anomalies = _decide(detector, scores, alarm_budget)
+    if alarm_budget is not None and not detector.scorer.state_dim:
+        raise DataError("--alarm-budget is for models with memory (train --model context)")
+    anomalies = Alarms(detector.threshold, alarm_budget).decide(scores, scored.warming, scored.streams)
     segments = hit_segments(anomalies, dataset.labels)
     events = false_alarms = None
     if rule is not None or detector.scorer.state_dim:
@@ -144,19 +147,6 @@ def command(  # noqa: PLR0917 - click passes them by name
             click.echo(_explain(detector, move, ~dataset.labels, values, scores))
         if report is not None:
             click.echo(f"report: {report}")
-
-
-def _decide(detector: Detector, scores: Float32Array, alarm_budget: float | None) -> BoolArray:
-    """Tell which rows are anomalies; those by which a model with memory warms up never are."""
-    warm_up = detector.artifact.config.warm_up_rows
-    if alarm_budget is not None:
-        if not detector.scorer.state_dim:
-            raise DataError("--alarm-budget is for models with memory (train --model context)")
-        called = AlarmBudget(detector.threshold, alarm_budget).decide(scores[warm_up:])
-        return np.concatenate([np.zeros(len(scores) - len(called), bool), called])
-    anomalies = scores.astype(np.float64) > detector.threshold
-    anomalies[:warm_up] = False
-    return anomalies
 
 
 def _document(

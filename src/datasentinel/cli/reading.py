@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasentinel.artifact import Config
-    from datasentinel.tables import Dataset, Problems, Table
+    from datasentinel.tables import Columns, Dataset, Problems, Table
     from datasentinel.types import Float32Array
 
 
@@ -140,6 +141,8 @@ def open_data(
     table = open_table(*paths, roles=roles, header=reading.header)
     for column in table.columns.left_out:
         click.echo(f"left out    {column}", err=True)
+    if config is not None:
+        table.columns = _as_trained(table.columns, config)
     zone = time_zone if config is None else config.time_zone
     if zone is not None:
         table.add_calendar(zone)
@@ -149,6 +152,17 @@ def open_data(
             "name the label with --label, and other columns that are no features with --ignore"
         )
     return table
+
+
+def _as_trained(columns: Columns, config: Config) -> Columns:
+    """Let the columns of times and of series be those of the training, where the table has them."""
+    kept = {columns.names[column]: column for column in columns.keep}
+    known = {role: kept.get(str(config.columns.get(role))) for role in ("time", "id")}
+    return dataclasses.replace(
+        columns,
+        time=known["time"] if columns.time is None else columns.time,
+        id=known["id"] if columns.id is None else columns.id,
+    )
 
 
 def read_data(
@@ -175,7 +189,7 @@ def read_data(
             max_rows=max_rows,
             threads=os.cpu_count() or 1,
             judge_columns=config is None if judge_columns is None else judge_columns,
-            with_order=with_order,
+            with_order=with_order or (config is not None and bool(config.state)),
             progress=progress,
         )
     for column in dataset.columns.left_out[len(table.columns.left_out) :]:

@@ -10,8 +10,10 @@ import numpy as np
 
 from datasentinel.artifact import save_config
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
-from datasentinel.cli.reading import ReadingOptions, data_argument, normal_rows, read_data, reading_options
+from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
+from datasentinel.cli.recordings import score_dataset
 from datasentinel.detector import Detector
+from datasentinel.errors import DataError
 from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
 
@@ -46,8 +48,13 @@ def command(  # noqa: PLR0917 - click passes them by name
     is written; a server that runs must be restarted to see it.
     """
     detector = Detector.load(model, backend=backend)
-    rows = normal_rows(read_data(data, reading, detector.artifact.config))
-    scores = detector.score(rows)
+    scored = score_dataset(detector, read_data(data, reading, detector.artifact.config))
+    told = ~scored.warming
+    if scored.dataset.labels is not None:
+        told &= ~scored.dataset.labels
+    if not told.any():
+        raise DataError("no normal rows: all are labelled as anomalies, or of streams that warm up")
+    rows, scores = scored.rows[told], scored.scores[told]
     if detector.scorer.state_dim:
         # A score of a recording depends on the rows before it, as it should.
         calibration = calibrate(

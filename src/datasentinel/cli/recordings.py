@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,12 +11,17 @@ import numpy as np
 
 from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError, SettingsError
+from datasentinel.events import AlarmBudget
+from datasentinel.streams import StreamDetector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasentinel.detector import Detector
     from datasentinel.tables import Dataset
     from datasentinel.training import TrainingSettings
     from datasentinel.training.recording import Order
-    from datasentinel.types import Float64Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 _HALF_LIFE = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)?")
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -116,6 +121,77 @@ class Gaps:
             self._last[name] = (time_s, gaps)
             streams.append(f"{gaps} {name}")
         return streams
+
+
+class Alarms:
+    """Calls anomalies by a model's threshold, or by one that adapts to each stream.
+
+    Parameters
+    ----------
+    threshold : float
+    budget : float or None
+        The share of `datasentinel.events.AlarmBudget`.
+    """
+
+    def __init__(self, threshold: float, budget: float | None) -> None:
+        self._threshold = threshold
+        self._budget = budget
+        self._adapting: dict[str, AlarmBudget] = {}
+
+    def decide(self, scores: Float32Array, warming: BoolArray, streams: Sequence[str]) -> BoolArray:
+        """Tell which of the next rows are anomalies; those that warm up never are."""
+        if self._budget is None:
+            return (scores.astype(np.float64) > self._threshold) & ~warming
+        told: dict[str, list[int]] = {}
+        for row in np.flatnonzero(~warming).tolist():
+            told.setdefault(streams[row], []).append(row)
+        anomalies = np.zeros(len(scores), bool)
+        for stream, rows in told.items():
+            if stream not in self._adapting:
+                self._adapting[stream] = AlarmBudget(self._threshold, self._budget)
+            anomalies[rows] = self._adapting[stream].decide(scores[rows])
+        return anomalies
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Labelled or normal rows with their scores; of a model with memory, the rows of a series are together.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    rows : float32 array, shape [N, D]
+    scores : float32 array, shape [N]
+    warming : bool array, shape [N]
+        Which rows are too early in their stream to tell; none without a memory.
+    streams : list of str, length N
+    """
+
+    dataset: Dataset
+    rows: Float32Array
+    scores: Float32Array
+    warming: BoolArray
+    streams: list[str]
+
+
+def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
+    """Score the rows of a table, each in the past of its own series where the model has a memory."""
+    rows = np.ascontiguousarray(dataset.values, dtype=np.float32)
+    streams = [""] * len(rows)
+    if not detector.scorer.state_dim:
+        return ScoredRows(dataset, rows, detector.score(rows), np.zeros(len(rows), bool), streams)
+    if dataset.series is not None:
+        streams = list(map(str, dataset.series))
+    gap_s = detector.artifact.config.gap_s
+    if gap_s is not None and dataset.times is not None:
+        streams = Gaps(gap_s).streams(streams, dataset.times)
+    places: dict[str, int] = {}
+    order = np.argsort([places.setdefault(name, len(places)) for name in streams], kind="stable")
+    rows, streams = rows[order], [streams[row] for row in order.tolist()]
+    labels = None if dataset.labels is None else dataset.labels[order]
+    scores, warming = StreamDetector(detector, max_streams=len(places)).update_many(rows, streams)
+    ordered = replace(dataset, values=dataset.values[order], labels=labels)
+    return ScoredRows(ordered, rows, scores, warming, streams)
 
 
 def _times(dataset: Dataset) -> Float64Array | None:

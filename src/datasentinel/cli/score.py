@@ -21,9 +21,8 @@ from datasentinel.cli.reading import (
     reading_options,
     tell_problems,
 )
-from datasentinel.cli.recordings import Gaps
+from datasentinel.cli.recordings import Alarms, Gaps
 from datasentinel.errors import DataError
-from datasentinel.events import AlarmBudget
 from datasentinel.tables import Problems
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.writers import (
@@ -197,41 +196,23 @@ def _score_streams(
 
     if columns.num_reasons:
         raise DataError("--explain is not offered for models with memory")
-    known = detector.artifact.config.columns
-    handed_through = [table.columns.names[column] for column in table.columns.keep]
-    # Those asked for, or else those that the model was trained with, where the table has them.
-    id_column, time_column = (
-        table.columns.name_of(asked)
-        or next((name for name in handed_through if name == known.get(role)), None)
-        for role, asked in (("id", table.columns.id), ("time", table.columns.time))
-    )
+    id_column, time_column = (table.columns.name_of(c) for c in (table.columns.id, table.columns.time))
 
     def parse(block: Block) -> tuple[Part, Chunk]:
         return block.part, table.parse(block, np.float32)
 
     streams = StreamDetector(detector)
-    budgets: dict[str, AlarmBudget] = {}
+    alarms = Alarms(detector.threshold, alarm_budget)
     longest_s = detector.artifact.config.gap_s
     gaps = None if longest_s is None else Gaps(longest_s)
     place = table.placer()
     for part, parsed in ordered_map(parse, table.blocks(), threads):
         chunk = place(part, parsed)
-        good = len(chunk.rows)
-        series = [""] * good if id_column is None else chunk.good_texts(id_column)
+        series = [""] * len(chunk.rows) if id_column is None else chunk.good_texts(id_column)
         if gaps is not None and time_column is not None:
             series = gaps.streams(series, chunk.good_values(time_column))
         scores, warming = streams.update_many(chunk.values, series)
-        if alarm_budget is None:
-            anomalies = (scores.astype(np.float64) > detector.threshold) & ~warming
-        else:
-            anomalies = np.zeros(good, bool)
-            told: dict[str, list[int]] = {}
-            for row in np.flatnonzero(~warming).tolist():
-                told.setdefault(series[row], []).append(row)
-            for stream, rows in told.items():
-                if stream not in budgets:
-                    budgets[stream] = AlarmBudget(detector.threshold, alarm_budget)
-                anomalies[rows] = budgets[stream].decide(scores[rows])
+        anomalies = alarms.decide(scores, warming, series)
         yield Scored(
             chunk,
             scores,
