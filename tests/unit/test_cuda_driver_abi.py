@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datasentinel import Detector, backend, gpu, pinned_empty
+from datasentinel import Detector, backend, libraries, pinned_empty
 from datasentinel.errors import BackendUnavailableError
 from tests.networks import Network, write_artifact
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def header() -> str:
-    folders = [root / "include" for wheel in gpu._package_folders("nvidia") for root in wheel.glob("*")]
+    folders = [root / "include" for wheel in libraries._package_folders("nvidia") for root in wheel.glob("*")]
     folders += [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"]
     for folder in folders:
         if (folder / "cuda.h").is_file():
