@@ -222,6 +222,12 @@ void bind_wire(py::module_& module) {
            py::arg("memory_bytes"), py::arg("queue_rows"), py::arg("max_queue_delay_us"),
            py::arg("queue_threads"), py::arg("wake_descriptor"))
       .def("collect", &InferenceService::collect)
+      .def(
+          "hold", [](InferenceService& self, std::size_t bytes) { self.memory()->add(bytes); },
+          py::arg("size_bytes"))
+      .def(
+          "release", [](InferenceService& self, std::size_t bytes) { self.memory()->give_back(bytes); },
+          py::arg("size_bytes"))
       .def_property_readonly("queue_depth_rows",
                              [](InferenceService& self) { return self.queue().depth_rows(); })
       .def_property_readonly("queue_waits_s",

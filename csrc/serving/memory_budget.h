@@ -8,6 +8,9 @@
 
 namespace datasentinel {
 
+/// What a connection may hold of a message that has begun without asking the budget.
+inline constexpr std::size_t kOwnBytes = std::size_t{64} << 10;
+
 /// How much all connections together may hold of what clients sent and are owed. Thread-safe.
 class MemoryBudget {
  public:

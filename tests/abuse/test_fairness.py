@@ -140,6 +140,26 @@ def unread(server, data: bytes) -> socket.socket:
 MIB = 1 << 20
 
 
+def test_lines_that_have_begun_are_bounded_in_sum(start_server):
+    with start_server("--no-grpc", "--memory-mib", "32") as server, contextlib.ExitStack() as stack:
+        before = server.rss_bytes()
+        told = []
+        for _ in range(150):
+            sock = stack.enter_context(server.connect())
+            with contextlib.suppress(OSError):  # Refused before all was sent.
+                sock.sendall(b"1" * (MIB - 10))
+            told.append(sock)
+        deadline_s = time.monotonic() + 1
+        most = 0
+        while time.monotonic() < deadline_s:
+            most = max(most, server.rss_bytes())
+            time.sleep(0.02)
+        # Twice the budget, for what the allocator keeps, and 64 KiB that each connection has of its own.
+        assert most - before < (2 * 32 + 150 // 16) * MIB
+        assert told[-1].recv(100) == b"ERROR: the server's memory for requests is full, try again later\n"
+        assert server.ask(b"1 1 1 1 1 1 1 1\n") in (b"OK\n", b"ANOMALY\n")
+
+
 @pytest.mark.parametrize(
     "make",
     [

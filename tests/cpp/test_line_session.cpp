@@ -123,6 +123,33 @@ void an_over_long_line_is_answered_and_ends_the_session() {
   CHECK(answer("1 2 3  \n", {.max_line_bytes = 7, .max_batch_rows = 100}) == "OK\n");
 }
 
+void lines_that_have_begun_share_the_memory() {
+  const Server server(serving(make_scorer()), {.max_memory_bytes = std::size_t{2} << 20});
+  const MemoryBudget& memory = *server.service->memory();
+  const std::string full = "ERROR: the server's memory for requests is full, try again later\n";
+  {
+    std::vector<std::unique_ptr<LineSession>> sessions;
+    std::size_t refused = 0;
+    for (std::size_t i = 0; i < 100; ++i) {
+      auto session = std::make_unique<LineSession>(server.service, server.counts, LineLimits{});
+      std::string replies;
+      for (std::size_t part = 0; part < 20 && !session->closed(); ++part) {
+        session->feed(std::string(10'000, '1'), replies);
+      }
+      CHECK(replies == (session->closed() ? full : ""));
+      refused += session->closed() ? 1 : 0;
+      sessions.push_back(std::move(session));
+    }
+    CHECK(refused > 80 && refused < 100);
+    CHECK(memory.used() > std::size_t{1} << 19);
+    CHECK(memory.used() <= std::size_t{2} << 20);
+    // Lines of usual lengths are answered all the same.
+    LineSession other = server.open();
+    CHECK(feed(other, "1 2 3\n" + std::string(60'000, ' ') + "\n4 5 6\n") == "OK\nANOMALY\n");
+  }
+  CHECK(memory.used() == 0);
+}
+
 void slices_large_batches() {
   std::string bytes;
   std::string expected;
@@ -335,6 +362,7 @@ int main() {
   ignores_blank_lines_and_answers_an_unended_last_one();
   names_what_is_wrong_with_a_line();
   an_over_long_line_is_answered_and_ends_the_session();
+  lines_that_have_begun_share_the_memory();
   slices_large_batches();
   answers_alike_however_the_bytes_are_cut();
   answers_any_bytes_with_one_reply_a_line();

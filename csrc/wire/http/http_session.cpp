@@ -12,8 +12,6 @@
 namespace datasentinel {
 namespace {
 
-/// A body up to this is held without asking the budget.
-constexpr std::size_t kFreeBytes = std::size_t{64} << 10;
 /// A turn ends after so many bytes of replies.
 constexpr std::size_t kMaxOutputBytes = std::size_t{256} << 10;
 constexpr std::size_t kMaxStepBytes = std::size_t{16} << 10;
@@ -186,7 +184,7 @@ bool HttpSession::make_room(std::size_t bytes) {
   const std::size_t needed = body_.size() + bytes;
   if (needed <= body_.capacity()) return true;
   const std::size_t capacity = std::max(needed, std::min(2 * body_.capacity(), max_body_bytes_));
-  if (capacity > kFreeBytes && !memory_.resize(capacity + compressed_bytes_)) {
+  if (capacity > kOwnBytes && !memory_.resize(capacity + compressed_bytes_)) {
     refuse({.status = 503, .reason = "the server's memory for requests is full, try again later"});
     return false;
   }

@@ -88,7 +88,10 @@ bool is_blank_line(std::string_view line) noexcept {
 
 LineSession::LineSession(std::shared_ptr<InferenceService> service, std::shared_ptr<RequestCounts> counts,
                          LineLimits limits)
-    : WireSession(std::move(service)), counts_(std::move(counts)), limits_(limits) {
+    : WireSession(std::move(service)),
+      counts_(std::move(counts)),
+      limits_(limits),
+      memory_(inference().memory()) {
   if (counts_ == nullptr) throw Error(ErrorCode::invalid_argument, "a session needs counts");
   if (limits_.max_line_bytes == 0 || limits_.max_batch_rows == 0) {
     throw Error(ErrorCode::invalid_argument, "max_line_bytes and max_batch_rows must be at least 1");
@@ -106,6 +109,7 @@ void LineSession::feed(std::string_view bytes, std::string& replies) {
   replies.append(std::exchange(due_, {}));
   if (!closed_) input_.append(bytes);
   if (!waiting_ && !closed_) take_turn(replies);
+  charge_input(replies);
 }
 
 void LineSession::finish(std::string& replies) {
@@ -114,7 +118,7 @@ void LineSession::finish(std::string& replies) {
   started_ = Turn::Clock::now();
   job_->task.model = inference().models().find({}, {});
   if (input_.size() > limits_.max_line_bytes) {  // It may have come behind the last line of a turn.
-    refuse_over_long_line();
+    refuse_rest("line longer than " + std::to_string(limits_.max_line_bytes) + " bytes");
   } else {
     take_line(input_.view());
     input_.clear();
@@ -132,7 +136,7 @@ void LineSession::take_turn(std::string& replies) {
     const std::string_view rest = input_.view();
     const std::size_t newline = rest.find('\n', searched_);
     if (std::min(newline, rest.size()) > limits_.max_line_bytes) {
-      refuse_over_long_line();
+      refuse_rest("line longer than " + std::to_string(limits_.max_line_bytes) + " bytes");
       break;
     }
     if (newline == std::string_view::npos) {
@@ -187,9 +191,26 @@ bool LineSession::take_stream(std::string_view& line, std::string_view& stream) 
   return false;
 }
 
-void LineSession::refuse_over_long_line() {
-  refuse("line longer than " + std::to_string(limits_.max_line_bytes) + " bytes");
+/// Charges the budget for what waits to be taken; a line that finds no room before its end has come is
+/// refused.
+void LineSession::charge_input(std::string& replies) {
+  const std::size_t held = input_.held_bytes();
+  const std::size_t bytes = held > kOwnBytes ? held : 0;
+  if (bytes == memory_.bytes()) return;
+  const bool grows = bytes > memory_.bytes();
+  if (grows && !waiting_ && !unfinished_ && bytes > memory_.bytes() + inference().memory()->allowance()) {
+    refuse_rest("the server's memory for requests is full, try again later");
+    answer(replies);
+  } else {
+    memory_.set(bytes);
+  }
+}
+
+/// Answers the line whose end is unknown, and ends the session.
+void LineSession::refuse_rest(std::string reason) {
+  refuse(std::move(reason));
   input_.clear();
+  memory_.release();
   closed_ = true;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "serving/memory_budget.h"
 #include "serving/request_counts.h"
 #include "serving/turn.h"
 #include "wire/input_buffer.h"
@@ -64,7 +65,8 @@ class LineSession final : public WireSession {
   void take_line(std::string_view line);
   /// Takes the name of a stream off the line; false where the line was refused for it.
   [[nodiscard]] bool take_stream(std::string_view& line, std::string_view& stream);
-  void refuse_over_long_line();
+  void charge_input(std::string& replies);
+  void refuse_rest(std::string reason);
   void refuse(std::string reason);
   void score(std::string& replies);
   void answer(std::string& replies);
@@ -73,6 +75,7 @@ class LineSession final : public WireSession {
   LineLimits limits_;
   std::string own_stream_;  ///< The id of the stream of lines that name none.
   InputBuffer input_;
+  MemoryCharge memory_;       ///< For what the input holds above `kOwnBytes`.
   std::size_t searched_ = 0;  ///< So many bytes of the input hold no newline.
   bool unfinished_ = false;
   bool waiting_ = false;

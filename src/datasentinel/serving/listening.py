@@ -59,6 +59,7 @@ def listener_of(
         max_connections=limit("max_connections"),
         idle_timeout_s=limit("idle_timeout_s"),
         write_buffer_bytes=settings.write_buffer_bytes,
+        memory=plane.inference.native,
         receive_timeout_s=settings.receive_timeout_s,
         tls_context=guard.tls_context(*filter(None, [alpn])),
         reuse_port=settings.workers > 1,

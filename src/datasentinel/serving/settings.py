@@ -214,7 +214,7 @@ class Settings:
         maximum=10**6,
     )
     write_buffer_bytes: int = _setting(
-        256 << 10,
+        64 << 10,
         "Replies of one connection that may wait for a slow reader before its requests wait too.",
         minimum=1,
     )

@@ -44,6 +44,16 @@ class Admission(enum.Enum):
     CUT_OFF = enum.auto()  # Far over the limit: closed at once, which costs nothing.
 
 
+class Memory(Protocol):
+    """The budget of all connections; where it is spent, their next requests are refused."""
+
+    def hold(self, size_bytes: int) -> None:
+        """Take so many bytes, room or not."""
+
+    def release(self, size_bytes: int) -> None:
+        """Give them back."""
+
+
 class Owner(Protocol):
     """Who accepted the connection, and decides about it."""
 
@@ -52,6 +62,7 @@ class Owner(Protocol):
     open_reserved_session: Callable[[], Session] | None
     refusal: bytes
     write_buffer_bytes: int
+    memory: Memory | None
     tls_context: TlsContext | None
     turns: Turns
 
@@ -88,6 +99,7 @@ class Connection(asyncio.Protocol):
         self._inbox: list[bytes] = []  # Received, and its turn is still to come.
         self._inbox_bytes = 0
         self._write_paused = False
+        self._unread_bytes = 0  # Of replies, while writing is paused.
         self._reading_paused = False
         self._ended = False  # The peer has ended its side.
         self._finished = False  # The session knows, and answers are still to come.
@@ -274,6 +286,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read no more from a peer that does not read."""
         self._write_paused = True
+        self._hold(self._transport.get_write_buffer_size())
         self._at_rest = False
         self.receiving_since_s = None  # It cannot send the rest as long as we do not read.
         if self._session is not None:
@@ -282,12 +295,20 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on: the peer reads again."""
         self._write_paused = False
+        self._hold(0)
         self.last_active_s = self._loop.time()
         if self._session is None or self._closing:
             return
         self._regulate_reading(self._session)
         if self._session.unfinished or self._inbox:
             self._turns.ready(self)
+
+    def _hold(self, unread_bytes: int) -> None:
+        memory = self._owner.memory
+        if memory is not None:
+            memory.hold(unread_bytes)
+            memory.release(self._unread_bytes)
+            self._unread_bytes = unread_bytes
 
     def _regulate_reading(self, session: Session) -> None:
         """Read only from who reads our replies, and whose bytes we can use."""
@@ -312,6 +333,7 @@ class Connection(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._owner.leave(self)
+        self._hold(0)
         if self._session is not None:
             self._session.abandon()
         self._session = None

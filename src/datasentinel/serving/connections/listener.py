@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.serving.accounts import TransportAccount
+    from datasentinel.serving.connections.connection import Memory
     from datasentinel.serving.connections.session import Session
     from datasentinel.serving.connections.tls import TlsContext
 
@@ -51,6 +52,8 @@ class Listener:
         0 waits for ever.
     write_buffer_bytes : int
         Above so many unsent bytes a connection is not read.
+    memory : Memory, optional
+        Charged for what is unsent then.
     receive_timeout_s : float
         How long a TLS handshake, or a message that has begun, may take to arrive; 0 waits for ever.
     tls_context : TlsContext, optional
@@ -76,6 +79,7 @@ class Listener:
         max_connections: int,
         idle_timeout_s: float,
         write_buffer_bytes: int,
+        memory: Memory | None = None,
         receive_timeout_s: float = 0.0,
         tls_context: TlsContext | None = None,
         reuse_port: bool = False,
@@ -89,6 +93,7 @@ class Listener:
         self.refusal = refusal
         self._max_connections = max_connections
         self.write_buffer_bytes = write_buffer_bytes
+        self.memory = memory
         self._account = account
         self._connections: set[Connection] = set()
         self._admitted: set[Connection] = set()

@@ -96,13 +96,17 @@ class Call:
             async for message in self._requests():
                 await self._answer(message)
             return
-        messages = [message async for message in self._requests()]
-        if len(messages) != 1:
-            raise InvalidInputError(f"this method takes one message, got {len(messages)}")
+        only = None
+        async for message in self._requests():
+            if only is not None:  # Refused at once: whoever sends without end shall not fill the memory.
+                raise InvalidInputError("this method takes one message, got more")
+            only = message
+        if only is None:
+            raise InvalidInputError("this method takes one message, got none")
         if method.kind is Kind.UNARY:
-            await self._answer(messages[0])
+            await self._answer(only)
             return
-        async for response in method.handler(method.decode(messages[0])):
+        async for response in method.handler(method.decode(only)):
             self._owner.reply(self._number, response.SerializeToString())
 
     async def _answer(self, message: bytes) -> None:
