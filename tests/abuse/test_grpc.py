@@ -346,6 +346,18 @@ def test_health_is_answered_while_every_call_is_taken(start_server):
         assert server.stop() == 0, server.log()
 
 
+def test_a_method_of_one_message_takes_no_more(connect, start_server):
+    """Messages that nobody answers, because their call does not end, are not kept."""
+    with start_server() as server:
+        peer = connect(server)
+        peer.open(1, "/grpc.health.v1.Health/Check")
+        peer.send(frame(http2.DATA, 0, 1, message(b"")))
+        assert not peer.receive(until=lambda: peer.answered() == 1, timeout_s=0.3)
+        peer.send(frame(http2.DATA, 0, 1, message(b"")))
+        assert peer.receive(until=lambda: peer.answered() == 1)
+        assert server.stop() == 0, server.log()
+
+
 def test_sigterm_answers_what_was_accepted_and_cancels_nothing(connect, start_server, detector, rows):
     with start_server("--max-inline-us", "0", "--drain-timeout-s", "2") as server:
         codes: list[grpc.StatusCode] = []
