@@ -18,7 +18,7 @@ import pytest
 
 from datasentinel.messages import make_stub
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
-from datasentinel.serving.control import health_pb2
+from datasentinel.serving.control import health_pb2, reflection_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.abuse import http2
 from tests.abuse.http2 import Peer, frame, message
@@ -326,6 +326,15 @@ def test_pings_too_often_are_told_so(connect, start_server):
         assert server.stop() == 0, server.log()
 
 
+def refused(stub) -> bool:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    try:
+        list(stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT_S))
+    except grpc.RpcError as error:
+        return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    return False
+
+
 def test_health_is_answered_while_every_call_is_taken(start_server):
     with start_server("--grpc-max-calls", "1") as server:
         with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
@@ -337,6 +346,9 @@ def test_health_is_answered_while_every_call_is_taken(start_server):
                 yield from ()
 
             taken = stub.ServerReflectionInfo(held(), timeout=TIMEOUT_S)
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while not refused(stub):  # Until the call above has the only place.
+                assert time.monotonic() < deadline_s
             health = make_stub("grpc.health.v1.Health")(channel)
             for _ in range(3):
                 check = health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
