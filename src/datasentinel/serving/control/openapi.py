@@ -124,9 +124,19 @@ def _operation(method: str, path: str, summary: str) -> dict[str, Any]:
     return operation
 
 
+_TEXTS = {
+    "/": "text/html",
+    "/page.css": "text/css",
+    "/page.js": "text/javascript",
+    "/live": "text/event-stream",
+    "/healthz": "text/plain",
+    "/metrics": "text/plain",
+}
+
+
 def _answer(path: str) -> dict[str, Any]:
-    if path in ("/healthz", "/metrics"):
-        return {"text/plain": {"schema": {"type": "string"}}}
+    if path in _TEXTS:
+        return {_TEXTS[path]: {"schema": {"type": "string"}}}
     if path.endswith("/infer"):
         return _json({"$ref": "#/components/schemas/InferenceResponse"}) | _BYTES
     return _json({"type": "array", "items": _OBJECT} if path == "/v2/repository/index" else _OBJECT)
