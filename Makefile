@@ -10,6 +10,7 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
+FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
 .PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format clean
 
 help:  ## Show this text
@@ -48,8 +49,8 @@ fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; n
 	$(BIN)/cmake --build --preset fuzz --target fuzz_targets
 	@set -e; for corpus in tests/cpp/fuzz/corpus/*/; do \
 	  subject=$$(basename $$corpus); found=build/fuzz/found/$$subject; mkdir -p $$found; \
-	  echo "fuzz_$$subject: $(FUZZ_S) s"; \
-	  build/fuzz/tests/cpp/fuzz/fuzz_$$subject -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 \
+	  echo "fuzz_$$subject $(FUZZ_UNTIL)"; \
+	  build/fuzz/tests/cpp/fuzz/fuzz_$$subject $(FUZZ_UNTIL) -timeout=10 -rss_limit_mb=2048 \
 	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$found- $$found $$corpus; \
 	done
 
