@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -55,6 +55,7 @@ HEADERS = (
 )
 
 
+@cache
 def asset(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type."""
     return files(__package__).joinpath("page", name).read_bytes(), _MEDIA[name]
