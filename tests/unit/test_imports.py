@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -60,3 +63,51 @@ def test_there_is_none_between_rooms():
         rooms.setdefault(room, set()).update({room_of(other) for other in imported} - {room})
     assert rooms["datasentinel.serving.http"] >= {"datasentinel.serving.control"}
     check_order(rooms)
+
+
+def modules_loaded_by(code: str, before: str = "") -> set[str]:
+    """Return what a fresh interpreter has loaded after the code, beyond what it has after `before`."""
+    tell = "\nimport sys, json; sys.stderr.write(json.dumps(list(sys.modules)))"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", line + tell], check=True, capture_output=True, text=True, timeout=60
+        )
+        for line in (f"import json\n{before}", f"{before}\n{code}")
+    ]
+    without, loaded = (set(json.loads(run.stderr)) for run in runs)
+    return loaded - without
+
+
+def packages_of(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+
+
+VERSION = (
+    "from datasentinel.cli import cli; "
+    "cli.main(['--version'], prog_name='datasentinel', standalone_mode=False)"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "packages", "most_modules"),
+    [
+        ("", "import datasentinel", {"datasentinel"}, 30),
+        ("", VERSION, {"datasentinel", "click"}, 160),
+        ("import numpy", "from datasentinel import Detector", {"datasentinel", "numpy"}, 90),
+    ],
+    ids=["package", "version", "Detector"],
+)
+def test_no_more_is_imported_than_is_used(before, code, packages, most_modules):
+    """What starting takes is the time of these modules; their count is the same on every machine."""
+    loaded = modules_loaded_by(code, before)
+    assert packages_of(loaded) == packages
+    assert len(loaded) <= most_modules, sorted(loaded)
+
+
+def test_the_package_has_the_names_that_it_lists():
+    import datasentinel
+
+    assert set(datasentinel.__all__) <= set(dir(datasentinel))
+    assert all(getattr(datasentinel, name) is not None for name in datasentinel.__all__)
+    with pytest.raises(AttributeError, match="'datasentinel' has no attribute 'Detectors'"):
+        datasentinel.Detectors  # noqa: B018
