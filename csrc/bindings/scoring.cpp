@@ -88,7 +88,7 @@ std::optional<Rows> as_rows(py::handle object) {
   return Rows::of(array.data(), array.shape(), static_cast<std::size_t>(rank));
 }
 
-/// For an `x` that is no rows in place: asks the caller to convert it to contiguous float32 and to call
+/// For an `x` that is not rows in place: asks the caller to convert it to contiguous float32 and to call
 /// again.
 py::object convert_first(const py::object& x) {
   if (!py::isinstance<py::array>(x)) refuse_device(x);

@@ -17,7 +17,7 @@ struct StreamRequest {
   bool ends = false;    ///< The stream is forgotten after the last row.
 };
 
-/// Why this is no id of a stream, or an empty string.
+/// Why this is not a valid stream id, or an empty string.
 [[nodiscard]] std::string problem_of_stream_id(std::string_view id);
 
 /// Makes all rows of a task, whose model is known, those of one stream; a model without memory ignores that.

@@ -15,10 +15,10 @@ struct CsvDialect {
   char delimiter = ',';  ///< A blank stands for runs of blanks and tabs.
   char quote = '"';      ///< 0 for none. A doubled one inside a quoted field is one of its characters.
   char decimal = '.';
-  char comment = 0;  ///< Lines that begin with it are no rows; 0 for none.
+  char comment = 0;  ///< Lines that begin with it are comments; 0 for none.
 };
 
-/// Why a record is no row of numbers.
+/// Why a record is not a row of numbers.
 enum class CsvProblem { wrong_count, empty, not_a_number, not_finite, out_of_range, open_quote };
 
 struct BadRecord {

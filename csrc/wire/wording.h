@@ -14,7 +14,7 @@ namespace datasentinel {
   return shown + "'";
 }
 
-/// What a client is told that asks for a model that is not served; without a name, for the default one.
+/// The error for a model that is not served; without a name, for the default one.
 [[nodiscard]] inline std::string describe_missing_model(std::string_view name, std::string_view version) {
   if (name.empty()) return "no model is being served";
   std::string text = "unknown model " + quoted(name);

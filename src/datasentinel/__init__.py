@@ -10,7 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-# From version 1.29 on, ONNX Runtime reports to its makers, unless it is told not to before it starts.
+# From version 1.29 on, ONNX Runtime sends telemetry unless that is switched off before it starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:

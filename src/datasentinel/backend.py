@@ -84,7 +84,7 @@ def open_nghttp2() -> Nghttp2:
     Raises
     ------
     BackendUnavailableError
-        It cannot be opened; the loader's reasons are told.
+        It cannot be opened; the message has the loader's reasons.
     """
     return Nghttp2(nghttp2_paths(Path(_native.__file__)))
 

@@ -167,7 +167,7 @@ class Calibration:
         return math.ceil(1 / self.target_fpr - 1e-9) - 1
 
     def describe(self) -> str:
-        """Say how the threshold was found and what it promises."""
+        """Return a description of how the threshold was found and what it promises."""
         text = f"{self.method} on {self.rows} normal rows"
         if self.target_fpr is not None:
             text += f" for a false-positive rate of {self.target_fpr:g}"

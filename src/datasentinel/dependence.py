@@ -68,7 +68,7 @@ class DriftingScores:
 
     @staticmethod
     def applies(scores: Float32Array) -> bool:
-        """Tell whether there are enough scores, none of them negative."""
+        """Return whether there are enough scores, none of them negative."""
         return len(scores) >= _LEAST_BLOCK_ROWS * BLOCKS and bool(scores.min() >= 0)
 
     def share_above(self, threshold: float) -> float:

@@ -83,7 +83,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         Take out what the columns usually are at that time of the day or of the week. The last column is then
         the second of the week, see `datasentinel.calendar_time.second_of_week`.
     time_zone : str
-        The one in which it counts, for whoever reads the artifact.
+        The one in which it counts, for readers of the artifact.
     warm_start : bool
         Whether `fit` goes on training the ensemble's autoencoder of an earlier `fit` on rows of as many
         features. Scaling, whitening, prototypes and calibration have closed or cheap solutions and are always

@@ -47,7 +47,7 @@ class AlarmRule:
         """Read `k/n`."""
         match = _RULE.fullmatch(text.strip())
         if not match:
-            raise SettingsError(f"alarm rows are told as k/n, such as 3/5, not '{text}'")
+            raise SettingsError(f"alarm rows are written k/n, such as 3/5, not '{text}'")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -198,7 +198,7 @@ class FalseAlarms:
         return self.rows / (self.events + 1)
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a description in words."""
         between = f"{self.rows_between:.0f} rows"
         if self.row_s:
             per_hour = 3600 / self.row_s / self.rows_between
@@ -270,7 +270,7 @@ class AlarmBudget:
         return self._threshold * math.exp(self._level)
 
     def decide(self, scores: Float32Array) -> BoolArray:
-        """Tell which of the next scores [N] of a stream are anomalies."""
+        """Return which of the next scores [N] of a stream are anomalies."""
         severities = np.log(np.maximum(scores.astype(np.float64) / self._threshold, _LEAST_SEVERITY)).tolist()
         anomalies = np.empty(len(scores), bool)
         level = self._level

@@ -86,7 +86,7 @@ def architecture_of(compute_capability: str) -> int:
     if match := re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability):
         return 10 * int(match[1]) + int(match[2])
     raise InvalidInputError(
-        f"'{compute_capability}' is no compute capability; expected a major and a minor number, such as 8.9"
+        f"'{compute_capability}' is not a compute capability; expected major and minor numbers, such as 8.9"
     )
 
 

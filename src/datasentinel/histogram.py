@@ -40,7 +40,7 @@ class Histogram:
         """Cut `values` [N], N >= 1, at their deciles, with a bin on either side for values beyond them all.
 
         Tied deciles make one edge. A value that many rows share therefore has a bin that ends at it, and a
-        constant column is told from anything below or above it.
+        constant column is distinguished from anything below or above it.
         """
         deciles = np.quantile(values, _DECILES, method="lower")
         below = np.nextafter(values.min(), np.float32(-np.inf))

@@ -1,4 +1,4 @@
-"""Packages whose names are imported at first use, so that what they need is loaded only by who uses it."""
+"""Packages whose names are imported at first use, so that dependencies load only when needed."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasentinel.artifact import Json
 
-# A count less likely than this is no chance.
+# A count less likely than this is not chance.
 LEVEL = 1e-3
 
 

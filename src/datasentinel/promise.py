@@ -114,7 +114,7 @@ def promised_share(calibration: Calibration) -> float:
 
 
 def broken(calibration: Calibration, observed: Mapping[str, Observed]) -> str:
-    """Say which rows the promise fails on, or return an empty string."""
+    """Return a description of the rows that break the promise, or an empty string."""
     told = [
         f"{seen.above} of {seen.rows} {name} ({seen.share:.2%})"
         for name, seen in observed.items()

@@ -63,14 +63,14 @@ def save_states(store: StateStore, model_sha256: str, path: Path) -> int:
 
 
 def restore_states(store: StateStore, model_sha256: str, path: Path) -> int:
-    """Take over the states of a file, as far as there is room those used last; return their number.
+    """Restore the states of a file, the last used first if there is not room for all; return their number.
 
     Streams that are known already keep the state they have.
 
     Raises
     ------
     ArtifactError
-        The file cannot be read, is damaged, or is no snapshot of streams of this very model.
+        The file cannot be read, is damaged, or is not a snapshot of streams of this model.
     """
     try:
         with path.open("rb") as file:

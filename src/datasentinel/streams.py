@@ -156,7 +156,7 @@ class StreamDetector:
         return self._score(values, streams)
 
     def forget(self, stream: str | int) -> bool:
-        """Let a stream start anew with its next row; tell whether it was known."""
+        """Restart a stream with its next row; return whether it was known."""
         return self._store.forget(str(stream))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -170,14 +170,14 @@ class StreamDetector:
         save_states(self._store, self._model_digest(), Path(path))
 
     def restore(self, path: str | os.PathLike[str]) -> int:
-        """Take over the states that `save` wrote; return their number.
+        """Restore the states that `save` wrote; return their number.
 
         Streams that are known already keep the state they have.
 
         Raises
         ------
         ArtifactError
-            The file is no snapshot of streams of this very model.
+            The file is not a snapshot of streams of this model.
         """
         return restore_states(self._store, self._model_digest(), Path(path))
 

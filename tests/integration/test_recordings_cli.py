@@ -151,4 +151,4 @@ def test_a_half_life_that_is_none_is_refused(tmp_path):
         "train", data, "--model", "context", "--half-life", "soon", "--out", tmp_path / "m"
     )
     assert refused.exit_code != 0
-    assert "'soon' is no number of rows" in refused.output
+    assert "'soon' is neither a number of rows" in refused.output

@@ -175,7 +175,7 @@ def test_compute_capabilities_are_read(text, architecture):
 
 @pytest.mark.parametrize("text", ["", "8", "89", "8.10", "sm_89", "8.9 ", "-8.9"])
 def test_what_is_no_compute_capability_is_refused(text):
-    with pytest.raises(InvalidInputError, match=f"'{text}' is no compute capability"):
+    with pytest.raises(InvalidInputError, match=f"'{text}' is not a compute capability"):
         gpu.architecture_of(text)
 
 

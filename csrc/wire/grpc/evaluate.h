@@ -11,7 +11,7 @@
 
 namespace datasentinel {
 
-/// Decodes a datasentinel.v1.EvaluateRequest. A row that is refused is no error of the call: then the task
+/// Decodes a datasentinel.v1.EvaluateRequest. A refused row is not an error of the call: then the task
 /// has a failure.
 [[nodiscard]] GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models,
                                          InferenceRequest& request);
@@ -19,7 +19,7 @@ namespace datasentinel {
 /// Appends a datasentinel.v1.EvaluateResponse, also for a row that was refused.
 void encode_evaluate(const InferenceRequest& request, std::string& out);
 
-/// Decodes a datasentinel.v1.EvaluateBatchRequest. A batch that is refused is no error of the call: then the
+/// Decodes a datasentinel.v1.EvaluateBatchRequest. A refused batch is not an error of the call: then the
 /// task has a failure.
 [[nodiscard]] GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& models,
                                                const InferenceLimits& limits, InferenceRequest& request);

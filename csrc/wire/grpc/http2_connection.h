@@ -13,7 +13,7 @@ namespace datasentinel {
 
 struct Http2Limits {
   std::uint32_t max_streams = 128;
-  std::uint32_t max_header_bytes = 16U << 10;  ///< What peers are told.
+  std::uint32_t max_header_bytes = 16U << 10;  ///< Announced to peers.
   /// Pings may come so often while no reply moves; after the third that comes earlier the connection ends.
   std::chrono::duration<double> min_ping_interval{0};
   std::int32_t stream_window_bytes = 1 << 20;      ///< What a peer may send on a stream before we read it.
@@ -83,7 +83,7 @@ class Http2Connection {
   /// Ends the response after what is in `stream.out`, with this status in the trailers.
   void finish(Http2Stream& stream, int status, std::string_view message);
 
-  /// Answers what is no gRPC call with HTTP's "unsupported media type".
+  /// Answers a request that is not a gRPC call with HTTP's "unsupported media type".
   void refuse(Http2Stream& stream);
 
   /// Gives a stream up, without an answer.

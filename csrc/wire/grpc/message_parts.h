@@ -14,7 +14,7 @@
 
 namespace datasentinel {
 
-/// Refuses bytes that are no message of this type.
+/// Refuses bytes that are not a message of this type.
 [[nodiscard]] GrpcStatus not_a(std::string_view type);
 
 /// Counts the floats of field `number`, packed or one by one. Nothing when the message is broken.

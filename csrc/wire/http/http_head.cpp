@@ -55,13 +55,13 @@ std::string_view take_line(std::string_view& text) noexcept {
 std::optional<HttpProblem> read_request_line(std::string_view line, HttpHead& head) {
   const std::size_t first = line.find(' ');
   const std::size_t last = line.rfind(' ');
-  if (first == std::string_view::npos || first == last) return bad("the request line is no request line");
+  if (first == std::string_view::npos || first == last) return bad("malformed request line");
   head.method = line.substr(0, first);
   head.target = line.substr(first + 1, last - first - 1);
   const std::string_view version = line.substr(last + 1);
   if (!is_token(head.method) || head.target.empty() ||
       std::ranges::any_of(head.target, [](char c) { return c <= 0x20 || c >= 0x7F; })) {
-    return bad("the request line is no request line");
+    return bad("malformed request line");
   }
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
   const bool is_http = version.size() == 8 && version.starts_with("HTTP/") && is_digit(version[5]) &&
@@ -85,7 +85,7 @@ std::optional<HttpProblem> read_request_line(std::string_view line, HttpHead& he
 std::optional<HttpProblem> read_field(std::string_view line, HttpHead& head) {
   const std::size_t colon = line.find(':');
   if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
-    return bad("a header line is no header field");
+    return bad("malformed header field");
   }
   const std::string_view value = trimmed(line.substr(colon + 1));
   if (std::ranges::any_of(value, is_control)) return bad("a header field holds a control character");
@@ -105,7 +105,7 @@ std::optional<HttpProblem> read_framing(HttpHead& head) {
       if (++hosts > 1) return bad("more than one Host");
     } else if (equal_ignoring_case(name, "content-length")) {
       const auto size = read_size(value);
-      if (!size) return bad("Content-Length is no number of bytes");
+      if (!size) return bad("Content-Length is not a number of bytes");
       if (head.content_bytes && *head.content_bytes != *size) return bad("two Content-Lengths that differ");
       head.content_bytes = size;
     } else if (equal_ignoring_case(name, "transfer-encoding")) {
@@ -227,7 +227,7 @@ std::optional<HttpProblem> ChunkedBody::read(std::string_view& bytes, std::strin
       const auto [stop, problem] = std::from_chars(size.data(), size.data() + size.size(), value, 16);
       if (size.empty() || size.size() > 12 || problem != std::errc() || stop != size.data() + size.size() ||
           size.front() == '-') {
-        return bad("a chunk's size is no hexadecimal number");
+        return bad("a chunk's size is not a hexadecimal number");
       }
       overhead_ += line.size() - size.size();
       left_ = value;

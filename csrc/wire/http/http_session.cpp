@@ -97,7 +97,7 @@ bool HttpSession::step() {
 // ------------------------------------------------------------------------------------------------- reading
 
 bool HttpSession::take_head() {
-  // Some clients end a body by a line of its own; it is no part of the next request (RFC 9112 2.2).
+  // Some clients end a body by a line of its own; it is not part of the next request (RFC 9112 2.2).
   std::size_t blank = 0;
   const std::string_view bytes = input_.view();
   while (blank < bytes.size() && (bytes[blank] == '\r' || bytes[blank] == '\n')) ++blank;

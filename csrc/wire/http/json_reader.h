@@ -11,7 +11,7 @@ namespace datasentinel {
 
 /// Reads one JSON text from front to back, without building a tree. The text is borrowed.
 ///
-/// Everything that is no JSON throws Error{invalid_argument} with the position of the first wrong byte.
+/// Malformed JSON throws Error{invalid_argument} with the position of the first wrong byte.
 class JsonReader {
  public:
   explicit JsonReader(std::string_view text) noexcept
@@ -47,7 +47,7 @@ class JsonReader {
   [[nodiscard]] bool read_bool();
   [[nodiscard]] std::int64_t read_integer();
 
-  /// A number, rounded once to the nearest float32. Where the next value is no number, or one that float32
+  /// A number, rounded once to the nearest float32. Where the next value is not a number, or one that float32
   /// cannot hold, nothing is read.
   [[nodiscard]] Decimal read_float32(float& value) noexcept;
 

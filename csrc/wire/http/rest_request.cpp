@@ -67,7 +67,8 @@ class Reader {
     const std::size_t row_bytes = columns_ * sizeof(float);
     if (bytes.size() % row_bytes != 0) {
       reject("a raw request holds rows of " + std::to_string(columns_) + " FP32 values, got " +
-             std::to_string(bytes.size()) + " bytes, which is no multiple of " + std::to_string(row_bytes));
+             std::to_string(bytes.size()) + " bytes, which is not a multiple of " +
+             std::to_string(row_bytes));
     }
     shape_ = {static_cast<std::int64_t>(bytes.size() / row_bytes), static_cast<std::int64_t>(columns_)};
     check_row_count();

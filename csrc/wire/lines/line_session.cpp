@@ -23,7 +23,7 @@ std::string describe(std::size_t position, const std::string& problem, std::stri
   return "value " + std::to_string(position) + " " + problem + ": " + quoted(token, kMaxQuotedBytes);
 }
 
-/// Why a token is no number of ours.
+/// Why a token is not a valid number.
 std::string problem_of(std::size_t position, std::string_view token) {
   if (token.empty()) return "value " + std::to_string(position) + " is empty";
   const char* at = token.data();
@@ -38,7 +38,8 @@ std::string problem_of(std::size_t position, std::string_view token) {
   return describe(position, is_special ? "is not finite" : "is not a number", token);
 }
 
-/// Reads the numbers of `line` into `values`. Returns why the line is no row of so many, or an empty string.
+/// Reads the numbers of `line` into `values`. Returns why the line is not a row of so many, or an empty
+/// string.
 std::string read_row(std::string_view line, std::span<float> values) {
   const char* at = line.data();
   const char* const end = at + line.size();

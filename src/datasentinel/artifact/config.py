@@ -118,7 +118,7 @@ class Config:
 
     @property
     def warm_up_rows(self) -> int:
-        """Number of rows after which a stream's beginning has faded; its rows until then are no alarms."""
+        """Number of rows after which a stream's beginning has faded; its rows until then are never alarms."""
         return _integer(self.state["warm_up_rows"], 0) if self.state else 0
 
 

@@ -91,7 +91,7 @@ def save_artifact(directory: str | os.PathLike[str], onnx: bytes, config: Config
     """Write an artifact, replacing one that is already there.
 
     Both files are written under temporary names, flushed to disk and renamed. `config.json`, which carries
-    the digest of the new `model.onnx`, is renamed first: whoever reads in between sees a digest that does
+    the digest of the new `model.onnx`, is renamed first: a reader in between sees a digest that does
     not match, never a mixed pair that looks sound.
 
     Parameters

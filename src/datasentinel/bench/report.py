@@ -137,7 +137,7 @@ def load_report(path: Path) -> Report:
     Raises
     ------
     DataError
-        The file cannot be read, or is no benchmark report of this version.
+        The file cannot be read, or is not a benchmark report of this version.
     """
     try:
         document = json.loads(path.read_bytes())

@@ -132,7 +132,7 @@ def _in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def disagreement(scores: Float32Array, expected: Float64Array) -> str:
-    """Say where scores differ from the expected ones by more than rounding; empty when they agree.
+    """Return where scores differ from the expected ones by more than rounding; empty when they agree.
 
     Scores near zero are compared on the scale of the others, as `auto` does.
     """

@@ -39,7 +39,7 @@ class BatchSizes(click.ParamType[tuple[int, ...]]):
         except ValueError:
             sizes = []
         if not sizes or sizes[0] < 1 or sizes[-1] > 1_000_000:
-            self.fail(f"{value!r} is no list of numbers from 1 to 1000000 such as 1,8,64", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers from 1 to 1000000, such as 1,8,64", param, ctx)
         return tuple(sizes)
 
 

@@ -182,7 +182,7 @@ def _reasons(detector: Detector, values: Float32Array, chosen: Int64Array) -> li
 def _explain(
     detector: Detector, move: Move, normal: BoolArray, values: Float32Array, scores: Float32Array
 ) -> str:
-    """Say where the data moved, in which columns, and what to do."""
+    """Report in which columns the data moved, and what to do."""
     after = normal & (np.arange(len(normal)) >= move.row)
     drift = compare(detector.artifact, values[after], scores[after])
     moved = sorted(drift.features, key=lambda shift: -shift.ks)[:_COLUMNS]

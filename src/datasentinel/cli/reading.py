@@ -1,4 +1,4 @@
-"""Reading of data files for a command: options, and what is told of the columns and the bad rows."""
+"""Reading of data files for a command: options, and reports on columns and bad rows."""
 
 from __future__ import annotations
 
@@ -149,13 +149,13 @@ def open_data(
     if config is not None and table.num_features != config.input_dim:
         raise DataError(
             f"{table.name}: {table.num_features} feature columns, but the model takes {config.input_dim}; "
-            "name the label with --label, and other columns that are no features with --ignore"
+            "name the label with --label, and other columns that are not features with --ignore"
         )
     return table
 
 
 def _as_trained(columns: Columns, config: Config) -> Columns:
-    """Let the columns of times and of series be those of the training, where the table has them."""
+    """Default the time and series columns to those of the training, where the table has them."""
     kept = {columns.names[column]: column for column in columns.keep}
     known = {role: kept.get(str(config.columns.get(role))) for role in ("time", "id")}
     return dataclasses.replace(
@@ -203,7 +203,7 @@ def read_data(
 
 
 def tell_problems(problems: Problems) -> None:
-    """Say on stderr what is wrong with bad rows."""
+    """Report bad rows on stderr."""
     if problems.total:
         click.echo(f"bad rows    {problems.total:,} left out", err=True)
     for line in problems.lines():

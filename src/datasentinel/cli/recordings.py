@@ -1,4 +1,4 @@
-"""What `train` is told of recordings: the order of their rows, and how long a detector remembers."""
+"""Options of `train` for recordings: the order of their rows, and how long a detector remembers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HalfLives(click.ParamType[tuple[tuple[float, bool], ...]]):
         for part in str(value).split(","):
             match = _HALF_LIFE.fullmatch(part.strip())
             if not match:
-                self.fail(f"'{part}' is no number of rows, such as 32, nor a time, such as 30s, 5m or 1h")
+                self.fail(f"'{part}' is neither a number of rows, such as 32, nor a time, such as 30s or 5m")
             told.append((float(match[1]) * _UNITS_S.get(match[2], 1.0), match[2] is not None))
         return tuple(told)
 
@@ -139,7 +139,7 @@ class Alarms:
         self._adapting: dict[str, AlarmBudget] = {}
 
     def decide(self, scores: Float32Array, warming: BoolArray, streams: Sequence[str]) -> BoolArray:
-        """Tell which of the next rows are anomalies; those that warm up never are."""
+        """Return which of the next rows are anomalies; rows that warm up never are."""
         if self._budget is None:
             return (scores.astype(np.float64) > self._threshold) & ~warming
         told: dict[str, list[int]] = {}

@@ -25,7 +25,7 @@ def open_missing() -> None:
 
 
 def give_up_output() -> None:
-    """Let standard output end in nothing: its reader is gone, and flushing it at exit would fail again."""
+    """Redirect standard output to the null device: its reader is gone, and a flush at exit would fail."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, _OUTPUT)
     os.close(nothing)

@@ -165,7 +165,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     DATA is one or several files, patterns, folders, URLs or - for standard input: delimited text, JSON
     lines, Parquet, an .npy array or an .npz archive with X and, optionally, y; packed or not. Indexes of data
-    frames, timestamps, identifiers, text and constants are left out, and each is told; --features and
+    frames, timestamps, identifiers, text and constants are left out, with a line for each; --features and
     --ignore settle doubts. Rows labelled as anomalies are never trained on, only used to judge the detector.
     """
     chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types

@@ -73,7 +73,7 @@ def export_artifact(
     feature_names : sequence of str
         One a column, or none.
     columns : mapping, optional
-        The columns that are no features, see `datasentinel.artifact.Config`.
+        The columns that are not features, see `datasentinel.artifact.Config`.
     time_zone : str
         In which the second of the week of a model with a season counts.
     training_facts : mapping, optional

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class GraphBuilder(Protocol):
-    """What is needed of whoever builds the graph."""
+    """What the builder of a graph has to provide."""
 
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         """Add a constant; return its name."""

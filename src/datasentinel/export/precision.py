@@ -204,7 +204,7 @@ def change_precision(
     Raises
     ------
     DataError
-        There are no normal rows, or they have not the model's width.
+        There are no normal rows, or they do not have the model's width.
     UnsupportedModelError, MissingDependencyError
         As for `convert`.
     """

@@ -56,10 +56,10 @@ class Listener(Protocol):
     """Who wants to know what a connection receives."""
 
     def on_reply(self, sample: Sample, reply: Reply) -> None:
-        """Take the answer to `sample`."""
+        """Record the answer to `sample`."""
 
     def on_lost(self, error: Exception) -> None:
-        """Learn that the connection is unusable. A `ServerError` means that trying again is no use."""
+        """Learn that the connection is unusable. A `ServerError` means that a retry is useless."""
 
 
 class Connection(ABC):

@@ -86,9 +86,9 @@ def read_token(path: Path) -> str:
     Raises
     ------
     SettingsError
-        The file cannot be read, or its first line is no token.
+        The file cannot be read, or its first line is not a token.
     """
     token = _read(path).partition(b"\n")[0].decode("ascii", "replace").strip()
     if not token.isascii() or not token.isprintable() or not token:
-        raise SettingsError(f"{path}: the first line is no token of printable ASCII")
+        raise SettingsError(f"{path}: the first line is not a token of printable ASCII")
     return token

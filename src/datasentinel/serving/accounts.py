@@ -1,4 +1,4 @@
-"""What was answered, counted: one account a transport, and whoever observes it."""
+"""Counts of what was answered: one account for each transport, and its observers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The notice board on which the workers of one server post their metrics for each other.
 
-Each worker rewrites a file of its own about once a second. Whoever is scraped adds the others' files to its
-own numbers, so any worker tells the whole, and no worker ever waits for another.
+Each worker rewrites a file of its own about once a second. The worker that is scraped adds the others' files
+to its own numbers, so any worker reports the totals, and no worker ever waits for another.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Board:
         fresh.replace(self._file)
 
     def clear(self) -> None:
-        """Take this worker's post down, and the board with the last one."""
+        """Remove this worker's post, and the board with the last one."""
         self._file.unlink(missing_ok=True)
         with suppress(OSError):
             self._folder.rmdir()
@@ -86,7 +86,7 @@ class Board:
 def add(
     by_worker: Mapping[int, list[Metric]], counts: Iterable[Metric] = (), *, labelled: bool = True
 ) -> list[Metric]:
-    """Join metrics: counters and histograms are summed, gauges get a label `worker`, facts are told once.
+    """Join metrics: counters and histograms are summed, gauges get a label `worker`, facts appear once.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _shortage_log = RateLimitedLog(_logger, logging.ERROR, "out_of_descriptors")
 
-# Listeners, pipes, libraries, files that are read anew; who asks each port for health.
+# Listeners, pipes, libraries, files that are read again; health checks on each port.
 _OWN = 64 + 4 * RESERVED_CONNECTIONS
-# Connections over a limit are told so before they are closed, and meanwhile are open, too.
+# Connections over a limit get an answer before they are closed, and are open meanwhile.
 _PER_CONNECTION = 2
 _LOOK_AGAIN_S = 1.0
 
@@ -71,7 +71,7 @@ def report_shortage(error: BaseException | None) -> bool:
 
 
 async def watch_for_shortage() -> None:
-    """Look now and then, until cancelled, whether a descriptor is left.
+    """Check periodically, until cancelled, whether a descriptor is left.
 
     An event loop may close in silence what it cannot accept.
     """

@@ -48,7 +48,7 @@ class FailureWatch:
         self._told = set(failures)
 
     async def for_ever(self) -> None:
-        """Look now and then until cancelled."""
+        """Poll until cancelled."""
         while True:
             self.look()
             await asyncio.sleep(_INTERVAL_S)

@@ -66,7 +66,7 @@ class LiveDrift:
     features : sequence of Histogram
         The columns of the calibration rows; empty where only scores are compared.
     names : sequence of str
-        Of the columns; where empty, or not distinct, they are told by number.
+        Of the columns; empty or repeated names are replaced by numbers.
     read_counts : callable
         Gives the counts of all live scores so far and those of each column, over the same bins; they start
         at 0.

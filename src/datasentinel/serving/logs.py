@@ -110,7 +110,7 @@ class _Allowance:
 
 
 class _StandardErrorHandler(logging.Handler):
-    """Writes lines as far as standard error takes them at once; how many it did not take is told later.
+    """Writes lines as far as standard error takes them at once; the number of lost lines is logged later.
 
     A log that waited for its reader would stop the server with it.
     """
@@ -143,7 +143,7 @@ class _StandardErrorHandler(logging.Handler):
             self._lost += 1
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Close what was opened."""
         if self._socket is not None:
             self._socket.close()
         super().close()

@@ -58,7 +58,7 @@ class ServedModel:
     outputs : tuple of str
         What it can compute.
     uncounted : dict of str to int
-        The scorer's counters when serving began: the warm-up is no client's work.
+        The scorer's counters when serving began: the warm-up is not a client's work.
     uncounted_scores : list of int
         The same of its scores by interval; empty for a model without calibration scores.
     streams : ModelStreams or None
@@ -151,7 +151,7 @@ class ServedModels:
             self._put(model)
 
     def set_default(self, name: str) -> None:
-        """Let `name` answer requests that name no model."""
+        """Make `name` the model for requests that name none."""
         self.default_name = name
         self.table.set_default(name)
 

@@ -116,7 +116,7 @@ def _end_process(code: int) -> None:
 
 
 def _report_stuck_tasks() -> None:
-    """Say which tasks are still there although all is over: each one is a fault of ours."""
+    """Log the tasks that outlived the server: each one is a defect."""
     stuck = asyncio.all_tasks() - {asyncio.current_task()}
     names = [str(task.get_coro()) for task in stuck if not task.done()]
     if names:

@@ -122,7 +122,7 @@ def load_settings(
 
 
 def service_links(environ: Mapping[str, str]) -> list[str]:
-    """List the variables with our prefix that tell of a service nearby and are no settings."""
+    """List the variables with our prefix that describe a service nearby and are not settings."""
     return [variable for variable, text in sorted(environ.items()) if _is_service_link(variable, text)]
 
 

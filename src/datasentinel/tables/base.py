@@ -136,7 +136,7 @@ class Table:
         self._calendar: CalendarColumn | None = None
 
     def add_calendar(self, zone: str) -> None:
-        """Let the second of the week in a time zone follow the features, as one more of them.
+        """Append the second of the week in a time zone as one more feature.
 
         Raises
         ------
@@ -231,7 +231,7 @@ class Table:
         with_order : bool
             Keep the times and the series of the rows.
         progress : callable
-            Is told the share read so far.
+            Called with the share read so far.
 
         Raises
         ------
@@ -334,13 +334,13 @@ def _sum(numbers: npt.NDArray[Any]) -> float:
 
 
 def describe_number(value: float) -> tuple[ProblemKind, str]:
-    """Say what is wrong with a number that float32 cannot hold."""
+    """Return the error for a number that float32 cannot hold."""
     if np.isfinite(value):
         return ProblemKind.OUT_OF_RANGE, f"{value} does not fit float32"
     return ProblemKind.NOT_FINITE, f"{value} is not finite"
 
 
 def empty_label(columns: Columns) -> str:
-    """Say that a row has no label."""
+    """Return the error for a row without a label."""
     assert columns.label is not None  # noqa: S101
     return f"{columns.describe(columns.label)}: is empty"

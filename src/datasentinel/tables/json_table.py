@@ -54,7 +54,7 @@ class JsonPart(Part):
         return columns
 
     def bind(self, columns: Columns) -> None:
-        """Say what each column is."""
+        """Return the role of each column."""
         self._columns = columns
 
     def blocks(self, block_rows: int | None) -> Iterator[tuple[list[bytes], float]]:
@@ -124,7 +124,7 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
 def _numbers(row: Any, features: list[str]) -> list[float] | tuple[ProblemKind, str]:  # noqa: ANN401
     """Return an object's features, or why there are none."""
     if not isinstance(row, dict):
-        return ProblemKind.NOT_JSON, "is no JSON object"
+        return ProblemKind.NOT_JSON, "is not a JSON object"
     numbers = []
     for name in features:
         value = row.get(name)

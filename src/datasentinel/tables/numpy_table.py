@@ -79,7 +79,7 @@ class NumpyPart(Part):
         return columns
 
     def bind(self, columns: Columns) -> None:
-        """Say what each column is."""
+        """Return the role of each column."""
         self._columns = columns
 
     def blocks(self, block_rows: int | None) -> Iterator[tuple[slice, float]]:

@@ -72,7 +72,7 @@ class ParquetPart(Part):
         return sample + [SampleColumn(key, [value] * rows) for key, value in self._keys.items()]
 
     def bind(self, columns: Columns) -> None:
-        """Say what each column is."""
+        """Return the role of each column."""
         self._columns = columns
 
     def _nested(self, kind: Any) -> str:  # noqa: ANN401

@@ -80,7 +80,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A column that is no feature, and why."""
+    """A column that is not a feature, and why."""
 
     name: str
     reason: str
@@ -134,7 +134,7 @@ class Columns:
         return None if column is None else self.names[column]
 
     def facts(self) -> dict[str, Any]:
-        """Return the names of the columns that are no features, for a model's configuration."""
+        """Return the names of the columns that are not features, for a model's configuration."""
         roles = {"time": self.time, "id": self.id, "label": self.label}
         facts: dict[str, Any] = {role: self.names[c] for role, c in roles.items() if c is not None}
         taken = {*self.features, *(c for c in roles.values() if c is not None)}
@@ -191,7 +191,7 @@ def is_missing(value: object) -> bool:
 
 
 def _is_spoilt_number(text: str) -> bool:
-    """Whether a text that is no number was meant to be one."""
+    """Whether a text that is not a number was meant to be one."""
     stripped = text.strip()
     return bool(_SPOILT_NUMBER.fullmatch(stripped)) and np.isnan(as_number(text)) and not _is_time(stripped)
 
@@ -365,7 +365,7 @@ def _find_label(
 
 
 def _why_no_feature(where: str, column: SampleColumn, *, named: bool, first: bool) -> str:
-    """Say why a column should not be learnt from, or return an empty string."""
+    """Return why a column should not be learnt from, or an empty string."""
     if column.nested:
         raise DataError(
             f"{where}: column '{column.name}' holds {column.nested}, not numbers; leave it out with --ignore"

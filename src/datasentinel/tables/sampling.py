@@ -40,7 +40,7 @@ class Reservoir:
         self._keys = np.empty(0)
 
     def add(self, values: npt.NDArray[Any], labels: list[str | float] | None) -> None:
-        """Let rows [n, D] and their labels pass by."""
+        """Offer rows [n, D] and their labels to the sample."""
         self.seen += len(values)
         self._values.append(values)
         if self._labels is not None and labels is not None:

@@ -244,7 +244,7 @@ class Stream:
         self._ahead = b""
 
     def replace_line_ends(self) -> None:
-        """Take the carriage returns in what is still to be read for line ends."""
+        """Treat carriage returns in the unread rest as line ends."""
         self._unpacked = _Replaced(_Joined(self._ahead, self._unpacked))
         self._ahead = b""
 

@@ -76,7 +76,7 @@ def fit_combination(distances: Float32Array, resolution: Float64Array, usual: Se
     distances : float32 array, shape [N, parts]
         Of held-out normal rows.
     resolution : float64 array, shape [parts]
-        Distances below it are no information and count as this much, so that none is typically zero.
+        Distances below it carry no information and count as this much, so that none is typically zero.
     usual : sequence of float, length [parts]
         Which percentile of a part's distances is at z = 0.
     """

@@ -23,7 +23,7 @@ BATCH = 128
 LEARNING_RATE = 1e-2
 # Standard deviations of the noise, drawn per row from between these, uniformly in the logarithm.
 NOISE = (0.05, 0.8)
-# How often progress is told.
+# How often progress is reported.
 _REPORTS = 10
 
 

@@ -117,7 +117,7 @@ def train(
     settings : TrainingSettings, optional
         Defaults otherwise.
     feature_names : sequence of str, optional
-        One a column, for what is told.
+        One for each column, for messages.
     on_epoch : callable, optional
         Told of each epoch as it ends.
     start : Ensemble, optional

@@ -68,7 +68,7 @@ class Season:
     seasonal: BoolArray
 
     def apply(self, rows: FloatArray, second_of_week: Float64Array) -> FloatArray:
-        """Take the season out of raw rows [N, D], in their precision."""
+        """Subtract the season from raw rows [N, D], in their precision."""
         base, gain = self._at(second_of_week, rows.dtype)
         deseasoned: FloatArray = (rows - base) * gain + self.typical.astype(rows.dtype)
         return deseasoned
@@ -80,7 +80,7 @@ class Season:
         return rows
 
     def describe(self) -> str:
-        """Say it in words."""
+        """Return a description in words."""
         period = "day" if self.period_s == DAY_S else "week"
         return (
             f"{int(self.seasonal.sum())} of {len(self.typical)} columns by the time of the {period}, in "
@@ -156,7 +156,7 @@ def fit_season(rows: Float32Array, second_of_week: Float64Array, kind: SeasonKin
 
 
 def deseason_apart(rows: Float32Array, second_of_week: Float64Array, season: Season) -> Float32Array:
-    """Take a season out of the rows it was learnt from, of each quarter as the other three tell it.
+    """Subtract a season from the rows it was learnt from, each quarter by the season of the other three.
 
     So the rows look as new ones will, to a model and to its threshold.
     """
@@ -205,7 +205,7 @@ def _tabulate(rows: Float64Array, second_of_week: Float64Array, period_s: float)
         typical.astype(np.float32),
         np.ones(rows.shape[1], bool),
     )
-    # How far rows usually are from the baseline is told by the time of the day, of which there are more.
+    # The usual distance from the baseline is estimated by time of day, for which there are more rows.
     residuals = np.abs(rows - season.invert(np.broadcast_to(typical, rows.shape), second_of_week))
     usual = np.quantile(residuals, _USUAL, axis=0)
     daily = round(DAY_S / slot_s)

@@ -111,7 +111,7 @@ class SeasonalModel:
         return self.season.apply(*split_time(rows))
 
     def calibration_of(self, calibration: Calibration, rows: Float32Array) -> Calibration:
-        """Let a calibration of the inner model tell of raw rows [N, D + 1].
+        """Wrap a calibration of the inner model so that it describes raw rows [N, D + 1].
 
         All of a week is one bin: at what time rows arrive is no drift.
         """

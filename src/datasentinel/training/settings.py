@@ -22,7 +22,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What a training run is told; None leaves the choice to the data.
+    """Settings of a training run; None leaves the choice to the data.
 
     Attributes
     ----------

@@ -154,7 +154,7 @@ def test_json_lines(tmp_path):
     assert not data.labels.any()
     assert [str(bad) for bad in data.bad] == [
         "line 41: column 'b': \"x\" is not a number",
-        "line 42: is no JSON object",
+        "line 42: is not a JSON object",
         "line 43: column 'c': is empty",
     ]
     (tmp_path / "array.json").write_text("[1, 2]")

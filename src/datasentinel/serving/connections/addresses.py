@@ -92,7 +92,7 @@ def _reason(error: OSError) -> str:
 
 
 def bind_error(address: Address, transport: str, reason: str) -> ServerError:
-    """Say that an address cannot be bound, and what to do."""
+    """Return the error for an address that cannot be bound."""
     without = "--admin-port -1" if transport == "admin" else f"--no-{transport}"
     return ServerError(
         f"cannot listen for {transport} on {address}: {reason}; choose another port with --{transport}-port "

@@ -40,7 +40,7 @@ class Admission(enum.Enum):
 
     ADMITTED = enum.auto()
     RESERVED = enum.auto()  # Over the limit, and let in to ask for health.
-    REFUSED = enum.auto()  # Over the limit: told so, then closed.
+    REFUSED = enum.auto()  # Over the limit: refused, then closed.
     CUT_OFF = enum.auto()  # Far over the limit: closed at once, which costs nothing.
 
 
@@ -48,10 +48,10 @@ class Memory(Protocol):
     """The budget of all connections; where it is spent, their next requests are refused."""
 
     def hold(self, size_bytes: int) -> None:
-        """Take so many bytes, room or not."""
+        """Charge so many bytes, room or not."""
 
     def release(self, size_bytes: int) -> None:
-        """Give them back."""
+        """Return them."""
 
 
 class Owner(Protocol):
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
                 self.receiving_since_s = self.last_active_s
 
     def refuse(self) -> None:
-        """Say that there is no room, and close; over TLS, where that would take a handshake, say nothing."""
+        """Refuse for lack of room and close; over TLS, where an answer takes a handshake, close silently."""
         if self._closing:
             return
         if self._owner.tls_context is not None:
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def data_received(self, data: bytes) -> None:
-        """Take a turn, or keep the bytes for the next one."""
+        """Run a turn, or keep the bytes for the next one."""
         if self._closing or self._session is None:
             return
         if self._at_rest and self._turns.free and self._tls is None:
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
             self._regulate_reading(self._session)
 
     def _take_short_turn(self, session: Session, data: bytes) -> None:
-        """Take a turn at once. Of small messages, looks at what is rare would be a measurable part."""
+        """Run a turn at once. For small messages, checks for rare states would cost measurably."""
         started_s = monotonic()
         try:
             replies, state = session.take_turn(data)
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._turns.ready(self)
 
     def take_turn(self) -> bool:
-        """Let the session work for about a millisecond; tell whether it has more to do."""
+        """Run the session for about a millisecond; return whether it has more to do."""
         session = self._session
         if self._closing or session is None:
             return False
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def _open_sealed(self, tls: TlsChannel, data: bytes) -> bytes | None:
-        """Take TLS off; None when there is nothing for the session."""
+        """Decrypt received bytes; return None if there is nothing for the session."""
         shaking_hands = not tls.established
         try:
             plain = tls.receive(data)
@@ -241,14 +241,14 @@ class Connection(asyncio.Protocol):
         return plain if plain or tls.ended else None
 
     def eof_received(self) -> bool:
-        """Take the end of the peer's side; what it asked for is still answered."""
+        """Handle the end of the peer's side; what it asked for is still answered."""
         # Over TLS the stream ends with TLS's own farewell; without it, somebody may have cut a message short.
         if self._closing or self._session is None or self._tls is not None:
             return False
         self._ended = True
         self._at_rest = False
         self._turns.ready(self)
-        return True  # Whoever finishes closes.
+        return True  # Whichever finishes last closes.
 
     def _finish(self, session: Session) -> None:
         self._finished = True
@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Tell everybody that nothing can be sent any more."""
+        """Release everything that belongs to the connection: nothing can be sent any more."""
         if self._linger is not None:
             self._linger.cancel()
         self._owner.leave(self)
@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def say_last_words(self) -> None:
-        """Tell the peer that its connection is about to be cut off."""
+        """Send the peer a last message before its connection is cut off."""
         if self._session is not None and not self._closing and (words := self._session.last_words()):
             self._write(words)
 

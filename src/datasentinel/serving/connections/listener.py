@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-# Connections over the limit that are let in to ask for health: who asks is gone before so many others come.
+# Connections over the limit that are let in for health checks, which are short.
 RESERVED_CONNECTIONS = 16
 _DRAIN_POLL_S = 0.01
 
@@ -45,7 +45,7 @@ class Listener:
     open_session : callable
         Makes the session of a new connection.
     refusal : bytes
-        What a connection over the limit is told before it is closed; not over TLS, where that would take a
+        The answer to a connection over the limit before it is closed; not over TLS, where that would take a
         handshake.
     max_connections : int
     idle_timeout_s : float

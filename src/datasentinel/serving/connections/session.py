@@ -72,7 +72,7 @@ class Session:
         return not (self.mid_message or self.unfinished or self.deferring)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes, and a turn; return what is to be sent."""
+        """Feed the next bytes and run a turn; return what is to be sent."""
         out, state = self.take_turn(data)
         return self.attend(out, state) if state or self.state else out
 
@@ -82,18 +82,18 @@ class Session:
         return out
 
     def finish(self) -> bytes:
-        """Take the end of the stream, once no turn is left to take; return what is still to be sent."""
+        """Handle the end of the stream, once no turn is left to run; return what is still to be sent."""
         raise NotImplementedError
 
     def on_wake(self, wake: Callable[[], None]) -> None:
         """Call `wake` when there is an answer that had to wait; `feed(b"")` then gives it."""
 
     def drain(self) -> None:
-        """Have the peer asked, in its protocol, to send no more; called again and again until `drained`."""
+        """Ask the peer, in its protocol, to send no more; called repeatedly until `drained`."""
 
     def last_words(self) -> bytes:
-        """Return what the peer is told before its connection is cut off."""
+        """Return the last message to the peer before its connection is cut off."""
         return b""
 
     def abandon(self) -> None:
-        """Take the end of the connection: nothing can be sent any more."""
+        """Release everything: the connection is gone, and nothing can be sent."""

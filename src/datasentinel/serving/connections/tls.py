@@ -149,7 +149,7 @@ class TlsChannel:
         self.ended = False  # The peer said that it will send no more.
 
     def receive(self, data: bytes) -> bytes:
-        """Take sealed bytes; give the plain bytes that they complete.
+        """Feed encrypted bytes; return the plain bytes that they complete.
 
         Raises
         ------
@@ -180,7 +180,7 @@ class TlsChannel:
         self._object.write(plain)
 
     def end(self) -> None:
-        """Tell the peer that nothing more will come."""
+        """Announce the end of the stream to the peer."""
         if self.established:
             # The peer's own farewell is not here yet, or something else came first; ours is written anyway.
             with suppress(ssl.SSLError):

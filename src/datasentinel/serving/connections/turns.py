@@ -56,7 +56,7 @@ class Turns:
         self._tick_scheduled = False
 
     def ready(self, taker: TurnTaker, received_bytes: int = 0) -> None:
-        """Give a turn to who has something to do: at once, where nobody waits and the loop is not late.
+        """Schedule a connection that has work: at once if nobody waits and the loop is not late.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Turns:
             self._schedule_tick()  # In time, where the loop is about to look at its sockets anyway.
 
     def enqueue(self, taker: TurnTaker) -> None:
-        """Give a turn to who has more to do, when those have had theirs who have used less."""
+        """Schedule another turn for a connection with more work, after those that have used less."""
         taker.waiting = True
         self.free = False
         # Time that somebody did not use is not saved up.

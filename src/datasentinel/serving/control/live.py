@@ -185,7 +185,7 @@ class _ModelWatch:
             return [[] for _ in rows]  # A row alone does not say why: what came before it does.
         try:
             found = self.model.detector.explain(rows, _REASONS)
-        except DataSentinelError:  # it cannot explain, or its backend failed, which clients are told
+        except DataSentinelError:  # it cannot explain, or its backend failed
             return [[] for _ in rows]
         return [
             [

@@ -92,7 +92,7 @@ async def in_own_thread(work: Callable[[], _Result]) -> _Result:
         result, error = None, None
         try:
             result = work()
-        except Exception as caught:  # for whoever waits
+        except Exception as caught:  # raised again where the result is awaited
             error = caught
         with suppress(RuntimeError):  # The loop has ended meanwhile.
             loop.call_soon_threadsafe(settle, result, error)

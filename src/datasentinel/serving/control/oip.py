@@ -20,7 +20,7 @@ SERVICE = "inference.GRPCInferenceService"
 class OpenInference:
     """The methods of the service: a message in, a message out.
 
-    Each raises the errors of `datasentinel.errors`; whoever carries the call turns them into a status.
+    Each raises the errors of `datasentinel.errors`; the transport turns them into a status.
 
     Parameters
     ----------

@@ -142,9 +142,9 @@ class ModelRepository:
             needed = [self._default_model] if self._default_model else list(found)
             if not any(self._plane.served.versions(name or self._own_name) for name in needed):
                 raise problems[default] or ModelNotFoundError(f"{self._root}: no model '{default}'")
-            # It may be served later: until then, requests that name no model are told so.
+            # It may be served later; until then, requests that name no model fail with that reason.
             self._plane.served.set_default(default or self._own_name)
-        self._plane.reloads = dict.fromkeys(self._plane.reloads, 0)  # The start is no reload.
+        self._plane.reloads = dict.fromkeys(self._plane.reloads, 0)  # The start is not a reload.
 
     async def load(self, name: str) -> None:
         """Serve a model of the folder as it is now, whether it is served already or not.
@@ -204,7 +204,7 @@ class ModelRepository:
                     await self._update(name, folders)
 
     async def watch(self, interval_s: float) -> None:
-        """Look at the folder every `interval_s`; a change counts once it has stood still for a look."""
+        """Poll the folder every `interval_s`; a change counts once it is unchanged for one interval."""
         before = seen = self._opened
         while True:
             await asyncio.sleep(interval_s)
@@ -253,7 +253,7 @@ class ModelRepository:
             raise problem
 
     def _without_root(self, text: str) -> str:
-        """Leave out where the repository lies, which is no client's business."""
+        """Remove the path of the repository, which clients need not know."""
         for root in {self._root.resolve(), self._root.absolute()}:
             text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name)
         return text

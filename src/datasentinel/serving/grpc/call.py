@@ -65,7 +65,7 @@ class Call:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, message: bytes) -> bool:
-        """Take a message of the peer's; False when too many wait already."""
+        """Queue a message of the peer; return False if too many wait already."""
         if len(self._messages) >= _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
             return False
         self._messages.append(message)
@@ -74,12 +74,12 @@ class Call:
         return True
 
     def end(self) -> None:
-        """Take the end of the peer's messages."""
+        """Mark the end of the peer's messages."""
         self._ended = True
         self._arrived.set()
 
     def cancel(self) -> None:
-        """Give up: nobody waits for the answer."""
+        """Cancel the handler: nobody waits for the answer."""
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -98,7 +98,7 @@ class Call:
             return
         only = None
         async for message in self._requests():
-            if only is not None:  # Refused at once: whoever sends without end shall not fill the memory.
+            if only is not None:  # Refused at once: an endless sender must not fill the memory.
                 raise InvalidInputError("this method takes one message, got more")
             only = message
         if only is None:

@@ -201,7 +201,7 @@ class GrpcStream(Session):
         return self._native.open_calls == 0
 
     def attend(self, out: bytes, state: int) -> bytes:
-        """Take what the native session leaves to Python, as far as a turn goes."""
+        """Handle the events that the native session leaves to Python, for one turn."""
         if state & ATTENTION or self._inflating is not None or self._events:
             self._take_events()
             more, state = self._native.take_output()
@@ -213,7 +213,7 @@ class GrpcStream(Session):
         return out
 
     def finish(self) -> bytes:
-        """Take the end of the stream; what was asked for completely is still answered."""
+        """Handle the end of the stream; complete requests are still answered."""
         for number, call in list(self._calls.items()):
             if call.is_stream:
                 self._give_up(number)
@@ -237,7 +237,7 @@ class GrpcStream(Session):
                 self._refuse(number, Code.UNAVAILABLE, _STOPPING)
 
     def abandon(self) -> None:
-        """Give up every call: the connection is gone."""
+        """Cancel every call: the connection is gone."""
         self._server.inference.leave(self._native.number)
         self._wake = _nobody
         self._inflating = None
@@ -247,7 +247,7 @@ class GrpcStream(Session):
             self._timer.cancel()
 
     def flush(self) -> None:
-        """Have sent what there is to send."""
+        """Request that pending output is sent."""
         self._wake()
 
     def reply(self, call: int, message: bytes) -> None:
@@ -317,7 +317,7 @@ class GrpcStream(Session):
         self._inflating = number, Inflater(text, coding, limit), bytearray()
 
     def _inflate(self, number: int, inflater: Inflater, message: bytearray) -> None:
-        """Take a step, and after the last one hand the message on."""
+        """Inflate one step; after the last one pass the message on."""
         try:
             message += inflater.step()
             if not inflater.done:

@@ -121,7 +121,7 @@ class HttpStream(Session):
         return self._drained_s is None or asyncio.get_running_loop().time() >= self._drained_s
 
     def drain(self) -> None:
-        """Have the next reply say that it is the last one."""
+        """Make the next reply announce that it is the last one."""
         if self._drained_s is None:
             self._drained_s = asyncio.get_running_loop().time() + _DRAIN_S
             self._native.drain()
