@@ -45,7 +45,7 @@ std::optional<py::dict> statistics_of(const ModelTable& self, std::string_view n
                                       std::string_view version) {
   const auto model = self.find(name, version);
   if (model == nullptr) return std::nullopt;
-  const RequestStatistics::Values values = model->statistics.values();
+  const RequestStatistics::Values values = model->statistics->values();
   py::dict result;
   result["successes"] = values.successes;
   result["success_ns"] = values.success_ns;
@@ -199,18 +199,28 @@ py::list take_grpc_events(GrpcSession& session) {
 }  // namespace
 
 void bind_wire(py::module_& module) {
+  py::class_<Shadow, std::shared_ptr<Shadow>>(module, "Shadow")
+      .def(py::init([](const LoadedScorer& scorer, std::shared_ptr<StateStore> states) {
+             return std::make_shared<Shadow>(scorer.scorer, std::move(states));
+           }),
+           py::arg("scorer"), py::arg("states").none(false))
+      .def_property_readonly("failure", &Shadow::failure);
   py::class_<ModelTable, std::shared_ptr<ModelTable>>(module, "ModelTable")
       .def(py::init<>())
       .def(
           "put",
           [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer,
-             bool reconstructs, std::shared_ptr<PValueTable> p_values, std::shared_ptr<StateStore> states) {
-            self.put(
-                std::move(name), std::move(version), scorer.scorer,
-                {.reconstructs = reconstructs, .p_values = std::move(p_values), .states = std::move(states)});
+             bool reconstructs, std::shared_ptr<PValueTable> p_values, std::shared_ptr<StateStore> states,
+             std::shared_ptr<Shadow> shadow) {
+            self.put(std::move(name), std::move(version), scorer.scorer,
+                     {.reconstructs = reconstructs,
+                      .p_values = std::move(p_values),
+                      .states = std::move(states),
+                      .shadow = std::move(shadow)});
           },
           py::arg("name"), py::arg("version"), py::arg("scorer"), py::kw_only(),
-          py::arg("reconstructs") = false, py::arg("p_values") = py::none(), py::arg("states") = py::none())
+          py::arg("reconstructs") = false, py::arg("p_values") = py::none(), py::arg("states") = py::none(),
+          py::arg("shadow") = py::none())
       .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
       .def("set_default", &ModelTable::set_default, py::arg("name"))
       .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")

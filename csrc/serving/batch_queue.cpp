@@ -14,8 +14,24 @@ bool is_given_up(const ScoringJob& job) noexcept {
   return job.cancelled != nullptr && job.cancelled->load(std::memory_order_relaxed);
 }
 
-StateStore* states_of(const ScoringJob& job) noexcept {
-  return job.task.model == nullptr ? nullptr : job.task.model->states();
+bool has_memory(const ScoringJob& job) noexcept {
+  return job.task.model != nullptr && job.task.model->states() != nullptr;
+}
+
+template <typename Call>
+void for_each_states(const ScoringJob& job, Call call) {
+  if (!has_memory(job)) return;
+  for (StateStore* const states : job.task.model->changed_states()) {
+    if (states != nullptr) call(*states);
+  }
+}
+
+/// Whether rows of one stream change the same states through both.
+bool share_states(const ServedModel& a, const ServedModel& b) noexcept {
+  for (const StateStore* const states : a.changed_states()) {
+    if (states != nullptr && std::ranges::count(b.changed_states(), states) != 0) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -54,7 +70,7 @@ bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
     job->counted_rows = job->task.rows;
     job->scored_rows = 0;
     waiting_rows_ += job->counted_rows;
-    if (StateStore* const states = states_of(*job)) states->begin_work();
+    for_each_states(*job, [](StateStore& states) { states.begin_work(); });
     if (needs_preparation) {
       preparing_.push_back(std::move(job));
     } else {
@@ -66,10 +82,8 @@ bool BatchQueue::submit(std::unique_ptr<ScoringJob>& job) {
 }
 
 void BatchQueue::finish(std::unique_ptr<ScoringJob> job) {
-  if (StateStore* const states = states_of(*job)) {
-    states->end_work();
-    if (std::erase(running_streams_, &job->task) != 0) changed_.notify_all();
-  }
+  for_each_states(*job, [](StateStore& states) { states.end_work(); });
+  if (has_memory(*job) && std::erase(running_streams_, &job->task) != 0) changed_.notify_all();
   const bool first = finished_.empty();
   finished_.push_back(std::move(job));
   if (first) wake_();
@@ -130,8 +144,7 @@ void BatchQueue::work() {
     for (const auto& job : batch) {
       counted += job->counted_rows;
       if (!is_given_up(*job)) tasks.push_back(&job->task);
-      if (states_of(*job) != nullptr &&
-          std::ranges::find(running_streams_, &job->task) == running_streams_.end()) {
+      if (has_memory(*job) && std::ranges::find(running_streams_, &job->task) == running_streams_.end()) {
         running_streams_.push_back(&job->task);
       }
     }
@@ -167,7 +180,7 @@ std::chrono::steady_clock::time_point BatchQueue::oldest_submission() const {
 bool BatchQueue::is_blocked(const ScoringJob& job) const {
   const ScoringTask& task = job.task;
   return std::ranges::any_of(running_streams_, [&task](const ScoringTask* running) {
-    if (running == &task || running->model->states() != task.model->states()) return false;
+    if (running == &task || !share_states(*running->model, *task.model)) return false;
     return std::ranges::any_of(task.streams, [&](const StreamRows& of_stream) {
       return std::ranges::find(running->streams, of_stream.stream, &StreamRows::stream) !=
              running->streams.end();

@@ -68,6 +68,23 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
   }
 }
 
+/// Scores the rows, and then lets the model's shadow see them: whatever becomes of that is no answer's
+/// matter.
+void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<StreamPart>& parts) {
+  scorer.score(*model.scorer, *model.states(), parts);
+  Shadow* const shadow = model.abilities.shadow.get();
+  if (shadow == nullptr || shadow->has_failed()) return;
+  for (StreamPart& part : parts) {
+    part.outputs = {};
+    part.warming = nullptr;
+  }
+  try {
+    scorer.score(shadow->scorer(), shadow->states(), parts);
+  } catch (const std::exception& error) {
+    shadow->fail(error.what());
+  }
+}
+
 void score_alone(ScoringTask& task) { BatchScorer::score_rows(task, 0, task.rows); }
 
 void copy_to(FloatBuffer& buffer, const float*& from, std::size_t count) {
@@ -101,7 +118,8 @@ void BatchScorer::score_rows(ScoringTask& task, std::size_t begin, std::size_t c
     if (model.states() != nullptr) {
       std::vector<StreamPart> parts;
       append_parts(task, begin, count, parts);
-      return StreamScorer().score(*model.scorer, *model.states(), parts);
+      StreamScorer scorer;
+      return score_parts(model, scorer, parts);
     }
     const Outputs outputs = extend(task, count, columns);
     const float* const first = task.values.data() + begin * columns;
@@ -180,7 +198,7 @@ void BatchScorer::score_streams(std::span<ScoringTask* const> tasks) {
     task->failure = run(model, 0, [&] { append_parts(*task, 0, task->rows, parts_); });
     if (!task->failure) rows += task->rows;
   }
-  if (run(model, rows, [&] { streams_.score(*model.scorer, *model.states(), parts_); })) {
+  if (run(model, rows, [&] { score_parts(model, streams_, parts_); })) {
     // As `score_batch`: alone, each task gets its own answer.
     for (ScoringTask* task : tasks) {
       if (task->failure) continue;

@@ -23,17 +23,25 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
     throw Error(ErrorCode::invalid_argument,
                 "a model with memory needs a store of states of its size, and one without needs none");
   }
-  auto model = std::make_shared<const ServedModel>(std::move(name), std::move(version), std::move(scorer),
+  if (const Shadow* const shadow = abilities.shadow.get();
+      shadow != nullptr &&
+      (abilities.states == nullptr || shadow->scorer().input_dim() != scorer->input_dim() ||
+       shadow->scorer().state_dim() != shadow->states().state_size())) {
+    throw Error(ErrorCode::invalid_argument,
+                "a shadow is a model with memory, of as many columns as the one with memory that it follows");
+  }
+  const auto model = std::make_shared<ServedModel>(std::move(name), std::move(version), std::move(scorer),
                                                    std::move(abilities));
   Versions replaced;  // Freed after the lock: it may hold the last reference to a large model.
   const std::lock_guard lock(mutex_);
   if (default_name_.empty()) default_name_ = model->name;
   Versions& versions = models_[model->name];
   if (const auto same = std::ranges::find_if(versions, of_version(model->version)); same != versions.end()) {
+    if ((*same)->scorer == model->scorer) model->statistics = (*same)->statistics;
     replaced.push_back(std::move(*same));
     versions.erase(same);
   }
-  versions.push_back(std::move(model));
+  versions.push_back(model);
   generation_.fetch_add(1, std::memory_order_release);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -15,6 +16,7 @@
 #include "core/scorer.h"
 #include "serving/cost_estimate.h"
 #include "serving/request_statistics.h"
+#include "serving/shadow.h"
 #include "serving/state_store.h"
 
 namespace datasentinel {
@@ -24,6 +26,7 @@ struct ModelAbilities {
   bool reconstructs = false;
   std::shared_ptr<const PValueTable> p_values = nullptr;  ///< Null for one that was not calibrated.
   std::shared_ptr<StateStore> states = nullptr;  ///< Of one with memory; versions of one graph share it.
+  std::shared_ptr<Shadow> shadow = nullptr;  ///< What is to take the place of one with memory, if anything.
 };
 
 /// A model as requests name it. Whoever holds one keeps the model alive, even when it is no longer served.
@@ -32,19 +35,25 @@ struct ServedModel {
   std::string version;
   std::shared_ptr<Scorer> scorer;
   ModelAbilities abilities;
-  mutable RequestStatistics statistics;  ///< Kept up to date by every protocol that answers for the model.
-  mutable CostEstimate cost;             ///< Kept up to date by who scores batches.
-  mutable CostEstimate rest_cost;        ///< Of a whole request over HTTP, by the bytes of its body.
+  std::shared_ptr<RequestStatistics> statistics;  ///< Kept up to date by every protocol that answers for it.
+  mutable CostEstimate cost;                      ///< Kept up to date by who scores batches.
+  mutable CostEstimate rest_cost;                 ///< Of a whole request over HTTP, by the bytes of its body.
 
   ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_,
               ModelAbilities abilities_)
       : name(std::move(name_)),
         version(std::move(version_)),
         scorer(std::move(scorer_)),
-        abilities(std::move(abilities_)) {}
+        abilities(std::move(abilities_)),
+        statistics(std::make_shared<RequestStatistics>()) {}
 
   /// The states of the streams of a model with memory; null for one without.
   [[nodiscard]] StateStore* states() const noexcept { return abilities.states.get(); }
+
+  /// All states that its rows change: the model's own and its shadow's, null where there are none.
+  [[nodiscard]] std::array<StateStore*, 2> changed_states() const noexcept {
+    return {states(), abilities.shadow == nullptr ? nullptr : &abilities.shadow->states()};
+  }
 };
 
 /// The models being served, shared by all protocols. A protocol asks it anew for every batch and keeps the
@@ -55,9 +64,10 @@ struct ServedModel {
 class ModelTable {
  public:
   /// Serves a model from now on; it becomes the latest version of its name, and replaces one of the same
-  /// version. The first name ever put is the default until `set_default` says otherwise. Throws
-  /// Error{invalid_argument} for an empty name or version, no scorer, or a model with memory whose states do
-  /// not fit; a model without needs none.
+  /// version, whose statistics it goes on with where the scorer is the same. The first name ever put is the
+  /// default until `set_default` says otherwise. Throws Error{invalid_argument} for an empty name or version,
+  /// no scorer, or a model with memory whose states do not fit, or whose shadow takes other rows; a model
+  /// without needs none.
   void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer,
            ModelAbilities abilities = {});
 

@@ -266,9 +266,16 @@ class PValueTable:
     def p_values(self, scores: Float32Array) -> Float64Array: ...
 
 @final
+class Shadow:
+    def __init__(self, scorer: Scorer, states: StateStore) -> None: ...
+    # Empty while it can score.
+    @property
+    def failure(self) -> str: ...
+
+@final
 class ModelTable:
     def __init__(self) -> None: ...
-    # A model with memory needs a store of its states; versions may share it.
+    # A model with memory needs a store of its states; versions may share it. Its shadow sees all its rows.
     def put(
         self,
         name: str,
@@ -278,6 +285,7 @@ class ModelTable:
         reconstructs: bool = False,
         p_values: PValueTable | None = None,
         states: StateStore | None = None,
+        shadow: Shadow | None = None,
     ) -> None: ...
     def remove(self, name: str, version: str) -> bool: ...
     def set_default(self, name: str) -> None: ...

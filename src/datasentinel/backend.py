@@ -38,6 +38,7 @@ Nghttp2 = _native.Nghttp2
 RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
 Scorer = _native.Scorer
+Shadow = _native.Shadow
 StateStore = _native.StateStore
 error_name = _native.error_name
 error_table = _native.error_table

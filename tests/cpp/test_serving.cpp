@@ -223,7 +223,7 @@ void a_long_job_is_scored_in_parts_and_holds_up_no_short_one() {
   CHECK(queue.depth_rows() == 0);
 }
 
-/// A model with memory that waits at a gate while it is closed.
+/// A model with memory that waits at a gate while it is closed, and may break.
 class GatedMeanSession final : public Session {
  public:
   [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
@@ -233,10 +233,12 @@ class GatedMeanSession final : public Session {
   void run(ConstRows rows, Outputs outputs) override { mean_.run(rows, outputs); }
   void step(ConstRows rows, States states, Outputs outputs) override {
     while (closed.load()) std::this_thread::yield();
+    if (broken.load()) throw Error(ErrorCode::backend_failure, "it is broken");
     mean_.step(rows, states, outputs);
   }
 
   std::atomic<bool> closed{false};
+  std::atomic<bool> broken{false};
 
  private:
   RunningMeanSession mean_{1};
@@ -282,6 +284,96 @@ void requests_for_one_stream_are_scored_one_after_the_other() {
   }
 }
 
+/// A model with memory, and the one that is to take its place.
+struct Shadowed {
+  std::shared_ptr<GatedMeanSession> old_session = std::make_shared<GatedMeanSession>();
+  std::shared_ptr<GatedMeanSession> new_session = std::make_shared<GatedMeanSession>();
+  std::shared_ptr<Scorer> old_scorer = std::make_shared<Scorer>(old_session, 1e9);
+  std::shared_ptr<Scorer> new_scorer = std::make_shared<Scorer>(new_session, 1e9);
+  std::shared_ptr<StateStore> old_states = std::make_shared<StateStore>(2, 0, StateLimits{});
+  std::shared_ptr<StateStore> new_states = std::make_shared<StateStore>(2, 0, StateLimits{});
+  std::shared_ptr<Shadow> shadow = std::make_shared<Shadow>(new_scorer, new_states);
+  ModelTable models;
+
+  void put(std::shared_ptr<Shadow> with) {
+    models.put("m", "1", old_scorer, {.states = old_states, .shadow = std::move(with)});
+  }
+  void fill(ScoringTask& task, const char* stream, std::size_t rows) const {
+    task.model = models.find("m", "");
+    task.wanted.scores = true;
+    task.rows = rows;
+    task.streams = {{.stream = stream, .rows = rows}};
+    for (std::size_t i = 0; i < rows; ++i) task.values.append(1);
+  }
+  [[nodiscard]] static float rows_seen(const StateStore& states, std::string_view stream) {
+    float state[2];
+    states.read(stream, state);
+    return state[1];
+  }
+};
+
+void a_shadow_sees_all_rows_and_answers_nobody() {
+  Shadowed models;
+  BatchScorer scorer;
+  const auto score = [&](const char* stream, std::size_t rows) {
+    ScoringTask one;
+    ScoringTask two;
+    models.fill(one, stream, rows);
+    models.fill(two, "other", 1);
+    ScoringTask* const tasks[] = {&one, &two};
+    scorer.score(tasks);
+    return !one.failure && !two.failure && one.scores.size() == rows;
+  };
+  models.put(nullptr);
+  CHECK(score("a", 5));
+  const auto statistics = models.models.find("m", "")->statistics;
+  models.put(models.shadow);
+  CHECK(models.models.find("m", "")->statistics == statistics);
+  CHECK(score("a", 3) && score("b", 1));
+  ScoringTask part;  // A long task, in parts.
+  models.fill(part, "c", 6);
+  BatchScorer::score_rows(part, 0, 4);
+  BatchScorer::score_rows(part, 4, 2);
+  CHECK(Shadowed::rows_seen(*models.old_states, "a") == 8);
+  CHECK(Shadowed::rows_seen(*models.new_states, "a") == 3);
+  CHECK(Shadowed::rows_seen(*models.new_states, "b") == 1);
+  CHECK(Shadowed::rows_seen(*models.new_states, "c") == 6);
+  CHECK(models.new_scorer->counts().rows == 0 && models.old_scorer->counts().rows == 18);
+
+  models.old_session->broken = true;  // What is not answered is not seen.
+  CHECK(!score("a", 1) && Shadowed::rows_seen(*models.new_states, "a") == 3);
+  models.old_session->broken = false;
+  models.new_session->broken = true;
+  CHECK(score("a", 1) && models.shadow->failure() == "it is broken");
+  models.new_session->broken = false;
+  CHECK(score("a", 1) && Shadowed::rows_seen(*models.new_states, "a") == 3);
+  CHECK(Shadowed::rows_seen(*models.old_states, "a") == 10);
+}
+
+void a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one() {
+  Shadowed models;
+  models.put(models.shadow);
+  const auto job = [&models](std::uint64_t connection, std::size_t rows) {
+    auto made = std::make_unique<ScoringJob>();
+    made->connection = connection;
+    models.fill(made->task, "a", rows);
+    return made;
+  };
+  models.new_session->closed = true;
+  BatchQueue queue({.max_batch_rows = 10, .threads = 3}, [] {});
+  auto before = job(1, 10);
+  CHECK(queue.submit(before));
+  while (Shadowed::rows_seen(*models.old_states, "a") == 0) std::this_thread::yield();
+  models.models.put("m", "2", models.new_scorer, {.states = models.new_states});
+  CHECK(models.new_states->has_work());
+  auto after = job(2, 1);
+  CHECK(queue.submit(after));
+  models.new_session->closed = false;
+  const auto jobs = collect(queue, 2);
+  CHECK(jobs[0]->connection == 1 && jobs[1]->connection == 2 && !models.new_states->has_work());
+  CHECK(Shadowed::rows_seen(*models.new_states, "a") == 11);
+}
+
 void a_model_and_its_store_belong_together() {
   ModelTable models;
   const auto with_memory = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 1.0);
@@ -292,6 +384,13 @@ void a_model_and_its_store_belong_together() {
                     models.put("m", "1", with_memory, {.states = states}));
   CHECK_THROWS_WITH(ErrorCode::invalid_argument, "store of states",
                     models.put("m", "1", without, {.states = states}));
+  const auto of_its_size = std::make_shared<StateStore>(2, 0, StateLimits{});
+  const auto wider = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(2), 1.0);
+  for (const auto& shadow :
+       {std::make_shared<Shadow>(wider, of_its_size), std::make_shared<Shadow>(with_memory, states)}) {
+    CHECK_THROWS_WITH(ErrorCode::invalid_argument, "a shadow is",
+                      models.put("m", "1", with_memory, {.states = of_its_size, .shadow = shadow}));
+  }
 }
 
 void a_full_queue_takes_no_more_until_it_has_room() {
@@ -436,6 +535,8 @@ int main() {
   the_queue_batches_what_waits_fairly_between_connections();
   a_long_job_is_scored_in_parts_and_holds_up_no_short_one();
   requests_for_one_stream_are_scored_one_after_the_other();
+  a_shadow_sees_all_rows_and_answers_nobody();
+  a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one();
   a_model_and_its_store_belong_together();
   a_full_queue_takes_no_more_until_it_has_room();
   who_waits_no_more_is_not_scored();

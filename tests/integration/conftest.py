@@ -57,6 +57,15 @@ def memory_artifact(tmp_path_factory) -> Path:
     return save_artifact(folder, built.onnx, replace(built.config, name="memory"))
 
 
+@pytest.fixture(scope="session")
+def other_memory_artifact(tmp_path_factory) -> Path:
+    """One of the same name, learnt from another recording: its states mean something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        built = train_with(patch, 100.0, oscillations(1000, seed=5))[1]
+    folder = tmp_path_factory.mktemp("other_memory") / "models"
+    return save_artifact(folder, built.onnx, replace(built.config, name="memory"))
+
+
 StartServer = Callable[..., AbstractContextManager[ServerProcess]]
 
 

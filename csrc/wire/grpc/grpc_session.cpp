@@ -318,7 +318,7 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
       ready_.push_back({&call, sequence_of(call, pending)});
     } else if (!status.ok()) {
       if (const auto& model = pending.request->task.model) {
-        model->statistics.add(false, std::chrono::nanoseconds::zero());
+        model->statistics->add(false, std::chrono::nanoseconds::zero());
       }
       refuse(call, status);
     }
@@ -447,8 +447,8 @@ class Http2GrpcSession final : public GrpcSession, private Http2Handler {
     service_->counts().add(good ? task.rows : 0, good ? task.count_anomalies() : 0, static_cast<int>(code),
                            seconds(took));
     if (task.model != nullptr) {
-      task.model->statistics.add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took),
-                                 task.waited);
+      task.model->statistics->add(good, std::chrono::duration_cast<std::chrono::nanoseconds>(took),
+                                  task.waited);
     }
   }
 

@@ -344,7 +344,7 @@ void HttpSession::answer(std::unique_ptr<RestRequest> request) {
   const ScoringTask& task = request->task;
   const bool good = !task.failure;
   const auto took = Turn::Clock::now() - started_;
-  task.model->statistics.add(good, took, task.waited);
+  task.model->statistics->add(good, took, task.waited);
   if (!good) {
     const int status = http_status(task.failure->code());
     std::string reason = task.failure->what();

@@ -102,7 +102,10 @@ LineSession::LineSession(std::shared_ptr<InferenceService> service, std::shared_
 
 LineSession::~LineSession() {
   const auto model = inference().models().find({}, {});
-  if (model != nullptr && model->states() != nullptr) model->states()->forget(own_stream_);
+  if (model == nullptr) return;
+  for (StateStore* const states : model->changed_states()) {
+    if (states != nullptr) states->forget(own_stream_);
+  }
 }
 
 void LineSession::feed(std::string_view bytes, std::string& replies) {

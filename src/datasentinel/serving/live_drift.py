@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasentinel.histogram import Histogram
-    from datasentinel.serving.models import ServedModel
+    from datasentinel.serving.served_model import ServedModel
     from datasentinel.types import Int64Array
 
 WINDOW_S = 3600.0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datasentinel.backend import ModelTable
 from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
+from datasentinel.serving.served_model import ServedModel
+from datasentinel.serving.shadows import Shadow
 
 if TYPE_CHECKING:
     from datasentinel.detector import Detector
-    from datasentinel.serving.states import ModelStreams, StreamStates
+    from datasentinel.serving.states import StreamStates
 
 # What a model may be asked for, and what it answers when the request does not say.
 DEFAULT_OUTPUTS = ("score", "anomaly")
@@ -47,49 +49,6 @@ def outputs_of(detector: Detector) -> tuple[str, ...]:
     return tuple(names)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model under the name and version that requests give.
-
-    Attributes
-    ----------
-    name, version : str
-    detector : Detector
-    outputs : tuple of str
-        What it can compute.
-    uncounted : dict of str to int
-        The scorer's counters when serving began: the warm-up is not a client's work.
-    uncounted_scores : list of int
-        The same of its scores by interval; empty for a model without calibration scores.
-    streams : ModelStreams or None
-        Of a model with memory.
-    """
-
-    name: str
-    version: str
-    detector: Detector
-    outputs: tuple[str, ...]
-    uncounted: dict[str, int]
-    uncounted_scores: list[int]
-    streams: ModelStreams | None = None
-
-    @property
-    def feature_counts(self) -> list[list[int]]:
-        """Sampled values since serving began, by column and interval; empty where they are not counted."""
-        return self.detector.scorer.feature_counts
-
-    @property
-    def score_counts(self) -> list[int]:
-        """Scores since serving began, by interval of the calibration scores."""
-        now = self.detector.scorer.score_counts
-        return [count - before for count, before in zip(now, self.uncounted_scores, strict=True)]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """`rows`, `anomalies` and `batches` since serving began."""
-        return {name: value - self.uncounted[name] for name, value in self.detector.scorer.counts.items()}
-
-
 class ServedModels:
     """The models being served; changed on the event loop only.
 
@@ -107,6 +66,8 @@ class ServedModels:
         The same models, as the native sessions see them.
     default_name : str
         Whose latest version answers requests that name no model; empty before the first model.
+    shadows : dict of str to Shadow
+        By name, the versions that warm up beside the latest one of their name.
     """
 
     def __init__(self, states: StreamStates, *, keep_recent_rows: bool = False) -> None:
@@ -114,23 +75,58 @@ class ServedModels:
         self._keep_recent_rows = keep_recent_rows
         self.table = ModelTable()
         self.default_name = ""
+        self.shadows: dict[str, Shadow] = {}
         self._by_name: dict[str, dict[str, ServedModel]] = {}  # Versions in order, the latest last.
         self._retired = dict.fromkeys(("rows", "anomalies", "batches"), 0)
 
     def serve(self, name: str, version: str, detector: Detector) -> None:
-        """Serve a model from now on, as the latest version of its name; the first name is the default."""
-        scorer = detector.scorer
-        outputs, streams = outputs_of(detector), self.states.of(name, detector)
-        model = ServedModel(name, version, detector, outputs, scorer.counts, scorer.score_counts, streams)
-        scorer.observe()
-        if self._keep_recent_rows:
-            scorer.keep_recent_rows()
+        """Serve a model from now on, as the latest version of its name; the first name is the default.
+
+        One that warmed up in the shadow of another goes on with the streams as it knows them.
+        """
+        shadow = self.shadows.get(name)
+        if shadow is not None and shadow.new.detector is detector:
+            model = shadow.new
+            self._forget_shadow(name)
+        else:
+            model = self._prepare(name, version, detector)
         versions = self._by_name.setdefault(name, {})
         self._retire(versions.pop(version, None))
         versions[version] = model
         self._put(model)
         if not self.default_name:
             self.set_default(name)
+        self._drop_unused_states()
+
+    def warm_in_shadow(self, name: str, version: str, detector: Detector, timeout_s: float) -> Shadow | None:
+        """Let a model see the rows of the latest version of its name until it is warm, or the time is over.
+
+        It takes the place of a shadow that there is. The caller serves it when `Shadow.is_due`.
+
+        Returns
+        -------
+        Shadow or None
+            None where there is nothing to wait for: one of the two has no memory, they share their states,
+            their rows differ in width, no stream is judged yet, or the new version is warm.
+        """
+        old = next(reversed(self._by_name.get(name, {}).values()), None)
+        if not timeout_s or old is None or old.streams is None or not detector.scorer.state_dim:
+            return None
+        if old.detector.input_dim != detector.input_dim:
+            return None
+        new = self._prepare(name, version, detector)
+        shadow = Shadow(old, new, monotonic() + timeout_s)
+        if new.streams == old.streams or shadow.is_warm:
+            return None
+        self.shadows[name] = shadow
+        self._put(old)
+        self._drop_unused_states()
+        return shadow
+
+    def end_shadow(self, name: str) -> None:
+        """Drop the version that warms up under this name, if any."""
+        self._forget_shadow(name)
+        self._drop_unused_states()
 
     def withdraw(self, name: str, version: str) -> None:
         """Serve a version no longer; batches under way finish on it."""
@@ -139,7 +135,7 @@ class ServedModels:
         if not versions:
             self._by_name.pop(name, None)
         self.table.remove(name, version)
-        self.states.keep_only([model.streams for model in self.all() if model.streams is not None])
+        self._drop_unused_states()
 
     def order(self, name: str, wanted: list[str]) -> None:
         """Put versions that are served into an order, the latest last; others come before them."""
@@ -189,7 +185,27 @@ class ServedModels:
                 total[name] += value
         return total
 
+    def _prepare(self, name: str, version: str, detector: Detector) -> ServedModel:
+        """Make what is served, before any of its rows is scored for a client."""
+        scorer = detector.scorer
+        outputs, streams = outputs_of(detector), self.states.of(name, detector)
+        model = ServedModel(name, version, detector, outputs, scorer.counts, scorer.score_counts, streams)
+        scorer.observe()
+        if self._keep_recent_rows:
+            scorer.keep_recent_rows()
+        return model
+
+    def _forget_shadow(self, name: str) -> None:
+        shadow = self.shadows.pop(name, None)
+        if shadow is not None and self._by_name.get(name, {}).get(shadow.old.version) is shadow.old:
+            self._put(shadow.old)
+
+    def _drop_unused_states(self) -> None:
+        models = [*self.all(), *(shadow.new for shadow in self.shadows.values())]
+        self.states.keep_only([model.streams for model in models if model.streams is not None])
+
     def _put(self, model: ServedModel) -> None:
+        shadow = self.shadows.get(model.name)
         self.table.put(
             model.name,
             model.version,
@@ -197,6 +213,7 @@ class ServedModels:
             reconstructs="output" in model.outputs,
             p_values=model.detector.p_value_table,
             states=model.streams.store if model.streams is not None else None,
+            shadow=shadow.native if shadow is not None and shadow.old is model else None,
         )
 
     def _retire(self, model: ServedModel | None) -> None:

@@ -56,6 +56,7 @@ class Server:
         self._plane: DataPlane | None = None
         self._repository: ModelRepository | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._succession: asyncio.Task[None] | None = None
         self._failure_watch: asyncio.Task[None] | None = None
         self._shortage_watch: asyncio.Task[None] | None = None
         self._refreshes: set[asyncio.Task[None]] = set()
@@ -109,6 +110,7 @@ class Server:
         plane.ready = True
         self._failure_watch = asyncio.create_task(FailureWatch(plane.served).for_ever())
         self._shortage_watch = asyncio.create_task(watch_for_shortage())
+        self._succession = asyncio.create_task(repository.end_shadows())
         if settings.watch:
             self._watcher = asyncio.create_task(repository.watch(settings.watch_interval_s))
         if self._board is not None:
@@ -149,7 +151,8 @@ class Server:
         await self._stop_transports(0.0)
 
     async def _stop_refreshing(self) -> None:
-        tasks = [*self._refreshes, *([self._watcher] if self._watcher is not None else [])]
+        watchers = (self._watcher, self._succession)
+        tasks = [*self._refreshes, *(task for task in watchers if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -177,6 +180,7 @@ def _make_repository(plane: DataPlane, settings: Settings, *, is_successor: bool
         default_model=settings.default_model,
         served_versions=settings.served_versions,
         control=settings.repository_control,
+        stream_shadow_s=settings.stream_shadow_s,
     )
 
 

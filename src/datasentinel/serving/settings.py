@@ -198,6 +198,13 @@ class Settings:
     stream_snapshot_interval_s: float = _setting(
         60.0, "How often they are written there, beside at every stop.", minimum=0.1, maximum=86400
     )
+    stream_shadow_s: float = _setting(
+        3600.0,
+        "How long a new version of a model with memory may warm up beside the old one, which answers until "
+        "then; 0 takes over at once.",
+        minimum=0,
+        maximum=7 * 86400,
+    )
     memory_mib: int = _setting(
         512,
         "Memory in MiB that all connections together may hold for requests and replies; more are refused.",

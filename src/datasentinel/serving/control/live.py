@@ -23,7 +23,7 @@ from datasentinel.serving.live_drift import LiveDrift
 
 if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane
-    from datasentinel.serving.models import ServedModel
+    from datasentinel.serving.served_model import ServedModel
     from datasentinel.types import Float32Array
 
 # How often a page asks again, and how often drift is measured for all of them.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import datasentinel
 
 if TYPE_CHECKING:
-    from datasentinel.serving.models import ServedModel, ServedModels
+    from datasentinel.serving.models import ServedModels
+    from datasentinel.serving.served_model import ServedModel
 
 PLATFORM = "onnx"
 EXTENSIONS = (

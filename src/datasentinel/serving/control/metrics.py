@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from datasentinel.backend import StateStore
     from datasentinel.drift import Shift
     from datasentinel.serving.board import Board
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
-    from datasentinel.serving.models import ServedModel
+    from datasentinel.serving.served_model import ServedModel
 
 _logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class _DataPlaneCollector(Collector):
             yield from self._scores()
         yield from self._by_model()
         yield from self._by_stream()
+        yield from self._by_shadow()
         yield from self._by_transport()
         reloads = CounterMetricFamily(
             "datasentinel_model_reloads",
@@ -151,12 +153,40 @@ class _DataPlaneCollector(Collector):
         evicted = CounterMetricFamily(
             "datasentinel_streams_evicted", "Streams dropped to make room for others.", labels=["model"]
         )
-        for streams in self._plane.served.states:
-            alive.add_metric([streams.name], len(streams.store))
-            warming.add_metric([streams.name], streams.store.warming)
-            memory.add_metric([streams.name], streams.store.bytes)
-            evicted.add_metric([streams.name], streams.store.evicted)
+        stores: dict[str, set[StateStore]] = {}  # Versions may share one.
+        for model in self._plane.served.all():
+            if model.streams is not None:
+                stores.setdefault(model.name, set()).add(model.streams.store)
+        for name, of_model in stores.items():
+            alive.add_metric([name], sum(map(len, of_model)))
+            warming.add_metric([name], sum(store.warming for store in of_model))
+            memory.add_metric([name], sum(store.bytes for store in of_model))
+            evicted.add_metric([name], sum(store.evicted for store in of_model))
         yield from (alive, warming, memory, evicted)
+
+    def _by_shadow(self) -> Iterator[Metric]:
+        labels = ["model", "version"]
+        judged = GaugeMetricFamily(
+            "datasentinel_shadow_streams",
+            "Streams that a version warming up beside another one is to judge before it takes over.",
+            labels=labels,
+        )
+        warm = GaugeMetricFamily(
+            "datasentinel_shadow_streams_warm", "Streams for which it is warm.", labels=labels
+        )
+        memory = GaugeMetricFamily(
+            "datasentinel_shadow_memory_bytes", "Memory of the states that it keeps.", labels=labels
+        )
+        remaining = GaugeMetricFamily(
+            "datasentinel_shadow_remaining_seconds", "Time until it takes over, warm or not.", labels=labels
+        )
+        for name, shadow in self._plane.served.shadows.items():
+            values = [name, shadow.new.version]
+            judged.add_metric(values, shadow.judged_streams)
+            warm.add_metric(values, shadow.warm_streams)
+            memory.add_metric(values, shadow.memory_bytes)
+            remaining.add_metric(values, shadow.remaining_s)
+        yield from (judged, warm, memory, remaining)
 
     def _batches(self) -> Iterator[Metric]:
         for name, (bounds, bucket_counts, total) in self._plane.detector.scorer.histograms.items():

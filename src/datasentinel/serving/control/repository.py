@@ -1,8 +1,9 @@
 """The model repository: a folder of artifacts, and which of them are served.
 
 A new version is loaded, checked and warmed up, first in another process and then in a thread, while the old
-one serves; the switch itself is one step on the event loop. What does not load is reported and changes
-nothing.
+one serves; the switch itself is one step on the event loop. A model with memory whose streams the new version
+would forget goes on meanwhile: the new version warms up in its shadow first. What does not load is reported
+and changes nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
     from datasentinel.artifact import Artifact
     from datasentinel.detector import Detector
     from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.shadows import Shadow
 
 _logger = logging.getLogger(__name__)
 
 _MODEL_FACTS = ("directory", "input_dim", "threshold", "backend")
+
+# How often it is looked whether a shadow is due.
+_SHADOW_INTERVAL_S = 0.1
 
 _Stamps = tuple[Stamp, ...]  # Of an artifact's files.
 
@@ -63,6 +68,15 @@ class _Candidate:
     detector: Detector | None = None
 
 
+@dataclass(slots=True)
+class _Pending:
+    """Artifacts to be served as soon as the last of them is warm."""
+
+    candidates: list[_Candidate]
+    version: str
+    shadow: Shadow
+
+
 class ModelRepository:
     """Keeps what is served in step with a folder.
 
@@ -86,6 +100,8 @@ class ModelRepository:
         How many of a model's versions are served, the greatest numbers first.
     control : bool
         Whether clients may load and unload models.
+    stream_shadow_s : float
+        How long a model with memory may warm up in the shadow of the one it replaces; 0 not at all.
     """
 
     def __init__(
@@ -100,6 +116,7 @@ class ModelRepository:
         default_model: str = "",
         served_versions: int = 1,
         control: bool = False,
+        stream_shadow_s: float = 0.0,
     ) -> None:
         self._root = root
         self._plane = plane
@@ -110,10 +127,12 @@ class ModelRepository:
         self._default_model = default_model
         self._served_versions = served_versions
         self._control = control
+        self._stream_shadow_s = stream_shadow_s
         self._lock = asyncio.Lock()
         self._own_name = ""  # Of a root that is one model itself: the name that its artifact gave first.
         self._served: dict[Path, _Served] = {}
         self._failures: dict[Path, _Failure] = {}
+        self._pending: dict[str, _Pending] = {}
         self._unloaded: set[str] = set()
         self._opened: dict[Path, _Stamps] = {}  # The folder just before it was first read.
 
@@ -177,6 +196,8 @@ class ModelRepository:
         async with self._lock:
             served = self._plane.served
             served.find(name)
+            self._pending.pop(name, None)
+            served.end_shadow(name)
             for version in served.versions(name):
                 served.withdraw(name, version)
                 log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
@@ -217,12 +238,26 @@ class ModelRepository:
             except Exception as error:  # A fault of ours, but no reason to look no more.
                 log(_logger, logging.ERROR, "watch_failed", exception=error)
 
+    async def end_shadows(self) -> None:
+        """Serve versions that warm up in the shadow of others as they are due, for ever."""
+        while True:
+            await asyncio.sleep(_SHADOW_INTERVAL_S)
+            if any(pending.shadow.is_due for pending in self._pending.values()):
+                async with self._lock:
+                    for name, pending in list(self._pending.items()):
+                        if pending.shadow.is_due:
+                            self._end_shadow(name, pending)
+
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """List the models that are served, and those of the folder that are not, with the reason."""
         served = self._plane.served.all()
         models = [{"name": model.name, "version": model.version, "state": "READY"} for model in served]
         if ready_only:
             return models
+        models += [
+            {"name": name, "version": pending.version, "state": "LOADING", "reason": pending.shadow.progress}
+            for name, pending in sorted(self._pending.items())
+        ]
         models += [
             {
                 "name": failure.name,
@@ -296,6 +331,9 @@ class ModelRepository:
             if served is not None and served.stamps == stamps:
                 kept.append(_Candidate(folder, stamps))
                 continue
+            if (warming := self._pending_candidate(name, folder, stamps)) is not None:
+                kept.append(warming)
+                continue
             try:
                 kept.append(_Candidate(folder, stamps, await self._prepare(name, folder, stamps)))
             except DataSentinelError as error:
@@ -304,8 +342,15 @@ class ModelRepository:
                 if served is not None:
                     kept.append(_Candidate(folder, served.stamps))
         if kept:
-            self._switch(name, kept[::-1])
+            self._serve(name, kept[::-1])
         return first_problem
+
+    def _pending_candidate(self, name: str, folder: Path, stamps: _Stamps) -> _Candidate | None:
+        """Return what was loaded of an artifact as it is now, and waits to be served."""
+        for candidate in self._pending[name].candidates if name in self._pending else ():
+            if candidate.detector is not None and (candidate.folder, candidate.stamps) == (folder, stamps):
+                return candidate
+        return None
 
     async def _prepare(self, name: str, folder: Path, stamps: _Stamps) -> Detector:
         """Load, check and warm up; what fails is reported, and not tried again as it is.
@@ -322,14 +367,17 @@ class ModelRepository:
             detector = await self._load_carefully(folder)
         except Exception as error:  # An artifact of somebody else's must not end the watch over the others.
             reason = str(error) if isinstance(error, DataSentinelError | OSError) else repr(error)
-            self._failures[folder] = _Failure(name, stamps, reason)
-            self._plane.reloads["failed"] += 1
-            log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=reason)
+            self._note_failure(name, folder, stamps, reason)
             if isinstance(error, DataSentinelError):
                 raise
             raise ArtifactError(reason) from error
         self._failures.pop(folder, None)
         return detector
+
+    def _note_failure(self, name: str, folder: Path, stamps: _Stamps, reason: str) -> None:
+        self._failures[folder] = _Failure(name, stamps, reason)
+        self._plane.reloads["failed"] += 1
+        log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=reason)
 
     async def _load_carefully(self, folder: Path) -> Detector:
         if self._try_to_load is not None and not self._alone:
@@ -343,6 +391,61 @@ class ModelRepository:
                 "see --load-timeout-s"
             ) from None
 
+    def _serve(self, name: str, candidates: list[_Candidate]) -> None:
+        """Serve exactly these artifacts under a name, at once or when the last one has warmed up."""
+        served, latest = self._plane.served, candidates[-1]
+        pending = self._pending.pop(name, None)
+        if latest.detector is not None:
+            if pending is not None and pending.candidates[-1].detector is latest.detector:
+                self._pending[name] = pending
+                pending.candidates = candidates
+                return
+            _, version = self._names_of(latest.folder, latest.detector, name)
+            shadow = served.warm_in_shadow(name, version, latest.detector, self._stream_shadow_s)
+            if shadow is not None:
+                self._pending[name] = _Pending(candidates, version, shadow)
+                log(
+                    _logger,
+                    logging.INFO,
+                    "model_warms_in_shadow",
+                    name=name,
+                    version=version,
+                    of_version=shadow.old.version,
+                    streams=shadow.judged_streams,
+                    at_most_s=self._stream_shadow_s,
+                )
+                return
+        if pending is not None:
+            log(_logger, logging.INFO, "shadow_dropped", name=name, version=pending.version)
+        served.end_shadow(name)
+        self._switch(name, candidates)
+
+    def _end_shadow(self, name: str, pending: _Pending) -> None:
+        """Serve what has warmed up, or ran out of time; drop what failed. The caller holds the lock."""
+        del self._pending[name]
+        shadow, latest = pending.shadow, pending.candidates[-1]
+        if shadow.failure:
+            self._plane.served.end_shadow(name)
+            self._note_failure(name, latest.folder, latest.stamps, shadow.failure)
+            return
+        log(
+            _logger,
+            logging.INFO,
+            "model_leaves_shadow",
+            name=name,
+            version=pending.version,
+            warm_streams=shadow.warm_streams,
+            judged_streams=shadow.judged_streams,
+        )
+        self._switch(name, pending.candidates)
+
+    def _names_of(self, folder: Path, detector: Detector, name: str) -> tuple[str, str]:
+        """Return under which name and version an artifact is served; an empty name is the artifact's own."""
+        artifact_name, version = names_of(detector)
+        if folder != self._root and is_version(folder.name):
+            version = folder.name
+        return name or artifact_name, version
+
     def _switch(self, name: str, candidates: list[_Candidate]) -> None:
         """Serve exactly these artifacts under a name, the last one as the latest version."""
         served = self._plane.served
@@ -352,11 +455,10 @@ class ModelRepository:
             if detector is None:
                 entries[folder] = self._served[folder]
                 continue
-            artifact_name, version = names_of(detector)
-            if not name:
-                self._own_name = name = artifact_name
-            if folder != self._root and is_version(folder.name):
-                version = folder.name
+            own_name = not name
+            name, version = self._names_of(folder, detector, name)
+            if own_name:
+                self._own_name = name
             served.serve(name, version, detector)
             entries[folder] = _Served(name, version, candidate.stamps)
             self._plane.reloads["ok"] += 1
