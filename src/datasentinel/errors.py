@@ -70,5 +70,9 @@ class ServerError(DataSentinelError, RuntimeError):
     """The server could not start or stop as asked, for example because a port is taken."""
 
 
+class BrokerError(DataSentinelError, ConnectionError):
+    """A message broker cannot be reached, or did not do what it was asked to."""
+
+
 class MissingDependencyError(DataSentinelError, ImportError):
     """An optional package is needed for this; the message says what to install."""

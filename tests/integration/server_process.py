@@ -79,12 +79,17 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    artifact: Path, log_file: Path, *flags: str, environ: Mapping[str, str] | None = None
+    artifact: Path,
+    log_file: Path,
+    *flags: str,
+    environ: Mapping[str, str] | None = None,
+    subcommand: str = "serve",
 ) -> Iterator[ServerProcess]:
     """Start a server on free ports, and stop it again if it still runs."""
+    ports = ANY_PORT if subcommand == "serve" else ANY_PORT[-2:]
     with log_file.open("w") as log:
         process = subprocess.Popen(
-            command(artifact, *ANY_PORT, *flags),
+            command(artifact, *ports, *flags, subcommand=subcommand),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -109,8 +114,8 @@ def serving(
         assert trouble not in log_file.read_text(), log_file.read_text()
 
 
-def command(artifact: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "datasentinel", "serve", str(artifact), *flags]
+def command(artifact: Path, *flags: str, subcommand: str = "serve") -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "datasentinel", subcommand, str(artifact), *flags]
 
 
 def clean_environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -94,6 +95,21 @@ class TransportAccount:
         """Bring the counts up to date."""
         if self.source is not None:
             self.source()
+
+    def add(
+        self, requests: int, rows: int, anomalies: int, latency_s: float, *, errors: int = 0, code: str = ""
+    ) -> None:
+        """Count requests that were answered together, some of them with errors of one code."""
+        self.requests += requests
+        self.rows += rows
+        self.anomalies += anomalies
+        self.errors += errors
+        if errors:
+            self.error_codes[code] += errors
+        self.latency_counts[bisect_left(LATENCY_BOUNDS_S, latency_s)] += requests
+        self.latency_sum_s += requests * latency_s
+        if self.observer is not None:
+            self.observer(Answered(requests, rows, anomalies, errors, latency_s, code if errors else ""))
 
     def take(self, counts: RequestCounts, code_name: Callable[[int], str]) -> None:
         """Add what native code has counted since it was last asked; `code_name` tells what a code means."""

@@ -15,10 +15,12 @@ from datasentinel.serving.server import Server
 from datasentinel.serving.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from datasentinel.serving.board import Board
-    from datasentinel.serving.connections.addresses import Address
+    from datasentinel.serving.control.metrics import Metrics
+    from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.server import Transport
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -28,10 +30,11 @@ _HURRY_S = 0.5  # What a stop that was cut short still gets.
 
 def serve(
     settings: Settings,
-    on_ready: Callable[[dict[str, Address]], None],
+    on_ready: Callable[[Mapping[str, object]], None],
     *,
     board: Board | None = None,
     lifeline: int | None = None,
+    make_transport: Callable[[DataPlane, Metrics], Transport] | None = None,
 ) -> None:
     """Serve in this process, whose logging is set up, until SIGTERM or SIGINT.
 
@@ -44,6 +47,8 @@ def serve(
         Of one of several workers.
     lifeline : int, optional
         A file descriptor of a pipe that a supervisor holds open; the server stops when it ends, too.
+    make_transport : callable, optional
+        As for `Server`.
 
     Raises
     ------
@@ -51,7 +56,8 @@ def serve(
         As for `Server.start`.
     """
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
-        runner.run(_serve(settings, on_ready, board, lifeline))
+        server = Server(within_descriptors(settings), board, make_transport)
+        runner.run(_serve(server, on_ready, lifeline))
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -64,15 +70,11 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(
-    settings: Settings,
-    on_ready: Callable[[dict[str, Address]], None],
-    board: Board | None,
-    lifeline: int | None,
+    server: Server, on_ready: Callable[[Mapping[str, object]], None], lifeline: int | None
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_unhandled)
     signals = Signals(loop)
-    server = Server(within_descriptors(settings), board)
     signals.on_hangup(server.reload)
     if lifeline is not None:
         loop.add_reader(lifeline, _watch_lifeline, loop, lifeline, signals)

@@ -11,15 +11,21 @@ from datasentinel.serving.process import serve
 from datasentinel.serving.setting_sources import service_links
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from datasentinel.serving.connections.addresses import Address
+    from datasentinel.serving.control.metrics import Metrics
+    from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.server import Transport
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
 
-def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
+def run(
+    settings: Settings,
+    on_ready: Callable[[Mapping[str, object]], None],
+    make_transport: Callable[[DataPlane, Metrics], Transport] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal cuts the draining short.
 
     SIGHUP makes the server read its certificates, tokens and models again. With `settings.workers` above 1,
@@ -30,6 +36,8 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
     settings : Settings
     on_ready : callable
         Called once with the addresses, when every transport listens.
+    make_transport : callable, optional
+        As for `Server`; not for several workers.
 
     Raises
     ------
@@ -44,4 +52,4 @@ def run(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> N
 
         supervise(settings, on_ready)
     else:
-        serve(settings, on_ready)
+        serve(settings, on_ready, make_transport=make_transport)

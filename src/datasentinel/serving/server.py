@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from datasentinel.serving.connections.addresses import is_loopback
 from datasentinel.serving.control.loading import loader
@@ -20,12 +20,25 @@ from datasentinel.serving.logs import log
 from datasentinel.serving.tracing import Tracing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasentinel.serving.board import Board
-    from datasentinel.serving.connections.addresses import Address
     from datasentinel.serving.connections.listener import Listener
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """What brings rows to the models and takes replies away; a listener is one."""
+
+    name: str
+
+    async def start(self) -> object:
+        """Begin, and return where: its text is told."""
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accept no more, finish what was accepted, and end; cut off what is unfinished after `timeout_s`."""
 
 
 class Server:
@@ -37,6 +50,8 @@ class Server:
         What to serve and where.
     board : Board, optional
         Where the workers of a supervised server share their metrics.
+    make_transport : callable, optional
+        Makes one more transport than the settings name.
 
     Examples
     --------
@@ -45,9 +60,15 @@ class Server:
     >>> await server.stop()                             # doctest: +SKIP
     """
 
-    def __init__(self, settings: Settings, board: Board | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board | None = None,
+        make_transport: Callable[[DataPlane, Metrics], Transport] | None = None,
+    ) -> None:
         self._settings = settings
         self._board = board
+        self._make_transport = make_transport
         self._poster: asyncio.Task[None] | None = None
         self._tracer: asyncio.Task[None] | None = None
         self._saver: asyncio.Task[None] | None = None
@@ -60,15 +81,15 @@ class Server:
         self._failure_watch: asyncio.Task[None] | None = None
         self._shortage_watch: asyncio.Task[None] | None = None
         self._refreshes: set[asyncio.Task[None]] = set()
-        self._transports: list[Listener] = []
+        self._transports: list[Transport] = []
 
-    async def start(self) -> dict[str, Address]:
+    async def start(self) -> dict[str, object]:
         """Load, warm up, listen and become ready.
 
         Returns
         -------
-        dict of str to Address
-            The address of each transport that is on.
+        dict of str to object
+            The address of each transport that is on; its text is told.
 
         Raises
         ------
@@ -88,7 +109,7 @@ class Server:
         await repository.open()
 
         metrics = Metrics(plane, self._board, guard)
-        addresses: dict[str, Address] = {}
+        addresses: dict[str, object] = {}
         try:
             for transport in _make_transports(plane, repository, settings, guard, metrics):
                 addresses[transport.name] = address = await transport.start()
@@ -104,6 +125,13 @@ class Server:
                         address=address,
                         advice="nothing on this port is encrypted or authenticated; see --tls-certificate",
                     )
+            if self._make_transport is not None:
+                further = self._make_transport(plane, metrics)
+                addresses[further.name] = await further.start()
+                self._transports.append(further)
+                log(
+                    _logger, logging.INFO, "consuming", transport=further.name, source=addresses[further.name]
+                )
         except BaseException:
             await self._stop_transports(0.0)
             raise

@@ -24,7 +24,7 @@ from datasentinel.serving.signals import Signals
 from datasentinel.serving.worker import HEARTBEAT_S, READY, to_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from datasentinel.serving.settings import Settings
 
@@ -37,7 +37,7 @@ _KILL_AFTER_S = 5.0  # Beyond the drain timeout.
 _HURRY_S = 1.0  # What workers get after the second wish to stop.
 
 
-def supervise(settings: Settings, on_ready: Callable[[dict[str, Address]], None]) -> None:
+def supervise(settings: Settings, on_ready: Callable[[Mapping[str, object]], None]) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT. SIGHUP is passed on.
 
     Parameters

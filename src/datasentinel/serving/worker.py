@@ -24,7 +24,7 @@ from datasentinel.serving.process import serve
 from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from datasentinel.serving.connections.addresses import Address
+    from collections.abc import Mapping
 
 READY = b"ready\n"
 _ALIVE = b"alive\n"
@@ -36,7 +36,7 @@ def to_argument(settings: Settings, folder: Path, worker: int) -> str:
     return json.dumps({"settings": asdict(settings), "folder": str(folder), "worker": worker})
 
 
-def _print_ready(addresses: dict[str, Address]) -> None:  # noqa: ARG001
+def _print_ready(addresses: Mapping[str, object]) -> None:  # noqa: ARG001
     stdout = sys.stdout.fileno()
     os.set_blocking(stdout, False)  # A supervisor that does not read must not stop its workers.
     os.write(stdout, READY)

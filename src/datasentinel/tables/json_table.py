@@ -15,7 +15,7 @@ from datasentinel.tables.problems import BadRow, ProblemKind
 from datasentinel.tables.roles import SampleColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
@@ -88,7 +88,7 @@ class JsonPart(Part):
             if not text.strip():
                 continue
             row = _parse(text)
-            found = _numbers(row, features)
+            found = numbers_of_object(row, features)
             if isinstance(found, list) and label is not None and isinstance(row, dict):
                 value = labels.normalise(row.get(label))
                 if value is None:
@@ -121,7 +121,10 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
         return None
 
 
-def _numbers(row: Any, features: list[str]) -> list[float] | tuple[ProblemKind, str]:  # noqa: ANN401
+def numbers_of_object(
+    row: Any,  # noqa: ANN401
+    features: Sequence[str],
+) -> list[float] | tuple[ProblemKind, str]:
     """Return an object's features, or why there are none."""
     if not isinstance(row, dict):
         return ProblemKind.NOT_JSON, "is not a JSON object"

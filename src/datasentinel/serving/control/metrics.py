@@ -363,6 +363,10 @@ class Metrics:
         if board is not None:
             self._registry.register(_WorkerCollector(board))
 
+    def register(self, collector: Collector) -> None:
+        """Tell the metrics of one more collector, too."""
+        self._registry.register(collector)
+
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of the whole server."""
         own = self._registry.collect()

@@ -1,0 +1,253 @@
+"""What all brokers have in common: messages, where they come from, and where they go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from datasentinel.errors import BrokerError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_Number = TypeVar("_Number", int, float)
+
+# How long `Source.take` waits for a first message: so long a consumer that stops waits at most.
+TAKE_TIMEOUT_S = 1.0
+# How long a broker may take to answer before it counts as gone.
+REPLY_TIMEOUT_S = 10.0
+
+
+class Message(NamedTuple):
+    """A message as a broker delivered it.
+
+    Attributes
+    ----------
+    payload : bytes
+    key : str
+        Which series it belongs to, as far as the broker tells: a key, a subject, a topic; may be empty.
+    position : str
+        Where it stands in its source, the same each time it is delivered; empty where the broker does not
+        number messages.
+    headers : mapping of str to str
+    is_repeat : bool
+        Whether the broker says that it delivered it before.
+    handle : object
+        What the source needs to acknowledge it.
+    """
+
+    payload: bytes
+    key: str
+    position: str
+    headers: Mapping[str, str]
+    is_repeat: bool
+    handle: Any
+
+
+class Record(NamedTuple):
+    """A message to publish.
+
+    Attributes
+    ----------
+    payload : bytes
+    key : str
+        Where the broker keeps the order of messages of one key, it is by this.
+    id : str
+        The same for a repeat, so that it can be dropped.
+    headers : mapping of str to str
+    """
+
+    payload: bytes
+    key: str
+    id: str
+    headers: Mapping[str, str]
+
+
+class Source(ABC):
+    """Takes messages from a broker; used by one task."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, and make what is missing at the broker.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached, or refuses.
+        """
+
+    @abstractmethod
+    async def take(self, most: int) -> list[Message]:
+        """Return the messages that are there, at most `most`; wait a second at most for the first one.
+
+        A lost connection is made anew.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached now; asking again may help.
+        """
+
+    @abstractmethod
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Tell the broker that these messages, all of one `take`, need not be delivered again.
+
+        Raises
+        ------
+        BrokerError
+            It could not be told: it will deliver them again.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect; what was not acknowledged is delivered to others, or again. Never raises."""
+
+
+class Sink(ABC):
+    """Publishes messages to a broker; used by one task."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, and make what is missing at the broker.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached, or refuses.
+        """
+
+    @abstractmethod
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Publish in this order, and return when the broker has confirmed all.
+
+        Raises
+        ------
+        BrokerError
+            It did not confirm all of them; publishing all again may help.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect. Never raises."""
+
+
+@dataclass(frozen=True)
+class BrokerUrl:
+    """Where messages come from or go: `scheme://user:password@host:port/topic?option=value`.
+
+    Attributes
+    ----------
+    scheme : str
+    host : str
+    port : int or None
+    user, password : str or None
+    topic : str
+        What the broker calls a subject, a topic, a stream or a queue.
+    options : mapping of str to str
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+    user: str | None
+    password: str | None
+    topic: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> BrokerUrl:
+        """Read a URL.
+
+        Raises
+        ------
+        SettingsError
+            It has no scheme, host or topic.
+        """
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise SettingsError(f"'{text}' is no URL of a broker: {error}") from error
+        topic = unquote(parts.path.lstrip("/"))
+        if not (parts.scheme and parts.hostname and topic):
+            raise SettingsError(
+                f"'{_without_password(text)}' is no URL of a broker: scheme://host:port/topic is expected, "
+                "such as nats://127.0.0.1:4222/telemetry"
+            )
+        return cls(
+            parts.scheme,
+            parts.hostname,
+            port,
+            None if parts.username is None else unquote(parts.username),
+            None if parts.password is None else unquote(parts.password),
+            topic,
+            dict(parse_qsl(parts.query, keep_blank_values=True)),
+        )
+
+    def __str__(self) -> str:
+        """Return the URL without user and password, for messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}{f':{self.port}' if self.port else ''}/{self.topic}"
+
+    def with_topic(self, topic: str) -> BrokerUrl:
+        """Return the URL of another topic at the same broker."""
+        return replace(self, topic=topic)
+
+    def check_options(self, known: Sequence[str]) -> None:
+        """Refuse options that the broker does not have.
+
+        Raises
+        ------
+        SettingsError
+            There is one; the known ones are named.
+        """
+        for name in self.options:
+            if name not in known:
+                raise SettingsError(f"{self}: option '{name}' is unknown; known: {', '.join(known)}")
+
+    def number(self, name: str, default: _Number, *, minimum: float) -> _Number:
+        """Return an option that is a number of the default's type.
+
+        Raises
+        ------
+        SettingsError
+            It is no such number, or too small.
+        """
+        text = self.options.get(name)
+        if text is None:
+            return default
+        try:
+            value = type(default)(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= minimum:
+            raise SettingsError(
+                f"{self}: option '{name}': a number of at least {minimum} is expected, got '{text}'"
+            )
+        return value
+
+
+def _without_password(text: str) -> str:
+    before, at, after = text.rpartition("@")
+    return f"{before.split('://')[0]}://…@{after}" if at and "://" in before else text
+
+
+@contextmanager
+def broker_errors(url: BrokerUrl, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn the errors of a client into ours, which name the broker.
+
+    Raises
+    ------
+    BrokerError
+        For an error of these kinds, one of the connection's, or a reply that takes too long.
+    """
+    expected: tuple[type[Exception], ...] = (*kinds, OSError)
+    try:
+        yield
+    except expected as error:
+        if isinstance(error, BrokerError):
+            raise
+        raise BrokerError(f"{url}: {str(error) or type(error).__name__}") from error

@@ -1,0 +1,298 @@
+"""NATS with JetStream: streams that keep messages, and consumers that remember what was acknowledged.
+
+Messages come by JetStream's pull requests, of which at most one is under way: the server sends what there is,
+and what arrives later, as it arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+
+import nats
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from nats.js.errors import NotFoundError
+
+from datasentinel.distributed.brokers.base import (
+    REPLY_TIMEOUT_S,
+    TAKE_TIMEOUT_S,
+    BrokerUrl,
+    Message,
+    Record,
+    Sink,
+    Source,
+    broker_errors,
+)
+from datasentinel.errors import BrokerError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.js import JetStreamContext
+
+_DEFAULT_PORT = 4222
+# How long a pull request stands, and after which silence it was lost.
+_PULL_S = 1.0
+_PULL_LOST_S = 5.0
+_KEY_HEADER = "key"
+_ID_HEADER = "Nats-Msg-Id"
+
+
+def make_source(url: BrokerUrl, group: str) -> Source:
+    """See `brokers.open_source`."""
+    return NatsSource(url, group)
+
+
+def make_sink(url: BrokerUrl) -> Sink:
+    """See `brokers.open_sink`."""
+    return NatsSink(url)
+
+
+class NatsSource(Source):
+    """A durable pull consumer, shared by all of one group.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a subject, with wildcards if wanted; its options are `stream`, the name of the JetStream
+        stream where it is not to be looked up by the subject, and `ack_wait_s`, after which what was not
+        acknowledged is delivered again.
+    group : str
+        The consumer's durable name.
+    """
+
+    def __init__(self, url: BrokerUrl, group: str) -> None:
+        url.check_options(("stream", "ack_wait_s"))
+        if re.search(r"[\s.*>/\\]", group):
+            raise SettingsError(
+                f"group '{group}': a consumer of NATS has a name without blanks and any of . * > / \\"
+            )
+        self._url = url
+        self._group = group
+        self._ack_wait_s = url.number("ack_wait_s", 30.0, minimum=0.1)
+        self._client: Client | None = None
+        self._arrived: deque[Msg] = deque()
+        self._arrival = asyncio.Event()
+        self._wanted = 0  # Messages that the server may still send.
+        self._pulled = asyncio.Event()  # Set while there are none of them.
+        self._pulled.set()
+        self._heard_s = 0.0
+        self._inbox = ""
+        self._pull_subject = ""
+
+    async def open(self) -> None:
+        """See `Source.open`."""
+        with broker_errors(self._url, NatsError):
+            self._client = client = await _connect(self._url, self._begin_anew)
+            jetstream = client.jetstream(timeout=REPLY_TIMEOUT_S)
+            stream = self._url.options.get("stream") or await _stream_of(jetstream, self._url.topic)
+            config = ConsumerConfig(
+                durable_name=self._group,
+                filter_subject=self._url.topic,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=self._ack_wait_s,
+                max_ack_pending=-1,
+            )
+            await jetstream.add_consumer(stream, config)
+            self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self._group}"
+            self._inbox = client.new_inbox()
+            await client.subscribe(
+                self._inbox, cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+
+    async def take(self, most: int) -> list[Message]:
+        """See `Source.take`."""
+        client, loop = self._connected(), asyncio.get_running_loop()
+        with broker_errors(self._url, NatsError):
+            if self._wanted and loop.time() - self._heard_s > _PULL_LOST_S:
+                self._want(0)
+            if len(self._arrived) + self._wanted <= most // 2:
+                await self._pull(client, most)
+            if not self._arrived:
+                self._arrival.clear()
+                try:
+                    await asyncio.wait_for(self._arrival.wait(), TAKE_TIMEOUT_S)
+                except TimeoutError:
+                    if not client.is_connected:
+                        raise BrokerError(f"{self._url}: no connection") from None
+        return [_message_of(self._arrived.popleft()) for _ in range(min(most, len(self._arrived)))]
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """See `Source.acknowledge`."""
+        client = self._connected()
+        with broker_errors(self._url, NatsError):
+            for message in messages:
+                await client.publish(message.handle)
+
+    async def close(self) -> None:
+        """See `Source.close`."""
+        client = self._client
+        if client is not None and client.is_connected:
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                # What the server sends to nobody counts as delivered: let it first end what it was asked for.
+                await asyncio.wait_for(self._pulled.wait(), 2 * _PULL_S)
+                for (
+                    message
+                ) in self._arrived:  # Others get them at once, and not when they have waited in vain.
+                    await client.publish(message.reply, b"-NAK")
+                await client.flush(int(REPLY_TIMEOUT_S))
+        await _disconnect(self._client)
+
+    async def _pull(self, client: Client, count: int) -> None:
+        request = {"batch": count, "expires": int(_PULL_S * 1e9)}
+        await client.publish(self._pull_subject, json.dumps(request).encode(), self._inbox)
+        self._want(self._wanted + count)
+        self._heard_s = asyncio.get_running_loop().time()
+
+    async def _receive(self, message: Msg) -> None:
+        self._heard_s = asyncio.get_running_loop().time()
+        if message.reply:
+            self._want(self._wanted - 1)
+            self._arrived.append(message)
+            self._arrival.set()
+        else:
+            # A pull request has ended before all was sent that it asked for.
+            left = (message.headers or {}).get("Nats-Pending-Messages", self._wanted)
+            self._want(self._wanted - int(left))
+
+    def _want(self, count: int) -> None:
+        self._wanted = max(0, count)
+        (self._pulled.clear if self._wanted else self._pulled.set)()
+
+    async def _begin_anew(self) -> None:
+        self._want(0)  # The server has forgotten what a connection had asked for.
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise BrokerError(f"{self._url}: not open")
+        return self._client
+
+
+class NatsSink(Sink):
+    """Publishes to a subject that a JetStream stream keeps, which drops repeats by their id.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a subject; its option is `stream`, as for the source.
+    """
+
+    def __init__(self, url: BrokerUrl) -> None:
+        url.check_options(("stream", "ack_wait_s"))
+        if re.search(r"[\s*>]", url.topic):
+            raise SettingsError(f"{url}: messages are published to a subject without blanks and wildcards")
+        self._url = url
+        self._client: Client | None = None
+        self._inbox = ""
+        self._round = 0
+        self._confirmed: set[int] = set()
+        self._refusal = ""
+        self._change = asyncio.Event()
+
+    async def open(self) -> None:
+        """See `Sink.open`."""
+        with broker_errors(self._url, NatsError):
+            self._client = client = await _connect(self._url)
+            if "stream" not in self._url.options:
+                await _stream_of(client.jetstream(timeout=REPLY_TIMEOUT_S), self._url.topic)
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._receive)
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See `Sink.publish`."""
+        if self._client is None or not self._client.is_connected:
+            raise BrokerError(f"{self._url}: no connection")
+        self._round += 1
+        self._confirmed.clear()
+        self._refusal = ""
+        with broker_errors(self._url, NatsError):
+            for number, record in enumerate(records):
+                headers = {_ID_HEADER: record.id, _KEY_HEADER: record.key, **record.headers}
+                reply = f"{self._inbox}.{self._round}-{number}"
+                await self._client.publish(self._url.topic, record.payload, reply, _clean(headers))
+            while len(self._confirmed) < len(records):
+                if self._refusal:
+                    raise BrokerError(f"{self._url}: {self._refusal}")
+                self._change.clear()
+                await asyncio.wait_for(self._change.wait(), REPLY_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """See `Sink.close`."""
+        await _disconnect(self._client)
+
+    async def _receive(self, message: Msg) -> None:
+        number = message.subject.rpartition(".")[2].split("-")
+        if int(number[0]) != self._round:
+            return  # Of an attempt that was given up.
+        if b'"error"' in message.data or not message.data:
+            reply = json.loads(message.data) if message.data else {}
+            self._refusal = reply.get("error", {}).get("description", "no JetStream stream keeps the subject")
+        else:
+            self._confirmed.add(int(number[1]))
+        self._change.set()
+
+
+async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
+    """Connect; from then on a lost connection is made anew for ever."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    server = f"nats://{host}:{url.port or _DEFAULT_PORT}"
+    options = {"user": url.user, "password": url.password} if url.user is not None else {}
+
+    async def be_silent(_error: Exception) -> None:
+        """Leave it to whoever asks next to find out."""
+
+    try:
+        return await asyncio.wait_for(
+            nats.connect(
+                server,
+                name="datasentinel",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,
+                ping_interval=5,
+                error_cb=be_silent,
+                reconnected_cb=on_reconnect,
+                **options,
+            ),
+            REPLY_TIMEOUT_S,
+        )
+    except TimeoutError as error:
+        raise BrokerError(f"{url}: no NATS server answers at {server}") from error
+
+
+async def _disconnect(client: Client | None) -> None:
+    if client is not None:
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            await asyncio.wait_for(client.close(), TAKE_TIMEOUT_S)
+
+
+async def _stream_of(jetstream: JetStreamContext, subject: str) -> str:
+    """Return the name of the stream that keeps a subject; it is made where there is none."""
+    try:
+        name: str = await jetstream.find_stream_name_by_subject(subject)
+    except NotFoundError:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", subject).strip("_") or "all"
+        await jetstream.add_stream(StreamConfig(name=name, subjects=[subject]))
+    return name
+
+
+def _message_of(message: Msg) -> Message:
+    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<...>, or with domain and account before.
+    parts = message.reply.split(".")
+    stream, deliveries, sequence = (
+        (parts[2], parts[4], parts[5]) if len(parts) < 11 else (parts[4], parts[6], parts[7])
+    )
+    headers = message.headers or {}
+    key = headers.get(_KEY_HEADER) or message.subject
+    return Message(message.data, key, f"{stream}/{sequence}", headers, deliveries != "1", message.reply)
+
+
+def _clean(headers: dict[str, str]) -> dict[str, str]:
+    """Return what a line of a header can hold."""
+    return {name: " ".join(value.split()) for name, value in headers.items() if value}

@@ -1,0 +1,1 @@
+"""A model that answers what comes through a message broker."""

@@ -1,0 +1,225 @@
+"""From a broker to a broker: take what is there, answer it, publish, and only then acknowledge."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from datasentinel.distributed.brokers import open_sink, open_source
+from datasentinel.distributed.stream.answers import Answerer
+from datasentinel.distributed.stream.payloads import PayloadOptions
+from datasentinel.errors import DataSentinelError
+from datasentinel.serving.logs import RateLimitedLog, log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from prometheus_client import Metric
+
+    from datasentinel.distributed.brokers.base import BrokerUrl, Message, Record, Sink
+    from datasentinel.distributed.stream.answers import Answers
+    from datasentinel.serving.control.metrics import Metrics
+    from datasentinel.serving.data_plane import DataPlane
+
+_Result = TypeVar("_Result")
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_UNREADABLE = "invalid_argument"
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Where messages come from and go, and how they are read.
+
+    Attributes
+    ----------
+    source, sink, dead_letters : BrokerUrl
+        Where samples come from, results go, and messages go that cannot be scored.
+    group : str
+        Consumers of one group share the messages.
+    max_batch : int
+        Most messages that are scored at once.
+    num_reasons : int
+        How many reasons a result has for each row; 0 for none.
+    payload : PayloadOptions
+    """
+
+    source: BrokerUrl
+    sink: BrokerUrl
+    dead_letters: BrokerUrl
+    group: str = "datasentinel"
+    max_batch: int = 1024
+    num_reasons: int = 0
+    payload: PayloadOptions = field(default_factory=PayloadOptions)
+
+
+class Consumer(Collector):
+    """Answers the messages of a broker by the model that is served; one of a server's transports.
+
+    A message is acknowledged when its result, or its dead letter, is confirmed by the broker it went to: so
+    every message is answered at least once. While one batch is answered the next one comes, and no more: what
+    waits, waits at the broker. A broker that is gone is asked again until it is there.
+
+    Parameters
+    ----------
+    plane : DataPlane
+        Whose default model answers.
+    metrics : Metrics
+        Where its own are told.
+    options : StreamOptions
+
+    Attributes
+    ----------
+    name : str
+        The source's scheme, which labels its metrics.
+    """
+
+    def __init__(self, plane: DataPlane, metrics: Metrics, options: StreamOptions) -> None:
+        self._plane = plane
+        metrics.register(self)
+        self._options = options
+        self.name = options.source.scheme
+        self._account = plane.account(self.name)
+        self._answerer = Answerer(options.payload, options.num_reasons)
+        self._source = open_source(options.source, options.group)
+        self._sink = open_sink(options.sink)
+        self._dead_letters = open_sink(options.dead_letters)
+        self._consuming: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._repeats = self._retries = 0
+        self._failure_log = RateLimitedLog(_logger, logging.WARNING, "broker_failed")
+        self._dead_letter_log = RateLimitedLog(_logger, logging.WARNING, "dead_letter")
+
+    async def start(self) -> BrokerUrl:
+        """Connect, and consume from now on.
+
+        Returns
+        -------
+        BrokerUrl
+            The source.
+
+        Raises
+        ------
+        BrokerError
+            A broker cannot be reached, or refuses.
+        SettingsError, UnsupportedModelError
+            The model does not fit the options.
+        """
+        self._answerer.prepare(self._plane.served.find())
+        try:
+            # Nothing is taken before there is a place for what comes of it.
+            for end in (self._sink, self._dead_letters, self._source):
+                await end.open()
+        except BaseException:
+            await self._close()
+            raise
+        self._consuming = asyncio.create_task(self._consume())
+        return self._options.source
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more, answer what was taken, and disconnect; what is left after `timeout_s` stays."""
+        self._stopping.set()
+        if self._consuming is not None:
+            await asyncio.wait({self._consuming}, timeout=timeout_s)
+            self._consuming.cancel()
+            await asyncio.gather(self._consuming, return_exceptions=True)
+            self._consuming = None
+        await self._close()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics that only a consumer has."""
+        yield CounterMetricFamily(
+            "datasentinel_stream_repeats", "Messages that the broker delivered again.", value=self._repeats
+        )
+        yield CounterMetricFamily(
+            "datasentinel_stream_retries",
+            "Failures of a broker after which it was asked again.",
+            value=self._retries,
+        )
+
+    async def _close(self) -> None:
+        for end in (self._source, self._sink, self._dead_letters):
+            await end.close()
+
+    async def _consume(self) -> None:
+        taking = self._start_taking()
+        try:
+            while True:
+                messages = await taking
+                stopping = self._stopping.is_set()
+                if not stopping:
+                    taking = self._start_taking()
+                if messages:
+                    await self._answer(messages)
+                if stopping:
+                    return
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+
+    def _start_taking(self) -> asyncio.Task[list[Message]]:
+        take = self._source.take
+        return asyncio.create_task(self._until_done("take", lambda: take(self._options.max_batch), list))
+
+    async def _answer(self, messages: list[Message]) -> None:
+        began_s = perf_counter()
+        self._repeats += sum(message.is_repeat for message in messages)
+        answers = await self._until_done("score", lambda: self._score(messages))
+        await self._publish(self._sink, answers.results)
+        await self._publish(self._dead_letters, answers.dead_letters)
+        try:
+            await self._source.acknowledge(messages)
+        except DataSentinelError as error:
+            self._retries += 1  # They come again.
+            self._failure_log(action="acknowledge", reason=error)
+        self._count(answers, len(messages), perf_counter() - began_s)
+
+    async def _score(self, messages: Sequence[Message]) -> Answers:
+        model = self._plane.served.find()
+        return await asyncio.to_thread(self._answerer.answer, model, messages)
+
+    async def _publish(self, sink: Sink, records: list[Record]) -> None:
+        if records:
+            await self._until_done("publish", lambda: sink.publish(records))
+
+    async def _until_done(
+        self,
+        action: str,
+        attempt: Callable[[], Awaitable[_Result]],
+        otherwise: Callable[[], _Result] | None = None,
+    ) -> _Result:
+        """Do something again and again until it succeeds; a consumer that stops settles for `otherwise`."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await attempt()
+            except Exception as error:  # whatever it was, the messages are still to be answered
+                self._retries += 1
+                is_ours = not isinstance(error, DataSentinelError)
+                self._failure_log(action=action, reason=error, **({"exception": error} if is_ours else {}))
+            if self._stopping.is_set() and otherwise is not None:
+                return otherwise()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _count(self, answers: Answers, messages: int, duration_s: float) -> None:
+        for letter in answers.dead_letters:
+            self._dead_letter_log(position=letter.headers["source-position"], reason=letter.headers["reason"])
+        self._account.add(
+            messages,
+            answers.rows,
+            answers.anomalies,
+            duration_s,
+            errors=len(answers.dead_letters),
+            code=_UNREADABLE,
+        )
+        log(_logger, logging.DEBUG, "answered", messages=messages, rows=answers.rows, duration_s=duration_s)

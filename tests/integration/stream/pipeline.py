@@ -1,0 +1,125 @@
+"""A stream from end to end: what is published, the consumer under test, and what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from datasentinel.distributed.brokers import open_sink, open_source
+from datasentinel.distributed.brokers.base import BrokerUrl, Record
+from datasentinel.distributed.stream.consumer import Consumer, StreamOptions
+from datasentinel.errors import BrokerError
+from datasentinel.serving.server import Server
+from datasentinel.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from datasentinel.distributed.brokers.base import Message
+    from tests.integration.stream.brokers import Broker
+
+TIMEOUT_S = 120.0
+
+
+class Pipeline:
+    """The topics of one test: samples in, results and dead letters out."""
+
+    def __init__(self, broker: Broker, topic: str, **options: object) -> None:
+        self.source = broker.url(f"{topic}-in", **options)
+        self.sink = broker.url(f"{topic}-out", **options)
+        self.dead_letters = broker.url(f"{topic}-out.dead")
+
+    @property
+    def options(self) -> StreamOptions:
+        return StreamOptions(*map(BrokerUrl.parse, (self.source, self.sink, self.dead_letters)))
+
+    @property
+    def flags(self) -> list[str]:
+        return ["--from", self.source, "--to", self.sink]
+
+    async def make_topics(self) -> None:
+        """Make what the broker keeps messages in, and the groups that remember what was read."""
+        for url, group in (
+            (self.source, "datasentinel"),
+            (self.sink, "reader"),
+            (self.dead_letters, "reader"),
+        ):
+            source = open_source(BrokerUrl.parse(url), group)
+            await source.open()
+            await source.close()
+
+    async def publish(self, payloads: Sequence[bytes], keys: Sequence[str] | None = None) -> None:
+        """Publish samples, each confirmed by the broker; it may be away for a while."""
+        keys = keys or [""] * len(payloads)
+        sink = open_sink(BrokerUrl.parse(self.source))
+        await persistently(sink.open)
+        for first in range(0, len(payloads), 500):
+            records = [
+                Record(payload, key, f"sample-{number}", {"id": f"sample-{number}"})
+                for number, (payload, key) in enumerate(zip(payloads, keys, strict=True))
+            ][first : first + 500]
+            await persistently(lambda records=records: sink.publish(records))
+        await sink.close()
+
+    async def results(self, count: int) -> list[dict[str, Any]]:
+        """Read results until there are so many different ones; all of them, repeats too."""
+        messages = await read(self.sink, lambda found: len({result_of(m)["id"] for m in found}) >= count)
+        return [result_of(message) for message in messages]
+
+    async def results_of(self, ids: set[str]) -> list[dict[str, Any]]:
+        """Read until each of these samples has a result."""
+        messages = await read(self.sink, lambda found: ids <= {result_of(m)["id"] for m in found})
+        return [result_of(message) for message in messages]
+
+    async def letters(self, count: int) -> list[Message]:
+        return await read(self.dead_letters, lambda found: len(found) >= count)
+
+
+def result_of(message: Message) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(message.payload)
+    return result
+
+
+async def read(url: str, is_enough: Callable[[list[Message]], bool]) -> list[Message]:
+    """Take and acknowledge messages until there are enough."""
+    source = open_source(BrokerUrl.parse(url), "reader")
+    await persistently(source.open)
+    found: list[Message] = []
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not is_enough(found):
+        assert time.monotonic() < deadline_s, f"only {len(found)} messages at {url}"
+        messages = await persistently(lambda: source.take(1000))
+        found += messages
+        if messages:
+            await source.acknowledge(messages)
+    await source.close()
+    return found
+
+
+async def persistently(attempt: Callable[[], Any]) -> Any:
+    """Do something as often as it takes the broker to come back."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return await attempt()
+        except BrokerError:
+            assert time.monotonic() < deadline_s, "the broker did not come back"
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def consuming(artifact: Path, options: StreamOptions, **settings: object) -> AsyncIterator[Server]:
+    """Run a consumer in this process."""
+    server = Server(
+        Settings(model=str(artifact), tcp=False, grpc=False, http_port=0, **settings),
+        make_transport=lambda plane, metrics: Consumer(plane, metrics, options),
+    )
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

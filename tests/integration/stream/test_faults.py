@@ -1,0 +1,107 @@
+"""What happens to a stream when its parts fail: every message is answered, and what is answered twice says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import urllib.request
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.integration.server_process import ServerProcess, serving
+from tests.integration.stream.pipeline import Pipeline
+from tests.integration.stream.test_stream import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def replicas(
+    pipeline: Pipeline, artifact, tmp_path, count: int, *flags: str
+) -> Iterator[list[ServerProcess]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                serving(artifact, tmp_path / f"{number}.log", *pipeline.flags, *flags, subcommand="stream")
+            )
+            for number in range(count)
+        ]
+
+
+def check_repeats(results: list[dict[str, object]], most: int) -> None:
+    """Repeats are few, and the same but for what another batch rounds differently."""
+    seen: dict[object, dict[str, object]] = {}
+    for result in results:
+        first = seen.setdefault(result["id"], result)
+        assert result == first | {"score": pytest.approx(first["score"], rel=1e-5)}
+    assert len(results) - len(seen) <= most
+
+
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, rows, tmp_path, fault):
+    count, batch = 4000, 100
+    pipeline = Pipeline(broker, topic, **broker.soon)
+    payloads = samples(rows) * 2
+
+    async def run():
+        await pipeline.make_topics()
+        with replicas(pipeline, artifact, tmp_path, 2, "--max-batch", str(batch)) as (first, _second):
+            publishing = asyncio.create_task(pipeline.publish(payloads))
+            results = await pipeline.results(500)
+            first.process.send_signal(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+            await publishing
+            missing = {f"sample-{number}" for number in range(count)} - {result["id"] for result in results}
+            results += await pipeline.results_of(missing)
+            if fault == "paused":
+                first.process.send_signal(signal.SIGCONT)
+            return results
+
+    results = asyncio.run(run())
+    check_repeats(results, 2 * batch + batch)
+    scores = np.empty(count)
+    for result in results:
+        scores[int(result["id"].removeprefix("sample-"))] = result["score"]
+    np.testing.assert_allclose(scores[:2000], scores[2000:], rtol=1e-5)
+
+
+def test_a_stream_tells_its_health_and_its_counts(broker, topic, artifact, rows, tmp_path):
+    pipeline = Pipeline(broker, topic)
+    payloads = [*samples(rows[:200]), b"nonsense"]
+
+    async def run():
+        await pipeline.make_topics()
+        await pipeline.publish(payloads)
+        with replicas(pipeline, artifact, tmp_path, 1, "--log-format", "json") as (process,):
+            await pipeline.results(200)
+            (letter,) = await pipeline.letters(1)
+            # What is published is counted a moment later.
+            url = f"http://127.0.0.1:{process.http_port}"
+            while f'requests_total{{transport="{broker.scheme}"}} 201.0' not in (
+                page := get(f"{url}/metrics")
+            ):
+                await asyncio.sleep(0.05)
+            ready = get(f"{url}/v2/health/ready")
+            code = process.stop()
+            return page, ready, code, process.log(), letter
+
+    page, ready, code, log, letter = asyncio.run(run())
+    label = f'{{transport="{broker.scheme}"}}'
+    assert f"datasentinel_rows_total{label} 200.0" in page
+    assert f"datasentinel_errors_total{label} 1.0" in page
+    assert "datasentinel_stream_retries_total 0.0" in page
+    assert json.loads(ready) == {"ready": True}
+    assert code == 0
+    events = Counter(json.loads(line)["event"] for line in log.splitlines())
+    assert events["dead_letter"] == events["draining"] == events["stopped"] == 1
+    assert letter.headers["reason"] == "expected 8 values, got 1"
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return reply.read().decode()

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from datasentinel.artifact import load_artifact
+from datasentinel.detector import Detector
+from datasentinel.distributed.brokers.base import BrokerUrl, Message
+from datasentinel.distributed.stream.answers import Answerer, identity_of
+from datasentinel.distributed.stream.payloads import PayloadOptions
+from datasentinel.errors import SettingsError, UnsupportedModelError
+from datasentinel.serving.data_plane import DataPlane
+from tests.networks import Network, write_artifact
+from tests.parity.test_context import train_with
+from tests.recordings import oscillations
+
+D = 4
+NETWORK = Network.random([D, 3, 2, 3, D])
+ROWS = np.random.default_rng(0).normal(0, 2, (30, D)).astype(np.float32)
+
+
+def message(payload: object, key: str = "k", position: str = "s/1") -> Message:
+    content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return Message(content, key, position, {}, False, None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    scores = np.sort(NETWORK.reference(ROWS)[0]).tolist()
+    table = {"rows": 30, "score_table": {"scores": scores, "greater": list(range(30))[::-1]}}
+    onnx = NETWORK.to_onnx(with_contributions=True)
+    write_artifact(folder, onnx, input_dim=D, threshold=scores[20], calibration=table)
+    return DataPlane(Detector(load_artifact(folder), backend="fused")).served.find()
+
+
+@pytest.fixture(scope="module")
+def memory_detector():
+    with pytest.MonkeyPatch.context() as patch:
+        return Detector(train_with(patch, 100.0, oscillations(3000))[1], backend="fused")
+
+
+def results_of(answers) -> list[dict[str, object]]:
+    return [json.loads(record.payload) for record in answers.results]
+
+
+def test_single_rows_and_batches_are_told_apart_and_scored_alike(model):
+    expected = NETWORK.reference(ROWS)[0]
+    messages = [message(ROWS[0].tolist()), message(ROWS[1:9].tolist()), message(ROWS[9].tolist())]
+    answers = Answerer(PayloadOptions(), num_reasons=1).answer(model, messages)
+    first, batch, last = results_of(answers)
+    scores = [first["score"], *batch["score"], last["score"]]
+    np.testing.assert_allclose(scores, expected[:10], rtol=1e-4)
+    threshold = model.detector.threshold
+    assert [first["anomaly"], *batch["anomaly"], last["anomaly"]] == [score > threshold for score in scores]
+    assert first["p_value"] == pytest.approx(model.detector.p_values(ROWS[:1])[0])
+    assert len(batch["reasons"]) == 8
+    assert first["reasons"][0]["feature"].startswith("f")
+    assert (answers.rows, answers.anomalies) == (10, sum(np.array(scores) > threshold))
+
+
+def test_one_bad_message_among_many_is_the_only_dead_letter(model):
+    messages = [message(row.tolist(), position=f"s/{number}") for number, row in enumerate(ROWS)]
+    messages[11] = message(b"[1, 2, NaN, 4]", position="s/11")
+    answers = Answerer(PayloadOptions()).answer(model, messages)
+    assert [result["position"] for result in results_of(answers)] == [f"s/{n}" for n in range(30) if n != 11]
+    (letter,) = answers.dead_letters
+    assert letter.payload == b"[1, 2, NaN, 4]"
+    assert letter.headers["reason"] == "column 'f2': nan is not finite"
+    assert letter.headers["source-position"] == "s/11"
+
+
+def test_a_model_with_memory_scores_each_series_in_its_own_past(memory_detector):
+    model = DataPlane(memory_detector).served.find()
+    recordings = {name: oscillations(150, seed=seed) for seed, name in enumerate("ab")}
+    answerer = Answerer(PayloadOptions())
+    told: dict[str, list[dict[str, object]]] = {"a": [], "b": []}
+    for first in range(0, 150, 10):
+        rows = range(first, first + 10)
+        messages = [message(recordings[name][row].tolist(), key=name) for row in rows for name in "ab"]
+        for result in results_of(answerer.answer(model, messages)):
+            told[result["key"]].append(result)
+    for name, results in told.items():
+        alone = memory_detector.score(recordings[name])
+        np.testing.assert_allclose([result["score"] for result in results], alone, rtol=2e-4, atol=1e-5)
+        assert [result["warming"] for result in results] == [row < 96 for row in range(150)]
+        assert not any(result["anomaly"] for result in results[:96])
+
+
+def test_what_a_model_does_not_offer_is_refused_at_once(model, memory_detector):
+    with_memory = DataPlane(memory_detector).served.find()
+    with pytest.raises(UnsupportedModelError, match="leave out --explain"):
+        Answerer(PayloadOptions(), num_reasons=1).prepare(with_memory)
+    with pytest.raises(SettingsError, match="--columns lacks"):
+        Answerer(PayloadOptions(columns=("f0",))).prepare(model)
+
+
+def test_an_identity_is_that_of_the_message_its_place_or_its_content():
+    numbered = message(b"1")
+    assert identity_of(numbered._replace(headers={"id": "mine"})) == "mine"
+    assert identity_of(numbered) == "s/1"
+    loose = numbered._replace(position="")
+    assert identity_of(loose) == identity_of(replace_payload(loose, b"1"))
+    assert (
+        len(
+            {
+                identity_of(loose),
+                identity_of(loose._replace(key="x")),
+                identity_of(replace_payload(loose, b"2")),
+            }
+        )
+        == 3
+    )
+
+
+def replace_payload(told: Message, payload: bytes) -> Message:
+    return told._replace(payload=payload)
+
+
+def test_urls_of_brokers_are_read_and_told_without_their_secrets():
+    url = BrokerUrl.parse("nats://us%40er:p%2Fw@[::1]:4333/a.b/c?ack_wait_s=2.5")
+    assert (url.user, url.password, url.host, url.port, url.topic) == ("us@er", "p/w", "::1", 4333, "a.b/c")
+    assert url.number("ack_wait_s", 30.0, minimum=0.1) == 2.5
+    assert "p/w" not in str(url)
+    assert str(replace(url, topic="x")) == "nats://[::1]:4333/x"
+    for wrong, reason in {
+        "nats://u:secret@host/": "no URL of a broker",
+        "host/topic": "no URL of a broker",
+        "nats://host:99999/topic": "no URL of a broker",
+    }.items():
+        with pytest.raises(SettingsError, match=reason) as caught:
+            BrokerUrl.parse(wrong)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(
+        SettingsError, match=r"option 'ack_wait_s': a number of at least .* is expected, got 'x'"
+    ):
+        BrokerUrl.parse("nats://h/t?ack_wait_s=x").number("ack_wait_s", 30.0, minimum=0.1)
+    with pytest.raises(SettingsError, match="option 'ack' is unknown; known: ack_wait_s"):
+        BrokerUrl.parse("nats://h/t?ack=x").check_options(("ack_wait_s",))
