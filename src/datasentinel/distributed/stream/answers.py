@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from datasentinel.distributed.brokers.base import Message
     from datasentinel.distributed.stream.payloads import Rows
-    from datasentinel.serving.models import ServedModel
+    from datasentinel.serving.served_model import ServedModel
     from datasentinel.types import Float32Array
 
 _JSON = {"content-type": "application/json"}
