@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
@@ -22,9 +23,21 @@ def free(port: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(not all(map(free, (9000, 9001, 9002))), reason="somebody uses the server's usual ports")
-@pytest.mark.parametrize("name", ["tutorial.md"])
-def test_code_runs_as_written(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "ports", "programs"),
+    [
+        ("tutorial.md", (9000, 9001, 9002), ()),
+        # Waits for scrapes, a training and an alert.
+        pytest.param("watch.md", (9003, 9004, 9090), ("prometheus", "promtool"), marks=pytest.mark.slow),
+    ],
+)
+def test_code_runs_as_written(name, ports, programs, tmp_path, monkeypatch):
+    for port in ports:
+        if not free(port):
+            pytest.skip(f"somebody uses port {port}, which the document uses")
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (Debian: package prometheus)")
     monkeypatch.chdir(tmp_path)
     markdown.run(DOCS / name, tmp_path)
 

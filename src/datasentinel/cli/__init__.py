@@ -20,6 +20,7 @@ _COMMANDS: dict[str, str] = {
     "score": "Score the rows of a file and write scores and decisions.",
     "serve": "Serve a model over TCP, gRPC and HTTP.",
     "stream": "Score what comes through a message broker, and publish results.",
+    "watch": "Score the series of a Prometheus-compatible server.",
     "health": "Ask the server on this machine whether it is ready.",
     "evaluate": "Judge a model by labelled data, in a table and an HTML report.",
     "recalibrate": "Move a model's threshold without retraining.",

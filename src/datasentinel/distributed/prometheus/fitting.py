@@ -1,0 +1,192 @@
+"""Trains a model on the recent past of its series."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.artifact import is_version, load_artifact, newest_version
+from datasentinel.calendar_time import second_of_week
+from datasentinel.distributed.prometheus.client import Grid
+from datasentinel.distributed.prometheus.samples import fetch, refuse_ambiguous
+from datasentinel.errors import ArtifactError, DataError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasentinel.artifact import Artifact, Json
+    from datasentinel.distributed.prometheus.client import PrometheusClient
+    from datasentinel.distributed.prometheus.config import Model
+    from datasentinel.distributed.prometheus.samples import Samples
+    from datasentinel.types import Float64Array, Int64Array
+
+# The key of an artifact's training facts.
+_FACTS = "watch"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model.
+
+    Attributes
+    ----------
+    artifact : Artifact
+    labels : tuple of str
+        That tell its series apart.
+    fitted_to : int
+        The number of the last moment that it was trained on.
+    """
+
+    artifact: Artifact
+    labels: tuple[str, ...]
+    fitted_to: int
+
+
+def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> Fitted:
+    """Train a model on its window up to a moment, and write it to `directory/<name>/<version>/`.
+
+    Parameters
+    ----------
+    client : PrometheusClient
+    model : Model
+    directory : Path
+    last : int
+        The number of the last moment.
+
+    Raises
+    ------
+    DataError
+        There are too few rows, the series cannot be told apart, or the server refuses a query.
+    ServerUnreachableError
+        It does not answer.
+    """
+    from datasentinel.export import export_artifact
+    from datasentinel.training import train
+
+    count = round(model.fit_window / model.step)
+    grid = Grid(model.step, last - count + 1, count)
+    samples = fetch(client, model.queries, grid, model.by)
+    refuse_ambiguous(samples, "aggregate it, such as sum by (instance) (...), or set by")
+    values, series, moments = training_rows(samples, max_rows=model.max_rows, seed=model.seed)
+    if not len(values):
+        raise DataError(_no_rows(model, samples))
+    times_s = np.asarray(moments * model.step, np.float64)
+    rows = with_calendar(values, times_s, model)
+    settings = model.training
+    result = train(
+        rows,
+        settings=settings,
+        feature_names=tuple(model.queries),
+        order=_order(series, times_s, model) if settings.model == "context" else None,
+    )
+    facts: dict[str, Json] = {**_facts(model), "labels": list(samples.labels), "fitted_to": last}
+    exported = export_artifact(
+        result,
+        directory,
+        rows=rows.astype(np.float32),
+        name=model.name,
+        feature_names=tuple(model.queries),
+        time_zone=model.time_zone,
+        training_facts={_FACTS: facts, "series": len(set(series.tolist())), "seed": model.seed},
+    )
+    _remove_old(directory / model.name)
+    return Fitted(load_artifact(exported.directory), samples.labels, last)
+
+
+def load_fitted(directory: Path, model: Model) -> Fitted | None:
+    """Return the newest model that was trained as the configuration asks, or None.
+
+    Raises
+    ------
+    ArtifactError
+        It is broken.
+    """
+    try:
+        artifact = load_artifact(directory / model.name)
+    except ModelNotFoundError:
+        return None
+    facts: Any = artifact.config.training.get(_FACTS)
+    try:
+        labels, fitted_to = tuple(map(str, facts["labels"])), int(facts["fitted_to"])
+    except (TypeError, KeyError, ValueError):
+        raise ArtifactError(
+            f"{artifact.directory}: was not trained by watch; name another directory in the configuration"
+        ) from None
+    wanted = _facts(model)
+    if {key: facts.get(key) for key in wanted} != wanted:
+        return None
+    return Fitted(artifact, labels, fitted_to)
+
+
+def training_rows(
+    samples: Samples, *, max_rows: int, seed: int
+) -> tuple[Float64Array, Int64Array, Int64Array]:
+    """Take the complete rows, those of a series together; where they are too many, of series drawn at random.
+
+    Returns
+    -------
+    values : float64 array, shape [R, D]
+    series, moments : int64 array, shape [R]
+        Which series a row is of, and the number of its moment.
+    """
+    complete = samples.complete
+    counts = complete.sum(axis=1)
+    drawn = np.random.default_rng(seed).permutation(len(samples.keys))
+    # The first one is taken in any case, as far as it goes.
+    kept = np.sort(drawn[: max(1, int(np.searchsorted(np.cumsum(counts[drawn]), max_rows, side="right")))])
+    series, steps = np.nonzero(complete[kept])
+    series, steps = series[-max_rows:], steps[-max_rows:]
+    return samples.values[kept[series], steps], kept[series], samples.grid.first + steps
+
+
+def with_calendar(values: Float64Array, times_s: Float64Array, model: Model) -> Float64Array:
+    """Append the second of the week to rows [R, D], where the model has a season."""
+    if not model.season:
+        return values
+    moments, places = np.unique(times_s, return_inverse=True)
+    return np.column_stack([values, second_of_week(moments.tolist(), model.time_zone)[places]])
+
+
+def _order(series: Int64Array, times_s: Float64Array, model: Model) -> Any:  # noqa: ANN401  # Order, of training
+    from datasentinel.training.context import LONG_CONTEXT
+    from datasentinel.training.memory import warm_up_of
+    from datasentinel.training.recording import Order
+
+    _, order = Order.of_rows(series.tolist(), times_s)
+    return order.split_at_gaps(times_s, warm_up_of(model.half_lives or LONG_CONTEXT))
+
+
+def _remove_old(directory: Path) -> None:
+    """Keep the newest version and the one before it."""
+    kept = newest_version(directory) - 1
+    for version in directory.iterdir():
+        if is_version(version.name) and int(version.name) < kept:
+            shutil.rmtree(version)
+
+
+def _facts(model: Model) -> dict[str, Json]:
+    """Return what a model that is used has to be trained with."""
+    return {
+        "queries": dict(model.queries),
+        "by": list(model.by),
+        "step_s": model.step,
+        "model": model.model,
+        "season": model.season,
+        "time_zone": model.time_zone,
+        "half_lives": list(model.half_lives),
+        "target_fpr": model.target_fpr,
+    }
+
+
+def _no_rows(model: Model, samples: Samples) -> str:
+    present = np.isfinite(samples.values)
+    absent = [name for column, name in enumerate(model.queries) if not present[:, :, column].any()]
+    if absent:
+        return f"no sample in the window of: {', '.join(absent)}"
+    return (
+        f"none of {len(samples.keys)} series has a sample of every query at the same time; they are joined "
+        f"by the labels {', '.join(samples.labels) or '(none)'}"
+    )

@@ -1,0 +1,161 @@
+"""Runs all models of a configuration until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from datasentinel.distributed.prometheus.client import Grid, PrometheusClient, ServerUnreachableError
+from datasentinel.distributed.prometheus.exposition import ExpositionServer, ScoreBoard
+from datasentinel.distributed.prometheus.remote_write import RemoteWriter
+from datasentinel.distributed.prometheus.watcher import Watcher
+from datasentinel.errors import ServerError
+from datasentinel.serving.logs import log
+from datasentinel.serving.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasentinel.distributed.prometheus.config import WatchConfig
+    from datasentinel.distributed.prometheus.publishing import Publisher
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_logger = logging.getLogger(__name__)
+# While a training runs, how often its end is looked for.
+_TRAINING_LOOK_S = 0.5
+# Scores are told for so many looks at the server after the last one that went well.
+_FRESH_LOOKS = 3
+
+
+def watch(config: WatchConfig, *, once: bool = False, on_ready: Callable[[str], None] | None = None) -> None:
+    """Watch until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    config : WatchConfig
+    once : bool
+        Train what is to be trained, score what is due, and return.
+    on_ready : callable, optional
+        Told where scores are published, once they can be scraped.
+
+    Raises
+    ------
+    DataError
+        The server refuses a query.
+    ServerError
+        The port for scraping is taken; with `once`, also if anything failed.
+    MissingDependencyError
+        A package of the extra `prometheus`, or, to train, of `train` is not installed.
+    """
+    stop = threading.Event()
+    client = PrometheusClient(config.source, stop)
+    board = ScoreBoard(
+        {model.name: _FRESH_LOOKS * model.infer_every + model.offset for model in config.models}
+    )
+    executor = _TrainingThread()
+    publishers: list[Publisher] = [board]
+    if config.remote_write is not None:
+        publishers.insert(0, RemoteWriter(config.remote_write, stop))
+    watchers = [
+        Watcher(
+            model,
+            client=client,
+            publishers=publishers,
+            account=board.accounts[model.name],
+            directory=config.directory,
+            executor=executor,
+        )
+        for model in config.models
+    ]
+    for watcher in watchers:
+        watcher.resume(time.time())
+    if once:
+        _once(watchers)
+        return
+    _check_queries(client, config)
+    with contextlib.ExitStack() as stack:
+        if config.exposition.enabled:
+            server = ExpositionServer(config.exposition, board)
+            stack.callback(server.close)
+            if on_ready is not None:
+                on_ready(server.address)
+        asyncio.run(_until_signalled(stop, lambda: _look_for_ever(watchers, stop)))
+
+
+def _look_for_ever(watchers: list[Watcher], stop: threading.Event) -> None:
+    while not stop.is_set():
+        for watcher in watchers:
+            if not stop.is_set():
+                watcher.look(time.time())
+        stop.wait(_pause_s(watchers))
+
+
+async def _until_signalled(stop: threading.Event, work: Callable[[], None]) -> None:
+    """Do the work in a thread, and wish it to stop at SIGTERM or Ctrl-C."""
+    signals = Signals(asyncio.get_running_loop())
+    working = asyncio.create_task(asyncio.to_thread(work))
+    signalled = asyncio.create_task(signals.first.wait())
+    await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    signalled.cancel()
+    await working
+
+
+def _once(watchers: list[Watcher]) -> None:
+    now_s = time.time()
+    for watcher in watchers:
+        watcher.fit_now(now_s)
+    scored = [watcher.score(now_s) for watcher in watchers]
+    if not all(scored):
+        raise ServerError("not all that is due could be scored; the log says why")
+
+
+def _pause_s(watchers: list[Watcher]) -> float:
+    now_s = time.time()
+    return min(
+        _TRAINING_LOOK_S if watcher.is_training else max(0.0, watcher.due_s - now_s) for watcher in watchers
+    )
+
+
+def _check_queries(client: PrometheusClient, config: WatchConfig) -> None:
+    """Fail at once where a query is wrong; a server that is away may come."""
+    for model in config.models:
+        grid = Grid(model.step, int(time.time() / model.step), 1)
+        for query in model.queries.values():
+            try:
+                client.query_range(query, grid)
+            except ServerUnreachableError as error:
+                log(_logger, logging.WARNING, "source_unreachable", reason=str(error))
+                return
+
+
+class _TrainingThread(Executor):
+    """Trains one model after the other, in a thread that the end of the process does not wait for."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="fit", daemon=True).start()
+
+    def submit(self, function: Callable[_P, _T], /, *arguments: _P.args, **named: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(function(*arguments, **named))
+            except BaseException as error:  # the one who waits for it gets it
+                future.set_exception(error)
+
+        self._jobs.put(job)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import yaml
+
+from tests.integration.server_process import clean_environment
+from tests.unit.distributed.prometheus.fake_server import serving
+
+CONFIG = """
+[source]
+url = "{url}"
+retries = 0
+[models.hosts.queries]
+load = "node_load1{{"
+"""
+
+
+def run_watch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "datasentinel", "watch", *arguments]
+    environment = clean_environment()
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+def test_a_query_that_is_refused_ends_it_with_one_line(tmp_path):
+    config = tmp_path / "watch.toml"
+    with serving(lambda _: (400, b'{"error": "parse error"}')) as server:
+        config.write_text(CONFIG.format(url=server.url))
+        done = run_watch(str(config))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: query node_load1{{: {server.url}: status 400")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_rules_and_dashboard_are_written_without_a_server(tmp_path):
+    config = tmp_path / "watch.toml"
+    config.write_text(CONFIG.format(url="http://localhost:1"))
+    rules, dashboard = tmp_path / "rules.yml", tmp_path / "dashboard.json"
+    done = run_watch(str(config), "--rules-out", str(rules), "--dashboard-out", str(dashboard))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(rules.read_text())["groups"]
+    assert json.loads(dashboard.read_text())["panels"]
+    done = run_watch(str(config), "--rules-out", str(tmp_path / "no" / "rules.yml"))
+    assert done.returncode == 1
+    assert "rules.yml: cannot be written" in done.stderr
