@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from datasentinel.errors import UnsupportedModelError
-from tests.parity.test_fused_parity import Graph, load, supported
+from tests.parity.fused_scorer import load
+from tests.parity.test_fused_parity import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,14 +147,11 @@ def test_a_graph_means_what_onnx_says(name: str):
         np.testing.assert_allclose(scorer.score(x), exact, rtol=2e-5)
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("largest", [0, 1])
 @pytest.mark.parametrize("width", [13, 16, 67])
-def test_the_first_columns_of_an_order_are_found(monkeypatch, isa, largest, width):
+def test_the_first_columns_of_an_order_are_found(largest, width):
     """Short lists are kept in registers, longer ones than eight in memory; the last vector is not full."""
-    if not supported(isa):
-        pytest.skip(f"this processor has no {isa}")
-    monkeypatch.setenv("DATASENTINEL_ISA", isa)
     counts = (1, 2, 3, 8, 9, 12)
     graph = Graph()
     layer = graph.add("MatMul", "input", graph.constant(RNG.normal(size=(DIM, width))))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,51 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from datasentinel import _native  # noqa: TID251 - DATASENTINEL_ISA is read at each load
-from datasentinel.errors import BackendUnavailableError, UnsupportedModelError
+from datasentinel.errors import UnsupportedModelError
 from tests.networks import Network
+from tests.parity.fused_scorer import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 Array = np.ndarray
-
-
-def load(model: bytes, *, dim: int, num_threads: int = 1) -> _native.Scorer:
-    return _native.Registry({}).load(
-        model,
-        name="model.onnx",
-        backend="fused",
-        threshold=1.0,
-        feature_names=[f"f{i}" for i in range(dim)],
-        num_threads=num_threads,
-        precision="float32",
-    )
-
-
-@functools.cache
-def supported(isa: str) -> bool:
-    before = os.environ.get("DATASENTINEL_ISA")
-    os.environ["DATASENTINEL_ISA"] = isa
-    try:
-        load(Network.random([2, 1, 2]).to_onnx(), dim=2)
-    except BackendUnavailableError:
-        return False
-    finally:
-        os.environ.pop("DATASENTINEL_ISA")
-        if before is not None:
-            os.environ["DATASENTINEL_ISA"] = before
-    return True
-
-
-@pytest.fixture(params=["avx512", "avx2", "portable"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    if not supported(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATASENTINEL_ISA", request.param)
-        yield request.param
 
 
 # --- Activations: an ONNX spelling and a NumPy meaning that keeps its input's precision ---------------------

@@ -18,17 +18,19 @@ struct Constants {
   /// (x - center) scale + offset
   FUSED_INLINE Vector map(const auto& place, Vector x) const {
     if (center != nullptr) x -= place.constant(center);
-    if (scale != nullptr) x *= place.constant(scale);
-    if (offset != nullptr) x += place.constant(offset);
-    return x;
+    if (offset == nullptr) return scale != nullptr ? x * place.constant(scale) : x;
+    return scale != nullptr ? fma(x, place.constant(scale), place.constant(offset))
+                            : x + place.constant(offset);
   }
 
   FUSED_INLINE Vector difference(const auto& place, Vector a, Vector b) const {
-    return map(place, a) - (scale_b != nullptr ? b * place.constant(scale_b) : b);
+    const Vector mapped = map(place, a);
+    return scale_b != nullptr ? fma(-b, place.constant(scale_b), mapped) : mapped - b;
   }
 
-  FUSED_INLINE Vector weighted(const auto& place, Vector x) const {
-    return weights != nullptr ? x * place.constant(weights) : x;
+  /// total + weight x^2
+  FUSED_INLINE Vector add_square(const auto& place, Vector total, Vector x) const {
+    return fma(weights != nullptr ? x * place.constant(weights) : x, x, total);
   }
 
   [[nodiscard]] FUSED_INLINE bool none() const {
@@ -51,11 +53,20 @@ FUSED_INLINE void binary(const Layout& layout, const Step& step, Operation opera
   });
 }
 
-template <typename Layout, typename Term>
-FUSED_INLINE void sum(const Layout& layout, const Step& step, Term term) {
+template <typename Layout, typename Better>
+FUSED_INLINE void extreme(const Layout& layout, const Step& step, Vector worst, Better better) {
+  const float* a = layout.at(step.a);
+  layout.reduce(
+      step.a.width, worst,
+      [=](Vector best, const auto& place) { return better(best, load(a + place.offset)); }, better,
+      [](Vector best) { return best; }, layout.at(step.out));
+}
+
+template <typename Layout, typename Fold>
+FUSED_INLINE void sum(const Layout& layout, const Step& step, Fold fold) {
   const Vector factor = splat(step.factor);
   layout.reduce(
-      step.a.width, splat(0.0F), term, [](Vector total, Vector value) { return total + value; },
+      step.a.width, splat(0.0F), fold, [](Vector x, Vector y) { return x + y; },
       [=](Vector total) { return total * factor; }, layout.at(step.out));
 }
 
@@ -66,7 +77,6 @@ void run_step(const Layout& layout, const Step& step) {
   float* out = layout.at(step.out);
   const int width = step.out.width;
   const Constants constants(step);
-  const auto keep = [](Vector total) { return total; };
   const auto larger = [](Vector x, Vector y) { return max(x, y); };
   const auto smaller = [](Vector x, Vector y) { return min(x, y); };
   const auto value_of_a = [=](const auto& place) { return load(a + place.offset); };
@@ -94,29 +104,31 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::copy: layout.copy(a, width, out); break;
     case Op::gather: layout.gather(a, step.indices, width, out); break;
     case Op::sum:
-      sum(layout, step, [=](const auto& place) { return constants.weighted(place, value_of_a(place)); });
+      sum(layout, step, [=](Vector total, const auto& place) {
+        const Vector x = value_of_a(place);
+        return constants.weights != nullptr ? fma(x, place.constant(constants.weights), total) : total + x;
+      });
       break;
     case Op::sum_squares:
-      sum(layout, step, [=](const auto& place) {
-        const Vector d = constants.map(place, value_of_a(place));
-        return constants.weighted(place, d * d);
+      sum(layout, step, [=](Vector total, const auto& place) {
+        return constants.add_square(place, total, constants.map(place, value_of_a(place)));
       });
       break;
     case Op::sum_difference:
       if (constants.none()) {
-        sum(layout, step, [=](const auto& place) {
+        sum(layout, step, [=](Vector total, const auto& place) {
           const Vector d = value_of_a(place) - load(b + place.offset);
-          return d * d;
+          return fma(d, d, total);
         });
       } else {
-        sum(layout, step, [=](const auto& place) {
+        sum(layout, step, [=](Vector total, const auto& place) {
           const Vector d = constants.difference(place, value_of_a(place), load(b + place.offset));
-          return constants.weighted(place, d * d);
+          return constants.add_square(place, total, d);
         });
       }
       break;
-    case Op::min_columns: layout.reduce(step.a.width, infinity, value_of_a, smaller, keep, out); break;
-    case Op::max_columns: layout.reduce(step.a.width, -infinity, value_of_a, larger, keep, out); break;
+    case Op::min_columns: extreme(layout, step, infinity, smaller); break;
+    case Op::max_columns: extreme(layout, step, -infinity, larger); break;
     case Op::smallest: layout.extremes(a, step.a.width, width, infinity, smaller, larger, out); break;
     case Op::largest: layout.extremes(a, step.a.width, width, -infinity, larger, smaller, out); break;
   }
@@ -198,4 +210,4 @@ void apply_for_tests(FunctionCall function, const float* in, float* out, long co
 }
 
 constexpr Kernels kKernels = {
-    kIsa, {kLanes, kPanelColumns, kBlock, kTileRows, kTileVectors}, run_few, run_block, apply_for_tests};
+    kIsa, {kLanes, kPanelColumns, kBlock, kTileRows}, run_few, run_block, apply_for_tests};

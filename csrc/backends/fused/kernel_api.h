@@ -70,8 +70,9 @@ struct Step {
   Op op = Op::copy;
   Columns a, b, out;
   FunctionCall function;
+  int chains = 1;                         ///< dense: 1 or 2 sums of every other input, to be added.
   const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column].
-  const float* column_weights = nullptr;  ///< Packed for columns in lanes: [column panel][k][column].
+  const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;
   const float* center = nullptr;
   const float* scale = nullptr;
@@ -110,10 +111,9 @@ struct Block {
 /// How the packed weights must be cut for one instruction set.
 struct Geometry {
   int lanes;          ///< float32 lanes of a vector
-  int panel_columns;  ///< rows in lanes: most columns of a register tile (which is two vectors of rows high)
+  int panel_columns;  ///< rows in lanes: most chains of a register tile's columns (two vectors of rows high)
   int k_block;        ///< rows in lanes: most inputs of a layer before partial sums go to memory
-  int tile_rows;      ///< columns in lanes: most rows of a register tile,
-  int tile_vectors;   ///< and most vectors of columns
+  int tile_rows;      ///< columns in lanes: most rows of a register tile
 };
 
 /// One instruction set's code. A frame must hold

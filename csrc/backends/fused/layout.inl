@@ -4,7 +4,7 @@
 // A layout has
 //   at(columns)           where a value begins
 //   each(width, f)        f(place) for every vector of a value of that width
-//   reduce(width, ...)    combines the columns of each row
+//   reduce(width, ...)    folds the columns of each row, in an order that depends on the width alone
 // and a place has
 //   offset                of the vector from the value's beginning
 //   constant(p)           the per-column constants p for this vector
@@ -88,30 +88,55 @@ struct RowsInLanes {
     }
   }
 
-  template <typename Term, typename Combine, typename Finish>
-  FUSED_INLINE void reduce(int width, Vector start, Term term, Combine combine, Finish finish,
-                           float* out) const {
-    // Several sums in flight: one after the other, their latency would count.
-    constexpr long kChains = 4;
-    Vector totals[kChains][kVectors];
+  static constexpr long kChains = 4;  ///< Columns whose totals are in flight together.
+  struct Totals {
+    Vector of[kChains][kVectors];
+  };
+
+  /// The totals of the columns first + i, first + i + kStep, ... A row's columns in lanes have one total a
+  /// lane, and then lane i is combined with lane i + kLanes / 2 and so on; here is the same order.
+  template <long kStep, typename Fold, typename Combine>
+  static FUSED_INLINE Totals fold_columns(long first, long width, Vector start, Fold fold, Combine combine) {
+    Totals totals;
 #pragma GCC unroll 8
-    for (long i = 0; i < kChains * kVectors; ++i) totals[i / kVectors][i % kVectors] = start;
-    const auto add_column = [&](long chain, long c) __attribute__((always_inline)) {
+    for (long i = 0; i < kChains * kVectors; ++i) totals.of[i / kVectors][i % kVectors] = start;
+    const auto fold_column = [&](long chain, long c) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (long v = 0; v < kVectors; ++v) {
-        totals[chain][v] = combine(totals[chain][v], term(Place{c * kStride + v * kLanes, c, v}));
+        totals.of[chain][v] = fold(totals.of[chain][v], Place{c * kStride + v * kLanes, c, v});
       }
     };
-    long c = 0;
-    for (; c + kChains <= width; c += kChains) {
-#pragma GCC unroll 4
-      for (long chain = 0; chain < kChains; ++chain) add_column(chain, c + chain);
+    if constexpr (kStep < kLanes) {
+      if (width > kStep) {
+        totals = fold_columns<2 * kStep>(first, width, start, fold, combine);
+        const Totals others = fold_columns<2 * kStep>(first + kStep, width, start, fold, combine);
+#pragma GCC unroll 8
+        for (long i = 0; i < kChains * kVectors; ++i) {
+          Vector& total = totals.of[i / kVectors][i % kVectors];
+          total = combine(total, others.of[i / kVectors][i % kVectors]);
+        }
+        return totals;
+      }
     }
-    for (; c < width; ++c) add_column(0, c);
+    long c = first;
+    for (; c + kChains <= width; c += kStep) {
+#pragma GCC unroll 4
+      for (long chain = 0; chain < kChains; ++chain) fold_column(chain, c + chain);
+    }
+#pragma GCC unroll 4
+    for (long chain = 0; chain < kChains - 1; ++chain) {
+      if (c + chain < width) fold_column(chain, c + chain);
+    }
+    return totals;
+  }
+
+  template <typename Fold, typename Combine, typename Finish>
+  FUSED_INLINE void reduce(int width, Vector start, Fold fold, Combine combine, Finish finish,
+                           float* out) const {
+    const auto [of] = fold_columns<kChains>(0, width, start, fold, combine);
 #pragma GCC unroll 4
     for (long v = 0; v < kVectors; ++v) {
-      const Vector total = combine(combine(totals[0][v], totals[1][v]), combine(totals[2][v], totals[3][v]));
-      store(out + v * kLanes, finish(total));
+      store(out + v * kLanes, finish(combine(combine(of[0][v], of[2][v]), combine(of[1][v], of[3][v]))));
     }
   }
 
@@ -231,7 +256,10 @@ struct RowsInLanes {
     apply_function(function, in, out, static_cast<long>(width) * kVectors);
   }
 
-  FUSED_INLINE void dense(const Step& step) const { dense_lanes<kVectors>(step, at(step.a), at(step.out)); }
+  FUSED_INLINE void dense(const Step& step) const {
+    const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
+    run(step, at(step.a), at(step.out));
+  }
 };
 
 struct ColumnsInLanes {
@@ -256,15 +284,15 @@ struct ColumnsInLanes {
     }
   }
 
-  template <typename Term, typename Combine, typename Finish>
-  FUSED_INLINE void reduce(int width, Vector start, Term term, Combine combine, Finish finish,
+  template <typename Fold, typename Combine, typename Finish>
+  FUSED_INLINE void reduce(int width, Vector start, Fold fold, Combine combine, Finish finish,
                            float* out) const {
     for (long r = 0; r < rows; ++r) {
       Vector total = start;
       for (long c = 0; c < width; c += kLanes) {
-        const Vector value = term(Place{r * stride + c, c, r * stride});
+        const Vector folded = fold(total, Place{r * stride + c, c, r * stride});
         // Lanes beyond the width hold whatever the padding led to.
-        total = combine(total, c + kLanes <= width ? value : select(first_lanes(width - c), value, start));
+        total = c + kLanes <= width ? folded : select(first_lanes(width - c), folded, total);
       }
       if constexpr (kLanes > 8) total = combine(total, swap_lanes<8>(total));
       if constexpr (kLanes > 4) total = combine(total, swap_lanes<4>(total));
@@ -340,6 +368,7 @@ struct ColumnsInLanes {
   }
 
   FUSED_INLINE void dense(const Step& step) const {
-    dense_columns(rows, step, at(step.a), stride, at(step.out));
+    const auto run = step.chains == 1 ? dense_columns<1> : dense_columns<2>;
+    run(rows, step, at(step.a), stride, at(step.out));
   }
 };

@@ -27,6 +27,15 @@ std::vector<std::size_t> panels_of(std::size_t count, std::size_t widest) {
   return sizes;
 }
 
+/// Two sums in flight for each output of a layer so narrow that one row's would wait for one another. It is
+/// a matter of the layer and not of the rows, so that a row's score does not depend on its batch.
+int chains_of(const Dense& layer, const Geometry& geometry) {
+  constexpr std::size_t kFewInputs = 9;
+  constexpr int kFewVectors = 5;
+  const bool narrow = layer.outputs <= static_cast<std::size_t>(kFewVectors * geometry.lanes);
+  return narrow && layer.inputs >= kFewInputs ? 2 : 1;
+}
+
 /// Collects constants; they get their addresses when all are known.
 class Arena {
  public:
@@ -46,7 +55,8 @@ class Arena {
   /// [k block][column panel][k][column]
   std::size_t add_lane_weights(const Dense& layer, const Geometry& geometry) {
     const std::size_t start = begin(layer.inputs * layer.outputs);
-    const auto panels = panels_of(layer.outputs, static_cast<std::size_t>(geometry.panel_columns));
+    const auto panels = panels_of(
+        layer.outputs, static_cast<std::size_t>(geometry.panel_columns / chains_of(layer, geometry)));
     const auto k_block = static_cast<std::size_t>(geometry.k_block);
     float* target = floats_.data() + start;
     for (std::size_t first = 0; first < layer.inputs; first += k_block) {
@@ -64,20 +74,18 @@ class Arena {
     return start + 1;
   }
 
-  /// [column panel][k][column], columns padded to whole vectors with zeros.
+  /// [pair of vectors][k][column], columns padded to whole pairs with zeros.
   std::size_t add_column_weights(const Dense& layer, const Geometry& geometry) {
-    const auto lanes = static_cast<std::size_t>(geometry.lanes);
-    const std::size_t vectors = (layer.outputs + lanes - 1) / lanes;
-    const std::size_t start = begin(layer.inputs * vectors * lanes);
+    const auto pair = static_cast<std::size_t>(2 * geometry.lanes);
+    const std::size_t columns = round_up(layer.outputs, pair);
+    const std::size_t start = begin(layer.inputs * columns);
     float* target = floats_.data() + start;
-    std::size_t column = 0;
-    for (const std::size_t panel : panels_of(vectors, static_cast<std::size_t>(geometry.tile_vectors))) {
+    for (std::size_t column = 0; column < columns; column += pair) {
       for (std::size_t k = 0; k < layer.inputs; ++k) {
-        for (std::size_t c = column; c < column + panel * lanes; ++c) {
+        for (std::size_t c = column; c < column + pair; ++c) {
           *target++ = c < layer.outputs ? to_float32(layer.weights[k * layer.outputs + c]) : 0.0F;
         }
       }
-      column += panel * lanes;
     }
     return start + 1;
   }
@@ -171,6 +179,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
       step.a.offset += instruction.indices.front();
     }
     step.function = instruction.function;
+    step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);
     step.bias = address(places[i].bias);

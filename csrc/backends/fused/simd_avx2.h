@@ -9,7 +9,8 @@ constexpr int kLanes = 8;
 constexpr int kPanelColumns = 6;  // 12 accumulators + 2 of rows + 1 weight, of 16 registers
 constexpr int kBlock = 256;
 constexpr int kTileRows = 4;
-constexpr int kTileVectors = 3;
+constexpr int kTilePairs = 6;
+constexpr int kTileSums = 12;
 constexpr const char* kIsa = "avx2";
 
 #include "backends/fused/simd_vector.inl"

@@ -9,7 +9,8 @@ constexpr int kLanes = 16;
 constexpr int kPanelColumns = 12;  // 24 accumulators + 2 of rows + 1 weight, of 32 registers
 constexpr int kBlock = 256;
 constexpr int kTileRows = 8;
-constexpr int kTileVectors = 3;
+constexpr int kTilePairs = 6;
+constexpr int kTileSums = 24;
 constexpr const char* kIsa = "avx512";
 
 #include "backends/fused/simd_vector.inl"

@@ -2,6 +2,10 @@
 
 // Four lanes of plain vector code: SSE2 on x86-64, NEON on Arm, scalar code elsewhere.
 
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
 namespace datasentinel::fused {
 namespace {
 
@@ -9,12 +13,17 @@ constexpr int kLanes = 4;
 constexpr int kPanelColumns = 6;
 constexpr int kBlock = 256;
 constexpr int kTileRows = 4;
-constexpr int kTileVectors = 3;
+constexpr int kTilePairs = 6;
+constexpr int kTileSums = 12;
 constexpr const char* kIsa = "portable";
 
 #include "backends/fused/simd_vector.inl"
 
+#ifdef __aarch64__
+FUSED_INLINE Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+#else
 FUSED_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+#endif
 // The larger and the smaller; the second operand where either is NaN.
 FUSED_INLINE Vector max(Vector a, Vector b) { return a > b ? a : b; }
 FUSED_INLINE Vector min(Vector a, Vector b) { return a < b ? a : b; }
