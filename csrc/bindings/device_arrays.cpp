@@ -207,10 +207,7 @@ py::object score_on_device(const LoadedScorer& self, const py::object& x, const 
     const py::gil_scoped_release release;
     bad = on->score(rows.address, count, scores);
   }
-  if (bad) {
-    refuse("non-finite value at row " + std::to_string(bad->row) + ", " +
-           self.scorer->describe_column(bad->column));
-  }
+  if (bad) self.scorer->refuse(*bad);
   return result;
 }
 

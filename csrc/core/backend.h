@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -108,6 +109,14 @@ class Session {
   /// Throws Error: unsupported_model when the model has not what is asked for, otherwise backend_failure or
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
+
+  /// As `run`, for rows that may have values that are not finite. Returns the first of these; the outputs mean
+  /// nothing then.
+  [[nodiscard]] virtual std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) {
+    if (const auto cell = find_non_finite(rows)) return cell;
+    run(rows, outputs);
+    return std::nullopt;
+  }
 
   /// Values in the state of a stream; 0: the model has no memory. A new stream's state is all zeros.
   [[nodiscard]] virtual std::size_t state_dim() const noexcept { return 0; }

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,12 @@ class PlannedSession final : public Session {
 
   void run(ConstRows rows, Outputs outputs) override {
     score(rows.rows, [&](Session& session) { session.run(rows, outputs); });
+  }
+
+  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) override {
+    std::optional<Cell> cell;
+    score(rows.rows, [&](Session& session) { cell = session.run_checked(rows, outputs); });
+    return cell;
   }
 
   [[nodiscard]] std::size_t state_dim() const noexcept override {

@@ -91,18 +91,27 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
                 "this model keeps a state for each stream (config.json: key 'state'), so its rows cannot be "
                 "scored one by one");
   }
-  score(rows, outputs, [&] { session_->run(rows, outputs); }, [](std::size_t) { return false; });
+  check_width(rows);
+  score(
+      rows, outputs, [&] { return session_->run_checked(rows, outputs); },
+      [](std::size_t) { return false; });
 }
 
 void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
   require_memory();
+  check(rows);
   score(
-      rows, outputs, [&] { session_->step(rows, {.before = states, .after = states}, outputs); },
+      rows, outputs,
+      [&] {
+        session_->step(rows, {.before = states, .after = states}, outputs);
+        return std::optional<Cell>();
+      },
       [&](std::size_t row) { return is_warming(states + row * state_dim()); });
 }
 
 void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
   require_memory();
+  check(rows);
   std::size_t warming = 0;
   const auto call = [&] {
     const States states{.before = state, .after = state};
@@ -111,6 +120,7 @@ void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
       session_->step(row, states, outputs.from_row(i, rows.columns));
     }
     warming = warming_rows(state, rows.rows);
+    return std::optional<Cell>();
   };
   score(rows, outputs, call, [&](std::size_t row) { return row < warming; });
 }
@@ -119,23 +129,28 @@ void Scorer::require_memory() const {
   if (state_dim() == 0) throw Error(ErrorCode::unsupported_model, "this model has no memory of streams");
 }
 
-void Scorer::check(ConstRows rows) const {
+void Scorer::check_width(ConstRows rows) const {
   if (rows.columns != input_dim()) {
     throw Error(ErrorCode::invalid_argument, "expected " + std::to_string(input_dim()) +
                                                  " values per row, got " + std::to_string(rows.columns));
   }
-  if (const auto cell = find_non_finite(rows)) {
-    throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell->row) + ", " +
-                                                 describe_column(cell->column));
-  }
+}
+
+void Scorer::refuse(Cell cell) const {
+  throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell.row) + ", " +
+                                               describe_column(cell.column));
+}
+
+void Scorer::check(ConstRows rows) const {
+  check_width(rows);
+  if (const auto cell = find_non_finite(rows)) refuse(*cell);
 }
 
 template <typename Call, typename IsWarming>
 void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming) {
-  check(rows);
   if (rows.rows == 0) return;
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
-  call();
+  if (const auto cell = call()) refuse(*cell);
   const Clock::time_point finished = histograms_ ? Clock::now() : started;
   const std::chrono::duration<double> compute = finished - started;
   if (outputs.contributions != nullptr) {

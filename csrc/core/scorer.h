@@ -91,6 +91,9 @@ class Scorer {
   /// Throws Error{invalid_argument} for rows that `run`, `step` and `scan` refuse.
   void check(ConstRows rows) const;
 
+  /// Throws Error{invalid_argument} for a value that is not finite.
+  [[noreturn]] void refuse(Cell cell) const;
+
   /// As `run` for rows of as many streams; `states`, one a row, are brought up to date.
   void step(ConstRows rows, float* states, Outputs outputs);
 
@@ -100,10 +103,12 @@ class Scorer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// Checks, scores by `call`, and counts; a row that `is_warming` counts as no anomaly, and its score not.
+  /// Scores by `call`, which returns the first value that is not finite, and counts; a row that `is_warming`
+  /// counts as no anomaly, and its score not.
   template <typename Call, typename IsWarming>
   void score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming);
   void require_memory() const;
+  void check_width(ConstRows rows) const;
   void sample(ConstRows rows, std::size_t index, Clock::time_point now) noexcept;
   void record(std::size_t rows, double compute_s) noexcept;
 

@@ -223,7 +223,8 @@ class Detector:
             (time, id, label, ignored ones) are passed over. With the backend "fused-cuda" it may lie on
             the CUDA device (`__dlpack__` or `__cuda_array_interface__`), C-contiguous and float32.
         out : ndarray of float32, shape [N] ([1] for a single row), optional
-            Where to write the scores; nothing is allocated then. For rows on the device, memory there.
+            Where to write the scores; nothing is allocated then. For rows on the device, memory there. What
+            it holds after an error means nothing.
 
         Returns
         -------

@@ -117,6 +117,7 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   };
   for (Slot& slot : lane->slots) {
     slot.stream = cuda::make_stream(*driver_);
+    slot.bad = make_bad_value();
     allocate(slot.input, true, input_dim_);
     allocate(slot.scores, true, 1);
     allocate(slot.output, has_output_, input_dim_);
@@ -147,16 +148,18 @@ void CudaSession::launch(const Slot& slot, const Call& call, bool mapped) const 
     if (wanted == nullptr) return 0;
     return mapped ? buffer.mapped : buffer.device.get();
   };
+  if (call.is_checked) slot.bad.place() = kNowhere;
   launch({.input = address(slot.input, call.rows.data),
           .rows = slot.rows,
           .scores = address(slot.scores, call.outputs.scores),
           .output = address(slot.output, call.outputs.reconstructions),
-          .contributions = address(slot.contributions, call.outputs.contributions)},
+          .contributions = address(slot.contributions, call.outputs.contributions),
+          .bad = call.is_checked ? slot.bad.mapped : 0},
          slot.stream.get());
 }
 
-CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs) const {
-  Call call{.rows = rows, .outputs = outputs};
+CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs, bool is_checked) const {
+  Call call{.rows = rows, .outputs = outputs, .is_checked = is_checked};
   if (rows.size() * sizeof(float) <= kMappedBytes) return call;
   const auto is_locked = [&](const float* matrix, std::size_t columns) {
     return matrix != nullptr && driver_->is_page_locked(matrix, rows.rows * columns * sizeof(float));
@@ -213,10 +216,14 @@ void CudaSession::start(Slot& slot, const Call& call, std::size_t first, std::si
   fetch(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
 }
 
-void CudaSession::finish(Slot& slot, const Call& call) const {
-  if (slot.rows == 0) return;
+std::optional<Cell> CudaSession::finish(Slot& slot, const Call& call) const {
+  if (slot.rows == 0) return std::nullopt;
   driver_->check(driver_->cuStreamSynchronize(slot.stream.get()), "running the kernel");
   const std::size_t count = std::exchange(slot.rows, 0);
+  if (call.is_checked && slot.bad.place() != kNowhere) {
+    const std::uint64_t place = slot.bad.place();
+    return Cell{.row = slot.first + place / input_dim_, .column = place % input_dim_};
+  }
   const auto deliver = [&](float* target, bool is_locked, const Buffer& buffer, std::size_t columns) {
     if (target == nullptr || is_locked) return;
     std::memcpy(target + slot.first * columns, buffer.rows(), count * columns * sizeof(float));
@@ -224,6 +231,7 @@ void CudaSession::finish(Slot& slot, const Call& call) const {
   deliver(call.outputs.scores, call.scores_locked, slot.scores, 1);
   deliver(call.outputs.reconstructions, call.output_locked, slot.output, input_dim_);
   deliver(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
+  return std::nullopt;
 }
 
 /// After a failure nothing may be under way any more in what another thread borrows next.
@@ -241,7 +249,16 @@ void CudaSession::refuse_if_failed() const {
   }
 }
 
-void CudaSession::run(ConstRows rows, Outputs outputs) {
+std::optional<Cell> CudaSession::run_checked(ConstRows rows, Outputs outputs) {
+  // For the kernel a check costs little beside the bus; of a few rows the CPU is done before one has started.
+  const bool is_small = rows.size() * sizeof(float) <= kMappedBytes;
+  if (is_small) {
+    if (const auto cell = find_non_finite(rows)) return cell;
+  }
+  return run_chunks(rows, outputs, !is_small);
+}
+
+std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, bool is_checked) {
   if (outputs.reconstructions != nullptr && !has_output_) {
     throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
   }
@@ -254,14 +271,18 @@ void CudaSession::run(ConstRows rows, Outputs outputs) {
   const auto lane = lanes_.borrow();
   try {
     driver_->enter();
-    const Call call = describe(rows, outputs);
+    const Call call = describe(rows, outputs, is_checked);
+    // Chunks are finished in the order of their rows, so the first bad value that is met is the first of all.
+    std::optional<Cell> bad;
     std::size_t turn = 0;
-    for (std::size_t first = 0; first < rows.rows; first += chunk_rows_) {
-      Slot& slot = lane->slots[turn++ % kSlots];
-      finish(slot, call);
-      start(slot, call, first, std::min(chunk_rows_, rows.rows - first));
+    for (std::size_t first = 0; first < rows.rows && !bad; first += chunk_rows_, ++turn) {
+      Slot& slot = lane->slots[turn % kSlots];
+      bad = finish(slot, call);
+      if (!bad) start(slot, call, first, std::min(chunk_rows_, rows.rows - first));
     }
-    for (std::size_t i = 0; i < kSlots; ++i) finish(lane->slots[turn++ % kSlots], call);
+    for (std::size_t i = 0; i < kSlots && !bad; ++i) bad = finish(lane->slots[turn++ % kSlots], call);
+    if (bad) abandon(*lane);
+    return bad;
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
     abandon(*lane);

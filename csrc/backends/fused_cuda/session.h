@@ -28,7 +28,7 @@ using cuda::Stream;
 /// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
 /// nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap another's
 /// work: straight from and to the caller's memory where that is page-locked, otherwise by way of ours, into
-/// which a few threads copy.
+/// which a few threads copy. Their values are checked by the kernel.
 class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
@@ -36,7 +36,8 @@ class CudaSession final : public Session, public DeviceScoring {
   ~CudaSession() override { driver_->enter_if_possible(); }
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
-  void run(ConstRows rows, Outputs outputs) override;
+  void run(ConstRows rows, Outputs outputs) override { static_cast<void>(run_chunks(rows, outputs, false)); }
+  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   [[nodiscard]] DeviceScoring* device_scoring() noexcept override { return this; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
@@ -82,6 +83,7 @@ class CudaSession final : public Session, public DeviceScoring {
   struct Call {
     ConstRows rows;
     Outputs outputs;
+    bool is_checked = false;
     bool rows_locked = false, scores_locked = false, output_locked = false, contributions_locked = false;
   };
 
@@ -89,6 +91,7 @@ class CudaSession final : public Session, public DeviceScoring {
   struct Slot {
     Stream stream;
     Buffer input, scores, output, contributions;
+    BadValue bad;
     std::size_t first = 0;
     std::size_t rows = 0;  ///< 0: nothing in flight.
   };
@@ -119,10 +122,11 @@ class CudaSession final : public Session, public DeviceScoring {
   void launch(const Slot& slot, const Call& call, bool mapped) const;
   void refuse_if_failed() const;
   [[nodiscard]] BadValue make_bad_value() const;
-  [[nodiscard]] Call describe(ConstRows rows, Outputs outputs) const;
+  [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, bool is_checked) const;
+  [[nodiscard]] std::optional<Cell> run_chunks(ConstRows rows, Outputs outputs, bool is_checked);
   void stage(float* target, const float* source, std::size_t bytes);
   void start(Slot& slot, const Call& call, std::size_t first, std::size_t count);
-  void finish(Slot& slot, const Call& call) const;
+  [[nodiscard]] std::optional<Cell> finish(Slot& slot, const Call& call) const;
   void abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;

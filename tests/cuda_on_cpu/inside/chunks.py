@@ -86,11 +86,25 @@ def test_the_first_value_of_all_chunks_that_is_not_finite_is_named(cuda, detecto
     rows = rows_for(4 * CHUNK + 7)
     rows[row, 17] = np.inf
     rows[-1, 3] = np.nan
+    cuda.fail("")  # Counts from here.
     with pytest.raises(InvalidInputError, match=f"non-finite value at row {row}, column 17"):
         detector.score(place(rows))
+    assert cuda.calls("cuLaunchKernel") >= row // CHUNK + 1  # It was the device that looked.
     # Nothing of it is left under way, and the session goes on.
     rows = rows_for(CHUNK + 1)
     np.testing.assert_allclose(detector.score(place(rows)), NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_every_method_names_a_value_that_is_not_finite(cuda, detector, count):
+    """Of a few rows the host looks, of more the device."""
+    rows = rows_for(count)
+    rows[2, COLUMNS - 1] = np.nan
+    for method in (detector.score, detector.predict, detector.reconstruct, detector.contributions):
+        with pytest.raises(InvalidInputError, match=f"non-finite value at row 2, column {COLUMNS - 1}"):
+            method(rows)
+    rows[2, COLUMNS - 1] = 0
+    np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
 
 
 def in_threads(count: int, work) -> None:
