@@ -104,6 +104,20 @@ def write_autoencoder(directory: Path, widths: tuple[int, ...], *, seed: int = 0
     return save_artifact(directory, onnx, Config(**dims, threshold=threshold, name=name))
 
 
+def write_default(directory: Path, columns: int, *, name: str = "") -> Path:
+    """Write what `datasentinel train` makes of rows of so many columns, which costs as much for any rows."""
+    from datasentinel.export import build_artifact  # The trained models need torch.
+    from datasentinel.training import TrainingSettings, train
+
+    random = np.random.default_rng(0)
+    causes = random.normal(size=(3000, columns // 4))
+    noise = random.normal(size=(3000, columns))
+    rows = (causes @ random.normal(size=(columns // 4, columns)) + noise).astype(np.float32)
+    result = train(rows, settings=TrainingSettings(model="ensemble", steps=20))
+    built = build_artifact(result, rows=rows, name=name)
+    return save_artifact(directory, built.onnx, built.config)
+
+
 def subject(size: str, folder: Path) -> Subject:
     """One of `SIZES`, written below `folder`."""
     artifact = load_artifact(write_autoencoder(folder / size, SIZES[size], name=size))

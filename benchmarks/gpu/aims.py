@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.gpu.cases import batches_of, flops_per_row
+from benchmarks.gpu.cases import DEFAULT, batches_of
+from benchmarks.gpu.contenders import NO_WAIT
 from benchmarks.gpu.torch_contenders import EAGER, GRAPHS
-from benchmarks.models import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +40,8 @@ class Goal:
     bound : float
     against : str
         A contender.
+    ours : str
+        What of ours it is about.
     """
 
     about: str
@@ -50,6 +52,7 @@ class Goal:
     bound: float
     precision: str = "float32"
     against: str = ""
+    ours: str = OURS
 
     @property
     def case(self) -> str:
@@ -68,7 +71,7 @@ class Goal:
 
     def cases(self) -> list[tuple[str, int, str, str]]:
         """What has to be measured: model, rows, place and contender's label."""
-        ours = OURS if self.precision == "float32" else f"{OURS}, {self.precision}"
+        ours = self.ours if self.precision == "float32" else f"{self.ours}, {self.precision}"
         labels = [ours, self.against] if self.against else [ours]
         return [(self.size, rows, self.place, label) for rows in self.batches() for label in labels]
 
@@ -81,9 +84,11 @@ GOALS = (
     Goal(_HOST, "small", "pinned", 262_144, "bus", 0.85),
     Goal(_HOST, "small", "host", 16_777_216, "bus", 0.35),
     Goal("one row on the device", "small", "device", 1, "latency", 15.0),
+    Goal("one row on the device, CPU time of a call", "small", "device", 1, "latency", 6.0, ours=NO_WAIT),
     Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.65),
     Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.40, "tf32"),
     Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.35, "bf16"),
+    Goal(_DEVICE, DEFAULT, "device", 65_536, "arithmetic", 0.50),
     *(
         Goal(f"faster than {other}", "large", "device", None, "faster", 1.0, against=other)
         for other in (EAGER, GRAPHS)
@@ -134,12 +139,12 @@ def shares(result: Result, roofs: dict[str, Any]) -> dict[str, float]:
     if "p50_us" not in result:
         return {}
     seconds = 1e-6 * result["p50_us"]
-    rows, width = result["rows"], SIZES[result["size"]][0]
+    rows, width = result["rows"], result["columns"]
     work = {}
     if result["place"] == "device":
         precision = result["precision"]
         work["memory"] = (4e-9 * rows * (width + 1), roofs.get("device_memory_gb_s"))
-        work["arithmetic"] = (1e-12 * rows * flops_per_row(result["size"]), roofs.get(f"{precision}_tflop_s"))
+        work["arithmetic"] = (1e-12 * rows * result["flops_per_row"], roofs.get(f"{precision}_tflop_s"))
     elif rows >= MIN_BULK_ROWS:
         work["bus"] = (4e-9 * rows * width, roofs.get("host_to_device_gb_s"))
     return {name: amount / seconds / roof for name, (amount, roof) in work.items() if isinstance(roof, float)}

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu import aims, supervise
-from benchmarks.gpu.cases import BATCHES, batches_of, key
+from benchmarks.gpu.cases import BATCHES, DEFAULT, DEFAULT_COLUMNS, batches_of, key
 from benchmarks.gpu.contenders import all_contenders
 from benchmarks.gpu.tables import markdown
 from benchmarks.gpu.worker import Task
-from benchmarks.models import SIZES, write_autoencoder
+from benchmarks.models import SIZES, write_autoencoder, write_default
 from datasentinel.backend import backends, build_info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from benchmarks.gpu.budget import Budget
     from benchmarks.gpu.cases import Contender
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _ROOFS_S = 30.0
 _ROOFS_SHARE = 0.1
 _SAVE_INTERVAL_S = 1.0
-# Of the time that is left after tests and roofs.
-_AIMS_SHARE = 0.6
+# Of the time that is left after the roofs.
+_AIMS_SHARE = 0.75
 
 
 @dataclass
@@ -71,12 +71,16 @@ class Report:
         """Write both files, each all at once."""
         roofs = self.content.get("roofs", {})
         results = [result | _shares_of(result, roofs) for result in self.results.values()]
-        verdicts = aims.judge(results, roofs, self.goals)
-        report = self.content | {"aims": verdicts, "results": results}
+        report = self.content | {"aims": self.verdicts, "results": results}
         _write(self.out, json.dumps(report, indent=1))
         if self.table is not None:
             _write(self.table, markdown(report))
         self._saved_s = time.monotonic()
+
+    @property
+    def verdicts(self) -> list[dict[str, str]]:
+        """Each aim beside what was measured for it."""
+        return aims.judge(self.results.values(), self.content.get("roofs", {}), self.goals)
 
     @property
     def wrong(self) -> list[str]:
@@ -107,11 +111,13 @@ def measure(
     sizes: Sequence[str],
     batches: tuple[int, ...] = BATCHES,
     only: Sequence[str] = (),
+    between: Callable[[], object] = lambda: None,
 ) -> None:
     """Measure roofs and models within the budget, and note what there was no time for.
 
     What the aims are about comes first, each in its own case, and with `only` that is all, for those aims of
-    whose name or case one of the words is part. The rest gets the time that is left.
+    whose name or case one of the words is part. The rest gets the time that is left by that and by what is to
+    be done between.
     """
     report.goals = aims.goals_of(sizes, only)
     report.content["build info"] = build_info()
@@ -127,13 +133,13 @@ def measure(
     problems = report.content["problems"] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for size in sizes:
-            write_autoencoder(folder / size, SIZES[size], name=size)
         _measure_aims(report, budget if only else budget.share(1 / _AIMS_SHARE), device, folder, problems)
         if only:
             return
+        between()
         for index, size in enumerate(sizes):
             wanted = batches_of(size, batches)
+            _write_model(folder, size)
             task = Task("model", -1, device, 0.0, size, str(folder / size), wanted)
             part = budget.share(len(sizes) - index)
             problems[size] = problems.get(size, []) + supervise.measure_model(task, part, report.take)
@@ -142,17 +148,28 @@ def measure(
             report.save()
 
 
+def _write_model(folder: Path, size: str) -> None:
+    if (folder / size).exists():
+        return
+    if size == DEFAULT:
+        write_default(folder / size, DEFAULT_COLUMNS, name=size)
+    else:
+        write_autoencoder(folder / size, SIZES[size], name=size)
+
+
 def _measure_aims(
     report: Report, budget: Budget, device: str, folder: Path, problems: dict[str, list[str]]
 ) -> None:
     """Measure the cases of the aims and nothing else, model by model."""
-    cases: dict[str, list[tuple[int, str, str]]] = {}
+    cases: dict[str, dict[tuple[int, str, str], None]] = {}
     for goal in report.goals:
         for size, *case in goal.cases():
-            cases.setdefault(size, []).append(tuple(case))
+            cases.setdefault(size, {})[tuple(case)] = None
     left = sum(map(len, cases.values()))
-    for size, wanted in cases.items():
+    for size, some in cases.items():
+        wanted = list(some)
         rows = sorted({case[0] for case in wanted})
+        _write_model(folder, size)
         task = Task("model", -1, device, 0.0, size, str(folder / size), rows, cases=wanted)
         # A model's part is as large as its share of the cases.
         part = budget.share(left / len(wanted))

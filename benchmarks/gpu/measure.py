@@ -276,6 +276,9 @@ class Bench:
                 "contender": contender.name,
                 "precision": contender.precision,
                 "label": contender.label,
+                "columns": self.subject.input_dim,
+                # Two for each multiply-add of the dense layers; everything else counts as nothing.
+                "flops_per_row": 2 * (self.subject.multiply_adds_per_row or 0),
             }
             | outcome
         )

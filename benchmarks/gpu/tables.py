@@ -21,7 +21,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Write the roofs, the aims, the times, and what was not run."""
     parts = [_head(report), _roofs(report.get("roofs", {}))]
     if report.get("aims"):
-        parts.append(_aims(report["aims"]))
+        parts.append(aims_table(report["aims"]))
     results = report.get("results", [])
     for size in dict.fromkeys(result["size"] for result in results):
         for place in PLACES:
@@ -77,7 +77,8 @@ def _not_run(outcome: dict[str, Any]) -> str:
     return f"not run: {outcome['not run']}"
 
 
-def _aims(aims: list[dict[str, str]]) -> str:
+def aims_table(aims: list[dict[str, str]]) -> str:
+    """Each aim beside what was measured, with the verdict."""
     return table(
         ("aim", "case", "wanted", "measured", "verdict"),
         (

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.arrays import find_arrays
 from benchmarks.gpu.budget import Budget, Estimates
-from benchmarks.gpu.cases import NotRun, flops_per_row
+from benchmarks.gpu.cases import NotRun
 from benchmarks.gpu.contenders import all_contenders
 from benchmarks.gpu.measure import Bench, SickDeviceError
 from benchmarks.gpu.roofs import ROOFS, measure_roofs
 from datasentinel.artifact import load_artifact
-from datasentinel.bench.subject import Subject, float64_reference
+from datasentinel.bench.subject import subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,10 +76,8 @@ def measure_model(
 ) -> None:
     """Measure the task's batches one after the other."""
     total = Budget(task.budget_s)
-    artifact = load_artifact(Path(task.folder))
-    subject = Subject(task.size, artifact, flops_per_row(task.size) // 2, float64_reference(artifact.onnx))
     bench = Bench(
-        subject,
+        subject_of(load_artifact(Path(task.folder))),
         task.device,
         find_arrays(task.device),
         list(contenders),

@@ -45,28 +45,51 @@ std::string place_of(py::handle object) {
   return device ? describe(*device) : "a CUDA device";
 }
 
+/// CUDA has two names for the legacy default stream; DLPack knows this one.
+constexpr std::uint64_t kLegacyStream = 1;
+constexpr std::uint64_t named(std::uint64_t stream) { return stream == 0 ? kLegacyStream : stream; }
+
+/// Where a call works. What is not ready on that stream is waited for, unless the caller says that all is.
+struct WorkPlace {
+  DeviceScoring& on;
+  std::uint64_t stream;
+  bool is_callers = false;
+};
+
 DeviceTensor import_dlpack(py::handle object, const std::string& name, const dlpack::DLDevice& device,
-                           const DeviceScoring& on) {
+                           const WorkPlace& place) {
   if ((device.device_type != dlpack::kDLCUDA && device.device_type != dlpack::kDLCUDAManaged) ||
-      device.device_id != on.device()) {
+      device.device_id != place.on.device()) {
     refuse(name + " lies on " + describe(device) + ", and this model runs on CUDA device " +
-           std::to_string(on.device()));
+           std::to_string(place.on.device()));
   }
   DeviceTensor result;
+  std::optional<dlpack::DLTensor> tensor;
   try {
-    result.owner = dlpack::ImportedTensor(object, on.stream());
+    const auto current = place.is_callers ? place.stream : dlpack::current_stream_of(object, device);
+    const bool is_ready = current && named(*current) == place.stream;
+    if (is_ready) tensor = dlpack::borrow(object);
+    if (!tensor) {
+      result.owner = dlpack::ImportedTensor(object, is_ready ? -1 : static_cast<std::int64_t>(place.stream));
+      tensor = result.owner.tensor();
+    }
   } catch (const py::error_already_set& error) {
     refuse(name + " cannot be read: " + error.what());
   }
-  if (!result.owner.is_float32()) refuse(name + " must be float32 on the device; convert it there");
-  if (!result.owner.is_contiguous()) refuse(name + " must be C-contiguous on the device; copy it there");
-  result.address = result.owner.address();
-  const dlpack::DLTensor& tensor = result.owner.tensor();
-  result.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
+  if (!dlpack::is_float32(*tensor)) refuse(name + " must be float32 on the device; convert it there");
+  if (!dlpack::is_contiguous(*tensor)) refuse(name + " must be C-contiguous on the device; copy it there");
+  result.address = dlpack::address_of(*tensor);
+  result.shape.assign(tensor->shape, tensor->shape + tensor->ndim);
   return result;
 }
 
-DeviceTensor import_cuda_array(py::handle object, const std::string& name, DeviceScoring& on) {
+/// The stream on which an array is ready, where it says so.
+std::optional<std::uint64_t> stream_of_array(const py::dict& about) {
+  if (!about.contains("stream") || about["stream"].is_none()) return std::nullopt;
+  return named(about["stream"].cast<std::uint64_t>());
+}
+
+DeviceTensor import_cuda_array(py::handle object, const std::string& name, const WorkPlace& place) {
   const py::dict about = object.attr(kCudaArray);
   if (about["typestr"].cast<std::string>() != "<f4") {
     refuse(name + " must be float32 on the device; convert it there");
@@ -83,26 +106,56 @@ DeviceTensor import_cuda_array(py::handle object, const std::string& name, Devic
     }
   }
   std::tie(result.address, result.is_read_only) = about["data"].cast<std::pair<std::uint64_t, bool>>();
-  if (about.contains("stream") && !about["stream"].is_none()) {
-    const auto stream = about["stream"].cast<std::uint64_t>();
+  const auto stream = stream_of_array(about);
+  if (!place.is_callers && stream && *stream != place.stream) {
     const py::gil_scoped_release release;
-    on.wait_for(stream);
+    place.on.wait_for(*stream);
   }
   return result;
 }
 
-DeviceTensor import(py::handle object, const std::string& name, DeviceScoring& on) {
+DeviceTensor import(py::handle object, const std::string& name, const WorkPlace& place) {
   const auto device = dlpack::device_of(object);
-  if (device && !dlpack::is_on_host(*device)) return import_dlpack(object, name, *device, on);
-  if (!device && py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, on);
+  if (device && !dlpack::is_on_host(*device)) return import_dlpack(object, name, *device, place);
+  if (!device && py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, place);
   refuse(name + " must lie on the same CUDA device as the rows");
 }
 
-/// Scores in memory of ours on the device, complete when this is made.
+/// The stream on which rows are ready, or ours where their library does not say.
+std::uint64_t stream_for(py::handle rows, const DeviceScoring& on) {
+  if (const auto device = dlpack::device_of(rows)) {
+    const bool is_ours = device->device_type == dlpack::kDLCUDA && device->device_id == on.device();
+    const auto current = is_ours ? dlpack::current_stream_of(rows, *device) : std::nullopt;
+    return current ? named(*current) : on.stream();
+  }
+  return stream_of_array(rows.attr(kCudaArray)).value_or(on.stream());
+}
+
+/// The caller's stream.
+std::uint64_t as_stream(const py::object& stream) {
+  py::object address = stream;
+  if (py::hasattr(stream, "__cuda_stream__")) {
+    const auto [version, handle] = stream.attr("__cuda_stream__")().cast<std::pair<int, py::object>>();
+    if (version != 0)
+      refuse("stream: version " + std::to_string(version) + " of __cuda_stream__ is not known");
+    address = handle;
+  }
+  if (!py::isinstance<py::int_>(address) || address.cast<std::int64_t>() < 0) {
+    refuse("stream must be a CUDA stream's address as an integer, or an object with __cuda_stream__");
+  }
+  return named(address.cast<std::uint64_t>());
+}
+
+/// Scores in memory of ours on the device: complete when this is made, or once the work of a stream is done.
 class DeviceScores {
  public:
-  DeviceScores(std::shared_ptr<const DeviceBlock> memory, std::size_t count, int device)
-      : memory_(std::move(memory)), count_(static_cast<std::int64_t>(count)), device_(device) {}
+  DeviceScores(std::shared_ptr<const DeviceBlock> memory, std::size_t count, std::shared_ptr<Session> session,
+               std::optional<std::uint64_t> stream)
+      : memory_(std::move(memory)),
+        count_(static_cast<std::int64_t>(count)),
+        session_(std::move(session)),
+        device_(session_->device_scoring()->device()),
+        stream_(stream) {}
 
   [[nodiscard]] std::int64_t size() const noexcept { return count_; }
   [[nodiscard]] std::pair<int, int> device() const { return {dlpack::kDLCUDA, device_}; }
@@ -113,13 +166,14 @@ class DeviceScores {
     about["typestr"] = "<f4";
     about["data"] = py::make_tuple(memory_->address(), false);
     about["strides"] = py::none();
-    about["stream"] = py::none();
+    about["stream"] = stream_;
     about["version"] = 3;
     return about;
   }
 
-  /// A capsule that shares the memory. The scores are complete, so that no stream has to wait for them.
-  [[nodiscard]] py::capsule dlpack() const {
+  /// A capsule that shares the memory, for use on the stream that `options` tell, as DLPack has it.
+  [[nodiscard]] py::capsule dlpack(const py::kwargs& options) const {
+    if (stream_) wait_unless_on(options);
     struct Export {
       dlpack::DLManagedTensor managed{};
       std::int64_t size = 0;
@@ -150,31 +204,38 @@ class DeviceScores {
   }
 
  private:
+  void wait_unless_on(const py::kwargs& options) const {
+    const bool is_told = options.contains("stream") && !options["stream"].is_none();
+    const std::int64_t wanted = is_told ? options["stream"].cast<std::int64_t>() : kLegacyStream;
+    if (wanted == -1 || named(static_cast<std::uint64_t>(wanted)) == *stream_) return;
+    const py::gil_scoped_release release;
+    session_->device_scoring()->wait_for(*stream_);
+  }
+
   std::shared_ptr<const DeviceBlock> memory_;
   std::int64_t count_;
+  std::shared_ptr<Session> session_;
   int device_;
+  std::optional<std::uint64_t> stream_;
 };
 
-}  // namespace
-
-bool lies_on_device(py::handle object) {
-  if (const auto device = dlpack::device_of(object)) return !dlpack::is_on_host(*device);
-  return py::hasattr(object, kCudaArray);
-}
-
-void refuse_device(const py::object& x) {
-  if (lies_on_device(x)) {
-    refuse("x lies on " + place_of(x) + ", and only scores are computed there; copy it to the host");
-  }
-}
-
-py::object score_on_device(const LoadedScorer& self, const py::object& x, const py::object& out) {
-  DeviceScoring* on = self.session->device_scoring();
+/// Scores on `callers_stream` without waiting, or where `x` is ready and waits.
+py::object score_rows(const LoadedScorer& self, const py::object& x, const py::object& out,
+                      std::optional<std::uint64_t> callers_stream) {
+  DeviceScoring* const on = self.session->device_scoring();
   if (on == nullptr) {
     refuse("x lies on " + place_of(x) + ", and backend '" + std::string(self.session->backend()) +
            "' scores rows in host memory; copy x there, or load the model with backend 'fused-cuda'");
   }
-  const DeviceTensor rows = import(x, "x", *on);
+  check_device_rows(self);
+  const WorkPlace place{.on = *on,
+                        .stream = callers_stream ? *callers_stream : stream_for(x, *on),
+                        .is_callers = callers_stream.has_value()};
+  if ((!callers_stream || out.is_none()) && on->is_captured(place.stream)) {
+    refuse(
+        "what is captured for a CUDA graph is scored with stream= and out=, which neither wait nor allocate");
+  }
+  const DeviceTensor rows = import(x, "x", place);
   if (rows.shape.empty() || rows.shape.size() > 2) refuse("x must have shape [N, D] or [D]");
   const std::size_t count = rows.shape.size() == 2 ? static_cast<std::size_t>(rows.shape.front()) : 1;
   if (rows.shape.back() != static_cast<std::int64_t>(self.session->input_dim())) {
@@ -191,9 +252,9 @@ py::object score_on_device(const LoadedScorer& self, const py::object& x, const 
   if (out.is_none()) {
     auto memory = on->allocate(std::max<std::size_t>(count, 1) * sizeof(float));
     scores = memory->address();
-    result = py::cast(DeviceScores(std::move(memory), count, on->device()));
+    result = py::cast(DeviceScores(std::move(memory), count, self.session, callers_stream));
   } else {
-    target = import(out, "out", *on);
+    target = import(out, "out", place);
     if (target.shape != std::vector<std::int64_t>{static_cast<std::int64_t>(count)}) {
       refuse("out must have shape (" + std::to_string(count) + ",)");
     }
@@ -205,10 +266,45 @@ py::object score_on_device(const LoadedScorer& self, const py::object& x, const 
   std::optional<Cell> bad;
   {
     const py::gil_scoped_release release;
-    bad = on->score(rows.address, count, scores);
+    if (callers_stream) {
+      on->launch(rows.address, count, scores, place.stream);
+    } else {
+      bad = on->score(rows.address, count, scores, place.stream);
+    }
   }
   if (bad) self.scorer->refuse(*bad);
   return result;
+}
+
+}  // namespace
+
+bool lies_on_device(py::handle object) {
+  if (const auto device = dlpack::device_of(object)) return !dlpack::is_on_host(*device);
+  return py::hasattr(object, kCudaArray);
+}
+
+void refuse_device(const py::object& x) {
+  if (lies_on_device(x)) {
+    refuse("x lies on " + place_of(x) + ", and only scores are computed there; copy it to the host");
+  }
+}
+
+py::object score_on_device(const LoadedScorer& self, const py::object& x, const py::object& out) {
+  return score_rows(self, x, out, std::nullopt);
+}
+
+py::object score_on_stream(const LoadedScorer& self, const py::object& x, const py::object& out,
+                           const py::object& stream) {
+  if (!lies_on_device(x)) refuse("stream= is for rows on a CUDA device, and x lies in host memory");
+  return score_rows(self, x, out, as_stream(stream));
+}
+
+void check_device_rows(const LoadedScorer& self) {
+  DeviceScoring* const on = self.session->device_scoring();
+  if (on == nullptr) return;
+  if (const auto bad = on->take_bad_value()) {
+    self.scorer->refuse(*bad, " of rows that were scored before on a stream of the caller's");
+  }
 }
 
 void bind_device_arrays(py::module_& module) {
@@ -216,7 +312,8 @@ void bind_device_arrays(py::module_& module) {
       .def("__len__", &DeviceScores::size)
       .def_property_readonly("shape", [](const DeviceScores& self) { return py::make_tuple(self.size()); })
       .def("__dlpack_device__", &DeviceScores::device)
-      .def("__dlpack__", [](const DeviceScores& self, const py::kwargs&) { return self.dlpack(); })
+      .def("__dlpack__",
+           [](const DeviceScores& self, const py::kwargs& options) { return self.dlpack(options); })
       .def_property_readonly("__cuda_array_interface__", &DeviceScores::cuda_array);
 }
 

@@ -11,10 +11,46 @@ namespace {
 
 constexpr const char* kCapsule = "dltensor";
 constexpr const char* kUsedCapsule = "used_dltensor";
+constexpr const char* kExchange = "__dlpack_c_exchange_api__";
+constexpr const char* kExchangeCapsule = "dlpack_exchange_api";
+constexpr std::uint32_t kExchangeVersion = 1;
+
+/// What the object's type offers, or null.
+const DLPackExchangeAPI* exchange_of(py::handle object) {
+  const py::handle type = py::type::handle_of(object);
+  if (!py::hasattr(type, kExchange)) return nullptr;
+  const py::object capsule = type.attr(kExchange);
+  if (PyCapsule_IsValid(capsule.ptr(), kExchangeCapsule) == 0) return nullptr;
+  const auto* header =
+      static_cast<const DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), kExchangeCapsule));
+  while (header != nullptr && header->version.major > kExchangeVersion) header = header->prev_api;
+  if (header == nullptr || header->version.major != kExchangeVersion) return nullptr;
+  return reinterpret_cast<const DLPackExchangeAPI*>(header);
+}
 
 }  // namespace
 
+std::optional<DLTensor> borrow(py::handle object) {
+  const DLPackExchangeAPI* const exchange = exchange_of(object);
+  if (exchange == nullptr || exchange->dltensor_from_py_object_no_sync == nullptr) return std::nullopt;
+  DLTensor tensor{};
+  if (exchange->dltensor_from_py_object_no_sync(object.ptr(), &tensor) == 0) return tensor;
+  PyErr_Clear();  // A tensor without memory, say. Asked by `__dlpack__`, its library says what is wrong.
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> current_stream_of(py::handle object, DLDevice device) {
+  const DLPackExchangeAPI* const exchange = exchange_of(object);
+  if (exchange == nullptr || exchange->current_work_stream == nullptr) return std::nullopt;
+  void* stream = nullptr;
+  if (exchange->current_work_stream(device.device_type, device.device_id, &stream) != 0) {
+    throw py::error_already_set();
+  }
+  return reinterpret_cast<std::uintptr_t>(stream);
+}
+
 std::optional<DLDevice> device_of(py::handle object) {
+  if (const auto tensor = borrow(object)) return tensor->device;
   if (!py::hasattr(object, "__dlpack_device__") || !py::hasattr(object, "__dlpack__")) return std::nullopt;
   try {
     const auto device = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
@@ -24,7 +60,7 @@ std::optional<DLDevice> device_of(py::handle object) {
   }
 }
 
-ImportedTensor::ImportedTensor(py::handle producer, std::optional<std::uint64_t> stream) {
+ImportedTensor::ImportedTensor(py::handle producer, std::optional<std::int64_t> stream) {
   const py::object capsule =
       stream ? producer.attr("__dlpack__")(py::arg("stream") = *stream) : producer.attr("__dlpack__")();
   if (PyCapsule_IsValid(capsule.ptr(), kCapsule) == 0) {
@@ -46,25 +82,25 @@ ImportedTensor::~ImportedTensor() {
   if (managed_ != nullptr && managed_->deleter != nullptr) managed_->deleter(managed_);
 }
 
-bool ImportedTensor::is_float32() const noexcept {
-  const DLDataType type = tensor().dtype;
+bool is_float32(const DLTensor& tensor) noexcept {
+  const DLDataType type = tensor.dtype;
   return type.code == kDLFloat && type.bits == 32 && type.lanes == 1;
 }
 
-bool ImportedTensor::is_contiguous() const noexcept {
-  if (tensor().strides == nullptr) return true;
+bool is_contiguous(const DLTensor& tensor) noexcept {
+  if (tensor.strides == nullptr) return true;
   std::int64_t step = 1;
-  for (int axis = tensor().ndim - 1; axis >= 0; --axis) {
-    const std::int64_t size = tensor().shape[axis];
+  for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
+    const std::int64_t size = tensor.shape[axis];
     if (size == 0) return true;
-    if (size > 1 && tensor().strides[axis] != step) return false;
+    if (size > 1 && tensor.strides[axis] != step) return false;
     step *= size;
   }
   return true;
 }
 
-std::uint64_t ImportedTensor::address() const noexcept {
-  return reinterpret_cast<std::uintptr_t>(tensor().data) + tensor().byte_offset;
+std::uint64_t address_of(const DLTensor& tensor) noexcept {
+  return reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
 }
 
 }  // namespace datasentinel::dlpack

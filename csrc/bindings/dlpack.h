@@ -44,6 +44,40 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor* self);
 };
 
+// DLPack's C exchange API, version 1: what a type offers as `__dlpack_c_exchange_api__`, for those who work
+// on the library's own stream and need no synchronisation.
+
+struct DLPackVersion {
+  std::uint32_t major;
+  std::uint32_t minor;
+};
+
+struct DLPackExchangeAPIHeader {
+  DLPackVersion version;
+  DLPackExchangeAPIHeader* prev_api;
+};
+
+struct DLPackExchangeAPI {
+  DLPackExchangeAPIHeader header;
+  void* managed_tensor_allocator;
+  void* managed_tensor_from_py_object_no_sync;
+  void* managed_tensor_to_py_object_no_sync;
+  int (*dltensor_from_py_object_no_sync)(void* py_object, DLTensor* out);
+  int (*current_work_stream)(std::int32_t device_type, std::int32_t device_id, void** out_current_stream);
+};
+
+/// The tensor of an object whose type has the exchange API, as long as the object is kept and not changed;
+/// nothing where it cannot be had that way. What is under way on the library's stream is not waited for.
+[[nodiscard]] std::optional<DLTensor> borrow(pybind11::handle object);
+
+/// The stream that the object's library works on, where its type has the exchange API.
+[[nodiscard]] std::optional<std::uint64_t> current_stream_of(pybind11::handle object, DLDevice device);
+
+[[nodiscard]] bool is_float32(const DLTensor& tensor) noexcept;
+/// Row-major without gaps.
+[[nodiscard]] bool is_contiguous(const DLTensor& tensor) noexcept;
+[[nodiscard]] std::uint64_t address_of(const DLTensor& tensor) noexcept;
+
 /// Where an object says that it lies; nothing where DLPack cannot say.
 [[nodiscard]] std::optional<DLDevice> device_of(pybind11::handle object);
 
@@ -57,9 +91,9 @@ struct DLManagedTensor {
 class ImportedTensor {
  public:
   ImportedTensor() = default;
-  /// Asks `producer` for its tensor, made ready on `stream` where that is given. Throws what the producer
-  /// does.
-  explicit ImportedTensor(pybind11::handle producer, std::optional<std::uint64_t> stream = std::nullopt);
+  /// Asks `producer` for its tensor, made ready on `stream` where that is given (-1: it is ready). Throws
+  /// what the producer does.
+  explicit ImportedTensor(pybind11::handle producer, std::optional<std::int64_t> stream = std::nullopt);
   ImportedTensor(ImportedTensor&& other) noexcept;
   ImportedTensor& operator=(ImportedTensor&& other) noexcept;
   ImportedTensor(const ImportedTensor&) = delete;
@@ -67,10 +101,6 @@ class ImportedTensor {
   ~ImportedTensor();
 
   [[nodiscard]] const DLTensor& tensor() const noexcept { return managed_->dl_tensor; }
-  [[nodiscard]] bool is_float32() const noexcept;
-  /// Row-major without gaps.
-  [[nodiscard]] bool is_contiguous() const noexcept;
-  [[nodiscard]] std::uint64_t address() const noexcept;
 
  private:
   DLManagedTensor* managed_ = nullptr;

@@ -63,10 +63,10 @@ std::optional<Rows> lent_rows(py::handle object) {
     if (!device || !dlpack::is_on_host(*device)) return std::nullopt;
     dlpack::ImportedTensor tensor(object);
     const dlpack::DLTensor& about = tensor.tensor();
-    if (!tensor.is_float32() || !tensor.is_contiguous() || about.ndim < 1 || about.ndim > 2) {
+    if (!dlpack::is_float32(about) || !dlpack::is_contiguous(about) || about.ndim < 1 || about.ndim > 2) {
       return std::nullopt;
     }
-    Rows rows = Rows::of(reinterpret_cast<const void*>(tensor.address()), about.shape,
+    Rows rows = Rows::of(reinterpret_cast<const void*>(dlpack::address_of(about)), about.shape,
                          static_cast<std::size_t>(about.ndim));
     rows.lent = std::move(tensor);
     return rows;
@@ -289,6 +289,8 @@ void bind_scoring(py::module_& module) {
       .def("scan", &advance<true>, py::arg("x"), py::arg("states"), py::arg("scores") = py::none(),
            py::arg("reconstructions") = py::none(), py::arg("contributions") = py::none())
       .def("score", &score, py::arg("x"), py::arg("out") = py::none())
+      .def("score_on_stream", &score_on_stream, py::arg("x"), py::arg("out"), py::arg("stream"))
+      .def("check_device_rows", &check_device_rows)
       .def("predict", &predict, py::arg("x"))
       .def("reconstruct", &matrix<&Outputs::reconstructions>, py::arg("x"), py::arg("out") = py::none())
       .def("contributions", &matrix<&Outputs::contributions>, py::arg("x"), py::arg("out") = py::none());

@@ -110,8 +110,8 @@ class Session {
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
-  /// As `run`, for rows that may have values that are not finite. Returns the first of these; the outputs mean
-  /// nothing then.
+  /// As `run`, for rows that may have values that are not finite. Returns the first of these; the outputs
+  /// mean nothing then.
   [[nodiscard]] virtual std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) {
     if (const auto cell = find_non_finite(rows)) return cell;
     run(rows, outputs);

@@ -32,16 +32,26 @@ class DeviceScoring {
 
   /// The device's number, as CUDA counts.
   [[nodiscard]] virtual int device() const noexcept = 0;
-  /// The stream that the work runs on: what it reads must be ready on that stream.
+  /// A stream of its own, for rows of which no stream is known: what is read must be ready on it. Streams are
+  /// numbers as DLPack has them (1: the legacy default stream, 2: that of the thread).
   [[nodiscard]] virtual std::uint64_t stream() const noexcept = 0;
-  /// Waits for the work of another stream (1: the legacy default stream, 2: that of the thread).
+  /// Whether what is given to the stream is recorded for a CUDA graph: it can then not be waited for.
+  [[nodiscard]] virtual bool is_captured(std::uint64_t stream) = 0;
+  /// Waits for the work of another stream.
   virtual void wait_for(std::uint64_t stream) = 0;
   [[nodiscard]] virtual std::shared_ptr<const DeviceBlock> allocate(std::size_t bytes) = 0;
 
-  /// Scores `count` float32 rows at `rows` into `scores`, one float32 a row, and waits until they are there.
-  /// Gives the first value that is not finite; the scores mean nothing then.
-  [[nodiscard]] virtual std::optional<Cell> score(std::uint64_t rows, std::size_t count,
-                                                  std::uint64_t scores) = 0;
+  /// Scores `count` float32 rows at `rows` into `scores`, one float32 a row, on `stream`, and waits until
+  /// they are there. Returns the first value that is not finite; the scores mean nothing then.
+  [[nodiscard]] virtual std::optional<Cell> score(std::uint64_t rows, std::size_t count, std::uint64_t scores,
+                                                  std::uint64_t stream) = 0;
+
+  /// As `score`, but returns at once: nothing is waited for or allocated, so that `stream` may be captured.
+  /// The session must live until the work is done.
+  virtual void launch(std::uint64_t rows, std::size_t count, std::uint64_t scores, std::uint64_t stream) = 0;
+
+  /// The first value that is not finite in rows that `launch` has scored since this was asked last.
+  [[nodiscard]] virtual std::optional<Cell> take_bad_value() = 0;
 };
 
 }  // namespace datasentinel

@@ -93,8 +93,7 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   }
   check_width(rows);
   score(
-      rows, outputs, [&] { return session_->run_checked(rows, outputs); },
-      [](std::size_t) { return false; });
+      rows, outputs, [&] { return session_->run_checked(rows, outputs); }, [](std::size_t) { return false; });
 }
 
 void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
@@ -136,9 +135,9 @@ void Scorer::check_width(ConstRows rows) const {
   }
 }
 
-void Scorer::refuse(Cell cell) const {
+void Scorer::refuse(Cell cell, std::string_view where) const {
   throw Error(ErrorCode::invalid_argument, "non-finite value at row " + std::to_string(cell.row) + ", " +
-                                               describe_column(cell.column));
+                                               describe_column(cell.column) + std::string(where));
 }
 
 void Scorer::check(ConstRows rows) const {

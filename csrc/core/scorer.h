@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/backend.h"
@@ -91,8 +92,8 @@ class Scorer {
   /// Throws Error{invalid_argument} for rows that `run`, `step` and `scan` refuse.
   void check(ConstRows rows) const;
 
-  /// Throws Error{invalid_argument} for a value that is not finite.
-  [[noreturn]] void refuse(Cell cell) const;
+  /// Throws Error{invalid_argument} for a value that is not finite; `where` follows its place.
+  [[noreturn]] void refuse(Cell cell, std::string_view where = {}) const;
 
   /// As `run` for rows of as many streams; `states`, one a row, are brought up to date.
   void step(ConstRows rows, float* states, Outputs outputs);

@@ -208,7 +208,9 @@ class Detector:
         """The backend in use."""
         return self.scorer.backend
 
-    def score(self, x: object, out: Float32Array | None = None) -> Float32Array:
+    def score(
+        self, x: object, out: Float32Array | None = None, *, stream: object | None = None
+    ) -> Float32Array:
         """Score rows; higher is more anomalous.
 
         A model with memory takes them as one recording, from its beginning on;
@@ -225,14 +227,19 @@ class Detector:
         out : ndarray of float32, shape [N] ([1] for a single row), optional
             Where to write the scores; nothing is allocated then. For rows on the device, memory there. What
             it holds after an error means nothing.
+        stream : int or object with `__cuda_stream__`, optional
+            For rows on the device: the CUDA stream on which `x` and `out` are ready. The work is given to it
+            and not waited for: the caller synchronises, and keeps `x`, `out` and the detector until then.
+            With `out`, nothing is allocated either, and the stream may be captured for a CUDA graph. A value
+            that is not finite is an error of the next call, or of `check`.
 
         Returns
         -------
         ndarray of float32, shape [N] ([1] for a single row)
             Always finite: a row so extreme that it overflows float32 inside the model gets the largest
             float32. This is `out` when that was given. Scores of rows on the device stay there, in an object
-            with `__dlpack__` and `__cuda_array_interface__`, complete on return: `torch.from_dlpack(...)`
-            takes them without a copy. The scorer's counts leave them out.
+            with `__dlpack__` and `__cuda_array_interface__`, complete on return unless `stream` was given:
+            `torch.from_dlpack(...)` takes them without a copy. The scorer's counts leave them out.
 
         Raises
         ------
@@ -242,7 +249,20 @@ class Detector:
         BackendError
             The backend's library failed.
         """
+        if stream is not None:
+            return self.scorer.score_on_stream(x, out, stream)
         return self._call(self._score, x, out)
+
+    def check(self) -> None:
+        """Report what was wrong with rows that were scored with `stream`, once their streams were waited for.
+
+        Raises
+        ------
+        InvalidInputError
+            A value was not finite; row and column in its call are named, the first of all calls since the
+            last report. The scores of all these calls are to be doubted.
+        """
+        self.scorer.check_device_rows()
 
     def predict(self, x: object) -> BoolArray:
         """Decide which rows are anomalies: score strictly above the threshold.

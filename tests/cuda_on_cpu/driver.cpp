@@ -222,17 +222,19 @@ struct Launch {
   std::size_t shared_bytes;
   std::vector<std::vector<char>> arguments;
 
-  int run(const Device& d) {
+  /// A graph does it again and again.
+  [[nodiscard]] int run(const Device& d) const {
+    std::vector<std::vector<char>> values = arguments;
     std::vector<void*> pointers;
-    for (std::size_t i = 0; i < arguments.size(); ++i) {
-      pointers.push_back(arguments[i].data());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      pointers.push_back(values[i].data());
       if (!entry->is_pointer[i]) continue;
       std::uint64_t address = 0;
-      std::memcpy(&address, arguments[i].data(), sizeof address);
+      std::memcpy(&address, values[i].data(), sizeof address);
       if (address == 0) continue;
       const char* bytes = bytes_at(d, address, 1);
       if (bytes == nullptr) return illegal_address;
-      std::memcpy(arguments[i].data(), &bytes, sizeof bytes);
+      std::memcpy(values[i].data(), &bytes, sizeof bytes);
     }
     const bool survived = survives([&] { entry->run(blocks, threads, shared_bytes, pointers.data()); });
     return survived ? success : illegal_address;
@@ -335,6 +337,12 @@ CUDA_FUNCTION cuCtxSetCurrent(void* context) {
   });
 }
 
+CUDA_FUNCTION cuCtxSynchronize() {
+  return call("cuCtxSynchronize", Needs::context, [&](Device& d) -> int {
+    return d.streams.is_capturing() ? static_cast<int>(capture_unsupported) : d.streams.finish_all();
+  });
+}
+
 CUDA_FUNCTION cuModuleLoadData(void** module, const void* image) {
   return call("cuModuleLoadData", Needs::context, [&](Device& d) -> int {
     auto loaded = std::make_unique<Module>();
@@ -396,6 +404,7 @@ CUDA_FUNCTION cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* han
 CUDA_FUNCTION cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
   return call("cuMemAlloc_v2", Needs::context, [&](Device& d) -> int {
     if (bytes == 0) return invalid_value;
+    if (d.streams.is_capturing()) return capture_unsupported;
     const Memory::Area* const area = d.memory.allocate(bytes, false);
     if (area == nullptr) return out_of_memory;
     *address = area->address;
@@ -418,6 +427,7 @@ CUDA_FUNCTION cuMemHostAlloc(void** pointer, std::size_t bytes, unsigned flags) 
   return call("cuMemHostAlloc", Needs::context, [&](Device& d) -> int {
     if (flags != 0) die("cuMemHostAlloc with flags is not simulated");
     if (bytes == 0) return invalid_value;
+    if (d.streams.is_capturing()) return capture_unsupported;
     const Memory::Area* const area = d.memory.allocate(bytes, true);
     if (area == nullptr) return out_of_memory;
     *pointer = area->data;
@@ -518,6 +528,15 @@ CUDA_FUNCTION cuStreamSynchronize(void* stream) {
     const Streams::Id id = stream_of(d, stream);
     if (id == 0) return invalid_handle;
     return d.streams.is_captured(id) ? static_cast<int>(capture_unsupported) : d.streams.finish(id);
+  });
+}
+
+CUDA_FUNCTION cuStreamIsCapturing(void* stream, int* status) {
+  return call("cuStreamIsCapturing", Needs::context, [&](Device& d) -> int {
+    const Streams::Id id = stream_of(d, stream);
+    if (id == 0) return invalid_handle;
+    *status = d.streams.is_captured(id) ? 1 : 0;
+    return success;
   });
 }
 

@@ -51,6 +51,7 @@ class Streams {
   /// What is given to the stream from now on is recorded, not done. False where it is recorded already.
   [[nodiscard]] bool begin_capture(Id id) { return captures_.try_emplace(id).second; }
   [[nodiscard]] bool is_captured(Id id) const { return captures_.contains(id); }
+  [[nodiscard]] bool is_capturing() const { return !captures_.empty(); }
   [[nodiscard]] Graph end_capture(Id id) {
     Graph graph = std::move(captures_.at(id));
     captures_.erase(id);

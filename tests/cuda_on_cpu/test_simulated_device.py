@@ -196,6 +196,24 @@ def test_kernels_are_kept_and_rebuilt_when_they_do_not_load(device, folder, tmp_
     assert len(load(capability="8.6")["files"]) == 3
 
 
+def test_the_check_of_a_machine_runs_on_it(device, tmp_path):
+    """From the command line to the table, for the aims that a CPU is fast enough for."""
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\necho CUDA on a CPU, 580.0\n")
+    nvidia_smi.chmod(0o755)
+    environment = device.environment(memory_mib=256)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    report = tmp_path / "gpu.json"
+    command = ["benchmarks/gpu_check.py", "--out", str(report), "--sizes", "small", "--only", "one row"]
+    done = device.run(*command, environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {aim["aim"]: aim for aim in json.loads(report.read_text())["aims"]}
+    assert len(found) == 3
+    for name, aim in found.items():
+        assert aim["verdict"] in ("met", "missed"), aim
+        assert f"| {name} | {aim['case']} | {aim['bound']} | {aim['value']} |" in done.stdout
+
+
 # Each of the backends that use the driver opens it, so that a fault must meet both.
 STATUS = """
 import json, sys

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu import aims, supervise, tables
+from benchmarks.gpu import aims, supervise, tables, worker
 from benchmarks.gpu.arrays import NumpyArrays
 from benchmarks.gpu.budget import Budget, Estimates
 from benchmarks.gpu.cases import TOLERANCES, Call, Contender
@@ -22,7 +22,7 @@ from benchmarks.gpu.jax_contenders import jax_contenders
 from benchmarks.gpu.measure import Bench, in_turns
 from benchmarks.gpu.torch_contenders import GRAPHS, torch_contenders
 from benchmarks.gpu.worker import Task
-from benchmarks.models import subject
+from benchmarks.models import subject, write_default
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 
@@ -174,7 +174,7 @@ def test_what_one_saves_the_next_ones_get():
 # ------------------------------------------------------------------------------------ workers that fail
 
 
-def worker(script: str) -> tuple[str, ...]:
+def worker_of(script: str) -> tuple[str, ...]:
     head = "import json, os, sys, time\ntask = json.loads(sys.argv[1])\nout = os.fdopen(task['descriptor'], 'w', 1)\n"
     head += "def say(**what): out.write(json.dumps(what) + chr(10))\n"
     return (sys.executable, "-c", head + script)
@@ -195,7 +195,10 @@ for rows in task["batches"]:
 """
     results = []
     problems = supervise.measure_model(
-        Task("model", -1, "cpu", 0.0, batches=[1, 8]), Budget(600.0), results.append, command=worker(script)
+        Task("model", -1, "cpu", 0.0, batches=[1, 8]),
+        Budget(600.0),
+        results.append,
+        command=worker_of(script),
     )
     assert len(problems) == 1
     assert problems[0].startswith("deadly: the process died of signal 6")
@@ -207,7 +210,7 @@ for rows in task["batches"]:
 def test_a_worker_that_hangs_is_ended():
     script = "say(trying='sleeper')\ntime.sleep(600)"
     outcome = supervise.run_worker(
-        Task("model", -1, "cpu", 600.0), print, command=worker(script), quiet_limit_s=2.0
+        Task("model", -1, "cpu", 600.0), print, command=worker_of(script), quiet_limit_s=2.0
     )
     assert outcome.problem == "no sign of life for 2 s"
 
@@ -225,6 +228,8 @@ def result(rows: int, place: str, p50_us: float, contender: str = aims.OURS, siz
         "contender": contender,
         "precision": "float32",
         "label": contender,
+        "columns": 8,
+        "flops_per_row": 264,
         "p50_us": p50_us,
         "rounds_us": [p50_us] * 7,
     }
@@ -270,6 +275,8 @@ def test_being_faster_is_about_every_batch_size():
 
 def test_the_aims_are_chosen_by_words():
     assert {goal.size for goal in aims.goals_of(["small", "large"])} == {"small", "large"}
+    (default,) = aims.goals_of(["default"])
+    assert default.cases() == [("default", 65_536, "device", "fused-cuda")]
     bus = aims.goals_of(["small", "medium", "large"], ["the bus"])
     assert [(goal.place, goal.rows) for goal in bus] == [("pinned", 262_144), ("host", 16_777_216)]
     assert bus[0].cases() == [("small", 262_144, "pinned", "fused-cuda")]
@@ -286,6 +293,21 @@ def test_only_the_aim_s_cases_are_measured(tmp_path):
     (aim,) = json.loads((tmp_path / "gpu.json").read_text())["aims"]
     assert aim["verdict"] == aims.NOT_MEASURED
     assert aim["note"].startswith("no device: ")
+
+
+def test_the_default_model_is_measured_too(tmp_path):
+    pytest.importorskip("torch", reason="what is trained needs torch")
+    folder = write_default(tmp_path / "default", 12, name="default")
+    messages = []
+    cases = [(8, "host", "fused"), (8, "host", "torch eager")]
+    task = Task("model", -1, "cpu", 1.0, "default", str(folder), [8], cases=cases)
+    worker.measure_model(task, [*our_contenders(), *torch_contenders()], messages.append)
+    results = {m["result"]["label"]: m["result"] for m in messages if "result" in m}
+    ours, torch_eager = results["fused"], results["torch eager"]
+    assert ours["relative_error"] < TOLERANCES["float32"]
+    assert ours["columns"] == 12
+    assert ours["flops_per_row"] > 2 * 12 * 1000  # A thousand prototypes, and more.
+    assert torch_eager["not run"] == "it computes the autoencoders only"
 
 
 def test_what_was_measured_for_an_aim_stays(tmp_path):

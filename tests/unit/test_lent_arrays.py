@@ -204,7 +204,10 @@ def test_the_declarations_are_dlpack_s():
             names.append(pointer[1] if pointer else re.findall(r"\w+", part)[-1])
         return names
 
-    for name in ("DLDevice", "DLDataType", "DLTensor", "DLManagedTensor"):
+    exchange = (
+        ("DLPackVersion", "DLPackExchangeAPIHeader", "DLPackExchangeAPI") if "ExchangeAPI" in theirs else ()
+    )
+    for name in ("DLDevice", "DLDataType", "DLTensor", "DLManagedTensor", *exchange):
         mine = fields(re.search(rf"struct {name} \{{([^}}]*)\}};", ours)[1])
         given = fields(re.search(rf"typedef struct(?: {name})? \{{([^}}]*)\}}\s*{name};", theirs)[1])
         assert mine == given, name
@@ -233,6 +236,26 @@ def test_rows_on_the_gpu_are_scored_there(on_gpu, count):
     out = torch.empty(count, device="cuda")
     assert on_gpu.score(tensor, out) is out
     np.testing.assert_allclose(out.cpu().numpy(), expected, rtol=5e-5)
+
+
+@pytest.mark.gpu
+def test_rows_on_the_gpu_are_scored_in_a_cuda_graph_of_torch(on_gpu, rows):
+    tensor, out = torch.zeros((50, 8), device="cuda"), torch.zeros(50, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        on_gpu.score(tensor, out, stream=torch.cuda.current_stream().cuda_stream)
+    for shift in range(2):
+        values = np.roll(rows, shift, axis=0)
+        tensor.copy_(torch.from_numpy(values))
+        graph.replay()
+        torch.cuda.synchronize()
+        on_gpu.check()
+        np.testing.assert_allclose(out.cpu().numpy(), NETWORK.reference(values)[0], rtol=5e-5)
+    tensor[3, 4] = torch.nan
+    graph.replay()
+    torch.cuda.synchronize()
+    with pytest.raises(InvalidInputError, match="non-finite value at row 3, column 4"):
+        on_gpu.check()
 
 
 @pytest.mark.gpu

@@ -40,6 +40,7 @@ inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
   X(cuDevicePrimaryCtxRetain, void**, int)                                                              \
   X(cuDevicePrimaryCtxRelease_v2, int)                                                                  \
   X(cuCtxSetCurrent, void*)                                                                             \
+  X(cuCtxSynchronize, void)                                                                             \
   X(cuModuleLoadData, void**, const void*)                                                              \
   X(cuModuleUnload, void*)                                                                              \
   X(cuModuleGetFunction, void**, void*, const char*)                                                    \
@@ -56,6 +57,7 @@ inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
   X(cuStreamCreate, void**, unsigned)                                                                   \
   X(cuStreamDestroy_v2, void*)                                                                          \
   X(cuStreamSynchronize, void*)                                                                         \
+  X(cuStreamIsCapturing, void*, int*)                                                                   \
   X(cuStreamBeginCapture_v2, void*, int)                                                                \
   X(cuStreamEndCapture, void*, void**)                                                                  \
   X(cuGraphInstantiateWithFlags, void**, void*, unsigned long long)                                     \

@@ -71,8 +71,15 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
                  "copying the weights");
   driver_->check(driver_->cuStreamSynchronize(device_rows_.stream.get()), "copying the weights");
   device_rows_.bad = make_bad_value();
+  device_rows_.launched_bad = make_bad_value();
   scores_only_ = entry_points(source.scores_only);
   all_ = entry_points(source.all);
+}
+
+CudaSession::~CudaSession() {
+  driver_->enter_if_possible();
+  // On streams of others something may still be under way.
+  if (device_rows_.has_launched.load()) static_cast<void>(driver_->cuCtxSynchronize());
 }
 
 CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
@@ -102,7 +109,13 @@ CudaSession::BadValue CudaSession::make_bad_value() const {
   BadValue bad;
   bad.cell = cuda::make_pinned_memory(*driver_, sizeof(kNowhere));
   bad.mapped = cuda::mapped_address(*driver_, bad.cell);
+  bad.place() = kNowhere;
   return bad;
+}
+
+std::optional<Cell> CudaSession::cell_of(std::uint64_t place, std::size_t first_row) const noexcept {
+  if (place == kNowhere) return std::nullopt;
+  return Cell{.row = first_row + place / input_dim_, .column = place % input_dim_};
 }
 
 std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
@@ -220,9 +233,8 @@ std::optional<Cell> CudaSession::finish(Slot& slot, const Call& call) const {
   if (slot.rows == 0) return std::nullopt;
   driver_->check(driver_->cuStreamSynchronize(slot.stream.get()), "running the kernel");
   const std::size_t count = std::exchange(slot.rows, 0);
-  if (call.is_checked && slot.bad.place() != kNowhere) {
-    const std::uint64_t place = slot.bad.place();
-    return Cell{.row = slot.first + place / input_dim_, .column = place % input_dim_};
+  if (call.is_checked) {
+    if (const auto cell = cell_of(slot.bad.place(), slot.first)) return cell;
   }
   const auto deliver = [&](float* target, bool is_locked, const Buffer& buffer, std::size_t columns) {
     if (target == nullptr || is_locked) return;
@@ -290,9 +302,17 @@ std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, boo
   }
 }
 
+bool CudaSession::is_captured(std::uint64_t stream) {
+  driver_->enter();
+  int status = 0;
+  driver_->check(driver_->cuStreamIsCapturing(reinterpret_cast<void*>(stream), &status),
+                 "asking what the stream does");
+  return status != 0;
+}
+
 void CudaSession::wait_for(std::uint64_t stream) {
   driver_->enter();
-  driver_->check(driver_->cuStreamSynchronize(reinterpret_cast<void*>(stream)), "waiting for the rows");
+  driver_->check(driver_->cuStreamSynchronize(reinterpret_cast<void*>(stream)), "waiting for a stream");
 }
 
 std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
@@ -300,24 +320,36 @@ std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
   return std::make_shared<const Block>(driver_, bytes);
 }
 
-std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores) {
+std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores,
+                                       std::uint64_t stream) {
   const std::lock_guard lock(device_rows_.mutex);
   refuse_if_failed();
-  void* const stream = device_rows_.stream.get();
+  void* const handle = reinterpret_cast<void*>(stream);
   std::uint64_t& bad = device_rows_.bad.place();
   try {
     driver_->enter();
     bad = kNowhere;
-    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, stream);
-    driver_->check(driver_->cuStreamSynchronize(stream), "running the kernel");
+    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, handle);
+    driver_->check(driver_->cuStreamSynchronize(handle), "running the kernel");
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
     // The memory is the caller's, who may free it now.
-    static_cast<void>(driver_->cuStreamSynchronize(stream));
+    static_cast<void>(driver_->cuStreamSynchronize(handle));
     throw;
   }
-  if (bad == kNowhere) return std::nullopt;
-  return Cell{.row = bad / input_dim_, .column = bad % input_dim_};
+  return cell_of(bad);
+}
+
+void CudaSession::launch(std::uint64_t rows, std::size_t count, std::uint64_t scores, std::uint64_t stream) {
+  refuse_if_failed();
+  driver_->enter();
+  device_rows_.has_launched.store(true, std::memory_order_relaxed);
+  launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.launched_bad.mapped},
+         reinterpret_cast<void*>(stream));
+}
+
+std::optional<Cell> CudaSession::take_bad_value() {
+  return cell_of(std::atomic_ref(device_rows_.launched_bad.place()).exchange(kNowhere));
 }
 
 Facts CudaSession::facts() const {

@@ -33,7 +33,7 @@ class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
               const fused::Program& program, Facts build_facts);
-  ~CudaSession() override { driver_->enter_if_possible(); }
+  ~CudaSession() override;
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override { static_cast<void>(run_chunks(rows, outputs, false)); }
@@ -47,10 +47,13 @@ class CudaSession final : public Session, public DeviceScoring {
   [[nodiscard]] std::uint64_t stream() const noexcept override {
     return reinterpret_cast<std::uintptr_t>(device_rows_.stream.get());
   }
+  [[nodiscard]] bool is_captured(std::uint64_t stream) override;
   void wait_for(std::uint64_t stream) override;
   [[nodiscard]] std::shared_ptr<const DeviceBlock> allocate(std::size_t bytes) override;
-  [[nodiscard]] std::optional<Cell> score(std::uint64_t rows, std::size_t count,
-                                          std::uint64_t scores) override;
+  [[nodiscard]] std::optional<Cell> score(std::uint64_t rows, std::size_t count, std::uint64_t scores,
+                                          std::uint64_t stream) override;
+  void launch(std::uint64_t rows, std::size_t count, std::uint64_t scores, std::uint64_t stream) override;
+  [[nodiscard]] std::optional<Cell> take_bad_value() override;
 
  private:
   struct EntryPoint {
@@ -96,11 +99,13 @@ class CudaSession final : public Session, public DeviceScoring {
     std::size_t rows = 0;  ///< 0: nothing in flight.
   };
 
-  /// What scoring rows on the device needs. One call at a time: the kernel fills the device.
+  /// What scoring rows on the device needs. One call that waits at a time: the kernel fills the device.
   struct DeviceRows {
     std::mutex mutex;
     Stream stream;
-    BadValue bad;
+    BadValue bad;           ///< Of the call that waits.
+    BadValue launched_bad;  ///< Of all that nobody waits for.
+    std::atomic<bool> has_launched{false};
   };
 
   /// Addresses for one launch, on the device; 0 for what is not wanted.
@@ -120,6 +125,7 @@ class CudaSession final : public Session, public DeviceScoring {
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
   void launch(const Slot& slot, const Call& call, bool mapped) const;
+  [[nodiscard]] std::optional<Cell> cell_of(std::uint64_t place, std::size_t first_row = 0) const noexcept;
   void refuse_if_failed() const;
   [[nodiscard]] BadValue make_bad_value() const;
   [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, bool is_checked) const;

@@ -179,6 +179,204 @@ def test_the_stream_of_the_cuda_array_interface_is_waited_for(cuda, detector, ne
         cuda("cuStreamDestroy_v2", ctypes.c_void_p(stream))
 
 
+class ExchangeApi(ctypes.Structure):
+    """DLPack's C exchange API, version 1.3."""
+
+    DLTENSOR = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
+    WORK_STREAM = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_int, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p)
+    )
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("prev_api", ctypes.c_void_p),
+        ("unused", ctypes.c_void_p * 3),
+        ("dltensor_from_py_object_no_sync", ctypes.c_void_p),
+        ("current_work_stream", ctypes.c_void_p),
+    )
+
+
+def working_on(stream: int, *, lends: bool = True, newer: bool = False) -> type[Tensor]:
+    """Make the tensors of a library that tells its current stream, and would fail if it was asked to wait."""
+
+    class Known(Tensor):
+        def __dlpack__(self, *, stream):
+            assert not lends
+            assert stream == -1
+            return super().__dlpack__(stream=stream)
+
+    @ExchangeApi.DLTENSOR
+    def lend(tensor: Tensor, target: int) -> int:
+        ctypes.memmove(target, ctypes.addressof(tensor._managed), 48)  # The DLTensor comes first.
+        return 0
+
+    @ExchangeApi.WORK_STREAM
+    def current(device_type, device, target) -> int:
+        assert (device_type, device) == (CUDA, 0)
+        target[0] = stream
+        return 0
+
+    def address(function) -> int:
+        return ctypes.cast(function, ctypes.c_void_p).value
+
+    api = ExchangeApi(1, 3, None, (ctypes.c_void_p * 3)(), address(lend) if lends else None, address(current))
+    newest = ExchangeApi(2, 0, ctypes.addressof(api)) if newer else api
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype = ctypes.py_object
+    new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    Known.__dlpack_c_exchange_api__ = new(ctypes.addressof(newest), b"dlpack_exchange_api", None)
+    Known.kept = (lend, current, api, newest)
+    return Known
+
+
+@pytest.mark.parametrize("form", [{}, {"lends": False}, {"newer": True}], ids=str)
+def test_the_stream_of_a_library_that_tells_it_is_worked_on(cuda, detector, network, rows, form):
+    stream = cuda.stream(blocking=False)
+    tensor = working_on(stream, **form)
+    address, target = cuda.allocate(rows.nbytes), cuda.allocate(4 * len(rows))
+    cuda.upload_later(rows, address, stream)
+    out = tensor(target, (len(rows),))
+    assert detector.score(tensor(address, rows.shape), out) is out
+    np.testing.assert_allclose(cuda.download(target, len(rows)), network.reference(rows)[0], rtol=5e-5)
+    for memory in (address, target):
+        cuda.free(memory)
+    cuda("cuStreamDestroy_v2", ctypes.c_void_p(stream))
+
+
+def test_a_real_library_s_exchange_api_is_read(cuda, detector, network, rows):
+    torch = pytest.importorskip("torch", reason="torch is the other library here")
+    with on_device(cuda, rows) as address, pytest.raises(InvalidInputError, match="out must lie on the same"):
+        detector.score(Array(address, rows.shape), torch.empty(len(rows)))
+
+
+class GivenStream:
+    """A stream of another library."""
+
+    def __init__(self, handle: int, version: int = 0) -> None:
+        self.about = (version, handle)
+
+    def __cuda_stream__(self):
+        return self.about
+
+
+@pytest.fixture
+def stream(cuda):
+    stream = cuda.stream(blocking=False)
+    yield stream
+    cuda("cuStreamDestroy_v2", ctypes.c_void_p(stream))
+
+
+@pytest.mark.parametrize("protocol", [Array, Tensor])
+@pytest.mark.parametrize("given", [int, GivenStream])
+def test_on_the_caller_s_stream_nothing_is_waited_for_or_allocated(
+    cuda, detector, network, rows, stream, protocol, given
+):
+    address, target = cuda.allocate(rows.nbytes), cuda.allocate(4 * len(rows))
+    cuda.upload_later(rows, address, stream)
+    x, out = protocol(address, rows.shape), protocol(target, (len(rows),))
+    cuda.fail("")  # Counts from here.
+    assert detector.score(x, out, stream=given(stream)) is out
+    assert cuda.calls("cuLaunchKernel") == 1
+    assert cuda.calls("*") == cuda.calls("cuLaunchKernel") + cuda.calls("cuCtxSetCurrent")
+    cuda.wait(stream)
+    detector.check()
+    np.testing.assert_allclose(cuda.download(target, len(rows)), network.reference(rows)[0], rtol=5e-5)
+    for memory in (address, target):
+        cuda.free(memory)
+
+
+def test_scores_of_the_caller_s_stream_say_so(cuda, detector, network, rows, stream):
+    address = cuda.allocate(rows.nbytes)
+    cuda.upload_later(rows, address, stream)
+    result = detector.score(Array(address, rows.shape), stream=stream)
+    about = result.__cuda_array_interface__
+    assert about["stream"] == stream
+    result.__dlpack__(stream=stream)
+    cuda.fail("")  # Counts from here.
+    result.__dlpack__(stream=-1)
+    assert cuda.calls("cuStreamSynchronize") == 0
+    result.__dlpack__()  # For the legacy default stream: which does not wait for this one by itself.
+    assert cuda.calls("cuStreamSynchronize") == 1
+    scores = cuda.download(about["data"][0], len(rows))
+    np.testing.assert_allclose(scores, network.reference(rows)[0], rtol=5e-5)
+    cuda.free(address)
+
+
+def test_a_value_that_is_not_finite_on_the_caller_s_stream_is_reported_later(
+    cuda, detector, network, rows, stream
+):
+    good = rows.copy()
+    rows[11, 2] = np.nan
+    with (
+        on_device(cuda, rows) as bad_rows,
+        on_device(cuda, good) as address,
+        on_device(cuda, np.zeros(len(rows), np.float32)) as target,
+    ):
+        out = Array(target, (len(rows),))
+        words = r"non-finite value at row 11, column 2 \('f2'\) of rows that were scored before on a stream"
+        for report in (detector.check, lambda: detector.score(Array(address, rows.shape), out)):
+            detector.score(Array(bad_rows, rows.shape), out, stream=stream)
+            cuda.wait(stream)
+            with pytest.raises(InvalidInputError, match=words):
+                report()
+            detector.check()  # Reported once.
+        detector.score(Array(address, rows.shape), out)
+        np.testing.assert_allclose(cuda.download(target, len(rows)), network.reference(good)[0], rtol=5e-5)
+
+
+def test_scoring_is_captured_in_the_caller_s_graph(cuda, detector, network, rows, stream):
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    address, target = cuda.allocate(rows.nbytes), cuda.allocate(4 * len(rows))
+    x, out = Array(address, rows.shape), Array(target, (len(rows),))
+    cuda("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), 0)
+    # What would wait or allocate is refused before it spoils the capture.
+    with pytest.raises(InvalidInputError, match="captured for a CUDA graph"):
+        detector.score(x, stream=stream)
+    with pytest.raises(InvalidInputError, match="captured for a CUDA graph"):
+        detector.score(Array(address, rows.shape, stream=stream), out)
+    detector.score(x, out, stream=stream)
+    cuda("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+    cuda("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+    for replay in range(3):
+        values = np.roll(rows, replay, axis=0)
+        if replay == 2:
+            values[5, 1] = np.inf
+        cuda.upload_later(values, address, stream)
+        cuda("cuGraphLaunch", executable, ctypes.c_void_p(stream))
+        cuda.wait(stream)
+        if replay == 2:
+            with pytest.raises(InvalidInputError, match="non-finite value at row 5, column 1"):
+                detector.check()
+        else:
+            detector.check()
+            expected = network.reference(values)[0]
+            np.testing.assert_allclose(cuda.download(target, len(rows)), expected, rtol=5e-5)
+    cuda("cuGraphExecDestroy", executable)
+    cuda("cuGraphDestroy", graph)
+    for memory in (address, target):
+        cuda.free(memory)
+
+
+def test_a_detector_that_goes_waits_for_its_work(cuda, folder, network, rows, stream):
+    detector = Detector.load(folder, backend="fused-cuda")
+    with on_device(cuda, rows) as address, on_device(cuda, np.zeros(len(rows), np.float32)) as target:
+        detector.score(Array(address, rows.shape), Array(target, (len(rows),)), stream=stream)
+        del detector  # What the kernel reads is given back: too early, and the device would end the process.
+        np.testing.assert_allclose(cuda.download(target, len(rows)), network.reference(rows)[0], rtol=5e-5)
+
+
+def test_what_is_no_stream_is_refused(cuda, detector, rows, stream):
+    with on_device(cuda, rows) as address:
+        x = Array(address, rows.shape)
+        for wrong in ("0", 1.5, -1, object(), GivenStream("s")):
+            with pytest.raises(InvalidInputError, match="stream must be"):
+                detector.score(x, stream=wrong)
+        with pytest.raises(InvalidInputError, match="version 1 of __cuda_stream__"):
+            detector.score(x, stream=GivenStream(stream, version=1))
+        with pytest.raises(InvalidInputError, match="x lies in host memory"):
+            detector.score(rows, stream=stream)
+
+
 def test_dlpack_is_told_the_stream_that_must_see_the_rows(cuda, detector, network, rows):
     address = cuda.allocate(rows.nbytes)
     lender = Tensor(address, rows.shape, prepare=lambda stream: cuda.upload_later(rows, address, stream))
