@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp -name '*.cpp' -o -name '*.h' 2>/dev/null)
+CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp examples -name '*.cpp' -o -name '*.h' 2>/dev/null)
 SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
-.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format clean
+.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format wheel clean
 
 help:  ## Show this text
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -74,6 +74,11 @@ format: setup  ## Rewrite the sources in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: setup  ## Build the source distribution and the wheel into dist/, and run the demo from the wheel
+	rm -rf dist
+	wheel/build.sh
+	wheel/check.sh dist/*.whl
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,6 +48,7 @@ _PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
     "benchmarks/README.md": "project/benchmarks.md",
+    "examples/README.md": "project/examples.md",
 }
 _LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)]*)?\)")
 _DOCS = Path(__file__).parent
