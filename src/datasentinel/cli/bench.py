@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EXIT_REGRESSION = 1
 
 
-class BatchSizes(click.ParamType[tuple[int, ...]]):
+class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Batch sizes such as "1,8,64"."""
 
     name = "rows,rows,..."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasentinel.types import Float32Array
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Names or patterns such as "a,b,m*"."""
 
     name = "name,pattern,..."

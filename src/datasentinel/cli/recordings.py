@@ -27,7 +27,7 @@ _HALF_LIFE = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)?")
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-class HalfLives(click.ParamType[tuple[tuple[float, bool], ...]]):
+class HalfLives(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Rows such as 8,32 or times such as 30s,2m: numbers, and whether they are seconds."""
 
     name = "N[ms|s|m|h|d],.."
