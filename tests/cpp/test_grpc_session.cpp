@@ -432,7 +432,7 @@ void work_for_a_device_leaves_the_loop_and_comes_back() {
   // count for the model.
   const Histogram::Values waits = wire.inference->queue().waits_s().values();
   CHECK(std::accumulate(waits.counts.begin(), waits.counts.end(), std::uint64_t{0}) == 4);
-  const auto statistics = wire.models->find("", "")->statistics.values();
+  const auto statistics = wire.models->find("", "")->statistics->values();
   CHECK(statistics.successes == 3);
   CHECK(statistics.queue_ns > 0 && statistics.queue_ns <= statistics.success_ns);
   CHECK(waits.sum >= static_cast<double>(statistics.queue_ns) * 1e-9);
