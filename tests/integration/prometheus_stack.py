@@ -24,7 +24,7 @@ import pytest
 from tests.integration.server_process import clean_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 TIMEOUT_S = 120.0
@@ -133,10 +133,11 @@ class Prometheus(Program):
         return float(result[0]["value"][1]) if result else None
 
 
-def backfill(folder: Path, lines: Sequence[str]) -> None:
+def backfill(folder: Path, lines: Iterable[str]) -> None:
     """Give a Prometheus that has not started yet a past, in OpenMetrics' text format."""
     text = folder / "history.om"
-    text.write_text("\n".join([*lines, "# EOF"]) + "\n")
+    with text.open("w") as file:
+        file.writelines(f"{line}\n" for line in (*lines, "# EOF"))
     command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel.detector import Detector
 from datasentinel.distributed.prometheus.client import Grid, PrometheusClient
@@ -28,6 +32,9 @@ from tests.integration.prometheus_stack import (
     watching,
 )
 from tests.integration.server_process import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAST_S = 1300  # of one sample a second
 CONFIG = """
@@ -216,3 +223,78 @@ def _check_against_one_pass(source: Prometheus, target: Prometheus, config) -> N
         scores, _ = StreamDetector(detector).scan(rows)
         expected = detector.severity_of_scores(scores)[-len(samples) :]
         np.testing.assert_allclose(severities, expected, rtol=1e-3)
+
+
+SERIES = 10_000
+WIDE_STEP_S = 15
+WIDE_CONFIG = """
+[source]
+url = "{source}"
+[exposition]
+port = 0
+[remote_write]
+url = "{target}/api/v1/write"
+[models.wide]
+by = ["instance", "path"]
+step = "15s"
+fit_window = "15m"
+half_lives = [4, 8]
+[models.wide.queries]
+requests = "requests"
+delay = "delay"
+"""
+
+
+def wide_history(first_s: int, last_s: int) -> Iterator[str]:
+    """Two metrics of many series, every fifteen seconds."""
+    random = np.random.default_rng(0)
+    times_s = np.arange(first_s, last_s, WIDE_STEP_S)
+    load = 20 + 5 * np.sin(times_s / 90) + random.normal(0, 0.3, (SERIES, len(times_s)))
+    delay = 0.1 * load + random.normal(0, 0.05, load.shape)
+    for name, values in (("requests", load), ("delay", delay)):
+        yield f"# TYPE {name} gauge"
+        for series, row in enumerate(values.tolist()):
+            labels = f'job="shop",instance="10.0.{series // 100}.1:8080",path="/shelf/{series % 100}"'
+            for time_s, value in zip(times_s.tolist(), row, strict=True):
+                yield f"{name}{{{labels}}} {value:.4f} {time_s}"
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_thousand_series_every_fifteen_seconds_take_less_than_half_a_core(programs, tmp_path):
+    require("prometheus", "promtool")
+    source_folder, target_folder = tmp_path / "source", tmp_path / "target"
+    source_folder.mkdir()
+    target_folder.mkdir()
+    now = int(time.time()) // WIDE_STEP_S * WIDE_STEP_S
+    backfill(source_folder, wide_history(now - 1000, now + 1800))
+    source = Prometheus(source_folder, "global: {}\n")
+    programs.append(source)
+    target = Prometheus(target_folder, "global: {}\n")
+    programs.append(target)
+    config = tmp_path / "watch.toml"
+    config.write_text(WIDE_CONFIG.format(source=source.url, target=target.url))
+
+    def scored_rows() -> float:
+        metrics = text_string_to_metric_families(watch.metrics())
+        return next(s.value for f in metrics for s in f.samples if s.name == "datasentinel_watch_rows_total")
+
+    with watching(config) as watch:
+        wait_for("first scores", lambda: scored_rows() >= 2 * SERIES, timeout_s=600)
+        rows, used_s, began_s = scored_rows(), cpu_s(watch.process.pid), time.monotonic()
+        wait_for("eight looks", lambda: time.sleep(5) or scored_rows() >= rows + 8 * SERIES, timeout_s=600)
+        used_s, took_s = cpu_s(watch.process.pid) - used_s, time.monotonic() - began_s
+        looks = (scored_rows() - rows) / SERIES
+        assert "level=error" not in watch.log(), watch.log()
+    per_look_s = used_s / looks
+    print(
+        f"{SERIES} series of 2 queries: {per_look_s:.2f} s of CPU a look, scrapes every 5 s included: "
+        f"{per_look_s / WIDE_STEP_S:.1%} of a core; {looks:.0f} looks in {took_s:.0f} s"
+    )
+    assert per_look_s / WIDE_STEP_S < 0.5
+    assert target.value("count(anomaly_score)") == SERIES

@@ -6,13 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
-from datasentinel.distributed.prometheus.client import Grid
+from datasentinel.distributed.prometheus.client import Grid, ServerUnreachableError
 from datasentinel.distributed.prometheus.fitting import fit, load_fitted
 from datasentinel.distributed.prometheus.publishing import Source
 from datasentinel.distributed.prometheus.samples import fetch
 from datasentinel.distributed.prometheus.scoring import SeriesScorer
 from datasentinel.distributed.prometheus.states import SeriesStates, load_states, save_states
-from datasentinel.errors import ArtifactError, DataSentinelError
+from datasentinel.errors import ArtifactError, DataSentinelError, MissingDependencyError
 from datasentinel.serving.logs import RateLimitedLog, log
 
 if TYPE_CHECKING:
@@ -189,11 +189,14 @@ class Watcher:
                 fitted = training.result()
                 self._trained = fitted, self._last(fitted)
             self._take_over()
+        except MissingDependencyError:
+            raise  # Time will not help.
         except DataSentinelError as error:
-            self._fit_again_s = now_s + max(
-                self._model.infer_every, min(self._model.fit_window / 100, _LONGEST_FIT_RETRY_S)
-            )
-            self._retry_s = now_s + self._model.infer_every
+            self._retry_s = self._fit_again_s = now_s + self._model.infer_every
+            if not isinstance(error, ServerUnreachableError):
+                # It takes more of a past.
+                retry_s = min(self._model.fit_window / 100, _LONGEST_FIT_RETRY_S)
+                self._fit_again_s = max(self._fit_again_s, now_s + retry_s)
             self._fail("fit", error)
 
     def _is_fit_due(self, now_s: float) -> bool:
