@@ -63,8 +63,9 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Check what can be checked without asking."""
-        if not re.match(r"https?://[^/]", self.url):
-            raise SettingsError(f"url: expected http://... or https://..., got '{self.url}'")
+        if not re.match(r"https?://[^/@]+(/|$)", self.url):
+            # Credentials would end in the log.
+            raise SettingsError("url: expected http://... or https://... without user and password")
         _positive("timeout", self.timeout)
         if self.retries < 0:
             raise SettingsError(f"retries: must not be negative, got {self.retries}")
@@ -123,7 +124,7 @@ class Model:
     model, season, time_zone, half_lives, target_fpr, seed
         As for `datasentinel train`; half-lives are in rows.
     max_rows, max_series : int
-        Most rows to train on (whole series are drawn at random), most series that are remembered.
+        Most rows to train on (of more, series are drawn at random), most series that are remembered.
     reasons : int
         How many columns are named at most for an anomaly.
     alert_window : float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,19 @@ from datasentinel.distributed.prometheus.samples import fetch, refuse_ambiguous
 from datasentinel.errors import ArtifactError, DataError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from datasentinel.artifact import Artifact, Json
     from datasentinel.distributed.prometheus.client import PrometheusClient
     from datasentinel.distributed.prometheus.config import Model
-    from datasentinel.distributed.prometheus.samples import Samples
+    from datasentinel.distributed.prometheus.samples import Key, Samples
     from datasentinel.types import Float64Array, Int64Array
 
 # The key of an artifact's training facts.
 _FACTS = "watch"
+# Many times the warm-up of a detector with memory.
+_PART_STEPS = 1_000
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,11 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
 
     count = round(model.fit_window / model.step)
     grid = Grid(model.step, last - count + 1, count)
-    samples = fetch(client, model.queries, grid, model.by)
-    refuse_ambiguous(samples, "aggregate it, such as sum by (instance) (...), or set by")
-    values, series, moments = training_rows(samples, max_rows=model.max_rows, seed=model.seed)
+    parts = fetch_window(client, model, grid)
+    labels = parts[0].labels
+    values, series, moments = training_rows(parts, model.max_rows)
     if not len(values):
-        raise DataError(_no_rows(model, samples))
+        raise DataError(_no_rows(model, parts))
     times_s = np.asarray(moments * model.step, np.float64)
     rows = with_calendar(values, times_s, model)
     settings = model.training
@@ -82,7 +86,7 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
         feature_names=tuple(model.queries),
         order=_order(series, times_s, model) if settings.model == "context" else None,
     )
-    facts: dict[str, Json] = {**_facts(model), "labels": list(samples.labels), "fitted_to": last}
+    facts: dict[str, Json] = {**_facts(model), "labels": list(labels), "fitted_to": last}
     exported = export_artifact(
         result,
         directory,
@@ -93,7 +97,7 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
         training_facts={_FACTS: facts, "series": len(set(series.tolist())), "seed": model.seed},
     )
     _remove_old(directory / model.name)
-    return Fitted(load_artifact(exported.directory), samples.labels, last)
+    return Fitted(load_artifact(exported.directory), labels, last)
 
 
 def load_fitted(directory: Path, model: Model) -> Fitted | None:
@@ -121,25 +125,66 @@ def load_fitted(directory: Path, model: Model) -> Fitted | None:
     return Fitted(artifact, labels, fitted_to)
 
 
-def training_rows(
-    samples: Samples, *, max_rows: int, seed: int
-) -> tuple[Float64Array, Int64Array, Int64Array]:
-    """Take the complete rows, those of a series together; where they are too many, of series drawn at random.
+def fetch_window(client: PrometheusClient, model: Model, grid: Grid) -> list[Samples]:
+    """Ask for the samples to train on, in one part or several.
+
+    Where all series together have more rows than a model is trained on, each part of the window is asked for
+    other series, drawn at random from those that are there in the end: so neither the server's answers nor
+    memory grow with the number of series, and all of the window is seen.
+    """
+    end = fetch(client, model.queries, grid.part(grid.count - 1, 1), model.by)
+    refuse_ambiguous(end, "aggregate it, such as sum by (instance) (...), or set by")
+    if len(end.keys) * grid.count <= model.max_rows:
+        whole = fetch(client, model.queries, grid, model.by)
+        refuse_ambiguous(whole, "aggregate it, such as sum by (instance) (...), or set by")
+        return [whole]
+    random = np.random.default_rng(model.seed)
+    firsts = range(0, grid.count, _PART_STEPS)
+    drawn_at_once = min(len(end.keys), -(-model.max_rows // (_PART_STEPS * len(firsts))))
+    parts = []
+    for first in firsts:
+        drawn = [end.keys[i] for i in random.choice(len(end.keys), drawn_at_once, replace=False).tolist()]
+        queries = {name: restrict(query, end.labels, drawn) for name, query in model.queries.items()}
+        part = grid.part(first, min(_PART_STEPS, grid.count - first))
+        parts.append(fetch(client, queries, part, end.labels))
+    return parts
+
+
+def restrict(query: str, labels: Sequence[str], keys: Sequence[Key]) -> str:
+    """Return a query for those series only that have one of these values of the labels."""
+    wanted = []
+    for key in keys:
+        series = "vector(1)"
+        for label, value in zip(labels, key, strict=True):
+            # What is in quotation marks is escaped as in JSON; a dollar would refer to a match.
+            text = json.dumps(value.replace("$", "$$"), ensure_ascii=False)
+            series = f'label_replace({series}, "{label}", {text}, "", "")'
+        wanted.append(series)
+    return f"({query}) and on ({', '.join(labels)}) ({' or '.join(wanted)})"
+
+
+def training_rows(parts: Sequence[Samples], max_rows: int) -> tuple[Float64Array, Int64Array, Int64Array]:
+    """Take the complete rows, those of a series of a part together; the last `max_rows` where there are more.
 
     Returns
     -------
     values : float64 array, shape [R, D]
     series, moments : int64 array, shape [R]
-        Which series a row is of, and the number of its moment.
+        Which series of which part a row is of, and the number of its moment.
     """
-    complete = samples.complete
-    counts = complete.sum(axis=1)
-    drawn = np.random.default_rng(seed).permutation(len(samples.keys))
-    # The first one is taken in any case, as far as it goes.
-    kept = np.sort(drawn[: max(1, int(np.searchsorted(np.cumsum(counts[drawn]), max_rows, side="right")))])
-    series, steps = np.nonzero(complete[kept])
-    series, steps = series[-max_rows:], steps[-max_rows:]
-    return samples.values[kept[series], steps], kept[series], samples.grid.first + steps
+    values, of, moments = [], [], []
+    before = 0
+    for samples in parts:
+        series, steps = np.nonzero(samples.complete)
+        values.append(samples.values[series, steps])
+        of.append(before + series)
+        moments.append(samples.grid.first + steps)
+        before += len(samples.keys)
+    return (
+        np.concatenate(values)[-max_rows:],
+        np.concatenate(of)[-max_rows:],
+        np.concatenate(moments)[-max_rows:],
+    )
 
 
 def with_calendar(values: Float64Array, times_s: Float64Array, model: Model) -> Float64Array:
@@ -181,12 +226,15 @@ def _facts(model: Model) -> dict[str, Json]:
     }
 
 
-def _no_rows(model: Model, samples: Samples) -> str:
-    present = np.isfinite(samples.values)
-    absent = [name for column, name in enumerate(model.queries) if not present[:, :, column].any()]
+def _no_rows(model: Model, parts: Sequence[Samples]) -> str:
+    absent = [
+        name
+        for column, name in enumerate(model.queries)
+        if not any(np.isfinite(samples.values[:, :, column]).any() for samples in parts)
+    ]
     if absent:
         return f"no sample in the window of: {', '.join(absent)}"
     return (
-        f"none of {len(samples.keys)} series has a sample of every query at the same time; they are joined "
-        f"by the labels {', '.join(samples.labels) or '(none)'}"
+        f"none of {len(parts[0].keys)} series has a sample of every query at the same time; they are joined "
+        f"by the labels {', '.join(parts[0].labels) or '(none)'}"
     )

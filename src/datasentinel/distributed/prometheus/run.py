@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import queue
 import threading
@@ -20,7 +21,8 @@ from datasentinel.serving.logs import log
 from datasentinel.serving.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from datasentinel.distributed.prometheus.config import WatchConfig
     from datasentinel.distributed.prometheus.publishing import Publisher
@@ -51,10 +53,16 @@ def watch(config: WatchConfig, *, once: bool = False, on_ready: Callable[[str], 
     DataError
         The server refuses a query.
     ServerError
-        The port for scraping is taken; with `once`, also if anything failed.
+        The port for scraping is taken, or another watch uses the directory; with `once`, also if anything
+        failed.
     MissingDependencyError
         A package of the extra `prometheus`, or, to train, of `train` is not installed.
     """
+    with _sole_user_of(config.directory):
+        _run(config, once=once, on_ready=on_ready)
+
+
+def _run(config: WatchConfig, *, once: bool, on_ready: Callable[[str], None] | None) -> None:
     stop = threading.Event()
     client = PrometheusClient(config.source, stop)
     board = ScoreBoard(
@@ -72,6 +80,7 @@ def watch(config: WatchConfig, *, once: bool = False, on_ready: Callable[[str], 
             account=board.accounts[model.name],
             directory=config.directory,
             executor=executor,
+            stop=stop,
         )
         for model in config.models
     ]
@@ -107,6 +116,21 @@ async def _until_signalled(stop: threading.Event, work: Callable[[], None]) -> N
     stop.set()
     signalled.cancel()
     await working
+
+
+@contextlib.contextmanager
+def _sole_user_of(directory: Path) -> Iterator[None]:
+    """Keep others from a directory, whose states two would spoil."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((directory / ".lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(f"{directory}: another watch uses this directory") from None
+        except OSError as error:
+            raise ServerError(f"{directory}: cannot be used: {error.strerror or error}") from error
+        yield
 
 
 def _once(watchers: list[Watcher]) -> None:

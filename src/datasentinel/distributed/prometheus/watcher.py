@@ -16,6 +16,7 @@ from datasentinel.errors import ArtifactError, DataSentinelError, MissingDepende
 from datasentinel.serving.logs import RateLimitedLog, log
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
     from concurrent.futures import Executor, Future
     from pathlib import Path
@@ -50,6 +51,8 @@ class Watcher:
     directory : Path
     executor : Executor
         Where trainings run.
+    stop : threading.Event
+        Ends catching up.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Watcher:
         account: Account,
         directory: Path,
         executor: Executor,
+        stop: threading.Event,
     ) -> None:
         self._model = model
         self._client = client
@@ -68,13 +72,14 @@ class Watcher:
         self._account = account
         self._directory = directory
         self._executor = executor
+        self._stop = stop
         self._states_file = directory / "states" / f"{model.name}.npz"
         self._infer_steps = max(1, round(model.infer_every / model.step))
         self._scorer: SeriesScorer | None = None
         self._states: SeriesStates | None = None
         self._fitted: Fitted | None = None
         self._training: Future[Fitted] | None = None
-        # To be taken over: the model, and the last moment that it need not score.
+        # To be taken over: the model, and the last moment that needs no score where there is no other model.
         self._trained: tuple[Fitted, int] | None = None
         self._fit_again_s = 0.0
         self._retry_s = 0.0
@@ -121,7 +126,7 @@ class Watcher:
         """Train, if that is due, and take the model over; errors are the caller's."""
         if self._trained is None and self._is_fit_due(now_s):
             fitted = fit(self._client, self._model, self._directory, self._last_due(now_s))
-            self._trained = fitted, self._last(fitted)
+            self._trained = fitted, fitted.fitted_to
         self._take_over()
 
     def look(self, now_s: float) -> None:
@@ -135,7 +140,7 @@ class Watcher:
         assert self._states is not None  # noqa: S101
         last = self._last_due(now_s)
         self._skip(last)
-        while self._states.last < last:
+        while self._states.last < last and not self._stop.is_set():
             if not self._score(min(self._steps_at_once(self._states), last - self._states.last)):
                 self._retry_s = now_s + min(self._model.infer_every, 60.0)
                 return False
@@ -187,12 +192,12 @@ class Watcher:
             if self._training is not None and self._training.done():
                 training, self._training = self._training, None
                 fitted = training.result()
-                self._trained = fitted, self._last(fitted)
+                self._trained = fitted, fitted.fitted_to
             self._take_over()
         except MissingDependencyError:
             raise  # Time will not help.
         except DataSentinelError as error:
-            self._retry_s = self._fit_again_s = now_s + self._model.infer_every
+            self._fit_again_s = now_s + self._model.infer_every
             if not isinstance(error, ServerUnreachableError):
                 # It takes more of a past.
                 retry_s = min(self._model.fit_window / 100, _LONGEST_FIT_RETRY_S)
@@ -205,15 +210,13 @@ class Watcher:
         age_s = now_s - self._fitted.fitted_to * self._model.step
         return 0 < self._model.fit_every <= age_s - self._model.offset
 
-    def _last(self, fitted: Fitted) -> int:
-        """Return the last moment that needs no score by a model just trained."""
-        return fitted.fitted_to if self._states is None else self._states.last
-
     def _take_over(self) -> None:
         """Score by a trained model from now on, whose states begin with the recent past."""
         if self._trained is None:
             return
         fitted, last = self._trained
+        if self._states is not None:
+            last = self._states.last
         scorer = self._load(fitted)
         states = SeriesStates.new(
             fitted.artifact.config.model_sha256,

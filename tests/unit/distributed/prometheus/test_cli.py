@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -46,3 +47,19 @@ def test_rules_and_dashboard_are_written_without_a_server(tmp_path):
     done = run_watch(str(config), "--rules-out", str(tmp_path / "no" / "rules.yml"))
     assert done.returncode == 1
     assert "rules.yml: cannot be written" in done.stderr
+
+
+def test_a_directory_is_used_by_one_at_a_time(tmp_path):
+    config = tmp_path / "watch.toml"
+    config.write_text(CONFIG.format(url="http://localhost:1"))
+    (tmp_path / "watch").mkdir()
+    with (tmp_path / "watch" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run_watch(str(config), "--once")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: {tmp_path}/watch: another watch uses this directory\n",
+    )
+    done = run_watch(str(config), "--once")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: http://localhost:1: no answer")

@@ -90,6 +90,7 @@ def test_everything_can_be_told(tmp_path):
         (('"node_load1"', "1"), r"\[models.hosts\] queries.load: expected text, got 1"),
         (("models.hosts", "models.'1 x'"), r"'1 x' is no name"),
         (("http://localhost:9090", "localhost"), r"\[source\] url: expected http://"),
+        (("http://localhost", "http://me:secret@localhost"), r"without user and password"),
         (('url = "http://localhost:9090"', "retries = 1"), r"\[source\]: url is missing"),
         (("[source]", "[exposition]\nenabled = false\n[source]"), r"scores would go nowhere"),
         (("[source]", "[exposition]\nport = 70000\n[source]"), r"\[exposition\] port: expected 0 to 65535"),

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
+from datasentinel.distributed.prometheus import fitting
 from datasentinel.distributed.prometheus.client import Grid, PrometheusClient
 from datasentinel.distributed.prometheus.config import Endpoint, Model
-from datasentinel.distributed.prometheus.fitting import fit, load_fitted
+from datasentinel.distributed.prometheus.fitting import (
+    fetch_window,
+    fit,
+    load_fitted,
+    restrict,
+    training_rows,
+)
 from datasentinel.distributed.prometheus.samples import fetch
 from datasentinel.distributed.prometheus.scoring import SeriesScorer
 from datasentinel.distributed.prometheus.states import SeriesStates
@@ -33,11 +43,12 @@ RECORDINGS = {f"pump-{i}": oscillations(1000, seed=i) for i in range(2)}
 def answer(request):
     """The column that the query names of two pumps; the first row is that of moment 0."""
     first, last = (round(float(request.form[name]) / 10) for name in ("start", "end"))
-    column = int(request.form["query"])
+    column, _, restriction = request.form["query"].removeprefix("(").partition(") and on (pump) ")
     return matrix(
         *(
-            ({"pump": name}, [[10 * i, str(float(rows[i, column]))] for i in range(first, last + 1)])
+            ({"pump": name}, [[10 * i, str(float(rows[i, int(column)]))] for i in range(first, last + 1)])
             for name, rows in RECORDINGS.items()
+            if name in restriction or not restriction
         )
     )
 
@@ -48,7 +59,7 @@ def test_a_model_is_trained_on_the_window_and_found_again(tmp_path):
         fitted = fit(client, MODEL, tmp_path, last=700)
         again = fit(client, MODEL, tmp_path, last=710)
         fit(client, MODEL, tmp_path, last=720)
-    assert {request.form["start"] for request in server.requests[:2]} == {"1010.000"}
+    assert [request.form["start"] for request in server.requests[:4]] == ["7000.000"] * 2 + ["1010.000"] * 2
     assert fitted.labels == ("pump",)
     assert fitted.artifact.config.feature_names == ("load", "delay")
     assert fitted.artifact.config.training["rows"] == 2 * ROWS
@@ -60,6 +71,46 @@ def test_a_model_is_trained_on_the_window_and_found_again(tmp_path):
     found = load_fitted(tmp_path, MODEL)
     assert (found.labels, found.fitted_to) == (("pump",), 720)
     assert load_artifact(tmp_path / "pumps" / "2").config.version == again.artifact.config.version
+
+
+def test_of_more_rows_than_are_wanted_series_are_drawn_anew_for_each_part(monkeypatch):
+    monkeypatch.setattr(fitting, "_PART_STEPS", 100)
+    with serving(answer) as server:
+        client = PrometheusClient(Endpoint(url=server.url))
+        parts = fetch_window(client, replace(MODEL, max_rows=450), Grid(10.0, 101, ROWS))
+    assert [part.grid.first for part in parts] == [101, 201, 301, 401, 501, 601]
+    drawn = [part.keys for part in parts]
+    assert all(len(keys) == 1 for keys in drawn)
+    assert {("pump-0",), ("pump-1",)} == {key for keys in drawn for key in keys}
+    values, series, moments = training_rows(parts, 450)
+    assert (len(values), len(set(series.tolist())), moments[-1]) == (450, 5, 700)
+    (name,) = drawn[-1][0]
+    np.testing.assert_allclose(values[-100:], RECORDINGS[name][601:701, :2], rtol=1e-6)
+
+
+def test_prometheus_understands_a_restricted_query(tmp_path):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: package prometheus)")
+    keys = [("a", 'quoted " and \\ $1'), ("b", "ü\n")]
+    rule = {"record": "x", "expr": restrict("sum by (host, path) (load)", ("host", "path"), keys)}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": [rule]}]}))
+    series = [
+        ('load{host="a",path="quoted \\" and \\\\ $1"}', 1),
+        ('load{host="b",path="ü\\n"}', 2),
+        ('load{host="a",path="c"}', 3),
+    ]
+    test = {
+        "input_series": [{"series": name, "values": f"{value}x10"} for name, value in series],
+        "promql_expr_test": [
+            {"expr": "sum(x)", "eval_time": "5m", "exp_samples": [{"labels": "{}", "value": 3}]}
+        ],
+    }
+    content = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(content))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,20 +63,19 @@ def test_rows_of_a_series_are_together_and_incomplete_ones_left_out():
         GRID,
         ("host",),
     )  # fmt: skip
-    values, of, moments = training_rows(samples, max_rows=100, seed=0)
+    values, of, moments = training_rows([samples], max_rows=100)
     np.testing.assert_array_equal(values[:, 0], [1, 2, 3, 4, 6])
     np.testing.assert_array_equal(of, [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(moments, [100, 101, 102, 100, 102])
 
 
-def test_whole_series_are_drawn_where_there_are_too_many_rows():
-    samples = join([[series([1, 2, 3], host=str(host)) for host in range(50)]], GRID, ("host",))
-    values, of, _ = training_rows(samples, max_rows=31, seed=0)
-    assert len(values) == 30
-    assert all(count == 3 for count in np.unique(of, return_counts=True)[1])
-    last, _, moments = training_rows(samples, max_rows=2, seed=0)
-    assert len(last) == 2
-    np.testing.assert_array_equal(moments, [101, 102])
+def test_the_last_rows_are_taken_and_parts_kept_apart():
+    first = join([[series([1, 2, 3], host="a")]], GRID, ("host",))
+    second = join([[series([4, 5, 6], host="a")]], Grid(15.0, 103, 3), ("host",))
+    values, of, moments = training_rows([first, second], max_rows=5)
+    np.testing.assert_array_equal(values[:, 0], [2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(of, [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(moments, [101, 102, 103, 104, 105])
 
 
 def test_a_season_adds_the_second_of_the_week():
