@@ -67,9 +67,6 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
     ServerUnreachableError
         It does not answer.
     """
-    from datasentinel.export import export_artifact
-    from datasentinel.training import train
-
     count = round(model.fit_window / model.step)
     grid = Grid(model.step, last - count + 1, count)
     parts = fetch_window(client, model, grid)
@@ -77,6 +74,10 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
     values, series, moments = training_rows(parts, model.max_rows)
     if not len(values):
         raise DataError(_no_rows(model, parts))
+    # Imported here: what is wrong with the samples is told without torch.
+    from datasentinel.export import export_artifact
+    from datasentinel.training import train
+
     times_s = np.asarray(moments * model.step, np.float64)
     rows = with_calendar(values, times_s, model)
     settings = model.training

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import ssl
 import struct
 import time
+import urllib.request
 from dataclasses import replace
 
 import cramjam
@@ -18,6 +20,7 @@ from datasentinel.distributed.prometheus.publishing import Source
 from datasentinel.distributed.prometheus.remote_write import RemoteWriter
 from datasentinel.distributed.prometheus.scoring import Moment
 from datasentinel.errors import ServerError
+from tests.certificates import Authority
 from tests.integration.prometheus_stack import get
 from tests.unit.distributed.prometheus.fake_server import serving
 
@@ -164,5 +167,20 @@ def test_a_port_that_is_taken_is_named():
         port = int(server.address.rpartition(":")[2])
         with pytest.raises(ServerError, match=f"cannot publish scores on 127.0.0.1:{port}"):
             ExpositionServer(Exposition(port=port), ScoreBoard({}))
+    finally:
+        server.close()
+
+
+def test_scores_are_published_over_tls(tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("watch")
+    settings = Exposition(port=0, certificate_file=str(certificate), key_file=str(key))
+    server = ExpositionServer(settings, ScoreBoard({"pumps": 60.0}))
+    try:
+        context = ssl.create_default_context(cafile=authority.file)
+        with urllib.request.urlopen(
+            f"https://{server.address}/metrics", context=context, timeout=60
+        ) as answer:
+            assert b"datasentinel_watch_rows_total" in answer.read()
     finally:
         server.close()
