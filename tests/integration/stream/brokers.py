@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import socket
 import subprocess
@@ -21,12 +23,13 @@ class Broker(ABC):
     scheme: str
     program: str
     package: str
-    soon: ClassVar[
-        dict[str, object]
-    ] = {}  # Options that have a lost consumer's messages delivered again soon.
+    restarts = True
+    always: ClassVar[dict[str, object]] = {}
+    # Options that have a lost consumer's messages delivered again soon.
+    soon: ClassVar[dict[str, object]] = {}
 
     def __init__(self, folder: Path) -> None:
-        if shutil.which(self.program, path=f"{Path('/usr/sbin')}:{shutil.os.environ['PATH']}") is None:
+        if shutil.which(self.program, path=f"{Path('/usr/sbin')}:{os.environ['PATH']}") is None:
             pytest.skip(f"{self.program} is not installed (Debian: {self.package})")
         self.folder = folder
         self.port = 0
@@ -37,7 +40,7 @@ class Broker(ABC):
         """What starts it on `self.port`."""
 
     def url(self, topic: str, **options: object) -> str:
-        query = "&".join(f"{name}={value}" for name, value in options.items())
+        query = "&".join(f"{name}={value}" for name, value in (self.always | options).items())
         return f"{self.scheme}://127.0.0.1:{self.port}/{topic}" + (f"?{query}" if query else "")
 
     def start(self) -> None:
@@ -77,7 +80,75 @@ class Nats(Broker):
         return ["nats-server", "-js", "-sd", str(self.folder), "-a", "127.0.0.1", "-p", str(self.port)]
 
 
-BROKERS: dict[str, type[Broker]] = {broker.scheme: broker for broker in (Nats,)}
+class Redis(Broker):
+    scheme, program, package = "redis", "redis-server", "redis-server"
+    soon: ClassVar[dict[str, object]] = {"ack_wait_s": 3}
+
+    def command(self) -> list[str]:
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "always"}
+        return [
+            "redis-server",
+            *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
+        ]
+
+
+class Kafka(Broker):
+    """librdkafka's own mock cluster, which real clients speak to; it lives in a client of this process."""
+
+    scheme = "kafka"
+    always: ClassVar[dict[str, object]] = {
+        "session.timeout.ms": 6000
+    }  # Who leaves is waited for by the mock.
+    restarts = False
+
+    def __init__(self, folder: Path) -> None:
+        pytest.importorskip("confluent_kafka")
+        self.folder = folder
+
+    def command(self) -> list[str]:
+        raise AssertionError("it is no process of its own")
+
+    def start(self) -> None:
+        from confluent_kafka import Producer
+
+        self._cluster = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "of the cluster itself"})
+        (only,) = self._cluster.list_topics(timeout=START_TIMEOUT_S).brokers.values()
+        self.port = only.port
+
+    def stop(self) -> None:
+        del self._cluster
+
+
+# What Debian's command runs, after it has become another user.
+_RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+
+class RabbitMq(Broker):
+    scheme, program, package = "amqp", "rabbitmq-server", "rabbitmq-server"
+
+    def command(self) -> list[str]:
+        name = f"datasentinel-{self.folder.name}-{os.getpid()}"
+        environment = {
+            "HOME": self.folder,
+            "RABBITMQ_NODENAME": f"{name}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": self.port,
+            "RABBITMQ_DIST_PORT": free_port(),
+            "ERL_EPMD_PORT": self.epmd_port,
+            "RABBITMQ_MNESIA_BASE": self.folder / "data",
+            "RABBITMQ_LOG_BASE": self.folder / "logs",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "plugins",
+            "RABBITMQ_CONF_ENV_FILE": self.folder / "environment",
+        }
+        return ["env", *(f"{key}={value}" for key, value in environment.items()), _RABBITMQ]
+
+    @functools.cached_property
+    def epmd_port(self) -> int:
+        return free_port()
+
+
+BROKERS: dict[str, type[Broker]] = {broker.scheme: broker for broker in (Nats, Redis, Kafka, RabbitMq)}
 
 
 def free_port() -> int:

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="session", params=BROKERS)
+_SLOW = ("amqp",)  # To start.
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in BROKERS],
+)
 def broker(request, tmp_path_factory) -> Iterator[Broker]:
     """Each kind of broker, running."""
     running = BROKERS[request.param](tmp_path_factory.mktemp(request.param))

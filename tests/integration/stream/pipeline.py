@@ -31,26 +31,24 @@ class Pipeline:
     def __init__(self, broker: Broker, topic: str, **options: object) -> None:
         self.source = broker.url(f"{topic}-in", **options)
         self.sink = broker.url(f"{topic}-out", **options)
+        self.group = f"{topic}-scorers"
         self.dead_letters = broker.url(f"{topic}-out.dead")
 
     @property
     def options(self) -> StreamOptions:
-        return StreamOptions(*map(BrokerUrl.parse, (self.source, self.sink, self.dead_letters)))
+        urls = map(BrokerUrl.parse, (self.source, self.sink, self.dead_letters))
+        return StreamOptions(*urls, group=self.group)
 
     @property
     def flags(self) -> list[str]:
-        return ["--from", self.source, "--to", self.sink]
+        return ["--from", self.source, "--to", self.sink, "--group", self.group]
 
     async def make_topics(self) -> None:
-        """Make what the broker keeps messages in, and the groups that remember what was read."""
-        for url, group in (
-            (self.source, "datasentinel"),
-            (self.sink, "reader"),
-            (self.dead_letters, "reader"),
-        ):
-            source = open_source(BrokerUrl.parse(url), group)
-            await source.open()
-            await source.close()
+        """Make what the broker keeps messages in."""
+        for url in (self.source, self.sink, self.dead_letters):
+            sink = open_sink(BrokerUrl.parse(url))
+            await sink.open()
+            await sink.close()
 
     async def publish(self, payloads: Sequence[bytes], keys: Sequence[str] | None = None) -> None:
         """Publish samples, each confirmed by the broker; it may be away for a while."""
@@ -86,7 +84,7 @@ def result_of(message: Message) -> dict[str, Any]:
 
 async def read(url: str, is_enough: Callable[[list[Message]], bool]) -> list[Message]:
     """Take and acknowledge messages until there are enough."""
-    source = open_source(BrokerUrl.parse(url), "reader")
+    source = open_source(BrokerUrl.parse(url), readers_of(BrokerUrl.parse(url)))
     await persistently(source.open)
     found: list[Message] = []
     deadline_s = time.monotonic() + TIMEOUT_S
@@ -98,6 +96,11 @@ async def read(url: str, is_enough: Callable[[list[Message]], bool]) -> list[Mes
             await source.acknowledge(messages)
     await source.close()
     return found
+
+
+def readers_of(url: BrokerUrl) -> str:
+    """Return the group that reads a topic in tests."""
+    return f"{url.topic}-readers".replace(".", "-")
 
 
 async def persistently(attempt: Callable[[], Any]) -> Any:

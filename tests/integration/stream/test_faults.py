@@ -14,11 +14,19 @@ import numpy as np
 import pytest
 
 from tests.integration.server_process import ServerProcess, serving
+from tests.integration.stream.brokers import BROKERS
 from tests.integration.stream.pipeline import Pipeline
 from tests.integration.stream.test_stream import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+others_slowly = pytest.mark.parametrize(
+    "broker",
+    ["nats", *(pytest.param(name, marks=pytest.mark.slow) for name in BROKERS if name != "nats")],
+    indirect=True,
+)
 
 
 @contextmanager
@@ -43,6 +51,7 @@ def check_repeats(results: list[dict[str, object]], most: int) -> None:
     assert len(results) - len(seen) <= most
 
 
+@others_slowly
 @pytest.mark.parametrize("fault", ["killed", "paused"])
 def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, rows, tmp_path, fault):
     count, batch = 4000, 100
@@ -70,6 +79,7 @@ def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, r
     np.testing.assert_allclose(scores[:2000], scores[2000:], rtol=1e-5)
 
 
+@others_slowly
 def test_a_stream_tells_its_health_and_its_counts(broker, topic, artifact, rows, tmp_path):
     pipeline = Pipeline(broker, topic)
     payloads = [*samples(rows[:200]), b"nonsense"]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from datasentinel.distributed.brokers.base import BrokerUrl, Sink, Source
 
-# The module of each scheme; it has a `Source` and a `Sink` of its name.
-_MODULES = {"nats": "nats"}
+# The module of each scheme, which is its extra's name, too; it has `make_source` and `make_sink`.
+_MODULES = {name: name for name in ("amqp", "kafka", "nats", "redis")}
 SCHEMES = tuple(_MODULES)
 
 

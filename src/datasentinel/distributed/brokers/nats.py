@@ -79,7 +79,7 @@ class NatsSource(Source):
         self._ack_wait_s = url.number("ack_wait_s", 30.0, minimum=0.1)
         self._client: Client | None = None
         self._arrived: deque[Msg] = deque()
-        self._arrival = asyncio.Event()
+        self._news = asyncio.Event()  # Something arrived, or no more will until it is asked for.
         self._wanted = 0  # Messages that the server may still send.
         self._pulled = asyncio.Event()  # Set while there are none of them.
         self._pulled.set()
@@ -116,9 +116,9 @@ class NatsSource(Source):
             if len(self._arrived) + self._wanted <= most // 2:
                 await self._pull(client, most)
             if not self._arrived:
-                self._arrival.clear()
+                self._news.clear()
                 try:
-                    await asyncio.wait_for(self._arrival.wait(), TAKE_TIMEOUT_S)
+                    await asyncio.wait_for(self._news.wait(), TAKE_TIMEOUT_S)
                 except TimeoutError:
                     if not client.is_connected:
                         raise BrokerError(f"{self._url}: no connection") from None
@@ -156,11 +156,11 @@ class NatsSource(Source):
         if message.reply:
             self._want(self._wanted - 1)
             self._arrived.append(message)
-            self._arrival.set()
         else:
             # A pull request has ended before all was sent that it asked for.
             left = (message.headers or {}).get("Nats-Pending-Messages", self._wanted)
             self._want(self._wanted - int(left))
+        self._news.set()
 
     def _want(self, count: int) -> None:
         self._wanted = max(0, count)

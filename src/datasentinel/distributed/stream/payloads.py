@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,6 +188,8 @@ class Decoder:
             raise InvalidInputError(f"is not JSON: {str(error)[:100]}") from error
         is_batch = isinstance(document, list) and bool(document) and isinstance(document[0], dict | list)
         rows = document if is_batch else [document]
+        if self._in_order and self._are_arrays_of_numbers(rows):
+            return Rows(rows, None, None, is_batch)
         values, times, series = [], [], []
         for number, row in enumerate(rows):
             named = dict(zip(self._columns, row, strict=True)) if self._fits(row, number, is_batch) else row
@@ -195,7 +198,17 @@ class Decoder:
                 times.append(named.get(self._time))
             if self._id is not None:
                 series.append(named.get(self._id))
-        return Rows(values, times or None, _ids(series), is_batch)
+        return Rows(
+            values, times if any(time is not None for time in times) else None, _ids(series), is_batch
+        )
+
+    def _are_arrays_of_numbers(self, rows: list[Any]) -> bool:
+        """Whether rows are what most of them are, at a glance: features in their order, all numbers."""
+        return (
+            all(type(row) is list for row in rows)
+            and set(map(len, rows)) == {len(self._columns)}
+            and _NUMERIC.issuperset(map(type, chain.from_iterable(rows)))
+        )
 
     def _fits(self, row: Any, number: int, many: bool) -> bool:  # noqa: ANN401
         """Whether a row is an array of as many values as there are columns."""

@@ -1,0 +1,171 @@
+"""RabbitMQ, by AMQP 0.9.1: durable queues, acknowledged by tags of a channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError
+
+from datasentinel.distributed.brokers.base import (
+    REPLY_TIMEOUT_S,
+    TAKE_TIMEOUT_S,
+    BrokerUrl,
+    Message,
+    Record,
+    Sink,
+    Source,
+    broker_errors,
+)
+from datasentinel.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DEFAULT_PORT = 5672
+# The broker gives a consumer that hangs up, and its messages to others, after two of them.
+_HEARTBEAT_S = 10
+_OPTIONS = ("vhost", "prefetch")
+_ERRORS = (AMQPError, ChannelInvalidStateError, DeliveryError, RuntimeError)
+
+
+def make_source(url: BrokerUrl, group: str) -> Source:  # noqa: ARG001 - consumers of a queue share it anyway
+    """See `brokers.open_source`."""
+    return AmqpSource(url)
+
+
+def make_sink(url: BrokerUrl) -> Sink:
+    """See `brokers.open_sink`."""
+    return AmqpSink(url)
+
+
+class AmqpSource(Source):
+    """A consumer of a queue.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a queue; its options are `vhost` and `prefetch`, how many messages are sent
+        ahead.
+    """
+
+    def __init__(self, url: BrokerUrl) -> None:
+        url.check_options(_OPTIONS)
+        self._url = url
+        self._prefetch = url.number("prefetch", 2048, minimum=1)
+        self._connection: Any = None
+        self._arrived: deque[Any] = deque()
+        self._arrival = asyncio.Event()
+
+    async def open(self) -> None:
+        """See `Source.open`."""
+        with broker_errors(self._url, *_ERRORS):
+            self._connection = await _connect(self._url)
+            # What a lost connection delivered comes again on the next one.
+            self._connection.close_callbacks.add(lambda *_: self._arrived.clear())
+            self._connection.reconnect_callbacks.add(lambda *_: self._arrived.clear())
+            channel = await self._connection.channel()
+            await channel.set_qos(prefetch_count=self._prefetch)
+            queue = await channel.declare_queue(self._url.topic, durable=True)
+            await queue.consume(self._receive)
+
+    async def take(self, most: int) -> list[Message]:
+        """See `Source.take`."""
+        if not self._arrived:
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), TAKE_TIMEOUT_S)
+            except TimeoutError:
+                if not self._connection.connected.is_set():
+                    raise BrokerError(f"{self._url}: no connection") from None
+        return [_message_of(self._arrived.popleft()) for _ in range(min(most, len(self._arrived)))]
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """See `Source.acknowledge`; everything before the last one of them has been answered, too."""
+        with broker_errors(self._url, *_ERRORS):
+            await messages[-1].handle.ack(multiple=True)
+
+    async def close(self) -> None:
+        """See `Source.close`."""
+        await _disconnect(self._connection)
+
+    async def _receive(self, message: Any) -> None:  # noqa: ANN401
+        self._arrived.append(message)
+        self._arrival.set()
+
+
+class AmqpSink(Sink):
+    """Publishes to a queue, with the broker's confirmation of each message.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a queue; its option is `vhost`.
+    """
+
+    def __init__(self, url: BrokerUrl) -> None:
+        url.check_options(_OPTIONS)
+        self._url = url
+        self._connection: Any = None
+        self._channel: Any = None
+
+    async def open(self) -> None:
+        """See `Sink.open`."""
+        with broker_errors(self._url, *_ERRORS):
+            self._connection = await _connect(self._url)
+            self._channel = await self._connection.channel(publisher_confirms=True)
+            await self._channel.declare_queue(self._url.topic, durable=True)
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See `Sink.publish`."""
+        if self._channel is None or not self._connection.connected.is_set():
+            raise BrokerError(f"{self._url}: no connection")
+        with broker_errors(self._url, *_ERRORS):
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                await asyncio.gather(*map(self._publish, records))
+
+    async def close(self) -> None:
+        """See `Sink.close`."""
+        await _disconnect(self._connection)
+
+    async def _publish(self, record: Record) -> None:
+        message = aio_pika.Message(
+            record.payload,
+            headers={**record.headers, "key": record.key},
+            message_id=record.id,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        await self._channel.default_exchange.publish(message, self._url.topic)
+
+
+async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
+    """Connect; from then on a lost connection is made anew for ever."""
+    async with asyncio.timeout(REPLY_TIMEOUT_S):
+        return await aio_pika.connect_robust(
+            host=url.host,
+            port=url.port or _DEFAULT_PORT,
+            login=url.user or "guest",
+            password=url.password or "guest",
+            virtualhost=url.options.get("vhost", "/"),
+            heartbeat=_HEARTBEAT_S,
+            reconnect_interval=0.5,
+            fail_fast=True,
+        )
+
+
+async def _disconnect(connection: Any) -> None:  # noqa: ANN401
+    if connection is not None:
+        with contextlib.suppress(*_ERRORS, OSError):
+            async with asyncio.timeout(TAKE_TIMEOUT_S):
+                await connection.close()
+
+
+def _message_of(message: Any) -> Message:  # noqa: ANN401
+    headers = {name: str(value) for name, value in message.headers.items()}
+    key = headers.pop("key", message.routing_key or "")
+    if message.message_id:
+        headers["id"] = message.message_id
+    return Message(message.body, key, "", headers, bool(message.redelivered), message)

@@ -1,0 +1,190 @@
+"""Redis streams: entries that a group of consumers shares, each of which remembers what is pending."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from datasentinel.distributed.brokers.base import (
+    REPLY_TIMEOUT_S,
+    TAKE_TIMEOUT_S,
+    BrokerUrl,
+    Message,
+    Record,
+    Sink,
+    Source,
+    broker_errors,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DEFAULT_PORT = 6379
+_PAYLOAD = b"payload"
+
+
+def make_source(url: BrokerUrl, group: str) -> Source:
+    """See `brokers.open_source`."""
+    return RedisSource(url, group)
+
+
+def make_sink(url: BrokerUrl) -> Sink:
+    """See `brokers.open_sink`."""
+    return RedisSink(url)
+
+
+class RedisSource(Source):
+    """A consumer of a group.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a stream, whose entries hold the fields `payload` and, perhaps, `key`; its options are
+        `db` and `ack_wait_s`, after which what another consumer took and did not acknowledge is taken over.
+    group : str
+        The consumer group.
+    """
+
+    def __init__(self, url: BrokerUrl, group: str) -> None:
+        url.check_options(("db", "ack_wait_s", "maxlen"))
+        self._url = url
+        self._group = group
+        self._ack_wait_ms = int(1000 * url.number("ack_wait_s", 30.0, minimum=0.1))
+        self._consumer = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
+        self._client = _client(url)
+        self._look_again_s = 0.0
+        self._abandoned_from = b"0-0"
+
+    async def open(self) -> None:
+        """See `Source.open`."""
+        with broker_errors(self._url, RedisError):
+            await self._make_group()
+
+    async def take(self, most: int) -> list[Message]:
+        """See `Source.take`."""
+        with broker_errors(self._url, RedisError):
+            try:
+                if abandoned := await self._take_over(most):
+                    return [self._message_of(*entry, is_repeat=True) for entry in abandoned]
+                found: Any = await self._client.xreadgroup(
+                    self._group, self._consumer, {self._url.topic: ">"}, most, int(1000 * TAKE_TIMEOUT_S)
+                )
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                await self._make_group()  # Somebody has deleted the stream.
+                return []
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = found[0][1] if found else []
+        return [self._message_of(*entry, is_repeat=False) for entry in entries]
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """See `Source.acknowledge`."""
+        with broker_errors(self._url, RedisError):
+            await self._client.xack(self._url.topic, self._group, *(message.handle for message in messages))
+
+    async def close(self) -> None:
+        """See `Source.close`."""
+        with contextlib.suppress(RedisError, OSError):
+            # Whoever leaves nothing behind is forgotten; what was left others take over.
+            pending = await self._client.xpending_range(
+                self._url.topic, self._group, "-", "+", 1, consumername=self._consumer
+            )
+            if not pending:
+                await self._client.xgroup_delconsumer(self._url.topic, self._group, self._consumer)
+        await _close(self._client)
+
+    async def _make_group(self) -> None:
+        try:
+            await self._client.xgroup_create(self._url.topic, self._group, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def _take_over(self, most: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Look now and then for what others took and did not acknowledge in time."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._look_again_s:
+            return []
+        following, entries, *_ = await self._client.xautoclaim(
+            self._url.topic, self._group, self._consumer, self._ack_wait_ms, self._abandoned_from, count=most
+        )
+        self._abandoned_from = following
+        if following == b"0-0":
+            self._look_again_s = now_s + self._ack_wait_ms / 2000
+        # A deleted entry has no fields.
+        return [(number, fields) for number, fields in entries if fields]
+
+    def _message_of(self, number: bytes, fields: dict[bytes, bytes], *, is_repeat: bool) -> Message:
+        headers = {_text(name): _text(value) for name, value in fields.items() if name != _PAYLOAD}
+        return Message(
+            fields.get(_PAYLOAD, b""),
+            headers.pop("key", ""),
+            f"{self._url.topic}/{number.decode()}",
+            headers,
+            is_repeat,
+            number,
+        )
+
+
+class RedisSink(Sink):
+    """Appends to a stream.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic is a stream; its options are `db` and `maxlen`, about how many entries are kept (all, unless
+        told).
+    """
+
+    def __init__(self, url: BrokerUrl) -> None:
+        url.check_options(("db", "ack_wait_s", "maxlen"))
+        self._url = url
+        self._maxlen = url.number("maxlen", 0, minimum=1) or None
+        self._client = _client(url)
+
+    async def open(self) -> None:
+        """See `Sink.open`."""
+        with broker_errors(self._url, RedisError):
+            await self._client.ping()
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See `Sink.publish`."""
+        with broker_errors(self._url, RedisError):
+            pipeline = self._client.pipeline(transaction=False)
+            for record in records:
+                fields: dict[Any, Any] = {**record.headers, "id": record.id, "key": record.key}
+                fields["payload"] = record.payload
+                pipeline.xadd(self._url.topic, fields, maxlen=self._maxlen, approximate=True)
+            await pipeline.execute()
+
+    async def close(self) -> None:
+        """See `Sink.close`."""
+        await _close(self._client)
+
+
+def _client(url: BrokerUrl) -> Redis:
+    return Redis(
+        host=url.host,
+        port=url.port or _DEFAULT_PORT,
+        username=url.user or None,
+        password=url.password,
+        protocol=2,  # Of whose replies this module knows the form.
+        db=url.number("db", 0, minimum=0),
+        socket_timeout=REPLY_TIMEOUT_S,
+        socket_connect_timeout=REPLY_TIMEOUT_S,
+    )
+
+
+async def _close(client: Redis) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await client.aclose()
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
