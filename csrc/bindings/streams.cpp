@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "core/error.h"
 #include "serving/state_store.h"
 #include "serving/stream_scorer.h"
+#include "serving/wall_clock.h"
 
 namespace py = pybind11;
 
@@ -24,32 +26,45 @@ namespace datasentinel {
 namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style>;
+using DoubleArray = py::array_t<double, py::array::c_style>;
 
 std::shared_ptr<StateStore> make_store(std::size_t state_size, std::size_t warm_up_rows,
-                                       std::size_t max_streams, std::size_t max_bytes) {
+                                       std::size_t max_streams, std::size_t max_bytes, double gap_s) {
   return std::make_shared<StateStore>(state_size, warm_up_rows,
-                                      StateLimits{.max_streams = max_streams, .max_bytes = max_bytes});
+                                      StateLimits{.max_streams = max_streams, .max_bytes = max_bytes}, gap_s);
 }
 
 /// Rows that follow each other in the same stream are a part.
 std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstRows rows, float* scores,
-                                 std::uint8_t* warming) {
+                                 std::uint8_t* warming, const double* times_s) {
   std::vector<StreamPart> parts;
   for (std::size_t i = 0; i < rows.rows; ++i) {
     if (parts.empty() || parts.back().stream != streams[i]) {
       parts.push_back({.stream = streams[i],
                        .rows = rows.row(i),
                        .outputs = {.scores = scores + i},
-                       .warming = warming + i});
+                       .warming = warming + i,
+                       .times_s = times_s == nullptr ? nullptr : times_s + i});
     }
     ++parts.back().count;
   }
   return parts;
 }
 
+/// A number for each of so many rows, or null where none are given.
+const double* data_of(const std::optional<DoubleArray>& times_s, std::size_t rows) {
+  if (!times_s) return nullptr;
+  if (times_s->ndim() != 1 || static_cast<std::size_t>(times_s->size()) != rows) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        std::to_string(rows) + " rows or streams need as many times, got " + std::to_string(times_s->size()));
+  }
+  return times_s->data();
+}
+
 /// The scores of the rows, [N], each of the stream of this id, and whether they are warming.
 py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& x,
-                const std::vector<std::string>& streams) {
+                const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s) {
   if (x.ndim() != 2 || static_cast<std::size_t>(x.shape(0)) != streams.size()) {
     throw Error(ErrorCode::invalid_argument, "x must be a C-contiguous float32 array [N, D], with N streams");
   }
@@ -64,15 +79,17 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
   py::array_t<bool> warming(x.shape(0));
   float* const score = scores.mutable_data();
   auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
+  const double* const times = data_of(times_s, rows.rows);
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
     scorer.scorer->check(rows);
-    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, score, warm));
+    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, score, warm, times));
   }
   return py::make_tuple(std::move(scores), std::move(warming));
 }
 
-/// The next place, or None at the end; streams, their last use, and their states [N, S].
+/// The next place, or None at the end; streams, their last use, their states [N, S], and the times of their
+/// last rows.
 py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
   StatePage page;
   bool more = false;
@@ -85,31 +102,39 @@ py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
   const auto rows = static_cast<py::ssize_t>(page.streams.size());
   py::array_t<float> states({rows, static_cast<py::ssize_t>(self.state_size())}, page.states.data());
   py::array_t<std::uint64_t> last_used(rows, page.last_used.data());
+  DoubleArray times_s(rows, page.times_s.data());
   return py::make_tuple(more ? py::object(py::int_(place)) : py::none(), std::move(streams),
-                        std::move(last_used), std::move(states));
+                        std::move(last_used), std::move(states), std::move(times_s));
 }
 
-std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& states) {
+std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& states,
+                   const std::optional<DoubleArray>& times_s) {
   if (states.ndim() != 2 || static_cast<std::size_t>(states.shape(0)) != streams.size() ||
       static_cast<std::size_t>(states.shape(1)) != self.state_size()) {
     throw Error(ErrorCode::invalid_argument,
                 "states must have shape [N, " + std::to_string(self.state_size()) + "], with N streams");
   }
   const float* const first = states.data();
+  const double* const times = data_of(times_s, streams.size());
   const py::gil_scoped_release release;
-  return self.insert(streams, first);
+  return self.insert(streams, first, times);
 }
 
 }  // namespace
 
 void bind_streams(py::module_& module) {
+  py::class_<WallClock, std::shared_ptr<WallClock>>(module, "WallClock")
+      .def(py::init<std::vector<double>, std::vector<double>>(), py::arg("starts_s"), py::arg("offsets_s"))
+      .def("second_of_week", &WallClock::second_of_week, py::arg("time_s"));
   py::class_<StateStore, std::shared_ptr<StateStore>>(module, "StateStore")
       .def(py::init(&make_store), py::arg("state_size"), py::arg("warm_up_rows"), py::kw_only(),
-           py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max())
-      .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"))
+           py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max(),
+           py::arg("gap_s") = std::numeric_limits<double>::infinity())
+      .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"),
+           py::arg("times_s") = py::none())
       .def("forget", &StateStore::forget, py::arg("stream"))
       .def("copy", &copy, py::arg("place"), py::arg("count"))
-      .def("insert", &insert, py::arg("streams"), py::arg("states"))
+      .def("insert", &insert, py::arg("streams"), py::arg("states"), py::arg("times_s") = py::none())
       .def("__contains__", &StateStore::contains)
       .def("__len__", &StateStore::size)
       .def_property_readonly("state_size", &StateStore::state_size)

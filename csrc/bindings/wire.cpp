@@ -211,16 +211,17 @@ void bind_wire(py::module_& module) {
           "put",
           [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer,
              bool reconstructs, std::shared_ptr<PValueTable> p_values, std::shared_ptr<StateStore> states,
-             std::shared_ptr<Shadow> shadow) {
+             std::shared_ptr<WallClock> clock, std::shared_ptr<Shadow> shadow) {
             self.put(std::move(name), std::move(version), scorer.scorer,
                      {.reconstructs = reconstructs,
                       .p_values = std::move(p_values),
                       .states = std::move(states),
+                      .clock = std::move(clock),
                       .shadow = std::move(shadow)});
           },
           py::arg("name"), py::arg("version"), py::arg("scorer"), py::kw_only(),
           py::arg("reconstructs") = false, py::arg("p_values") = py::none(), py::arg("states") = py::none(),
-          py::arg("shadow") = py::none())
+          py::arg("clock") = py::none(), py::arg("shadow") = py::none())
       .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
       .def("set_default", &ModelTable::set_default, py::arg("name"))
       .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")

@@ -97,6 +97,13 @@ class Reader {
   const char* problem_ = nullptr;
 };
 
+/// The number in the eight bytes of a `fixed64` field.
+[[nodiscard]] inline double double_of(std::string_view bytes) noexcept {
+  double value = 0;
+  std::memcpy(&value, bytes.data(), sizeof(value));
+  return value;
+}
+
 [[nodiscard]] constexpr std::size_t varint_size(std::uint64_t value) noexcept {
   return value == 0 ? 1 : (static_cast<std::size_t>(std::bit_width(value)) + 6) / 7;
 }

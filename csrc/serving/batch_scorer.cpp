@@ -61,6 +61,7 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
                        .count = to - from,
                        .outputs = outputs.from_row(from - begin, columns),
                        .warming = task.warming.data() + from,
+                       .times_s = task.times_s.empty() ? nullptr : task.times_s.data() + from,
                        .starts = of_stream.starts && from == first,
                        .ends = of_stream.ends && to == last});
     }
@@ -101,6 +102,7 @@ void ScoringTask::recycle() noexcept {
   failure.reset();
   waited = {};
   streams.clear();
+  times_s.clear();
   warming.clear();
   for (FloatBuffer* buffer : {&values, &scores, &reconstructions, &contributions}) buffer->recycle();
 }

@@ -43,6 +43,7 @@ struct ScoringTask {
   std::size_t rows = 0;
   FloatBuffer values;               ///< rows x columns, as many columns as the model has inputs.
   std::vector<StreamRows> streams;  ///< For a model with memory: whose the rows are, in order.
+  std::vector<double> times_s;  ///< For one with memory: when each was taken; empty where it is not known.
 
   FloatBuffer scores;                 ///< One per row, if wanted.
   FloatBuffer reconstructions;        ///< rows x columns, if wanted.

@@ -18,6 +18,7 @@
 #include "serving/request_statistics.h"
 #include "serving/shadow.h"
 #include "serving/state_store.h"
+#include "serving/wall_clock.h"
 
 namespace datasentinel {
 
@@ -25,7 +26,8 @@ namespace datasentinel {
 struct ModelAbilities {
   bool reconstructs = false;
   std::shared_ptr<const PValueTable> p_values = nullptr;  ///< Null for one that was not calibrated.
-  std::shared_ptr<StateStore> states = nullptr;  ///< Of one with memory; versions of one graph share it.
+  std::shared_ptr<StateStore> states = nullptr;      ///< Of one with memory; versions of one graph share it.
+  std::shared_ptr<const WallClock> clock = nullptr;  ///< Of one with a season: what its last column says.
   std::shared_ptr<Shadow> shadow = nullptr;  ///< What is to take the place of one with memory, if anything.
 };
 

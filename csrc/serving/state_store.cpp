@@ -11,10 +11,11 @@ constexpr std::size_t kChunkFloats = std::size_t{1} << 16;
 
 }  // namespace
 
-StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits)
+StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits, double gap_s)
     : state_size_(state_size),
       warm_up_rows_(static_cast<float>(warm_up_rows)),
       limits_(limits),
+      gap_s_(gap_s),
       chunk_slots_(std::max<std::size_t>(1, kChunkFloats / std::max<std::size_t>(1, state_size))) {
   if (state_size == 0) throw Error(ErrorCode::invalid_argument, "a state has at least one value");
   if (limits.max_streams == 0 || limits.max_bytes == 0) {
@@ -25,10 +26,12 @@ StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLi
 
 void StateStore::read(std::string_view stream, float* state) const { read({&stream, 1}, state); }
 
-void StateStore::read(std::span<const std::string_view> streams, float* states) const {
+void StateStore::read(std::span<const std::string_view> streams, float* states, double* times_s) const {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
-    if (const Place place = find(stream); place != kNone) {
+    const Place place = find(stream);
+    if (times_s != nullptr) *times_s++ = place == kNone ? kUnknown : slots_[place].time_s;
+    if (place != kNone) {
       std::copy_n(state_at(place), state_size_, states);
     } else {
       std::fill_n(states, state_size_, 0.0F);
@@ -37,7 +40,8 @@ void StateStore::read(std::span<const std::string_view> streams, float* states) 
   }
 }
 
-void StateStore::write(std::span<const std::string_view> streams, const float* states) {
+void StateStore::write(std::span<const std::string_view> streams, const float* states,
+                       const double* times_s) {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
     Place place = find(stream);
@@ -48,6 +52,7 @@ void StateStore::write(std::span<const std::string_view> streams, const float* s
     }
     link_newest(place);
     slots_[place].last_used = ++last_use_;
+    slots_[place].time_s = times_s == nullptr ? kUnknown : *times_s++;
     set_state(place, states);
     states += state_size_;
     while (oldest_ != newest_ && (by_stream_.size() > limits_.max_streams || bytes_ > limits_.max_bytes)) {
@@ -99,22 +104,26 @@ bool StateStore::copy(std::size_t& place, std::size_t count, StatePage& page) co
     const float* const state = state_at(static_cast<Place>(place));
     page.streams.push_back(slot.stream);
     page.last_used.push_back(slot.last_used);
+    page.times_s.push_back(slot.time_s);
     page.states.insert(page.states.end(), state, state + state_size_);
   }
   return place < slots_.size();
 }
 
-std::size_t StateStore::insert(std::span<const std::string> streams, const float* states) {
+std::size_t StateStore::insert(std::span<const std::string> streams, const float* states,
+                               const double* times_s) {
   const std::lock_guard lock(mutex_);
   std::size_t taken = 0;
   for (const std::string& stream : streams) {
     const float* const state = states;
     states += state_size_;
+    const double time_s = times_s == nullptr ? kUnknown : *times_s++;
     if (find(stream) != kNone) continue;
     if (by_stream_.size() == limits_.max_streams || bytes_ + bytes_of(stream) > limits_.max_bytes) break;
     const Place place = add(stream);
     link_oldest(place);
     slots_[place].last_used = before_uses_--;
+    slots_[place].time_s = time_s;
     set_state(place, state);
     ++taken;
   }

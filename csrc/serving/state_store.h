@@ -25,11 +25,12 @@ struct StatePage {
   std::vector<std::string> streams;
   std::vector<std::uint64_t> last_used;  ///< The greater, the later; one a stream.
   std::vector<float> states;             ///< One a stream.
+  std::vector<double> times_s;           ///< Of a stream's last row; NaN where that is not known.
 };
 
 /// The states of the streams of one model, by stream id: floats, the last of which is the number of rows
-/// seen. Bounded: the stream that was heard of least recently goes first, and begins anew when it is heard of
-/// again.
+/// seen; and the time of a stream's last row, where that is known. Bounded: the stream that was heard of
+/// least recently goes first, and begins anew when it is heard of again.
 ///
 /// An id that begins with a zero byte is of a stream that lasts no longer than its connection.
 ///
@@ -37,21 +38,25 @@ struct StatePage {
 /// so at once is the callers' concern.
 class StateStore {
  public:
-  /// Streams that have seen no more than `warm_up_rows` are warming. Throws Error{invalid_argument} for a
-  /// limit or a size of 0.
-  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits);
+  /// Streams that have seen no more than `warm_up_rows` are warming; one that has seen nothing for longer
+  /// than `gap_s` begins anew. Throws Error{invalid_argument} for a limit or a size of 0.
+  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits,
+             double gap_s = std::numeric_limits<double>::infinity());
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
 
   [[nodiscard]] std::size_t state_size() const noexcept { return state_size_; }
   [[nodiscard]] const StateLimits& limits() const noexcept { return limits_; }
+  [[nodiscard]] double gap_s() const noexcept { return gap_s_; }
 
-  /// Copies a stream's state, or zeros for a stream that is not known. The second form does so for several.
+  /// Copies a stream's state, or zeros for a stream that is not known. The second form does so for several,
+  /// with the times of their last rows where `times_s` is not null.
   void read(std::string_view stream, float* state) const;
-  void read(std::span<const std::string_view> streams, float* states) const;
+  void read(std::span<const std::string_view> streams, float* states, double* times_s = nullptr) const;
 
-  /// Keeps the states of these streams from now on. Streams that do not fit are dropped, the oldest first.
-  void write(std::span<const std::string_view> streams, const float* states);
+  /// Keeps the states of these streams from now on, and the times of their last rows; without `times_s` these
+  /// are not known. Streams that do not fit are dropped, the oldest first.
+  void write(std::span<const std::string_view> streams, const float* states, const double* times_s = nullptr);
 
   /// Drops a stream's state; whether there was one.
   bool forget(std::string_view stream);
@@ -71,7 +76,8 @@ class StateStore {
 
   /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.
   /// They come in the order of their use, the latest first. Returns how many were taken.
-  std::size_t insert(std::span<const std::string> streams, const float* states);
+  std::size_t insert(std::span<const std::string> streams, const float* states,
+                     const double* times_s = nullptr);
 
   /// Work that is under way off the event loop; while there is any, the order of rows depends on all other
   /// work taking the same way.
@@ -82,12 +88,14 @@ class StateStore {
  private:
   using Place = std::uint32_t;
   static constexpr Place kNone = std::numeric_limits<Place>::max();
+  static constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
   static constexpr std::uint64_t kFirstUse = std::uint64_t{1} << 48;
 
   /// Where a stream is, in a list by use.
   struct Slot {
     std::string stream;
     std::uint64_t last_used = 0;
+    double time_s = kUnknown;
     Place older = kNone;
     Place newer = kNone;
     bool taken = false;
@@ -111,6 +119,7 @@ class StateStore {
   std::size_t state_size_;
   float warm_up_rows_;
   StateLimits limits_;
+  double gap_s_;
   std::size_t chunk_slots_;
 
   mutable std::mutex mutex_;

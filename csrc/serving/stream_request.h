@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "serving/batch_scorer.h"
 
@@ -15,13 +16,20 @@ struct StreamRequest {
   std::string id;       ///< Empty: nothing. A number is the same as its digits.
   bool starts = false;  ///< The stream begins anew with the first row.
   bool ends = false;    ///< The stream is forgotten after the last row.
+  /// When each row was taken, in seconds since 1970; empty where the request does not say.
+  std::vector<double> times_s = {};
 };
 
 /// Why this is not a valid stream id, or an empty string.
 [[nodiscard]] std::string problem_of_stream_id(std::string_view id);
 
+/// Appends the numbers of a text, one or several between commas, `most` at most. Returns what is wrong, or an
+/// empty string.
+[[nodiscard]] std::string read_times(std::string_view text, std::size_t most, std::vector<double>& times_s);
+
 /// Makes all rows of a task, whose model is known, those of one stream; a model without memory ignores that.
-/// Returns what is wrong, or an empty string; `how` says how a client names a stream.
+/// Of a model with a season, times that the request gives fill in the last column. Returns what is wrong, or
+/// an empty string; `how` says how a client names a stream.
 [[nodiscard]] std::string assign_stream(ScoringTask& task, StreamRequest stream, std::string_view how);
 
 }  // namespace datasentinel

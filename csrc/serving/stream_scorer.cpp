@@ -1,6 +1,7 @@
 #include "serving/stream_scorer.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace datasentinel {
 namespace {
@@ -17,7 +18,10 @@ void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const Str
   streams_.clear();
   for (const Lane& lane : lanes_) streams_.push_back(lane.stream);
   states_.clear();
-  states.read(streams_, states_.extend(lanes_.size() * states.state_size()));
+  times_s_.resize(has_times_ ? lanes_.size() : 0);
+  states.read(streams_, states_.extend(lanes_.size() * states.state_size()),
+              has_times_ ? times_s_.data() : nullptr);
+  if (has_times_) parts = split_at_gaps(parts, states.gap_s(), scorer.input_dim());
 
   std::size_t active = lanes_.size();
   for (std::size_t turn = 0; active > 1; ++turn) {
@@ -35,9 +39,10 @@ void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const Str
     }
     const float* const state = states_.data() + i * states.state_size();
     if (kept != i) std::copy_n(state, states.state_size(), states_.data() + kept * states.state_size());
+    if (has_times_) times_s_[kept] = times_s_[i];
     streams_[kept++] = lanes_[i].stream;
   }
-  states.write(std::span(streams_).first(kept), states_.data());
+  states.write(std::span(streams_).first(kept), states_.data(), has_times_ ? times_s_.data() : nullptr);
   for (FloatBuffer* buffer : {&states_, &rows_, &scores_, &reconstructions_, &contributions_}) {
     buffer->recycle();
   }
@@ -47,10 +52,12 @@ void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
   lanes_.clear();
   lane_of_.clear();
   wanted_ = {};
+  has_times_ = false;
   next_.assign(parts.size(), kNone);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const StreamPart& part = parts[i];
     if (part.count == 0) continue;
+    has_times_ = has_times_ || part.times_s != nullptr;
     if (part.outputs.scores != nullptr) wanted_.scores = part.outputs.scores;
     if (part.outputs.reconstructions != nullptr) wanted_.reconstructions = part.outputs.reconstructions;
     if (part.outputs.contributions != nullptr) wanted_.contributions = part.outputs.contributions;
@@ -69,6 +76,46 @@ void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
   }
   const auto is_longer = [](const Lane& a, const Lane& b) { return a.rows > b.rows; };
   if (!std::ranges::is_sorted(lanes_, is_longer)) std::ranges::stable_sort(lanes_, is_longer);
+}
+
+std::span<const StreamPart> StreamScorer::split_at_gaps(std::span<const StreamPart> parts, double gap_s,
+                                                        std::size_t columns) {
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  cuts_.clear();
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    double& last_s = times_s_[i];
+    for (std::size_t at = lanes_[i].first; at != kNone; at = next_[at]) {
+      const StreamPart& part = parts[at];
+      if (part.starts) last_s = kUnknown;
+      for (std::size_t row = 0; row < part.count; ++row) {
+        const double time_s = part.times_s == nullptr ? kUnknown : part.times_s[row];
+        if (time_s - last_s > gap_s) cuts_.push_back({.part = at, .row = row});
+        last_s = time_s;
+      }
+      if (part.ends) last_s = kUnknown;
+    }
+  }
+  if (cuts_.empty()) return parts;
+  std::ranges::sort(cuts_);
+  split_.clear();
+  auto cut = cuts_.cbegin();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    StreamPart rest = parts[i];
+    for (std::size_t done = 0; cut != cuts_.cend() && cut->part == i; ++cut) {
+      const std::size_t count = cut->row - done;
+      if (count != 0) {
+        split_.push_back(rest);
+        split_.back().count = count;
+        split_.back().ends = false;
+        rest = rest.from_row(count, columns);
+      }
+      rest.starts = true;
+      done = cut->row;
+    }
+    split_.push_back(rest);
+  }
+  make_lanes(split_);  // In the same order: each has as many rows as before.
+  return split_;
 }
 
 void StreamScorer::go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -20,8 +21,21 @@ struct StreamPart {
   std::size_t count = 0;
   Outputs outputs = {};
   std::uint8_t* warming = nullptr;  ///< One a row, 1 for a row that is; may be null.
+  const double* times_s = nullptr;  ///< When each was taken; null where that is not known.
   bool starts = false;              ///< The stream begins anew before these rows.
   bool ends = false;                ///< The stream is forgotten after them.
+
+  /// Of these rows, those from `first` on.
+  [[nodiscard]] StreamPart from_row(std::size_t first, std::size_t columns) const noexcept {
+    StreamPart part = *this;
+    part.rows += first * columns;
+    part.count -= first;
+    part.outputs = outputs.from_row(first, columns);
+    if (warming != nullptr) part.warming += first;
+    if (times_s != nullptr) part.times_s += first;
+    part.starts = starts && first == 0;
+    return part;
+  }
 };
 
 /// Scores rows of many streams by a model with memory, different streams side by side.
@@ -29,7 +43,8 @@ struct StreamPart {
 /// One thread at a time.
 class StreamScorer {
  public:
-  /// Answers every part; those of one stream follow each other in the order given. Throws as `Scorer::step`;
+  /// Answers every part; those of one stream follow each other in the order given. A stream begins anew after
+  /// a gap of more than `StateStore::gap_s` between two rows whose times are known. Throws as `Scorer::step`;
   /// then every stream is as it was before.
   void score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts);
 
@@ -47,7 +62,17 @@ class StreamScorer {
     bool ended = false;  ///< Nothing followed the end of the stream.
   };
 
+  /// A row that a stream begins anew with.
+  struct Cut {
+    std::size_t part = 0;
+    std::size_t row = 0;
+    auto operator<=>(const Cut&) const = default;
+  };
+
   void make_lanes(std::span<const StreamPart> parts);
+  /// Ends parts at gaps, and brings `times_s_`, one a lane, up to date. Returns the parts to score.
+  [[nodiscard]] std::span<const StreamPart> split_at_gaps(std::span<const StreamPart> parts, double gap_s,
+                                                          std::size_t columns);
   /// Goes to the lane's next row; `state` begins anew where its stream does.
   void go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state, std::size_t state_size);
   /// The next row of each of the first `count` lanes, side by side.
@@ -60,6 +85,10 @@ class StreamScorer {
   std::vector<Lane> lanes_;
   std::vector<std::size_t> next_;  ///< Of each part, the next one of its stream.
   std::vector<std::string_view> streams_;
+  bool has_times_ = false;  ///< Any part.
+  std::vector<double> times_s_;
+  std::vector<Cut> cuts_;
+  std::vector<StreamPart> split_;
   FloatBuffer states_;
   FloatBuffer rows_;
   FloatBuffer scores_;

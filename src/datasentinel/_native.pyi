@@ -212,21 +212,33 @@ class Scorer:
 @final
 class StateStore:
     def __init__(
-        self, state_size: int, warm_up_rows: int, *, max_streams: int, max_bytes: int = ...
+        self,
+        state_size: int,
+        warm_up_rows: int,
+        *,
+        max_streams: int,
+        max_bytes: int = ...,
+        gap_s: float = ...,
     ) -> None: ...
     # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
-    # stream follow each other. One call at a time for a stream.
+    # stream follow each other, and begin anew after a gap between two times. One call at a time for a stream.
     def score(
-        self, scorer: Scorer, x: Float32Array, streams: Sequence[str]
+        self,
+        scorer: Scorer,
+        x: Float32Array,
+        streams: Sequence[str],
+        times_s: Float64Array | None = None,
     ) -> tuple[Float32Array, BoolArray]: ...
     def forget(self, stream: str) -> bool: ...
     # From a place on, of so many: the next place or None, ids in UTF-8, their last use (the greater the
-    # later), states [n, S].
+    # later), states [n, S], the times of their last rows, NaN where unknown.
     def copy(
         self, place: int, count: int
-    ) -> tuple[int | None, list[bytes], npt.NDArray[np.uint64], Float32Array]: ...
+    ) -> tuple[int | None, list[bytes], npt.NDArray[np.uint64], Float32Array, Float64Array]: ...
     # Takes over streams that are not known while there is room, the one used latest first; how many.
-    def insert(self, streams: Sequence[bytes], states: Float32Array) -> int: ...
+    def insert(
+        self, streams: Sequence[bytes], states: Float32Array, times_s: Float64Array | None = None
+    ) -> int: ...
     def __contains__(self, stream: str) -> bool: ...
     def __len__(self) -> int: ...
     @property
@@ -270,6 +282,12 @@ class PValueTable:
     def p_values(self, scores: Float32Array) -> Float64Array: ...
 
 @final
+class WallClock:
+    # From starts_s[i] on, so far ahead of UTC.
+    def __init__(self, starts_s: Sequence[float], offsets_s: Sequence[float]) -> None: ...
+    def second_of_week(self, time_s: float) -> float: ...
+
+@final
 class Shadow:
     def __init__(self, scorer: Scorer, states: StateStore) -> None: ...
     # Empty while it can score.
@@ -289,6 +307,7 @@ class ModelTable:
         reconstructs: bool = False,
         p_values: PValueTable | None = None,
         states: StateStore | None = None,
+        clock: WallClock | None = None,
         shadow: Shadow | None = None,
     ) -> None: ...
     def remove(self, name: str, version: str) -> bool: ...

@@ -39,6 +39,7 @@ RequestCounts = _native.RequestCounts
 PValueTable = _native.PValueTable
 Scorer = _native.Scorer
 Shadow = _native.Shadow
+WallClock = _native.WallClock
 StateStore = _native.StateStore
 error_name = _native.error_name
 error_table = _native.error_table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -68,6 +69,40 @@ def second_of_week(times: Sequence[Any], zone: str = "UTC") -> Float64Array:
     """
     clock = time_zone(zone)
     return np.array([_second_of_week(value, clock) for value in times], np.float64)
+
+
+@functools.cache
+def utc_offsets(zone: str) -> tuple[list[float], list[float]]:
+    """Return when the offset of a time zone from UTC changes from 1990 to 2103, and what it is from then on.
+
+    Returns
+    -------
+    starts_s, offsets_s : list of float
+        Seconds since 1970, ascending, and seconds ahead of UTC.
+
+    Raises
+    ------
+    SettingsError
+        The zone is unknown.
+    """
+    clock = time_zone(zone)
+
+    def offset_s(second: int) -> float:
+        offset = dt.datetime.fromtimestamp(second, clock).utcoffset()
+        assert offset is not None  # noqa: S101
+        return offset.total_seconds()
+
+    starts_s, offsets_s = [float(_LEAST_EPOCH_S)], [offset_s(int(_LEAST_EPOCH_S))]
+    week_s = int(WEEK_S)  # No offset has lasted for less.
+    for week_end in range(int(_LEAST_EPOCH_S) + week_s, int(_MOST_EPOCH_S) + week_s, week_s):
+        if (new_s := offset_s(week_end)) != offsets_s[-1]:
+            before, after = week_end - week_s, week_end
+            while after - before > 1:
+                middle = (before + after) // 2
+                before, after = (before, middle) if offset_s(middle) == new_s else (middle, after)
+            starts_s.append(float(after))
+            offsets_s.append(new_s)
+    return starts_s, offsets_s
 
 
 def seconds(times: Sequence[Any]) -> Float64Array:

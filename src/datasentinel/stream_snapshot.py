@@ -1,8 +1,9 @@
 """The states of streams in a file, so that a restart does not warm up again.
 
 The file begins with a line that says what it is and a line of JSON that says whose states it holds. Pages
-follow: a line of JSON with the lengths of the ids, then the ids, their last use (uint64) and their states
-(float32), little-endian. An empty page ends them; the SHA-256 digest of everything before it ends the file.
+follow: a line of JSON with the lengths of the ids, then the ids, their last use (uint64), their states
+(float32) and the times of their last rows (float64, NaN where unknown), little-endian. An empty page ends
+them; the SHA-256 digest of everything before it ends the file.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.backend import StateStore
-    from datasentinel.types import Float32Array
+    from datasentinel.types import Float32Array, Float64Array
 
-_MAGIC = b"datasentinel streams 1\n"
+_MAGIC = b"datasentinel streams 2\n"
 _PAGE_STREAMS = 1024
 _MAX_LINE_BYTES = 1 << 20
 
@@ -74,13 +75,13 @@ def restore_states(store: StateStore, model_sha256: str, path: Path) -> int:
     """
     try:
         with path.open("rb") as file:
-            streams, last_used, states = _read(file, store.state_size, model_sha256)
+            streams, last_used, states, times_s = _read(file, store.state_size, model_sha256)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a snapshot of these streams: {error}") from error
     order = np.argsort(last_used)[::-1]
-    return store.insert([streams[i] for i in order], states[order])
+    return store.insert([streams[i] for i in order], states[order], times_s[order])
 
 
 def _write(store: StateStore, model_sha256: str, file: BinaryIO) -> int:
@@ -95,17 +96,20 @@ def _write(store: StateStore, model_sha256: str, file: BinaryIO) -> int:
     count = 0
     place: int | None = 0
     while place is not None:
-        place, streams, last_used, states = store.copy(place, _PAGE_STREAMS)
+        place, streams, last_used, states, times_s = store.copy(place, _PAGE_STREAMS)
         if streams:
             put(_line([len(stream) for stream in streams]))
-            put(b"".join(streams) + last_used.astype("<u8").tobytes() + states.astype("<f4").tobytes())
+            numbers = (last_used.astype("<u8"), states.astype("<f4"), times_s.astype("<f8"))
+            put(b"".join(streams) + b"".join(array.tobytes() for array in numbers))
             count += len(streams)
     put(_line([]))
     file.write(digest.digest())
     return count
 
 
-def _read(file: BinaryIO, state_size: int, model_sha256: str) -> tuple[list[bytes], np.ndarray, Float32Array]:
+def _read(
+    file: BinaryIO, state_size: int, model_sha256: str
+) -> tuple[list[bytes], np.ndarray, Float32Array, Float64Array]:
     digest = hashlib.sha256()
 
     def take(read: Callable[[int], bytes], size: int, *, exactly: bool = True) -> bytes:
@@ -121,19 +125,20 @@ def _read(file: BinaryIO, state_size: int, model_sha256: str) -> tuple[list[byte
     if head["model_sha256"] != model_sha256 or head["state_size"] != state_size:
         raise ValueError("it is of another model")
     streams: list[bytes] = []
-    last_used, states = [np.empty(0, "<u8")], [np.empty(0, "<f4")]
+    last_used, states, times_s = [np.empty(0, "<u8")], [np.empty(0, "<f4")], [np.empty(0, "<f8")]
     while sizes := json.loads(take(file.readline, _MAX_LINE_BYTES, exactly=False)):
         ids = take(file.read, sum(sizes))
         ends = np.cumsum(sizes).tolist()
         streams += [ids[end - size : end] for size, end in zip(sizes, ends, strict=True)]
         last_used.append(np.frombuffer(take(file.read, 8 * len(sizes)), "<u8"))
         states.append(np.frombuffer(take(file.read, 4 * len(sizes) * state_size), "<f4"))
+        times_s.append(np.frombuffer(take(file.read, 8 * len(sizes)), "<f8"))
     if file.read() != digest.digest():
         raise ValueError("its checksum is wrong")
     table = np.concatenate(states).astype(np.float32).reshape(len(streams), state_size)
     if not np.isfinite(table).all():
         raise ValueError("a state is not finite")
-    return streams, np.concatenate(last_used), table
+    return streams, np.concatenate(last_used), table, np.concatenate(times_s).astype(np.float64)
 
 
 def _line(content: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.backend import StateStore
+from datasentinel.calendar_time import second_of_week, seconds
 from datasentinel.detector import Detector, as_float32_rows
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
 from datasentinel.stream_snapshot import restore_states, save_states
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 MAX_STREAMS = 100_000
 
@@ -64,7 +66,8 @@ class StreamDetector:
         self.detector = detector
         if max_streams < 1:
             raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
-        self._store = StateStore(size, self.warm_up_rows, max_streams=max_streams)
+        gap_s = detector.artifact.config.gap_s or math.inf
+        self._store = StateStore(size, self.warm_up_rows, max_streams=max_streams, gap_s=gap_s)
         self._lock = threading.Lock()
 
     @classmethod
@@ -88,7 +91,7 @@ class StreamDetector:
         """Number of rows at the beginning of a stream that are WARMING and never anomalies."""
         return self.detector.artifact.config.warm_up_rows
 
-    def update(self, row: object, stream: str | int = "") -> tuple[float, Decision]:
+    def update(self, row: object, stream: str | int = "", timestamp: object = None) -> tuple[float, Decision]:
         """Score the next row of a stream.
 
         Parameters
@@ -96,6 +99,10 @@ class StreamDetector:
         row : array_like of real numbers, shape [D], raw units
         stream : str or int
             Its id; a number is the same as its digits.
+        timestamp : datetime, numpy.datetime64, str or number, optional
+            When the row was taken, as `calendar_time.second_of_week` takes it. After a gap longer than
+            the `gap_s` in config.json's `state` the stream begins anew. Of a model with a season, the row may
+            lack its last value then, the second of the week.
 
         Returns
         -------
@@ -106,19 +113,29 @@ class StreamDetector:
         Raises
         ------
         InvalidInputError
-            Wrong shape or a non-finite value; the stream is as it was before.
+            Wrong shape, a non-finite value, or what is not a time; the stream is as it was before.
         """
         values = as_float32_rows(row)
         if values.ndim != 1:
             raise InvalidInputError(f"row must have shape [D], got {values.shape}")
-        scores, warming = self._score(values[np.newaxis], [stream])
+        timestamps = None if timestamp is None else [timestamp]
+        scores, warming = self._score(values[np.newaxis], [stream], timestamps)
         score = float(scores[0])
         if warming[0]:
             return score, Decision.WARMING
         return score, Decision.ANOMALY if score > self.detector.threshold else Decision.OK
 
-    def scan(self, rows: object, stream: str | int = "") -> tuple[Float32Array, BoolArray]:
+    def scan(
+        self, rows: object, stream: str | int = "", timestamps: Sequence[object] | None = None
+    ) -> tuple[Float32Array, BoolArray]:
         """Score the next rows of one stream, one after the other, inside the engine.
+
+        Parameters
+        ----------
+        rows : array_like of real numbers, shape [N, D], raw units
+        stream : str or int
+        timestamps : sequence, length N, optional
+            As for `update`.
 
         Returns
         -------
@@ -127,9 +144,14 @@ class StreamDetector:
             True for the stream's first `warm_up_rows`.
         """
         values = np.atleast_2d(as_float32_rows(rows))
-        return self._score(values, [stream] * len(values))
+        return self._score(values, [stream] * len(values), timestamps)
 
-    def update_many(self, rows: object, streams: Sequence[str | int]) -> tuple[Float32Array, BoolArray]:
+    def update_many(
+        self,
+        rows: object,
+        streams: Sequence[str | int],
+        timestamps: Sequence[object] | None = None,
+    ) -> tuple[Float32Array, BoolArray]:
         """Score rows of many streams; those of one stream follow each other in the order given.
 
         Parameters
@@ -137,6 +159,8 @@ class StreamDetector:
         rows : array_like of real numbers, shape [N, D], raw units
         streams : sequence of str or int, length N
             The stream of each row.
+        timestamps : sequence, length N, optional
+            As for `update`.
 
         Returns
         -------
@@ -153,7 +177,7 @@ class StreamDetector:
             return np.empty(0, np.float32), np.empty(0, bool)
         if len(values) != len(streams):
             raise InvalidInputError(f"{len(values)} rows, but {len(streams)} stream ids")
-        return self._score(values, streams)
+        return self._score(values, streams, timestamps)
 
     def forget(self, stream: str | int) -> bool:
         """Restart a stream with its next row; return whether it was known."""
@@ -181,10 +205,29 @@ class StreamDetector:
         """
         return restore_states(self._store, self._model_digest(), Path(path))
 
-    def _score(self, rows: Float32Array, streams: Sequence[str | int]) -> tuple[Float32Array, BoolArray]:
+    def _score(
+        self, rows: Float32Array, streams: Sequence[str | int], timestamps: Sequence[object] | None
+    ) -> tuple[Float32Array, BoolArray]:
         ids = [_text(stream) for stream in streams]
+        times_s: Float64Array | None = None
+        if timestamps is not None:
+            if len(timestamps) != len(rows):
+                raise InvalidInputError(f"{len(rows)} rows, but {len(timestamps)} timestamps")
+            times_s = seconds(timestamps)
+            rows = self._with_second_of_week(rows, timestamps)
+            if wrong := np.flatnonzero(~np.isfinite(times_s)).tolist():
+                raise InvalidInputError(
+                    f"the timestamp of row {wrong[0]}, {timestamps[wrong[0]]!r}, is not a time"
+                )
         with self._lock:
-            return self._store.score(self.detector.scorer, rows, ids)
+            return self._store.score(self.detector.scorer, rows, ids, times_s)
+
+    def _with_second_of_week(self, rows: Float32Array, timestamps: Sequence[object]) -> Float32Array:
+        """Add the last column of a model with a season where it is not there."""
+        zone = self.detector.artifact.config.time_zone
+        if zone is None or rows.shape[1] != self.detector.input_dim - 1:
+            return rows
+        return np.column_stack([rows, second_of_week(timestamps, zone).astype(np.float32)])
 
     def _model_digest(self) -> str:
         return self.detector.artifact.config.model_sha256

@@ -114,7 +114,10 @@ void pages_hold_all_streams_that_last() {
 /// What one stream after the other says, by the definition.
 class Reference {
  public:
-  float next(const std::string& stream, float sum) {
+  float next(const std::string& stream, float sum, double time_s) {
+    double& last_s = last_s_.try_emplace(stream, kUnknown).first->second;
+    if (time_s - last_s > kGapS) states_.erase(stream);
+    last_s = time_s;
     auto& [total, seen] = states_[stream];
     const float score = sum - (seen == 0 ? 0 : total / seen);
     total += sum;
@@ -124,9 +127,16 @@ class Reference {
   [[nodiscard]] bool is_warming(const std::string& stream) const {
     return states_.at(stream).second <= static_cast<float>(kWarmUp);
   }
-  void forget(const std::string& stream) { states_.erase(stream); }
+  void forget(const std::string& stream) {
+    states_.erase(stream);
+    last_s_.erase(stream);
+  }
+
+  static constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  static constexpr double kGapS = 10;
 
  private:
+  std::map<std::string, double> last_s_;
   std::map<std::string, std::pair<float, float>> states_;
 };
 
@@ -141,15 +151,17 @@ void interleaved_streams_score_as_each_does_alone() {
     return std::uniform_int_distribution<std::size_t>(0, end - 1)(random);
   };
   const auto scorer = make_scorer();
-  StateStore store(2, kWarmUp, {});
+  StateStore store(2, kWarmUp, {}, Reference::kGapS);
   StreamScorer streams;
   Reference reference;
   std::uint64_t warming_rows = 0;
+  double now_s = 1.7e9;
   for (int round = 0; round < 300; ++round) {
     struct Asked {
       std::string stream;
       std::vector<float> rows, scores, expected;
       std::vector<std::uint8_t> warming, expected_warming;
+      std::vector<double> times_s;  // Empty where they are not told.
       bool starts, ends;
     };
     std::vector<Asked> asked(1 + below(12));
@@ -159,6 +171,11 @@ void interleaved_streams_score_as_each_does_alone() {
       for (float& value : one.rows) value = static_cast<float>(below(100));
       one.scores.resize(one.rows.size());
       one.warming.resize(one.rows.size());
+      if (below(3) != 0) one.times_s.resize(one.rows.size());
+      for (double& time_s : one.times_s) {
+        now_s += below(12) == 0 ? 20 : 0.5;
+        time_s = now_s;
+      }
       one.starts = below(8) == 0;
       one.ends = below(8) == 0;
     }
@@ -169,12 +186,14 @@ void interleaved_streams_score_as_each_does_alone() {
                        .count = one.rows.size(),
                        .outputs = {.scores = one.scores.data()},
                        .warming = one.warming.data(),
+                       .times_s = one.times_s.empty() ? nullptr : one.times_s.data(),
                        .starts = one.starts,
                        .ends = one.ends});
       if (one.rows.empty()) continue;
       if (one.starts) reference.forget(one.stream);
-      for (const float value : one.rows) {
-        one.expected.push_back(reference.next(one.stream, value));
+      for (std::size_t i = 0; i < one.rows.size(); ++i) {
+        const double time_s = one.times_s.empty() ? Reference::kUnknown : one.times_s[i];
+        one.expected.push_back(reference.next(one.stream, one.rows[i], time_s));
         one.expected_warming.push_back(static_cast<std::uint8_t>(reference.is_warming(one.stream)));
         warming_rows += one.expected_warming.back();
       }

@@ -5,8 +5,9 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from datasentinel.calendar_time import second_of_week
-from datasentinel.errors import SettingsError
+from datasentinel.backend import WallClock
+from datasentinel.calendar_time import second_of_week, utc_offsets
+from datasentinel.errors import InvalidInputError, SettingsError
 
 HOUR = 3600
 WEDNESDAY_NOON = (2 * 24 + 12) * HOUR
@@ -48,6 +49,29 @@ def test_a_day_is_its_midnight_and_what_is_no_time_is_not_a_number():
     seconds = second_of_week(values)
     assert seconds[0] == 0
     assert np.isnan(seconds[1:]).all()
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Africa/Casablanca"],
+)
+def test_a_servers_clock_says_the_same(zone):
+    starts_s, offsets_s = utc_offsets(zone)
+    clock = WallClock(starts_s, offsets_s)
+    random = np.random.default_rng(0)
+    changes = random.choice(starts_s, 100)
+    about = [changes + offset for offset in (-1.0, -1e-6, 0.0, 0.25)]
+    times_s = np.concatenate([random.uniform(6.3e8, 4.2e9, 3000), random.uniform(1.6e9, 1.9e9, 1000), *about])
+    times_s = times_s[times_s >= 6.3e8]
+    expected = second_of_week(times_s, zone).astype(np.float32)
+    np.testing.assert_array_equal(np.float32([clock.second_of_week(time_s) for time_s in times_s]), expected)
+    assert clock.second_of_week(-4.0 * 86_400) == (-4 * 86_400 + offsets_s[0] + 3 * 86_400) % (7 * 86_400)
+
+
+def test_a_clock_without_offsets_is_refused():
+    for starts_s, offsets_s in (([], []), ([1.0], []), ([1.0, 1.0], [0.0, 0.0])):
+        with pytest.raises(InvalidInputError, match="ascending times"):
+            WallClock(starts_s, offsets_s)
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "", "../etc/passwd"])

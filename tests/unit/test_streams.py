@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,51 @@ def test_a_snapshot_goes_on_where_the_streams_were(detector, tmp_path):
     for name in ("a", "7"):
         np.testing.assert_array_equal(restored.scan(rows[150:], name)[0], streams.scan(rows[150:], name)[0])
     assert [path.name for path in tmp_path.iterdir()] == ["states"]
+
+
+def with_gap(artifact, gap_s):
+    config = replace(artifact.config, state={**artifact.config.state, "gap_s": gap_s})
+    return Detector(replace(artifact, config=config), backend="fused")
+
+
+def test_a_stream_begins_anew_after_a_gap_between_times(artifact, tmp_path):
+    detector = with_gap(artifact, 60)
+    rows = oscillations(300, seed=5)
+    times = [dt.datetime(2026, 5, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=i) for i in range(300)]
+    times[150:] = [time + dt.timedelta(seconds=60) for time in times[150:]]  # 61 s from row to row
+    expected = np.concatenate([detector.score(rows[:150]), detector.score(rows[150:])])
+    early = np.arange(150) < 96
+    streams = StreamDetector(detector)
+    scores, warming = streams.scan(rows, "whole", times)
+    np.testing.assert_array_equal(scores, expected)
+    assert warming.tolist() == [*early, *early]
+    texts = [time.isoformat() for time in times]
+    scores = [
+        streams.update(*asked, timestamp=text)[0]
+        for *asked, text in zip(rows, ["a"] * 300, texts, strict=True)
+    ]
+    np.testing.assert_array_equal(scores, expected)
+    # The time of the last row is known after a restart.
+    streams.scan(rows[:150], "b", times[:150])
+    streams.save(tmp_path / "states")
+    restored = StreamDetector(detector)
+    restored.restore(tmp_path / "states")
+    np.testing.assert_array_equal(restored.scan(rows[150:], "b", times[150:])[0], expected[150:])
+    # Where the time of one of the two is not known, there is no gap.
+    streams.scan(rows[:150], "c")
+    np.testing.assert_array_equal(streams.scan(rows[150:], "c", times[150:])[0], detector.score(rows)[150:])
+    just = [time - dt.timedelta(seconds=1 if i >= 150 else 0) for i, time in enumerate(times)]
+    np.testing.assert_array_equal(streams.scan(rows, "just", just)[0], detector.score(rows))
+
+
+def test_what_is_no_time_is_refused(artifact):
+    streams = StreamDetector(with_gap(artifact, 60))
+    rows = oscillations(3)
+    with pytest.raises(InvalidInputError, match="3 rows, but 2 timestamps"):
+        streams.scan(rows, "a", [0, 1])
+    with pytest.raises(InvalidInputError, match="the timestamp of row 1, 'soon', is not a time"):
+        streams.update_many(rows, ["a", "b", "c"], [0, "soon", 1])
+    assert len(streams) == 0
 
 
 def test_the_streams_used_last_are_restored_where_not_all_fit(detector, tmp_path):

@@ -16,6 +16,7 @@ namespace datasentinel {
 namespace {
 
 using protobuf::bytes_field_size;
+using protobuf::double_of;
 using protobuf::Reader;
 using protobuf::WireType;
 using protobuf::Writer;
@@ -57,6 +58,7 @@ GrpcStatus decode_evaluate(std::string_view message, const ModelTable& models, I
     if (field.is(2, WireType::varint)) request.explain_top = static_cast<std::uint32_t>(field.varint());
     if (field.is(3, WireType::varint)) request.with_p_value = field.varint() != 0;
     if (field.is(4, WireType::bytes)) stream.id = field.bytes();
+    if (field.is(5, WireType::fixed64)) stream.times_s.assign(1, double_of(field.bytes()));
   }
   const std::optional<std::size_t> count = count_floats(message, 1);
   if (!count) return not_a("EvaluateRequest");
@@ -100,7 +102,9 @@ GrpcStatus decode_evaluate_batch(std::string_view message, const ModelTable& mod
     if (field.is(6, WireType::bytes)) model_version = field.bytes();
     if (field.is(7, WireType::bytes)) stream.id = field.bytes();
   }
-  if (!field.ok() || !read_floats(message, 3, task.values)) return not_a("EvaluateBatchRequest");
+  if (!field.ok() || !read_floats(message, 3, task.values) || !read_doubles(message, 8, stream.times_s)) {
+    return not_a("EvaluateBatchRequest");
+  }
 
   const auto refuse = [&task](ErrorCode code, const std::string& why) {
     task.failure = Error(code, why);

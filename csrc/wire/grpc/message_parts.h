@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "serving/batch_scorer.h"
 #include "serving/float_buffer.h"
@@ -23,6 +24,9 @@ namespace datasentinel {
 
 /// Appends the floats of field `number`, packed or one by one. False when the message is broken.
 [[nodiscard]] bool read_floats(std::string_view message, std::uint32_t number, FloatBuffer& values);
+
+/// Appends the doubles of field `number`, packed or one by one. False when the message is broken.
+[[nodiscard]] bool read_doubles(std::string_view message, std::uint32_t number, std::vector<double>& values);
 
 /// Appends the severity of each of a scored task's rows.
 void append_severities(const ScoringTask& task, std::string& out);

@@ -15,6 +15,7 @@ namespace datasentinel {
 namespace {
 
 using protobuf::bytes_field_size;
+using protobuf::double_of;
 using protobuf::Reader;
 using protobuf::varint_size;
 using protobuf::WireType;
@@ -35,11 +36,13 @@ bool has_parameter(std::string_view entry, std::string_view key) noexcept {
   return false;
 }
 
-/// Takes what an entry of the request's parameters says of a stream, as Triton's stateful models have it.
-void read_parameter(std::string_view entry, StreamRequest& stream) {
+/// Takes what an entry of the request's parameters says of a stream, as Triton's stateful models have it, and
+/// when its rows were taken. Returns what is wrong, or an empty string.
+std::string read_parameter(std::string_view entry, std::size_t max_rows, StreamRequest& stream) {
   std::string_view key;
   std::string_view text;
   std::optional<std::uint64_t> number;
+  std::optional<double> real;
   bool is_signed = false;
   Reader field(entry);
   while (field.next()) {
@@ -48,6 +51,7 @@ void read_parameter(std::string_view entry, StreamRequest& stream) {
     Reader value(field.bytes());
     while (value.next()) {
       if (value.is(3, WireType::bytes)) text = value.bytes();
+      if (value.is(4, WireType::fixed64)) real = double_of(value.bytes());
       if (value.type() != WireType::varint) continue;
       number = value.varint();
       is_signed = value.number() == 2;
@@ -55,10 +59,17 @@ void read_parameter(std::string_view entry, StreamRequest& stream) {
   }
   if (key == "sequence_start") stream.starts = number.value_or(0) != 0;
   if (key == "sequence_end") stream.ends = number.value_or(0) != 0;
-  if (key != "sequence_id") return;
+  if (key == "timestamp") {
+    stream.times_s.clear();
+    if (!real && !number) return read_times(text, max_rows, stream.times_s);
+    const auto whole = static_cast<std::int64_t>(number.value_or(0));
+    stream.times_s.push_back(real ? *real : static_cast<double>(whole));
+  }
+  if (key != "sequence_id") return {};
   stream.id = text;
-  if (number.value_or(0) == 0) return;
+  if (number.value_or(0) == 0) return {};
   stream.id = is_signed ? std::to_string(static_cast<std::int64_t>(*number)) : std::to_string(*number);
+  return {};
 }
 
 // ------------------------------------------------------------------------------------------
@@ -291,7 +302,11 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
       case 1: model_name = field.bytes(); break;
       case 2: model_version = field.bytes(); break;
       case 3: id = field.bytes(); break;
-      case 4: read_parameter(field.bytes(), stream); break;
+      case 4:
+        if (std::string problem = read_parameter(field.bytes(), limits.max_rows, stream); !problem.empty()) {
+          return invalid(std::move(problem));
+        }
+        break;
       case 5:
         if (++inputs == 1 && !read_input(field.bytes(), input)) return not_a("ModelInferRequest");
         break;

@@ -152,6 +152,16 @@ Decimal JsonReader::read_float32(float& value) noexcept {
   return datasentinel::read_float32<DecimalForm::json>(at_, end_, value);
 }
 
+double JsonReader::read_double() {
+  skip_blanks();
+  const char* const start = at_;
+  float narrow = 0;
+  double value = 0;
+  if (read_float32(narrow) != Decimal::good) fail("a number");
+  std::from_chars(start, at_, value);
+  return value;
+}
+
 void JsonReader::skip_value() {
   std::string buffer;
   float number = 0;

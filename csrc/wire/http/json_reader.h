@@ -51,6 +51,8 @@ class JsonReader {
   /// cannot hold, nothing is read.
   [[nodiscard]] Decimal read_float32(float& value) noexcept;
 
+  [[nodiscard]] double read_double();
+
   void skip_value();
 
   /// Nothing but blanks may be left.

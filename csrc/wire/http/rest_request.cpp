@@ -92,6 +92,8 @@ class Reader {
             stream_.starts = json.read_bool();
           } else if (parameter == "sequence_end") {
             stream_.ends = json.read_bool();
+          } else if (parameter == "timestamp") {
+            read_timestamp(json);
           } else {
             json.skip_value();
           }
@@ -121,6 +123,18 @@ class Reader {
     } else if (const std::int64_t number = json.read_integer(); number != 0) {
       stream_.id = std::to_string(number);
     }
+  }
+
+  /// A number, or a text of several.
+  void read_timestamp(JsonReader& json) {
+    stream_.times_s.clear();
+    if (json.peek() != '"') {
+      stream_.times_s.push_back(json.read_double());
+      return;
+    }
+    std::string buffer;
+    const std::string problem = read_times(json.read_string(buffer), request_.max_rows, stream_.times_s);
+    if (!problem.empty()) reject(problem);
   }
 
   void read_input(JsonReader& json) {

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import ModelTable
+from datasentinel.backend import ModelTable, WallClock
+from datasentinel.calendar_time import utc_offsets
 from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
 from datasentinel.serving.served_model import ServedModel
 from datasentinel.serving.shadows import Shadow
@@ -206,6 +207,7 @@ class ServedModels:
 
     def _put(self, model: ServedModel) -> None:
         shadow = self.shadows.get(model.name)
+        zone = model.detector.artifact.config.time_zone
         self.table.put(
             model.name,
             model.version,
@@ -213,6 +215,7 @@ class ServedModels:
             reconstructs="output" in model.outputs,
             p_values=model.detector.p_value_table,
             states=model.streams.store if model.streams is not None else None,
+            clock=WallClock(*utc_offsets(zone)) if zone is not None else None,
             shadow=shadow.native if shadow is not None and shadow.old is model else None,
         )
 

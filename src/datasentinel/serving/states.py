@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +93,7 @@ class StreamStates:
                 detector.artifact.config.warm_up_rows,
                 max_streams=self._settings.max_streams,
                 max_bytes=self._settings.stream_memory_mib << 20,
+                gap_s=detector.artifact.config.gap_s or math.inf,
             )
             streams = self._kept[name, sha256] = ModelStreams(name, sha256, store)
             self._restore(streams)
