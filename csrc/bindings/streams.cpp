@@ -35,20 +35,29 @@ std::shared_ptr<StateStore> make_store(std::size_t state_size, std::size_t warm_
 }
 
 /// Rows that follow each other in the same stream are a part.
-std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstRows rows, float* scores,
+std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstRows rows, Outputs outputs,
                                  std::uint8_t* warming, const double* times_s) {
   std::vector<StreamPart> parts;
   for (std::size_t i = 0; i < rows.rows; ++i) {
     if (parts.empty() || parts.back().stream != streams[i]) {
       parts.push_back({.stream = streams[i],
                        .rows = rows.row(i),
-                       .outputs = {.scores = scores + i},
+                       .outputs = outputs.from_row(i, rows.columns),
                        .warming = warming + i,
                        .times_s = times_s == nullptr ? nullptr : times_s + i});
     }
     ++parts.back().count;
   }
   return parts;
+}
+
+/// Room for one number a value of these rows, or null where none is given.
+float* room_in(const std::optional<FloatArray>& array, const FloatArray& x) {
+  if (!array) return nullptr;
+  if (array->ndim() != 2 || array->shape(0) != x.shape(0) || array->shape(1) != x.shape(1)) {
+    throw Error(ErrorCode::invalid_argument, "an output must be a float32 array of the shape of x");
+  }
+  return FloatArray(*array).mutable_data();
 }
 
 /// A number for each of so many rows, or null where none are given.
@@ -62,9 +71,12 @@ const double* data_of(const std::optional<DoubleArray>& times_s, std::size_t row
   return times_s->data();
 }
 
-/// The scores of the rows, [N], each of the stream of this id, and whether they are warming.
+/// The scores of the rows, [N], each of the stream of this id, and whether they are warming; fills in what
+/// else there is room for.
 py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& x,
-                const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s) {
+                const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s,
+                const std::optional<FloatArray>& reconstructions,
+                const std::optional<FloatArray>& contributions) {
   if (x.ndim() != 2 || static_cast<std::size_t>(x.shape(0)) != streams.size()) {
     throw Error(ErrorCode::invalid_argument, "x must be a C-contiguous float32 array [N, D], with N streams");
   }
@@ -77,13 +89,15 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
       .data = x.data(), .rows = streams.size(), .columns = static_cast<std::size_t>(x.shape(1))};
   py::array_t<float> scores(x.shape(0));
   py::array_t<bool> warming(x.shape(0));
-  float* const score = scores.mutable_data();
+  const Outputs outputs{.scores = scores.mutable_data(),
+                        .reconstructions = room_in(reconstructions, x),
+                        .contributions = room_in(contributions, x)};
   auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
   const double* const times = data_of(times_s, rows.rows);
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
     scorer.scorer->check(rows);
-    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, score, warm, times));
+    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, outputs, warm, times));
   }
   return py::make_tuple(std::move(scores), std::move(warming));
 }
@@ -131,7 +145,9 @@ void bind_streams(py::module_& module) {
            py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max(),
            py::arg("gap_s") = std::numeric_limits<double>::infinity())
       .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"),
-           py::arg("times_s") = py::none())
+           py::arg("times_s") = py::none(), py::kw_only(),
+           py::arg("reconstructions").noconvert() = py::none(),
+           py::arg("contributions").noconvert() = py::none())
       .def("forget", &StateStore::forget, py::arg("stream"))
       .def("copy", &copy, py::arg("place"), py::arg("count"))
       .def("insert", &insert, py::arg("streams"), py::arg("states"), py::arg("times_s") = py::none())

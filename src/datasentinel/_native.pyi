@@ -221,13 +221,17 @@ class StateStore:
         gap_s: float = ...,
     ) -> None: ...
     # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
-    # stream follow each other, and begin anew after a gap between two times. One call at a time for a stream.
+    # stream follow each other, and begin anew after a gap between two times. Fills in what else is given,
+    # [N, D]. One call at a time for a stream.
     def score(
         self,
         scorer: Scorer,
         x: Float32Array,
         streams: Sequence[str],
         times_s: Float64Array | None = None,
+        *,
+        reconstructions: Float32Array | None = None,
+        contributions: Float32Array | None = None,
     ) -> tuple[Float32Array, BoolArray]: ...
     def forget(self, stream: str) -> bool: ...
     # From a place on, of so many: the next place or None, ids in UTF-8, their last use (the greater the

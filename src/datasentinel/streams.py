@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,14 @@ from datasentinel.backend import StateStore
 from datasentinel.calendar_time import second_of_week, seconds
 from datasentinel.detector import Detector, as_float32_rows
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
+from datasentinel.reasons import rank_reasons
 from datasentinel.stream_snapshot import restore_states, save_states
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from datasentinel.reasons import Reason
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 MAX_STREAMS = 100_000
@@ -119,7 +122,7 @@ class StreamDetector:
         if values.ndim != 1:
             raise InvalidInputError(f"row must have shape [D], got {values.shape}")
         timestamps = None if timestamp is None else [timestamp]
-        scores, warming = self._score(values[np.newaxis], [stream], timestamps)
+        scores, warming = self.update_many(values[np.newaxis], [stream], timestamps)
         score = float(scores[0])
         if warming[0]:
             return score, Decision.WARMING
@@ -144,7 +147,7 @@ class StreamDetector:
             True for the stream's first `warm_up_rows`.
         """
         values = np.atleast_2d(as_float32_rows(rows))
-        return self._score(values, [stream] * len(values), timestamps)
+        return self.update_many(values, [stream] * len(values), timestamps)
 
     def update_many(
         self,
@@ -172,12 +175,65 @@ class StreamDetector:
         InvalidInputError
             As for `update`, and where N differs; all streams are as they were before.
         """
-        values = np.atleast_2d(as_float32_rows(rows))
-        if not len(streams) and not values.size:
-            return np.empty(0, np.float32), np.empty(0, bool)
-        if len(values) != len(streams):
-            raise InvalidInputError(f"{len(values)} rows, but {len(streams)} stream ids")
-        return self._score(values, streams, timestamps)
+        values, ids, times_s = self._read(rows, streams, timestamps)
+        with self._lock:
+            return self._store.score(self.detector.scorer, values, ids, times_s)
+
+    def explain_many(
+        self,
+        rows: object,
+        streams: Sequence[str | int],
+        timestamps: Sequence[object] | None = None,
+        top: int = 5,
+    ) -> tuple[Float32Array, BoolArray, list[list[Reason]]]:
+        """Score rows as `update_many`, and name the features that contributed most to each score.
+
+        Parameters
+        ----------
+        rows : array_like of real numbers, shape [N, D], raw units
+        streams : sequence of str or int, length N
+        timestamps : sequence, length N, optional
+        top : int
+            How many reasons a row, at least 1; all features where D is smaller.
+
+        Returns
+        -------
+        scores : float32 array, shape [N]
+        warming : bool array, shape [N]
+        reasons : list of list of Reason
+            One list a row, as of `Detector.explain`: of the row in its stream.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `update_many`, and for a `top` below 1.
+        UnsupportedModelError
+            The model scores without saying why; all streams are as they were before.
+        """
+        if top < 1:
+            raise InvalidInputError(f"top must be at least 1, got {top}")
+        values, ids, times_s = self._read(rows, streams, timestamps)
+        contributions = np.empty_like(values)
+        expected = np.empty_like(values) if self._reconstructs else None
+        with self._lock:
+            scores, warming = self._store.score(
+                self.detector.scorer,
+                values,
+                ids,
+                times_s,
+                reconstructions=expected,
+                contributions=contributions,
+            )
+        names = self.detector.feature_names
+        return scores, warming, rank_reasons(contributions, values, expected, names=names, top=top)
+
+    @cached_property
+    def _reconstructs(self) -> bool:
+        try:
+            self.detector.reconstruct(np.zeros((1, self.detector.input_dim), np.float32))
+        except UnsupportedModelError:
+            return False
+        return True
 
     def forget(self, stream: str | int) -> bool:
         """Restart a stream with its next row; return whether it was known."""
@@ -205,22 +261,25 @@ class StreamDetector:
         """
         return restore_states(self._store, self._model_digest(), Path(path))
 
-    def _score(
-        self, rows: Float32Array, streams: Sequence[str | int], timestamps: Sequence[object] | None
-    ) -> tuple[Float32Array, BoolArray]:
+    def _read(
+        self, rows: object, streams: Sequence[str | int], timestamps: Sequence[object] | None
+    ) -> tuple[Float32Array, list[str], Float64Array | None]:
+        """Return values [N, D], ids, and times in seconds where there are some."""
+        values = np.atleast_2d(as_float32_rows(rows))
+        if not len(streams) and not values.size:
+            values = np.empty((0, self.detector.input_dim), np.float32)
+        if len(values) != len(streams):
+            raise InvalidInputError(f"{len(values)} rows, but {len(streams)} stream ids")
         ids = [_text(stream) for stream in streams]
-        times_s: Float64Array | None = None
-        if timestamps is not None:
-            if len(timestamps) != len(rows):
-                raise InvalidInputError(f"{len(rows)} rows, but {len(timestamps)} timestamps")
-            times_s = seconds(timestamps)
-            rows = self._with_second_of_week(rows, timestamps)
-            if wrong := np.flatnonzero(~np.isfinite(times_s)).tolist():
-                raise InvalidInputError(
-                    f"the timestamp of row {wrong[0]}, {timestamps[wrong[0]]!r}, is not a time"
-                )
-        with self._lock:
-            return self._store.score(self.detector.scorer, rows, ids, times_s)
+        if timestamps is None:
+            return values, ids, None
+        if len(timestamps) != len(values):
+            raise InvalidInputError(f"{len(values)} rows, but {len(timestamps)} timestamps")
+        times_s = seconds(timestamps)
+        if wrong := np.flatnonzero(~np.isfinite(times_s)).tolist():
+            row = wrong[0]
+            raise InvalidInputError(f"the timestamp of row {row}, {timestamps[row]!r}, is not a time")
+        return self._with_second_of_week(values, timestamps), ids, times_s
 
     def _with_second_of_week(self, rows: Float32Array, timestamps: Sequence[object]) -> Float32Array:
         """Add the last column of a model with a season where it is not there."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -81,9 +82,13 @@ def test_a_series_begins_anew_after_a_gap(trained, tmp_path):
     models, _ = trained
     series = {"pump-7": oscillations(400, seed=7), "pump-8": noisy(oscillations(400, seed=8), 320, 350)}
     data = write(tmp_path / "new.csv", series, gap_after=150)
-    scored = list(csv.DictReader(datasentinel("score", data, "--model", models).stdout.splitlines()))
+    told = datasentinel("score", data, "--model", models, "--explain", "2").stdout
+    scored = list(csv.DictReader(told.splitlines()))
     for name in series:
         rows = [row for row in scored if row["host"] == name]
+        if name == "pump-8":
+            shaking = [row["reason_1"].split("=")[0] for row in rows[325:350] if row["anomaly"] == "1"]
+            assert Counter(shaking).most_common(1)[0][0] == "m0"
         warming = np.flatnonzero([row["warming"] == "1" for row in rows])
         assert warming.tolist() == [*range(96), *range(150, 246)]
         assert any(row["anomaly"] == "1" for row in rows[320:355]) == (name == "pump-8")

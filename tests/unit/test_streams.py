@@ -167,6 +167,29 @@ def test_a_snapshot_goes_on_where_the_streams_were(detector, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["states"]
 
 
+def test_reasons_are_of_a_row_in_its_stream(detector):
+    recordings = {name: noisy(oscillations(160, seed=i), 150, 160) for i, name in enumerate("ab")}
+    expected = {name: detector.explain(rows, 3) for name, rows in recordings.items()}
+    streams = StreamDetector(detector)
+    for first, end in ((0, 150), (150, 160)):
+        rows = np.stack([recordings["a"][first:end], recordings["b"][first:end]], axis=1).reshape(-1, 7)
+        ids = ["a", "b"] * (end - first)
+        scores, warming, reasons = streams.explain_many(rows, ids, top=3)
+        alone = detector.score(recordings["a"])[first:end]
+        np.testing.assert_allclose(scores[::2], alone, rtol=2e-4, atol=1e-5)
+        assert warming.tolist() == [i < 96 for i in range(first, end) for _ in "ab"]
+        for i, name in enumerate("ab"):
+            for told, alone in zip(reasons[i::2], expected[name][first:end], strict=True):
+                parts = [[reason.contribution for reason in row] for row in (told, alone)]
+                np.testing.assert_allclose(*parts, rtol=1e-2, atol=1e-3)
+                assert {reason.value for reason in told} <= set(recordings[name].ravel().tolist())
+    assert reasons[-1][0].feature == "x0"
+    assert reasons[-1][0].expected is not None
+    assert streams.explain_many([], [])[2] == []
+    with pytest.raises(InvalidInputError, match="top must be at least 1"):
+        streams.explain_many(rows, ids, top=0)
+
+
 def with_gap(artifact, gap_s):
     config = replace(artifact.config, state={**artifact.config.state, "gap_s": gap_s})
     return Detector(replace(artifact, config=config), backend="fused")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasentinel.detector import Detector
+    from datasentinel.reasons import Reason
     from datasentinel.tables import Table
     from datasentinel.tables.base import Block, Part
     from datasentinel.tables.chunk import Chunk
@@ -194,8 +195,6 @@ def _score_streams(
 ) -> Iterator[Scored]:
     from datasentinel.streams import MAX_STREAMS, StreamDetector
 
-    if columns.num_reasons:
-        raise DataError("--explain is not offered for models with memory")
     id_column, time_column = (table.columns.name_of(c) for c in (table.columns.id, table.columns.time))
 
     def parse(block: Block) -> tuple[Part, Chunk]:
@@ -211,7 +210,11 @@ def _score_streams(
         series = [""] * len(chunk.rows) if id_column is None else chunk.good_texts(id_column)
         if gaps is not None and time_column is not None:
             series = gaps.streams(series, chunk.good_values(time_column))
-        scores, warming = streams.update_many(chunk.values, series)
+        reasons: list[list[Reason]] | None = None
+        if columns.num_reasons:
+            scores, warming, reasons = streams.explain_many(chunk.values, series, top=columns.num_reasons)
+        else:
+            scores, warming = streams.update_many(chunk.values, series)
         anomalies = alarms.decide(scores, warming, series)
         yield Scored(
             chunk,
@@ -219,7 +222,8 @@ def _score_streams(
             anomalies,
             detector.severity_of_scores(scores) if columns.severity else None,
             detector.p_values_of_scores(scores) if columns.p_value else None,
-            warming=warming,
+            reasons,
+            warming,
         )
     if streams.evicted:
         click.echo(
