@@ -120,7 +120,7 @@ class Model:
     fit_window, fit_every : float
         Seconds of history to train on, and between two trainings; 0: one training for good.
     catch_up : float
-        Seconds of downtime that are made up for.
+        Seconds of downtime to catch up with.
     model, season, time_zone, half_lives, target_fpr, seed
         As for `datasentinel train`; half-lives are in rows.
     max_rows, max_series : int

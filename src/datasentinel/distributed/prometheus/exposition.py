@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _COUNTERS = {
     "rows": "Rows scored.",
     "anomalies": "Rows above the threshold.",
-    "moments_skipped": "Moments that were too long ago to be made up for.",
+    "moments_skipped": "Moments too long ago to catch up with.",
 }
 
 
@@ -104,7 +104,7 @@ class _Collector(Collector):
         )
         failures = CounterMetricFamily(
             "datasentinel_watch_failures",
-            "Queries, writes and trainings that failed; they are repeated.",
+            "Queries, writes and trainings that failed; they are retried.",
             labels=["model", "operation"],
         )
         for model, account in self._accounts.items():
