@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
-import queue
 import threading
 import time
-from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from datasentinel.distributed.prometheus.client import Grid, PrometheusClient, ServerUnreachableError
 from datasentinel.distributed.prometheus.exposition import ExpositionServer, ScoreBoard
 from datasentinel.distributed.prometheus.remote_write import RemoteWriter
+from datasentinel.distributed.prometheus.training_process import TrainingProcess
 from datasentinel.distributed.prometheus.watcher import Watcher
 from datasentinel.errors import ServerError
 from datasentinel.serving.logs import log
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from datasentinel.distributed.prometheus.config import WatchConfig
+    from datasentinel.distributed.prometheus.config import Model, WatchConfig
     from datasentinel.distributed.prometheus.publishing import Publisher
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 # While a training runs, how often its end is looked for.
@@ -68,7 +65,6 @@ def _run(config: WatchConfig, *, once: bool, on_ready: Callable[[str], None] | N
     board = ScoreBoard(
         {model.name: _FRESH_LOOKS * model.infer_every + model.offset for model in config.models}
     )
-    executor = _TrainingThread()
     publishers: list[Publisher] = [board]
     if config.remote_write is not None:
         publishers.insert(0, RemoteWriter(config.remote_write, stop))
@@ -79,7 +75,7 @@ def _run(config: WatchConfig, *, once: bool, on_ready: Callable[[str], None] | N
             publishers=publishers,
             account=board.accounts[model.name],
             directory=config.directory,
-            executor=executor,
+            start_training=functools.partial(_start_training, config),
             stop=stop,
         )
         for model in config.models
@@ -96,7 +92,13 @@ def _run(config: WatchConfig, *, once: bool, on_ready: Callable[[str], None] | N
             stack.callback(server.close)
             if on_ready is not None:
                 on_ready(server.address)
+        for watcher in watchers:
+            stack.callback(watcher.close)
         asyncio.run(_until_signalled(stop, lambda: _look_for_ever(watchers, stop)))
+
+
+def _start_training(config: WatchConfig, model: Model, last: int) -> TrainingProcess:
+    return TrainingProcess(config.source, model, config.directory, last)
 
 
 def _look_for_ever(watchers: list[Watcher], stop: threading.Event) -> None:
@@ -159,27 +161,3 @@ def _check_queries(client: PrometheusClient, config: WatchConfig) -> None:
             except ServerUnreachableError as error:
                 log(_logger, logging.WARNING, "source_unreachable", reason=str(error))
                 return
-
-
-class _TrainingThread(Executor):
-    """Trains one model after the other, in a thread that the end of the process does not wait for."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="fit", daemon=True).start()
-
-    def submit(self, function: Callable[_P, _T], /, *arguments: _P.args, **named: _P.kwargs) -> Future[_T]:
-        future: Future[_T] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(function(*arguments, **named))
-            except BaseException as error:  # the one who waits for it gets it
-                future.set_exception(error)
-
-        self._jobs.put(job)
-        return future
-
-    def _work(self) -> None:
-        while True:
-            self._jobs.get()()

@@ -17,8 +17,7 @@ from datasentinel.serving.logs import RateLimitedLog, log
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
-    from concurrent.futures import Executor, Future
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from datasentinel.distributed.prometheus.client import PrometheusClient
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.exposition import Account
     from datasentinel.distributed.prometheus.fitting import Fitted
     from datasentinel.distributed.prometheus.publishing import Publisher
+    from datasentinel.distributed.prometheus.training_process import Training
 
 _logger = logging.getLogger(__name__)
 # Rows that are asked for at once while there is something to catch up with.
@@ -49,8 +49,8 @@ class Watcher:
         Those that may fail come first.
     account : Account
     directory : Path
-    executor : Executor
-        Where trainings run.
+    start_training : callable
+        Starts a training of a model up to a moment, whose result is then in the directory.
     stop : threading.Event
         Ends catching up.
     """
@@ -63,7 +63,7 @@ class Watcher:
         publishers: Sequence[Publisher],
         account: Account,
         directory: Path,
-        executor: Executor,
+        start_training: Callable[[Model, int], Training],
         stop: threading.Event,
     ) -> None:
         self._model = model
@@ -71,14 +71,14 @@ class Watcher:
         self._publishers = publishers
         self._account = account
         self._directory = directory
-        self._executor = executor
+        self._start_training = start_training
         self._stop = stop
         self._states_file = directory / "states" / f"{model.name}.npz"
         self._infer_steps = max(1, round(model.infer_every / model.step))
         self._scorer: SeriesScorer | None = None
         self._states: SeriesStates | None = None
         self._fitted: Fitted | None = None
-        self._training: Future[Fitted] | None = None
+        self._training: Training | None = None
         # To be taken over: the model, and the last moment that needs no score where there is no other model.
         self._trained: tuple[Fitted, int] | None = None
         self._fit_again_s = 0.0
@@ -128,6 +128,11 @@ class Watcher:
             fitted = fit(self._client, self._model, self._directory, self._last_due(now_s))
             self._trained = fitted, fitted.fitted_to
         self._take_over()
+
+    def close(self) -> None:
+        """End a training that runs."""
+        if self._training is not None:
+            self._training.cancel()
 
     def look(self, now_s: float) -> None:
         """Do what is due; what fails is counted and told, and tried again later."""
@@ -185,13 +190,13 @@ class Watcher:
         is_idle = self._training is None and self._trained is None
         if is_idle and self._is_fit_due(now_s) and now_s >= self._fit_again_s:
             log(_logger, logging.INFO, "fit_begins", model=self._model.name)
-            self._training = self._executor.submit(
-                fit, self._client, self._model, self._directory, self._last_due(now_s)
-            )
+            self._training = self._start_training(self._model, self._last_due(now_s))
         try:
-            if self._training is not None and self._training.done():
+            if self._training is not None and self._training.is_over():
                 training, self._training = self._training, None
-                fitted = training.result()
+                training.result()
+                fitted = load_fitted(self._directory, self._model)
+                assert fitted is not None  # noqa: S101
                 self._trained = fitted, fitted.fitted_to
             self._take_over()
         except MissingDependencyError:

@@ -4,11 +4,13 @@ import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import yaml
 
+from tests.integration.prometheus_stack import watching
 from tests.integration.server_process import clean_environment
-from tests.unit.distributed.prometheus.fake_server import serving
+from tests.unit.distributed.prometheus.fake_server import matrix, serving
 
 CONFIG = """
 [source]
@@ -63,3 +65,21 @@ def test_a_directory_is_used_by_one_at_a_time(tmp_path):
     done = run_watch(str(config), "--once")
     assert done.returncode == 1
     assert done.stderr.startswith("error: http://localhost:1: no answer")
+
+
+def test_it_ends_at_once_while_a_training_runs(tmp_path):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_):
+        if len(server.requests) > 1:  # The first one sees whether the query is sound.
+            asked.set()
+            go_on.wait(120)
+        return matrix()
+
+    config = tmp_path / "watch.toml"
+    with serving(answer) as server:
+        config.write_text("[exposition]\nport = 0\n" + CONFIG.format(url=server.url))
+        with watching(config) as watch:
+            assert asked.wait(120)
+            assert watch.stop() == 0
+        go_on.set()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from datasentinel.distributed.prometheus.fitting import (
 from datasentinel.distributed.prometheus.samples import fetch
 from datasentinel.distributed.prometheus.scoring import SeriesScorer
 from datasentinel.distributed.prometheus.states import SeriesStates
+from datasentinel.distributed.prometheus.training_process import TrainingProcess
 from datasentinel.errors import ArtifactError, DataError
 from tests.recordings import oscillations
 from tests.unit.distributed.prometheus.fake_server import matrix, serving
@@ -169,3 +171,34 @@ def test_series_that_share_no_labels_are_named(tmp_path):
         pytest.raises(DataError, match=r"none of 2 series has .* by the labels pump"),
     ):
         fit(PrometheusClient(Endpoint(url=server.url)), MODEL, tmp_path, last=700)
+
+
+def test_a_training_in_a_process_of_its_own_leaves_its_model(tmp_path):
+    with serving(answer) as server:
+        training = TrainingProcess(Endpoint(url=server.url), MODEL, tmp_path, 700)
+        training.result()
+    assert load_fitted(tmp_path, MODEL).fitted_to == 700
+
+
+def test_what_stops_a_training_in_a_process_of_its_own_is_told(tmp_path):
+    with serving(lambda _: matrix()) as server:
+        training = TrainingProcess(Endpoint(url=server.url), MODEL, tmp_path, 700)
+        with pytest.raises(DataError, match="no sample in the window of: load, delay"):
+            training.result()
+        asked, go_on = threading.Event(), threading.Event()
+
+    def wait(_):
+        asked.set()
+        go_on.wait(60)
+        return matrix()
+
+    with serving(wait) as server:
+        training = TrainingProcess(Endpoint(url=server.url), MODEL, tmp_path, 700)
+        assert asked.wait(120)
+        assert not training.is_over()
+        training._process.kill()
+        with pytest.raises(DataError, match=r"the training's process ended: .*SIGKILL"):
+            training.result()
+        training = TrainingProcess(Endpoint(url=server.url), MODEL, tmp_path, 700)
+        training.cancel()
+        go_on.set()

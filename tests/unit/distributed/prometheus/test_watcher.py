@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from datasentinel.detector import Detector
 from datasentinel.distributed.prometheus.client import Series, ServerUnreachableError
 from datasentinel.distributed.prometheus.config import Model
 from datasentinel.distributed.prometheus.exposition import ScoreBoard
+from datasentinel.distributed.prometheus.fitting import fit
 from datasentinel.distributed.prometheus.watcher import Watcher
 from datasentinel.streams import StreamDetector
 from tests.recordings import oscillations
@@ -54,16 +54,17 @@ class FakeClient:
         ]
 
 
-class Now(Executor):
-    """Runs a training while it is submitted."""
+class Now:
+    """A training that is over at once."""
 
-    def submit(self, function, /, *arguments):
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    def __init__(self, *arguments):
+        self._arguments = arguments
+
+    def is_over(self):
+        return True
+
+    def result(self):
+        fit(*self._arguments)
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Setup:
             publishers=[self.published, self.board],
             account=self.account,
             directory=self.folder,
-            executor=Now(),
+            start_training=lambda model, last: Now(self.client, model, self.folder, last),
             stop=threading.Event(),
         )
 
