@@ -11,7 +11,7 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
-.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format wheel clean
+.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format wheel sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -60,10 +60,11 @@ test-python: setup  ## Run the Python tests
 docs: setup  ## Build the documentation site into build/site; a warning is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types, and the stubs of the extension
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest datasentinel._native --allowlist .stubtest --mypy-config-file pyproject.toml
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -79,6 +80,9 @@ wheel: setup  ## Build the source distribution and the wheel into dist/, and run
 	rm -rf dist
 	wheel/build.sh
 	wheel/check.sh dist/*.whl
+
+sbom:  ## List what a wheel in dist/ brings along when it is installed, as CycloneDX
+	wheel/sbom.sh dist/*.whl
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

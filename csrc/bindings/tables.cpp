@@ -1,5 +1,6 @@
 // Parsing of delimited text.
 
+#include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -93,13 +94,14 @@ std::vector<std::tuple<std::size_t, std::size_t, std::vector<py::bytes>>> split(
 }  // namespace
 
 void bind_tables(py::module_& module) {
-  py::enum_<CsvProblem>(module, "CsvProblem")
+  py::native_enum<CsvProblem>(module, "CsvProblem", "enum.Enum")
       .value("WRONG_COUNT", CsvProblem::wrong_count)
       .value("EMPTY", CsvProblem::empty)
       .value("NOT_A_NUMBER", CsvProblem::not_a_number)
       .value("NOT_FINITE", CsvProblem::not_finite)
       .value("OUT_OF_RANGE", CsvProblem::out_of_range)
-      .value("OPEN_QUOTE", CsvProblem::open_quote);
+      .value("OPEN_QUOTE", CsvProblem::open_quote)
+      .finalize();
   py::class_<CsvParser>(module, "CsvParser")
       .def(py::init([](std::size_t width, std::vector<std::size_t> numbers, std::vector<std::size_t> texts,
                        const std::string& delimiter, const std::string& quote, const std::string& decimal,
