@@ -14,9 +14,10 @@ _OBJECT: dict[str, Any] = {"type": "object"}
 _PARAMETERS: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _SHAPE: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
 _SEQUENCE: dict[str, Any] = {
-    "description": "For a model with memory, the stream of the rows.",
+    "description": "For a model with memory or a season: the stream of the rows, and when they were taken.",
     "properties": {
         "sequence_id": {"type": ["string", "integer"]},
+        "timestamp": {"type": ["number", "string"]},
         "sequence_start": {"type": "boolean"},
         "sequence_end": {"type": "boolean"},
     },
