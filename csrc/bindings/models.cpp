@@ -54,6 +54,8 @@ py::dict as_dict(const fused_cuda::Kernel& kernel) {
   result["rows"] = kernel.rows;
   result["threads"] = kernel.threads;
   result["shared_bytes"] = kernel.shared_bytes;
+  result["blocks"] = kernel.blocks;
+  result["workspace_floats"] = kernel.workspace_floats;
   return result;
 }
 
@@ -61,6 +63,7 @@ py::dict as_dict(const fused_cuda::Kernels& kernels) {
   py::dict result;
   result["few"] = as_dict(kernels.few);
   result["bulk"] = as_dict(kernels.bulk);
+  if (kernels.spread) result["spread"] = as_dict(*kernels.spread);
   return result;
 }
 

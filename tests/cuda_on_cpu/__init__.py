@@ -95,7 +95,8 @@ def build(folder: Path) -> SimulatedDevice:
     kernel_compiler = "\\n".join([compiler, *_FLAGS, f"-I{folder}", f"-I{_SOURCES}"])
     library = [compiler, *_FLAGS, "-shared", f"-I{_SOURCES}", "-o"]
     commands = [
-        [*library, str(folder / "libcuda.so.1"), str(_SOURCES / "driver.cpp")],
+        # Closed after an error and opened again, it goes on counting the calls.
+        [*library, str(folder / "libcuda.so.1"), str(_SOURCES / "driver.cpp"), "-Wl,-z,nodelete"],
         [
             *(*library, str(folder / "libnvrtc.so"), str(_SOURCES / "nvrtc.cpp")),
             f'-DCUDA_ON_CPU_COMPILER="{kernel_compiler}"',

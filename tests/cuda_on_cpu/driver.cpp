@@ -41,6 +41,7 @@ enum Result {
   not_found = 500,
   illegal_address = 700,
   launch_failed = 719,
+  cooperative_launch_too_large = 720,
   capture_unsupported = 900,
   capture_unmatched = 903,
 };
@@ -63,6 +64,7 @@ constexpr Words kWords[] = {
     {not_found, "named symbol not found"},
     {illegal_address, "an illegal memory access was encountered"},
     {launch_failed, "unspecified launch failure"},
+    {cooperative_launch_too_large, "too many blocks in cooperative launch"},
     {capture_unsupported, "operation not permitted when stream is capturing"},
     {capture_unmatched, "stream capture was not begun in this stream"},
 };
@@ -220,6 +222,7 @@ struct Launch {
   const EntryPoint* entry;
   int blocks, threads;
   std::size_t shared_bytes;
+  bool together;
   std::vector<std::vector<char>> arguments;
 
   /// A graph does it again and again.
@@ -236,10 +239,49 @@ struct Launch {
       if (bytes == nullptr) return illegal_address;
       std::memcpy(values[i].data(), &bytes, sizeof bytes);
     }
-    const bool survived = survives([&] { entry->run(blocks, threads, shared_bytes, pointers.data()); });
+    const bool survived =
+        survives([&] { entry->run(blocks, threads, shared_bytes, together, pointers.data()); });
     return survived ? success : illegal_address;
   }
 };
+
+/// Blocks that a multiprocessor runs at a time. A block takes 1 KiB of shared memory beside its own; a
+/// multiprocessor has that much more than a block may have.
+int most_blocks(const Device& d, const Function& function, int threads, std::size_t shared_bytes) {
+  const auto all_shared = static_cast<std::size_t>(d.shared_bytes + 1024);
+  const int by_memory = static_cast<int>(all_shared / (shared_bytes + 1024));
+  const bool fits = threads <= 1024 && shared_bytes <= static_cast<std::size_t>(function.shared_bytes);
+  return fits ? std::min({32, 2048 / threads, by_memory}) : 0;
+}
+
+int launch(Device& d, void* handle, unsigned blocks, unsigned threads, unsigned shared_bytes, void* stream,
+           void** arguments, bool together) {
+  const Function* const function = d.functions.find(handle);
+  const Streams::Id id = stream_of(d, stream);
+  if (function == nullptr || id == 0) return invalid_handle;
+  if (blocks < 1 || blocks > 0x7fffffffU || threads < 1 || threads > 1024 ||
+      shared_bytes > static_cast<unsigned>(function->shared_bytes)) {
+    return invalid_value;
+  }
+  const EntryPoint& entry = *function->entry;
+  auto launch = std::make_shared<Launch>(Launch{.entry = &entry,
+                                                .blocks = static_cast<int>(blocks),
+                                                .threads = static_cast<int>(threads),
+                                                .shared_bytes = shared_bytes,
+                                                .together = together,
+                                                .arguments = {}});
+  std::vector<std::uint64_t> addresses;
+  for (int i = 0; i < entry.arguments; ++i) {
+    const auto* const argument = static_cast<const char*>(arguments[i]);
+    launch->arguments.emplace_back(argument, argument + entry.sizes[i]);
+    if (!entry.is_pointer[i]) continue;
+    std::uint64_t address = 0;
+    std::memcpy(&address, argument, sizeof address);
+    if (const Memory::Area* area = d.memory.find(address)) addresses.push_back(area->address);
+  }
+  d.streams.add(id, {.run = [launch, &d] { return launch->run(d); }, .addresses = std::move(addresses)});
+  return success;
+}
 
 }  // namespace
 }  // namespace cuda_on_cpu
@@ -302,6 +344,7 @@ CUDA_FUNCTION cuDeviceGetAttribute(int* value, int attribute, int which) {
       case 16: *value = d.multiprocessors; return success;
       case 75: *value = d.major; return success;
       case 76: *value = d.minor; return success;
+      case 95: *value = 1; return success;
       case 97: *value = d.shared_bytes; return success;
       default: die("device attribute " + std::to_string(attribute) + " is not simulated");
     }
@@ -391,12 +434,7 @@ CUDA_FUNCTION cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* han
     const Function* const function = d.functions.find(handle);
     if (function == nullptr) return invalid_handle;
     if (threads < 1) return invalid_value;
-    // A block takes 1 KiB of shared memory beside its own; a multiprocessor has that much more than a block
-    // may have.
-    const auto all_shared = static_cast<std::size_t>(d.shared_bytes + 1024);
-    const int by_memory = static_cast<int>(all_shared / (shared_bytes + 1024));
-    const bool fits = threads <= 1024 && shared_bytes <= static_cast<std::size_t>(function->shared_bytes);
-    *blocks = fits ? std::min({32, 2048 / threads, by_memory}) : 0;
+    *blocks = most_blocks(d, *function, threads, shared_bytes);
     return success;
   });
 }
@@ -598,33 +636,25 @@ CUDA_FUNCTION cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, uns
                              unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                              void* stream, void** arguments, void** extra) {
   return call("cuLaunchKernel", Needs::context, [&](Device& d) -> int {
-    const Function* const function = d.functions.find(handle);
-    const Streams::Id id = stream_of(d, stream);
-    if (function == nullptr || id == 0) return invalid_handle;
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || extra != nullptr) {
       die("launches in several dimensions, and `extra`, are not simulated");
     }
-    if (grid_x < 1 || grid_x > 0x7fffffffU || block_x < 1 || block_x > 1024 ||
-        shared_bytes > static_cast<unsigned>(function->shared_bytes)) {
-      return invalid_value;
+    return launch(d, handle, grid_x, block_x, shared_bytes, stream, arguments, false);
+  });
+}
+
+CUDA_FUNCTION cuLaunchCooperativeKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                                        unsigned block_x, unsigned block_y, unsigned block_z,
+                                        unsigned shared_bytes, void* stream, void** arguments) {
+  return call("cuLaunchCooperativeKernel", Needs::context, [&](Device& d) -> int {
+    if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1) {
+      die("launches in several dimensions are not simulated");
     }
-    const EntryPoint& entry = *function->entry;
-    auto launch = std::make_shared<Launch>(Launch{.entry = &entry,
-                                                  .blocks = static_cast<int>(grid_x),
-                                                  .threads = static_cast<int>(block_x),
-                                                  .shared_bytes = shared_bytes,
-                                                  .arguments = {}});
-    std::vector<std::uint64_t> addresses;
-    for (int i = 0; i < entry.arguments; ++i) {
-      const auto* const argument = static_cast<const char*>(arguments[i]);
-      launch->arguments.emplace_back(argument, argument + entry.sizes[i]);
-      if (!entry.is_pointer[i]) continue;
-      std::uint64_t address = 0;
-      std::memcpy(&address, argument, sizeof address);
-      if (const Memory::Area* area = d.memory.find(address)) addresses.push_back(area->address);
-    }
-    d.streams.add(id, {.run = [launch, &d] { return launch->run(d); }, .addresses = std::move(addresses)});
-    return success;
+    const Function* const function = d.functions.find(handle);
+    if (function == nullptr) return invalid_handle;
+    const int at_a_time = most_blocks(d, *function, static_cast<int>(block_x), shared_bytes);
+    if (grid_x > static_cast<unsigned>(at_a_time * d.multiprocessors)) return cooperative_launch_too_large;
+    return launch(d, handle, grid_x, block_x, shared_bytes, stream, arguments, true);
   });
 }
 

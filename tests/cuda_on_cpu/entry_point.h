@@ -16,10 +16,10 @@ struct Describe<kFunction> {
   static constexpr std::size_t kSizes[] = {sizeof(Arguments)...};
   static constexpr bool kIsPointer[] = {std::is_pointer_v<Arguments>...};
 
-  static void run(int blocks, int threads, std::size_t shared_bytes, void** arguments) {
+  static void run(int blocks, int threads, std::size_t shared_bytes, bool together, void** arguments) {
     const auto with = [&]<std::size_t... kIndex>(std::index_sequence<kIndex...>) {
       shim::launch([=] { kFunction(*static_cast<std::remove_cv_t<Arguments>*>(arguments[kIndex])...); },
-                   blocks, threads, shared_bytes);
+                   blocks, threads, shared_bytes, together);
     };
     with(std::index_sequence_for<Arguments...>{});
   }

@@ -12,7 +12,8 @@ struct EntryPoint {
   int arguments;
   const std::size_t* sizes;  ///< Of the arguments, in bytes.
   const bool* is_pointer;    ///< Which of them are addresses.
-  void (*run)(int blocks, int threads, std::size_t shared_bytes, void** arguments);
+  /// `together`: its blocks wait for each other.
+  void (*run)(int blocks, int threads, std::size_t shared_bytes, bool together, void** arguments);
 };
 
 /// Stands before the shared object's bytes: a driver is not told an image's size.

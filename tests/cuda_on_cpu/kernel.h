@@ -1,8 +1,9 @@
 // Just enough of CUDA for a generated kernel to run on the CPU. Included before the kernel's text.
 //
-// A block's threads take turns (each has a stack of its own) and go on at a barrier only when all have come.
-// Each runs as far as it gets before the next one starts, in ascending order in one block and in descending
-// order in the next, and shared memory starts as NaN: a missing barrier shows as a wrong result.
+// A block's threads (and those of all blocks that are launched together) take turns (each has a stack of its
+// own) and go on at a barrier only when all have come. Each runs as far as it gets before the next one
+// starts, in ascending order in one block and in descending order in the next, and shared memory starts as
+// NaN: a missing barrier shows as a wrong result.
 
 #include <setjmp.h>
 #include <ucontext.h>
@@ -51,6 +52,11 @@ struct Thread {
   Index index;
   bool started = false;
   bool done = false;
+  const Meeting* waits_for = nullptr;  ///< The end of this round of it.
+  unsigned long round = 0;
+  [[nodiscard]] bool can_go_on() const noexcept {
+    return !done && (waits_for == nullptr || waits_for->round != round);
+  }
 };
 
 /// What a lane gives to and takes from an instruction of the whole warp.
@@ -70,6 +76,7 @@ struct Block {
   Thread* running = nullptr;
   jmp_buf scheduler;
   std::function<void()> kernel;
+  Meeting* all_blocks = nullptr;  ///< For those that are launched together.
 };
 
 inline thread_local Block* block = nullptr;
@@ -101,7 +108,10 @@ void meet(Meeting& meeting, Work work) {
     ++meeting.round;
     return;
   }
-  while (meeting.round == round) yield();
+  block->running->waits_for = &meeting;
+  block->running->round = round;
+  yield();  // Until the round has ended.
+  block->running->waits_for = nullptr;
 }
 
 inline int thread_number() { return block->running->index.x; }
@@ -115,46 +125,77 @@ inline void thread_main() {
   _longjmp(block->scheduler, 1);
 }
 
-/// Runs `blocks` blocks of `count` threads one after the other.
-template <typename Kernel>
-void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes) {
-  Block state;
-  state.threads.resize(static_cast<std::size_t>(count));
-  while (stacks.size() < state.threads.size()) stacks.emplace_back(new char[kStack]);
+/// Makes a block ready to run, on stacks from `first_stack` on.
+inline void prepare(Block& state, int number, int count, std::size_t shared_bytes, std::size_t first_stack) {
+  state.block_index.x = number;
+  state.shared.assign(shared_bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
+  state.all = {.members = count};
+  state.warps.assign(static_cast<std::size_t>((count + kWarp - 1) / kWarp), Meeting{.members = kWarp});
   state.lanes.resize(static_cast<std::size_t>(count));
-  state.grid_size.x = blocks;
-  state.kernel = kernel;
+  state.threads.resize(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    Thread& thread = state.threads[static_cast<std::size_t>(i)];
+    thread.index.x = i;
+    thread.started = thread.done = false;
+    thread.waits_for = nullptr;
+    getcontext(&thread.start);
+    thread.start.uc_stack.ss_sp = stacks[first_stack + static_cast<std::size_t>(i)].get();
+    thread.start.uc_stack.ss_size = kStack;
+    makecontext(&thread.start, thread_main, 0);
+  }
+}
+
+inline unsigned long progress_of(const Block& state) {
+  const auto steps = [](const Meeting& meeting) {
+    return meeting.round + static_cast<unsigned long>(meeting.arrived);
+  };
+  unsigned long sum = steps(state.all);
+  for (const Meeting& warp : state.warps) sum += steps(warp);
+  return sum;
+}
+
+/// Lets each thread of a block that can go on do so once; how many have ended.
+inline int take_turns(Block& state) {
   block = &state;
-  for (int number = 0; number < blocks; ++number) {
-    state.block_index.x = number;
-    state.shared.assign(shared_bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
-    state.all = {.members = count};
-    state.warps.assign(static_cast<std::size_t>((count + kWarp - 1) / kWarp), Meeting{.members = kWarp});
-    for (int i = 0; i < count; ++i) {
-      Thread& thread = state.threads[static_cast<std::size_t>(i)];
-      thread.index.x = i;
-      thread.started = thread.done = false;
-      getcontext(&thread.start);
-      thread.start.uc_stack.ss_sp = stacks[static_cast<std::size_t>(i)].get();
-      thread.start.uc_stack.ss_size = kStack;
-      makecontext(&thread.start, thread_main, 0);
+  int ended = 0;
+  const int count = static_cast<int>(state.threads.size());
+  for (int turn = 0; turn < count; ++turn) {
+    const bool ascending = state.block_index.x % 2 == 0;
+    Thread& thread = state.threads[static_cast<std::size_t>(ascending ? turn : count - 1 - turn)];
+    if (!thread.can_go_on()) continue;
+    resume(thread);
+    if (thread.done) ++ended;
+  }
+  return ended;
+}
+
+/// Runs `blocks` blocks of `count` threads one after the other, or `together`.
+template <typename Kernel>
+void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes, bool together = false) {
+  const int at_a_time = together ? blocks : 1;
+  while (stacks.size() < static_cast<std::size_t>(at_a_time * count)) stacks.emplace_back(new char[kStack]);
+  Meeting all_blocks{.members = blocks * count};
+  std::vector<Block> states(static_cast<std::size_t>(at_a_time));
+  for (int first = 0; first < blocks; first += at_a_time) {
+    for (int i = 0; i < at_a_time; ++i) {
+      Block& state = states[static_cast<std::size_t>(i)];
+      state.grid_size.x = blocks;
+      state.kernel = kernel;
+      state.all_blocks = together ? &all_blocks : nullptr;
+      prepare(state, first + i, count, shared_bytes, static_cast<std::size_t>(i * count));
     }
-    for (int left = count; left > 0;) {
-      const int left_before = left;
-      const auto progress = [&] {
-        unsigned long sum = state.all.round + static_cast<unsigned long>(state.all.arrived);
-        for (const Meeting& warp : state.warps) sum += warp.round + static_cast<unsigned long>(warp.arrived);
-        return sum;
-      };
+    const auto progress = [&] {
+      unsigned long sum = all_blocks.round + static_cast<unsigned long>(all_blocks.arrived);
+      for (const Block& state : states) sum += progress_of(state);
+      return sum;
+    };
+    for (int left = at_a_time * count; left > 0;) {
       const unsigned long before = progress();
-      for (int turn = 0; turn < count; ++turn) {
-        Thread& thread = state.threads[static_cast<std::size_t>(number % 2 == 0 ? turn : count - 1 - turn)];
-        if (thread.done) continue;
-        resume(thread);
-        if (thread.done) --left;
-      }
-      if (left == left_before && progress() == before) {
-        std::fputs("the threads of a block wait for each other at different barriers\n", stderr);
+      int ended = 0;
+      for (Block& state : states) ended += take_turns(state);
+      left -= ended;
+      if (ended == 0 && progress() == before) {
+        std::fputs("threads wait for each other at different barriers\n", stderr);
         std::abort();
       }
     }
@@ -250,6 +291,10 @@ void multiply(float* d, const unsigned* a, const unsigned* b, Element element) {
 
 inline void __syncthreads() {
   shim::meet(shim::block->all, [] {});
+}
+/// What the prelude writes with atomics: all threads of all blocks wait.
+inline void wait_for_all_blocks(unsigned*) {
+  shim::meet(*shim::block->all_blocks, [] {});
 }
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
   shim::own_lane().value = shim::bits_of(value);

@@ -14,9 +14,13 @@ SHIM = Path(__file__).with_name("kernel.h")
 class CpuKernel:
     """One entry point of a generated source, run on the CPU."""
 
-    def __init__(self, run, constants: np.ndarray) -> None:
+    def __init__(self, run, constants: np.ndarray, about: dict) -> None:
         self._run = run
         self._constants = aligned(constants)
+        self._blocks = about["blocks"]
+        # A count of zero; nothing may be read that was not written before.
+        self._workspace = aligned(np.full(about["workspace_floats"] + 4, np.nan, np.float32))
+        self._workspace[:4] = 0
 
     def __call__(
         self, rows: np.ndarray, wanted: str = "soc", blocks: int = 2, bad: np.ndarray | None = None
@@ -34,7 +38,13 @@ class CpuKernel:
         place = None if bad is None else address(bad)
         targets = [address(results[key]) if key in wanted else None for key in "soc"]
         self._run(
-            address(rows), ctypes.c_longlong(len(rows)), address(self._constants), *targets, place, blocks
+            address(rows),
+            ctypes.c_longlong(len(rows)),
+            address(self._constants),
+            *targets,
+            place,
+            address(self._workspace),
+            self._blocks or blocks,
         )
         return results
 
@@ -49,12 +59,12 @@ def aligned(values: np.ndarray) -> np.ndarray:
 
 def entry_points(source) -> dict[str, dict]:
     """All kernels of a source: for scores only and for everything, of a few rows and in bulk."""
-    return {
-        "few": source.all["few"],
-        "bulk": source.all["bulk"],
-        "few scores": source.scores_only["few"],
-        "bulk scores": source.scores_only["bulk"],
-    }
+    kernels = {}
+    for which in ("few", "bulk", "spread"):
+        if which in source.all:
+            kernels[which] = source.all[which]
+            kernels[f"{which} scores"] = source.scores_only[which]
+    return kernels
 
 
 def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
@@ -67,10 +77,11 @@ def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
             parts.append(f"""
                 extern "C" void run_{index}_{number}(const float* input, long long rows,
                     const float* constants, float* scores, float* output, float* contributions,
-                    unsigned long long* bad, int blocks) {{
+                    unsigned long long* bad, float* workspace, int blocks) {{
                   shim::launch([=] {{
-                    source_{index}::{kernel["name"]}(input, rows, constants, scores, output, contributions, bad);
-                  }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]});
+                    source_{index}::{kernel["name"]}(
+                        input, rows, constants, scores, output, contributions, bad, workspace);
+                  }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]}, {int(kernel["blocks"] > 0)});
                 }}""")
     (folder / "kernels.cpp").write_text("\n".join(parts))
     library = folder / "kernels.so"
@@ -79,8 +90,8 @@ def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
     loaded = ctypes.CDLL(str(library))
     return [
         {
-            name: CpuKernel(loaded[f"run_{index}_{number}"], source.constants)
-            for number, name in enumerate(entry_points(source))
+            name: CpuKernel(loaded[f"run_{index}_{number}"], source.constants, about)
+            for number, (name, about) in enumerate(entry_points(source).items())
         }
         for index, source in enumerate(sources)
     ]

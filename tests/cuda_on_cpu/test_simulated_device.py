@@ -43,6 +43,16 @@ def test_streams_memory_and_rows_on_the_device(device, tmp_path, seed):
     assert len(outcomes) >= 50
 
 
+@pytest.mark.parametrize("multiprocessors", [132, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_few_rows_of_wide_layers(device, tmp_path, multiprocessors):
+    tests = f"{FOLDER}/inside/wide_layers.py"
+    outcomes = device.run_tests(
+        tmp_path / "report.xml", tests, multiprocessors=multiprocessors, memory_mib=256
+    )
+    assert set(outcomes.values()) == {"passed"}
+    assert len(outcomes) >= 6
+
+
 @pytest.mark.parametrize("code", [pytest.param(999, marks=pytest.mark.slow), 719], ids=["passing", "sticky"])
 def test_an_error_of_any_call_is_typed_and_leaks_nothing(device, tmp_path, code):
     # A failing load compiles once more, so the kernel is a small one.

@@ -18,9 +18,10 @@ from datasentinel.errors import BackendError, BackendUnavailableError, Unsupport
 from tests.cuda_on_cpu.kernels import CpuKernel, compile_for_cpu, entry_points
 from tests.networks import Network, write_artifact
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, 90, 100, 120)
 SMALL = [8, 6, 3, 6, 8]
 MEDIUM = [64, 128, 64, 16, 64, 128, 64]
+WIDE = [256, 130, 256]
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler `c++` on the PATH")
 
@@ -106,6 +107,34 @@ def test_the_first_value_that_is_not_finite_is_found(kernels, name, which):
         place[0] = 2**64 - 1
         kernel[which](damaged, "s", bad=place)
         assert place[0] == 33 * columns + columns - 1
+
+
+@needs_compiler
+def test_rows_of_wide_layers_are_spread_over_blocks(tmp_path):
+    network = Network.random(WIDE)
+    source = gpu.cuda_source(network.to_onnx(with_contributions=True), name="m")
+    # A warp for each of 256 columns, eight of them in a block.
+    assert source.all["spread"]["blocks"] == source.scores_only["spread"]["blocks"] == 32
+    (kernel,) = compile_for_cpu([source], tmp_path)
+    rows = rows_for(network, 6)
+    scores, output = network.reference(rows)
+    for count in (1, 4, 6):
+        only_scores = kernel["spread scores"](rows[:count], "s")["s"]
+        np.testing.assert_allclose(only_scores, scores[:count], rtol=2e-5)
+    results = kernel["spread"](rows)
+    np.testing.assert_allclose(results["s"], scores, rtol=2e-5)
+    np.testing.assert_allclose(results["o"], output, rtol=2e-5, atol=2e-5)
+    expected = network.reference_contributions(rows)
+    np.testing.assert_allclose(results["c"], expected, rtol=1e-3, atol=1e-5)
+    place = np.full(1, 2**64 - 1, np.uint64)
+    rows[5, 255] = rows[4, 7] = np.nan
+    kernel["spread scores"](rows, "s", bad=place)
+    assert place[0] == 4 * 256 + 7
+
+
+def test_narrow_layers_and_lower_precision_are_not_spread():
+    assert "spread" not in gpu.cuda_source(Network.random(MEDIUM).to_onnx(), name="m").all
+    assert "spread" not in gpu.cuda_source(Network.random(WIDE).to_onnx(), name="m", precision="bf16").all
 
 
 def activation_model(operator: str, attributes: dict, width: int) -> bytes:
@@ -227,7 +256,14 @@ def nvrtc() -> str:
 @pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     ("dims", "precision"),
-    [(SMALL, "float32"), (MEDIUM, "float32"), (MEDIUM, "tf32"), (MEDIUM, "bf16"), (MEDIUM, "fp16")],
+    [
+        (SMALL, "float32"),
+        (MEDIUM, "float32"),
+        (WIDE, "float32"),
+        (MEDIUM, "tf32"),
+        (MEDIUM, "bf16"),
+        (MEDIUM, "fp16"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

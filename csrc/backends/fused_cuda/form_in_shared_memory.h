@@ -11,14 +11,21 @@
 
 namespace datasentinel::fused_cuda {
 
+/// Columns that `dense_in_parts` has at a time.
+inline constexpr std::size_t kPartColumns = 128;
+
 /// How a block of threads works on a block of rows.
 struct Blocking {
   int rows = 0;
   int threads = 0;
   /// For the least latency: as many threads as possible on one column, weights read once by the whole block.
   bool few_rows = false;
+  /// So many blocks of threads share the rows, whose values then lie in global memory; 0: each has rows of
+  /// its own.
+  int blocks = 0;
   Precision precision = Precision::float32;
 
+  [[nodiscard]] int all_threads() const noexcept { return threads * (blocks > 0 ? blocks : 1); }
   [[nodiscard]] int pitch() const noexcept { return few_rows ? rows : rows + 1; }  ///< Floats of a column.
 };
 
@@ -26,7 +33,7 @@ struct Blocking {
 /// that of a part.
 [[nodiscard]] fused::Program cut_into_parts(fused::Program program, const Blocking& blocking);
 
-/// What a block of threads needs, in floats.
+/// What the threads that share a block of rows need in memory that they share, in floats.
 [[nodiscard]] std::size_t shared_floats(const fused::Program& program, const fused::FrameLayout& layout,
                                         const Blocking& blocking);
 
@@ -35,7 +42,7 @@ struct Blocking {
 [[nodiscard]] std::vector<bool> layers_in(Precision precision, const fused::Program& program);
 
 /// One block of threads for a block of rows: values are columns of a frame, weights in global memory. The
-/// program has been cut into parts.
+/// program has been cut into parts. Where several blocks share the rows, the frame is in global memory too.
 class InSharedMemory final : public Form {
  public:
   InSharedMemory(const fused::Program& program, const fused::FrameLayout& layout, const Blocking& blocking,
@@ -50,10 +57,13 @@ class InSharedMemory final : public Form {
   [[nodiscard]] Pieces dense(const fused::Instruction& step) override;
   [[nodiscard]] bool in_parts(const fused::Instruction& step) const override;
   [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step, const Reduction& reduction) override;
-  [[nodiscard]] std::string barrier() const override { return "    __syncthreads();\n"; }
+  [[nodiscard]] std::string barrier() const override {
+    return blocking_.blocks > 0 ? "    wait_for_all_blocks(arrived);\n" : "    __syncthreads();\n";
+  }
 
  private:
   [[nodiscard]] Pieces dense_of_few_rows(const fused::Instruction& step);
+  [[nodiscard]] Pieces dense_over_blocks(const fused::Instruction& step);
   [[nodiscard]] Pieces dense_on_tensor_cores(const fused::Instruction& step);
   /// The columns from `first` (an expression, of which `count` at most) of a layer, written from column 0 on.
   [[nodiscard]] std::string dense_in_tiles(const fused::Instruction& step, const std::string& first,

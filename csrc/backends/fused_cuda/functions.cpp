@@ -41,6 +41,23 @@ static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f
 
 )";
 
+// As cooperative groups do it: each block's first thread speaks for all. The count only grows; the number of
+// blocks is a power of two, so that it may run over.
+const char* const kBlocksFunctions = R"(#ifdef __CUDACC__
+static __device__ __forceinline__ void wait_for_all_blocks(unsigned* arrived) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    const unsigned all = (atomicAdd(arrived, 1u) / gridDim.x + 1u) * gridDim.x;
+    while ((int)(*(volatile unsigned*)arrived - all) < 0) {}
+    __threadfence();
+  }
+  __syncthreads();
+}
+#endif
+
+)";
+
 std::string literal(float value) {
   if (std::isinf(value)) return value > 0 ? "INFINITE" : "(-INFINITE)";
   std::array<char, 48> text{};

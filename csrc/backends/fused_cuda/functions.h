@@ -8,6 +8,8 @@ namespace datasentinel::fused_cuda {
 
 /// What every generated source starts with: helpers that NVRTC compiles without any header.
 extern const char* const kPrelude;
+/// Where blocks that are launched cooperatively wait for each other.
+extern const char* const kBlocksFunctions;
 
 /// A float32 literal that is exactly `value`.
 [[nodiscard]] std::string literal(float value);

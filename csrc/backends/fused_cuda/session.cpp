@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -19,8 +19,8 @@ constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
 // What one thread copies at a time. One core moves some 10 GB/s, a bus 25 to 60.
 constexpr std::size_t kStagedPart = std::size_t{512} << 10;
 constexpr unsigned kMostStagers = 4;
-// No value of a batch: all are finite.
-constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
+// Each four rows more take many blocks as long again, while for blocks of their own they are as good as one.
+constexpr std::size_t kMostSpreadRows = 8;
 
 Facts facts_of(const Source& source) {
   std::string precision = "float32";
@@ -33,18 +33,6 @@ Facts facts_of(const Source& source) {
           {"rows per block", std::to_string(source.scores_only.bulk.rows) + ", of a few rows " +
                                  std::to_string(source.scores_only.few.rows)}};
 }
-
-class Block final : public DeviceBlock {
- public:
-  Block(std::shared_ptr<const Driver> driver, std::size_t bytes)
-      : driver_(std::move(driver)), memory_(cuda::make_device_memory(*driver_, bytes)) {}
-  ~Block() override { driver_->enter_if_possible(); }
-  [[nodiscard]] std::uint64_t address() const noexcept override { return memory_.get(); }
-
- private:
-  std::shared_ptr<const Driver> driver_;
-  DeviceMemory memory_;
-};
 
 }  // namespace
 
@@ -74,6 +62,11 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
   device_rows_.launched_bad = make_bad_value();
   scores_only_ = entry_points(source.scores_only);
   all_ = entry_points(source.all);
+  for (const EntryPoints* entries : {&scores_only_, &all_}) {
+    if (!entries->spread) continue;
+    workspace_floats_ = std::max(workspace_floats_, entries->spread->kernel.workspace_floats);
+  }
+  if (workspace_floats_ != 0) device_rows_.workspace = make_workspace();
 }
 
 CudaSession::~CudaSession() {
@@ -100,9 +93,26 @@ CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
 CudaSession::EntryPoints CudaSession::entry_points(const Kernels& kernels) const {
   // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
   const int few_rows = kernels.few.rows * std::max(driver_->multiprocessors(), 1);
-  return {.few = entry_point(kernels.few),
-          .bulk = entry_point(kernels.bulk),
-          .few_rows = static_cast<std::size_t>(few_rows)};
+  EntryPoints entries{.few = entry_point(kernels.few),
+                      .bulk = entry_point(kernels.bulk),
+                      .spread = {},
+                      .few_rows = static_cast<std::size_t>(few_rows)};
+  if (kernels.spread && driver_->launches_cooperatively()) {
+    const EntryPoint spread = entry_point(*kernels.spread);
+    if (spread.most_blocks >= static_cast<unsigned>(spread.kernel.blocks)) entries.spread = spread;
+  }
+  return entries;
+}
+
+DeviceMemory CudaSession::make_workspace() const {
+  const std::vector<float> zeros(workspace_floats_, 0.0F);
+  const std::size_t bytes = workspace_floats_ * sizeof(float);
+  DeviceMemory workspace = cuda::make_device_memory(*driver_, bytes);
+  void* const stream = device_rows_.stream.get();
+  driver_->check(driver_->cuMemcpyHtoDAsync_v2(workspace.get(), zeros.data(), bytes, stream),
+                 "clearing memory");
+  driver_->check(driver_->cuStreamSynchronize(stream), "clearing memory");
+  return workspace;
 }
 
 CudaSession::BadValue CudaSession::make_bad_value() const {
@@ -141,19 +151,26 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
 
 void CudaSession::launch(Arguments arguments, void* stream) const {
   const EntryPoints& entries = arguments.output == 0 && arguments.contributions == 0 ? scores_only_ : all_;
-  const EntryPoint& entry = arguments.rows <= entries.few_rows ? entries.few : entries.bulk;
+  const bool is_spread = entries.spread && arguments.workspace != 0 && arguments.rows <= kMostSpreadRows;
+  const EntryPoint& entry = is_spread                            ? *entries.spread
+                            : arguments.rows <= entries.few_rows ? entries.few
+                                                                 : entries.bulk;
   const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
   const auto blocks = static_cast<unsigned>(
       std::min<std::size_t>((arguments.rows + block_rows - 1) / block_rows, entry.most_blocks));
   auto rows = static_cast<long long>(arguments.rows);
   DeviceAddress constants = constants_.get();
-  std::array<void*, 7> pointers{
-      &arguments.input,         &rows,         &constants, &arguments.scores, &arguments.output,
-      &arguments.contributions, &arguments.bad};
-  driver_->check(driver_->cuLaunchKernel(
-                     entry.function, blocks, 1, 1, static_cast<unsigned>(entry.kernel.threads), 1, 1,
-                     static_cast<unsigned>(entry.kernel.shared_bytes), stream, pointers.data(), nullptr),
-                 "launching the kernel");
+  std::array<void*, 8> pointers{
+      &arguments.input,         &rows,          &constants,          &arguments.scores, &arguments.output,
+      &arguments.contributions, &arguments.bad, &arguments.workspace};
+  const auto threads = static_cast<unsigned>(entry.kernel.threads);
+  const auto shared_bytes = static_cast<unsigned>(entry.kernel.shared_bytes);
+  const int status = is_spread ? driver_->cuLaunchCooperativeKernel(
+                                     entry.function, static_cast<unsigned>(entry.kernel.blocks), 1, 1,
+                                     threads, 1, 1, shared_bytes, stream, pointers.data())
+                               : driver_->cuLaunchKernel(entry.function, blocks, 1, 1, threads, 1, 1,
+                                                         shared_bytes, stream, pointers.data(), nullptr);
+  driver_->check(status, "launching the kernel");
 }
 
 void CudaSession::launch(const Slot& slot, const Call& call, bool mapped) const {
@@ -167,7 +184,8 @@ void CudaSession::launch(const Slot& slot, const Call& call, bool mapped) const 
           .scores = address(slot.scores, call.outputs.scores),
           .output = address(slot.output, call.outputs.reconstructions),
           .contributions = address(slot.contributions, call.outputs.contributions),
-          .bad = call.is_checked ? slot.bad.mapped : 0},
+          .bad = call.is_checked ? slot.bad.mapped : 0,
+          .workspace = slot.workspace.get()},
          slot.stream.get());
 }
 
@@ -281,6 +299,10 @@ std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, boo
   refuse_if_failed();
   // Outside of `try`: no memory for one lane more does not end those that are there.
   const auto lane = lanes_.borrow();
+  if (workspace_floats_ != 0 && rows.rows <= kMostSpreadRows && lane->slots.front().workspace.get() == 0) {
+    driver_->enter();
+    lane->slots.front().workspace = make_workspace();
+  }
   try {
     driver_->enter();
     const Call call = describe(rows, outputs, is_checked);
@@ -300,56 +322,6 @@ std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, boo
     abandon(*lane);
     throw;
   }
-}
-
-bool CudaSession::is_captured(std::uint64_t stream) {
-  driver_->enter();
-  int status = 0;
-  driver_->check(driver_->cuStreamIsCapturing(reinterpret_cast<void*>(stream), &status),
-                 "asking what the stream does");
-  return status != 0;
-}
-
-void CudaSession::wait_for(std::uint64_t stream) {
-  driver_->enter();
-  driver_->check(driver_->cuStreamSynchronize(reinterpret_cast<void*>(stream)), "waiting for a stream");
-}
-
-std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
-  driver_->enter();
-  return std::make_shared<const Block>(driver_, bytes);
-}
-
-std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores,
-                                       std::uint64_t stream) {
-  const std::lock_guard lock(device_rows_.mutex);
-  refuse_if_failed();
-  void* const handle = reinterpret_cast<void*>(stream);
-  std::uint64_t& bad = device_rows_.bad.place();
-  try {
-    driver_->enter();
-    bad = kNowhere;
-    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, handle);
-    driver_->check(driver_->cuStreamSynchronize(handle), "running the kernel");
-  } catch (const Error&) {
-    failed_.store(true, std::memory_order_relaxed);
-    // The memory is the caller's, who may free it now.
-    static_cast<void>(driver_->cuStreamSynchronize(handle));
-    throw;
-  }
-  return cell_of(bad);
-}
-
-void CudaSession::launch(std::uint64_t rows, std::size_t count, std::uint64_t scores, std::uint64_t stream) {
-  refuse_if_failed();
-  driver_->enter();
-  device_rows_.has_launched.store(true, std::memory_order_relaxed);
-  launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.launched_bad.mapped},
-         reinterpret_cast<void*>(stream));
-}
-
-std::optional<Cell> CudaSession::take_bad_value() {
-  return cell_of(std::atomic_ref(device_rows_.launched_bad.place()).exchange(kNowhere));
 }
 
 Facts CudaSession::facts() const {

@@ -2,6 +2,8 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,10 +27,11 @@ using cuda::Stream;
 
 /// A generated kernel, loaded on one device with its constants. Thread-safe.
 ///
-/// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
-/// nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap another's
-/// work: straight from and to the caller's memory where that is page-locked, otherwise by way of ours, into
-/// which a few threads copy. Their values are checked by the kernel.
+/// A row or two of wide layers take many blocks, which are launched together and need memory of their own to
+/// share values. A few rows are read from and answered into page-locked host memory by the kernel itself: one
+/// launch and nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap
+/// another's work: straight from and to the caller's memory where that is page-locked, otherwise by way of
+/// ours, into which a few threads copy. Their values are checked by the kernel.
 class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
@@ -64,6 +67,7 @@ class CudaSession final : public Session, public DeviceScoring {
 
   struct EntryPoints {
     EntryPoint few, bulk;
+    std::optional<EntryPoint> spread;
     std::size_t few_rows = 0;  ///< Up to so many `few` is the faster one.
   };
 
@@ -74,6 +78,9 @@ class CudaSession final : public Session, public DeviceScoring {
     DeviceMemory device;
     [[nodiscard]] float* rows() const noexcept { return static_cast<float*>(host.get()); }
   };
+
+  /// No value of a batch: all are finite.
+  static constexpr std::uint64_t kNowhere = std::numeric_limits<std::uint64_t>::max();
 
   /// Where the kernel puts the place of the first value that is not finite: page-locked memory, mapped.
   struct BadValue {
@@ -94,6 +101,7 @@ class CudaSession final : public Session, public DeviceScoring {
   struct Slot {
     Stream stream;
     Buffer input, scores, output, contributions;
+    DeviceMemory workspace;  ///< Of the first slot of a lane that has had a row or two.
     BadValue bad;
     std::size_t first = 0;
     std::size_t rows = 0;  ///< 0: nothing in flight.
@@ -103,16 +111,18 @@ class CudaSession final : public Session, public DeviceScoring {
   struct DeviceRows {
     std::mutex mutex;
     Stream stream;
-    BadValue bad;           ///< Of the call that waits.
-    BadValue launched_bad;  ///< Of all that nobody waits for.
+    DeviceMemory workspace;  ///< Of the call that waits.
+    BadValue bad;            ///< Likewise.
+    BadValue launched_bad;   ///< Of all that nobody waits for.
     std::atomic<bool> has_launched{false};
   };
 
-  /// Addresses for one launch, on the device; 0 for what is not wanted.
+  /// Addresses for one launch, on the device; 0 for what is not wanted. Without a workspace of its own, rows
+  /// are not spread over blocks.
   struct Arguments {
     DeviceAddress input = 0;
     std::size_t rows = 0;
-    DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0;
+    DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0, workspace = 0;
   };
 
   static constexpr std::size_t kSlots = 3;
@@ -122,6 +132,7 @@ class CudaSession final : public Session, public DeviceScoring {
 
   [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
   [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const;
+  [[nodiscard]] DeviceMemory make_workspace() const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
   void launch(const Slot& slot, const Call& call, bool mapped) const;
@@ -142,6 +153,7 @@ class CudaSession final : public Session, public DeviceScoring {
   Module module_;
   DeviceMemory constants_;
   EntryPoints scores_only_, all_;
+  std::size_t workspace_floats_ = 0;  ///< For every kernel; 0: none wants any.
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
   DeviceRows device_rows_;

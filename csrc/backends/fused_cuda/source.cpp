@@ -20,6 +20,10 @@ using fused::Program;
 constexpr int kRegisterThreads = 128;
 constexpr int kThreads = 256;
 constexpr Blocking kFewRows{.rows = 4, .threads = 512, .few_rows = true};
+// With fewer weights, waiting for other blocks takes longer than reading them all with one.
+constexpr std::size_t kLeastSpreadWeights = std::size_t{1} << 16;
+// More blocks than that wait longer for each other, and fewer devices have room for them.
+constexpr int kMostSpreadBlocks = 64;
 // Beyond this a thread's values spill, and the code of unrolled layers outgrows the instruction cache.
 constexpr std::size_t kMaxRegisterColumns = 96;
 constexpr std::size_t kMaxRegisterWeights = 1536;
@@ -28,7 +32,7 @@ std::string signature(const std::string& name, int threads) {
   return fill(R"(extern "C" __global__ void __launch_bounds__(@threads@) @name@(
     const float* __restrict__ input, long long rows, const float* __restrict__ constants,
     float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
-    unsigned long long* __restrict__ bad) {
+    unsigned long long* __restrict__ bad, float* workspace) {
 )",
               {{"threads", std::to_string(threads)}, {"name", name}});
 }
@@ -84,7 +88,7 @@ Source in_registers(const Program& program) {
   source.scores_only = source.all = {.few = kernel, .bulk = kernel};
   source.constants.assign(4, 0.0F);
   source.text = std::string(kPrelude) + signature(kernel.name, kernel.threads) + form.declarations() +
-                fill(R"(  (void)constants; (void)output; (void)contributions;
+                fill(R"(  (void)constants; (void)output; (void)contributions; (void)workspace;
   for (long long row = blockIdx.x * @threads@LL + threadIdx.x; row < rows; row += gridDim.x * @threads@LL) {
 @body@  }
 }
@@ -92,6 +96,13 @@ Source in_registers(const Program& program) {
                      {{"threads", std::to_string(kernel.threads)}, {"body", body}});
   return source;
 }
+
+// A workspace begins with a count of the blocks that have arrived, as long as the frame's alignment.
+constexpr std::size_t kArrivedFloats = 4;
+constexpr const char* kFrameOfAllBlocks =
+    R"(  unsigned* const arrived = reinterpret_cast<unsigned*>(workspace);
+  float* const frame = workspace + 4;
+)";
 
 /// The first steps of a program: those of the score.
 Program score_of(Program program) {
@@ -120,12 +131,14 @@ class SharedMemorySource {
     const Kernel few_rows = add(program, name + "_few_rows", few);
     const Blocking bulk = bulk_of(program, few);
     const bool is_same = bulk.rows == few.rows && bulk.threads == few.threads;
-    return {.few = few_rows, .bulk = is_same ? few_rows : add(program, name + "_rows", bulk)};
+    Kernels kernels{.few = few_rows, .bulk = is_same ? few_rows : add(program, name + "_rows", bulk)};
+    if (const auto spread = spread_of(program)) kernels.spread = add(program, name + "_spread", *spread);
+    return kernels;
   }
 
   void finish(Source& source) {
-    source.text =
-        std::string(kPrelude) + (precision_ == Precision::float32 ? "" : kTensorCoreFunctions) + text_;
+    source.text = std::string(kPrelude) + kBlocksFunctions +
+                  (precision_ == Precision::float32 ? "" : kTensorCoreFunctions) + text_;
     source.constants = constants_.take();
   }
 
@@ -153,6 +166,22 @@ class SharedMemorySource {
     return few;
   }
 
+  /// A warp for each column of the widest layer, as far as there may be so many.
+  [[nodiscard]] std::optional<Blocking> spread_of(const Program& program) const {
+    std::size_t weights = 0;
+    std::size_t widest = 0;
+    for (const fused::Instruction& step : program.instructions) {
+      weights += step.dense.weights.size();
+      widest = std::max(widest, step.dense.outputs);
+    }
+    if (precision_ != Precision::float32 || weights < kLeastSpreadWeights) return std::nullopt;
+    int blocks = 1;
+    while (blocks < kMostSpreadBlocks && static_cast<std::size_t>(blocks * kThreads / kWarpRows) < widest) {
+      blocks *= 2;
+    }
+    return Blocking{.rows = kFewRows.rows, .threads = kThreads, .few_rows = true, .blocks = blocks};
+  }
+
   Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {
     const Program program = cut_into_parts(whole, blocking);
     const fused::FrameLayout layout = fused::lay_out(program);
@@ -164,7 +193,7 @@ class SharedMemorySource {
     const auto write = [&](const std::string& target, int value) {
       if (value < 0) return;
       writes += fill(R"(    if (@target@ != nullptr) {
-      for (int i = threadIdx.x; i < count * @width@; i += THREADS) @target@[first * @width@ + i] = @value@;
+      for (int i = THREAD; i < count * @width@; i += THREADS) @target@[first * @width@ + i] = @value@;
     }
 )",
                      {{"target", target},
@@ -176,43 +205,53 @@ class SharedMemorySource {
     write("scores", program.score);
     write("output", program.output);
     write("contributions", program.contributions);
-    text_ += fill(R"(#define ROWS @rows@
+    const bool is_spread = blocking.blocks > 0;
+    const std::size_t floats = shared_floats(program, layout, blocking);
+    text_ += fill(
+        R"(#define ROWS @rows@
 #define THREADS @threads@
+#define THREAD @thread@
 #define PITCH @pitch@
-@signature@  EXTERN_SHARED(frame);
-  float* const scratch = frame + @frame_columns@ * PITCH;
-  (void)scratch; (void)output; (void)contributions;
-  for (long long first = blockIdx.x * (long long)ROWS; first < rows; first += gridDim.x * (long long)ROWS) {
+@signature@@memory@  float* const scratch = frame + @frame_columns@ * PITCH;
+  (void)scratch; (void)output; (void)contributions; (void)workspace;
+  for (long long first = @first@; first < rows; first += @step@) {
     const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;
-    for (int i = threadIdx.x; i < @columns@ * ROWS; i += THREADS) {
+    for (int i = THREAD; i < @columns@ * ROWS; i += THREADS) {
       const int c = i % @columns@, r = i / @columns@;
       const float x = r < count ? input[first * @columns@ + i] : 0.0f;
       if (bad != nullptr) check(x, first * @columns@ + i, bad);
       frame[(@input@ + c) * PITCH + r] = x;
     }
-    __syncthreads();
-@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
-    __syncthreads();
-  }
+@barrier@@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
+@barrier@  }
 }
 #undef ROWS
 #undef THREADS
+#undef THREAD
 #undef PITCH
 
 )",
-                  {{"rows", std::to_string(blocking.rows)},
-                   {"threads", std::to_string(blocking.threads)},
-                   {"pitch", std::to_string(blocking.pitch())},
-                   {"signature", signature(name, blocking.threads)},
-                   {"frame_columns", std::to_string(layout.columns)},
-                   {"columns", text_of(width_of(program, program.input))},
-                   {"input", offset(program.input)},
-                   {"steps", all_steps(program, form)},
-                   {"writes", writes}});
+        {{"rows", std::to_string(blocking.rows)},
+         {"threads", std::to_string(blocking.all_threads())},
+         {"thread", is_spread ? "(int)(blockIdx.x * " + std::to_string(blocking.threads) + " + threadIdx.x)"
+                              : "(int)threadIdx.x"},
+         {"pitch", std::to_string(blocking.pitch())},
+         {"signature", signature(name, blocking.threads)},
+         {"memory", is_spread ? kFrameOfAllBlocks : "  EXTERN_SHARED(frame);\n"},
+         {"first", is_spread ? "0" : "blockIdx.x * (long long)ROWS"},
+         {"step", is_spread ? "ROWS" : "gridDim.x * (long long)ROWS"},
+         {"barrier", form.barrier()},
+         {"frame_columns", std::to_string(layout.columns)},
+         {"columns", text_of(width_of(program, program.input))},
+         {"input", offset(program.input)},
+         {"steps", all_steps(program, form)},
+         {"writes", writes}});
     return {.name = name,
             .rows = blocking.rows,
             .threads = blocking.threads,
-            .shared_bytes = shared_floats(program, layout, blocking) * sizeof(float)};
+            .shared_bytes = is_spread ? 0 : floats * sizeof(float),
+            .blocks = blocking.blocks,
+            .workspace_floats = is_spread ? kArrivedFloats + floats : 0};
   }
 
   const std::size_t shared_bytes_;

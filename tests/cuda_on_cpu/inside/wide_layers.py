@@ -1,0 +1,78 @@
+"""A few rows of layers so wide that many blocks share them, where the device runs so many at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from datasentinel import Detector
+from datasentinel.errors import BackendError
+from tests.cuda_on_cpu.inside.device_rows import Array, on_device, scores_of
+from tests.networks import Network, write_artifact
+
+NETWORK = Network.random([256, 130, 256])
+BLOCKS = 32
+# Of 256 threads, a multiprocessor runs eight blocks at a time.
+HAS_ROOM = int(os.environ["CUDA_ON_CPU_MULTIPROCESSORS"]) * 8 >= BLOCKS
+SPREAD = "cuLaunchCooperativeKernel"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_artifact(tmp_path_factory.mktemp("wide"), NETWORK.to_onnx(), input_dim=256, threshold=1)
+
+
+@pytest.fixture
+def detector(cuda, folder):
+    return Detector.load(folder, backend="fused-cuda")
+
+
+def rows_for(count: int, seed: int = 3) -> np.ndarray:
+    values = NETWORK.mean + NETWORK.scale * np.random.default_rng(seed).normal(size=(count, 256))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_a_few_rows_are_spread(cuda, detector, count):
+    rows = rows_for(count)
+    expected = NETWORK.reference(rows)[0]
+    cuda.fail("")  # Counts from here.
+    for _ in range(2):  # The count of blocks that have arrived goes on.
+        np.testing.assert_allclose(detector.score(rows), expected, rtol=5e-5)
+    is_spread = HAS_ROOM and count <= 8
+    assert (cuda.calls(SPREAD), cuda.calls("cuLaunchKernel")) == ((2, 0) if is_spread else (0, 2))
+
+
+def test_rows_on_the_device_are_spread(cuda, detector):
+    rows = rows_for(3)
+    with on_device(cuda, rows) as address:
+        cuda.fail("")  # Counts from here.
+        result = detector.score(Array(address, rows.shape))
+        np.testing.assert_allclose(scores_of(cuda, result), NETWORK.reference(rows)[0], rtol=5e-5)
+        assert cuda.calls(SPREAD) == (1 if HAS_ROOM else 0)
+
+
+def test_calls_at_once_do_not_share_values(cuda, detector):
+    wrong = []
+
+    def score(number: int) -> None:
+        for count in (1, 3, 2):
+            rows = rows_for(count, seed=number)
+            if not np.allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5):
+                wrong.append((number, count))
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_device_that_refuses_is_an_error(cuda, detector):
+    cuda.fail(f"{SPREAD}:1=720,cuLaunchKernel:1=720")
+    with pytest.raises(BackendError, match="too many blocks in cooperative launch"):
+        detector.score(rows_for(1))
