@@ -206,6 +206,32 @@ def test_kernels_are_kept_and_rebuilt_when_they_do_not_load(device, folder, tmp_
     assert len(load(capability="8.6")["files"]) == 3
 
 
+MEASURE = """
+import json, sys
+from pathlib import Path
+from benchmarks.gpu.contenders import our_contenders
+from benchmarks.gpu.worker import Task, measure_model
+from benchmarks.models import SMALL, write_autoencoder
+
+folder = write_autoencoder(Path(sys.argv[1]), SMALL, name="small")
+cases = [(1, "host", "fused-cuda"), (1, "device", "fused-cuda"), (1, "device", "fused-cuda, no wait")]
+task = Task("model", -1, "cuda", 3600.0, "small", str(folder), [1], cases=cases)
+messages = []
+measure_model(task, our_contenders(), messages.append)
+print(json.dumps([message["result"] for message in messages if "result" in message]))
+"""
+
+
+def test_the_contenders_of_the_gpu_check_run_on_it(device, tmp_path):
+    done = device.run("-c", MEASURE, str(tmp_path / "small"), memory_mib=256)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == 3
+    for result in results:
+        assert result["p50_us"] > 0, result
+
+
+@pytest.mark.slow  # Its workers have so many seconds for each thing.
 def test_the_check_of_a_machine_runs_on_it(device, tmp_path):
     """From the command line to the table, for the aims that a CPU is fast enough for."""
     nvidia_smi = tmp_path / "nvidia-smi"

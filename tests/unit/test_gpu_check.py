@@ -300,7 +300,7 @@ def test_the_default_model_is_measured_too(tmp_path):
     folder = write_default(tmp_path / "default", 12, name="default")
     messages = []
     cases = [(8, "host", "fused"), (8, "host", "torch eager")]
-    task = Task("model", -1, "cpu", 1.0, "default", str(folder), [8], cases=cases)
+    task = Task("model", -1, "cpu", 600.0, "default", str(folder), [8], cases=cases)
     worker.measure_model(task, [*our_contenders(), *torch_contenders()], messages.append)
     results = {m["result"]["label"]: m["result"] for m in messages if "result" in m}
     ours, torch_eager = results["fused"], results["torch eager"]
