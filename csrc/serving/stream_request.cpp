@@ -51,7 +51,7 @@ std::string problem_of_stream_id(std::string_view id) {
     return "a stream's id has at most " + std::to_string(kMaxStreamIdBytes) + " bytes, got " +
            std::to_string(id.size());
   }
-  const bool has_control = std::ranges::any_of(id, [](char c) { return (c >= 0 && c < ' ') || c == '\x7F'; });
+  const bool has_control = std::ranges::any_of(id, [](unsigned char c) { return c < ' ' || c == 0x7F; });
   if (has_control || !is_utf8(id)) return "a stream's id is UTF-8 text without control characters";
   return {};
 }

@@ -497,7 +497,7 @@ void carries_severities_and_raw_requests() {
   const std::string bytes(reinterpret_cast<const char*>(values.data()), sizeof values);
   const std::string raw = "Inference-Header-Content-Length: 0\r\n";
   CHECK(contains(reply_to(post(bytes, raw)), R"("shape":[2],"data":[6,15])"));
-  CHECK(contains(reply_to(post(bytes.substr(1), raw)), "no multiple of 12"));
+  CHECK(contains(reply_to(post(bytes.substr(1), raw)), "not a multiple of 12"));
 }
 
 void asks_who_may_pass() {

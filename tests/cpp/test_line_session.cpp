@@ -32,8 +32,8 @@ std::shared_ptr<ModelTable> serving(std::shared_ptr<Scorer> scorer) {
 
 /// Sessions of one server: three values a line; an anomaly when their sum is above 10.
 struct Server {
-  explicit Server(std::shared_ptr<ModelTable> models_ = serving(make_scorer()), ServiceLimits limits = {},
-                  QueueLimits queue = {})
+  explicit Server(std::shared_ptr<ModelTable> models_ = serving(make_scorer()),
+                  ServiceLimits limits = {.max_inline_us = 1e9}, QueueLimits queue = {})
       : models(std::move(models_)),
         service(std::make_shared<InferenceService>(models, limits, queue, [this] { wakes.fetch_add(1); })) {}
 
@@ -124,7 +124,8 @@ void an_over_long_line_is_answered_and_ends_the_session() {
 }
 
 void lines_that_have_begun_share_the_memory() {
-  const Server server(serving(make_scorer()), {.max_memory_bytes = std::size_t{2} << 20});
+  const Server server(serving(make_scorer()),
+                      {.max_inline_us = 1e9, .max_memory_bytes = std::size_t{2} << 20});
   const MemoryBudget& memory = *server.service->memory();
   const std::string full = "ERROR: the server's memory for requests is full, try again later\n";
   {
