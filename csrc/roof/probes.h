@@ -4,8 +4,8 @@
 
 namespace datasentinel::roof {
 
-/// How many floats of `seeds` a `multiply_add` reads and writes, whatever the instruction set: 12 vectors of
-/// at most 16.
+/// How many floats of `seeds` a `multiply_add` reads and writes at most, whatever the instruction set: 12
+/// vectors of 16, or 24 of 4.
 inline constexpr std::size_t kSeeds = 192;
 
 /// Loops that nothing but one resource of the core limits, compiled for one instruction set.
@@ -29,11 +29,15 @@ void multiply_add_avx2(long rounds, float factor, float term, float* seeds);
 int read_avx2(const void* data, std::size_t bytes);
 void multiply_add_avx512(long rounds, float factor, float term, float* seeds);
 int read_avx512(const void* data, std::size_t bytes);
+void multiply_add_neon(long rounds, float factor, float term, float* seeds);
+int read_neon(const void* data, std::size_t bytes);
 
 inline constexpr std::size_t kAccumulators = 12;
+/// Four units with a latency of four cycles, as large Arm cores have, need 16 multiply-adds under way.
+inline constexpr std::size_t kNeonAccumulators = 24;
 
-[[nodiscard]] constexpr double flops_per_round(std::size_t lanes) {
-  return 2.0 * static_cast<double>(kAccumulators * lanes);
+[[nodiscard]] constexpr double flops_per_round(std::size_t lanes, std::size_t accumulators = kAccumulators) {
+  return 2.0 * static_cast<double>(accumulators * lanes);
 }
 
 }  // namespace datasentinel::roof

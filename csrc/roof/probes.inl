@@ -1,5 +1,5 @@
 // The loops, for vectors of PROBE_LANES floats. Included by one file per instruction set, which defines
-// PROBE_LANES and PROBE_NAME(name). It uses no inline function of any library: compiled with newer
+// PROBE_LANES, PROBE_ACCUMULATORS and PROBE_NAME(name). It uses no inline function of any library: compiled with newer
 // instructions, such a function could replace the copy that runs on older processors.
 
 #include "roof/probes.h"
@@ -10,22 +10,23 @@ namespace {
 using Floats = float __attribute__((vector_size(PROBE_LANES * sizeof(float))));
 using Integers = int __attribute__((vector_size(PROBE_LANES * sizeof(int))));
 
-static_assert(kAccumulators * PROBE_LANES <= kSeeds);
+constexpr std::size_t kSums = PROBE_ACCUMULATORS;
+static_assert(kSums * PROBE_LANES <= kSeeds);
 
 }  // namespace
 
 void PROBE_NAME(multiply_add)(long rounds, float factor, float term, float* seeds) {
   const Floats x = Floats{} + factor;
   const Floats y = Floats{} + term;
-  Floats sums[kAccumulators];
-  for (std::size_t k = 0; k < kAccumulators; ++k) {
+  Floats sums[kSums];
+  for (std::size_t k = 0; k < kSums; ++k) {
     __builtin_memcpy(&sums[k], seeds + k * PROBE_LANES, sizeof(Floats));
   }
   for (long round = 0; round < rounds; ++round) {
-#pragma GCC unroll 12
-    for (std::size_t k = 0; k < kAccumulators; ++k) sums[k] = sums[k] * x + y;
+#pragma GCC unroll 24
+    for (std::size_t k = 0; k < kSums; ++k) sums[k] = sums[k] * x + y;
   }
-  for (std::size_t k = 0; k < kAccumulators; ++k) {
+  for (std::size_t k = 0; k < kSums; ++k) {
     __builtin_memcpy(seeds + k * PROBE_LANES, &sums[k], sizeof(Floats));
   }
 }

@@ -9,7 +9,7 @@ namespace datasentinel::roof {
 /// What one core can do with one instruction set, measured: the limit that every other number is held
 /// against. 1 GFLOP/s is 1e9 additions or multiplications a second in float32, 1 GB/s is 1e9 bytes a second.
 struct Roof {
-  std::string isa;         ///< "avx512", "avx2" or "portable".
+  std::string isa;         ///< "avx512", "avx2", "neon" or "portable".
   double gflops = 0;       ///< Multiply-adds on registers only, two operations each.
   double l1_gb_s = 0;      ///< Reading half a first-level data cache again and again,
   double l2_gb_s = 0;      ///< half a second-level cache,

@@ -49,9 +49,10 @@ void lane_tile(const float* in, const float* weights, long count, const float* b
     Vector rows[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) rows[v] = load(in + v * kLanes);
+    const Factors<kColumns> factors = load_factors<kColumns>(weights);
 #pragma GCC unroll 16
     for (int c = 0; c < kColumns; ++c) {
-      const Vector weight = splat(weights[c]);
+      const Vector weight = splat(factors[c]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[chain][c][v] = fma(rows[v], weight, sums[chain][c][v]);
     }

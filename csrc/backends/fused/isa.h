@@ -14,7 +14,8 @@ struct InstructionSet {
   const Kernels& (*kernels)();
 };
 
-/// In order of preference; the last one, "portable", is always supported. isa_x86.cpp or isa_generic.cpp.
+/// In order of preference; the last one, "portable", is always supported. isa_<processor>.cpp, or
+/// isa_generic.cpp.
 [[nodiscard]] std::vector<InstructionSet> instruction_sets();
 
 /// The kernels for this processor, or those that the environment variable DATASENTINEL_ISA names. Throws

@@ -9,5 +9,6 @@ namespace datasentinel::fused {
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_neon();
 
 }  // namespace datasentinel::fused

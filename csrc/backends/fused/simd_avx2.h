@@ -15,6 +15,14 @@ constexpr const char* kIsa = "avx2";
 
 #include "backends/fused/simd_vector.inl"
 
+/// Floats to multiply by, one at a time: loaded and repeated in every lane where they are needed.
+template <int kCount>
+using Factors = const float*;
+template <int kCount>
+FUSED_INLINE Factors<kCount> load_factors(const float* p) {
+  return p;
+}
+
 FUSED_INLINE Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 // The larger and the smaller; the second operand where either is NaN.
 FUSED_INLINE Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }

@@ -1,10 +1,6 @@
 #pragma once
 
-// Four lanes of plain vector code: SSE2 on x86-64, NEON on Arm, scalar code elsewhere.
-
-#ifdef __aarch64__
-#include <arm_neon.h>
-#endif
+// Four lanes of plain vector code: SSE2 on x86-64, scalar code where there are no vectors.
 
 namespace datasentinel::fused {
 namespace {
@@ -19,11 +15,15 @@ constexpr const char* kIsa = "portable";
 
 #include "backends/fused/simd_vector.inl"
 
-#ifdef __aarch64__
-FUSED_INLINE Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
-#else
+/// Floats to multiply by, one at a time: loaded and repeated in every lane where they are needed.
+template <int kCount>
+using Factors = const float*;
+template <int kCount>
+FUSED_INLINE Factors<kCount> load_factors(const float* p) {
+  return p;
+}
+
 FUSED_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
-#endif
 // The larger and the smaller; the second operand where either is NaN.
 FUSED_INLINE Vector max(Vector a, Vector b) { return a > b ? a : b; }
 FUSED_INLINE Vector min(Vector a, Vector b) { return a < b ? a : b; }

@@ -1,0 +1,19 @@
+#include "roof/probe_sets.h"
+
+namespace datasentinel::roof {
+
+// Every 64-bit Arm processor has NEON.
+std::vector<Probes> probe_sets() {
+  return {{.isa = "neon",
+           .supported = true,
+           .flops_per_round = flops_per_round(4, kNeonAccumulators),
+           .multiply_add = multiply_add_neon,
+           .read = read_neon},
+          {.isa = "portable",
+           .supported = true,
+           .flops_per_round = flops_per_round(4),
+           .multiply_add = multiply_add_portable,
+           .read = read_portable}};
+}
+
+}  // namespace datasentinel::roof
