@@ -11,7 +11,8 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
-.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan fuzz test-python docs lint format wheel sbom clean
+.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python docs lint format \
+  wheel sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -43,6 +44,12 @@ test-cpp-tsan: setup  ## Those of threads under ThreadSanitizer
 	$(BIN)/cmake --preset tsan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
 	$(BIN)/cmake --build --preset tsan --target test_core test_serving test_streams test_grpc_session
 	$(BIN)/ctest --preset tsan
+
+test-cpp-aarch64: setup  ## Those of kernels and text for 64-bit Arm under qemu; needs g++-aarch64-linux-gnu, qemu-user
+	$(BIN)/cmake --preset aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+	$(BIN)/cmake --build --preset aarch64 --target test_core test_onnx test_fused test_fused_math \
+	  test_line_session test_http_session
+	$(BIN)/ctest --preset aarch64
 
 fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang
 	$(BIN)/cmake --preset fuzz -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"

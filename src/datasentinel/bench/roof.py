@@ -19,8 +19,8 @@ def measure_roof(seconds: float = 0.15) -> list[Roof]:
     Returns
     -------
     list of Roof
-        The most capable instruction set first; each has `isa` ("avx512", "avx2", "neon" or "portable"), `gflops`
-        (float32 multiply-adds on registers, two operations each, in 1e9 operations/s) and the read
+        The most capable instruction set first; each has `isa` ("avx512", "avx2", "neon" or "portable"),
+        `gflops` (float32 multiply-adds on registers, two operations each, in 1e9 operations/s) and the read
         bandwidths `l1_gb_s`, `l2_gb_s` and `memory_gb_s` in 1e9 bytes/s.
 
     Raises
