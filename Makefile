@@ -15,7 +15,7 @@ FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
   wheel sbom clean
 
 help:  ## Show this text
-	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
 
 setup: $(INSTALLED)  ## Make .venv and install datasentinel from source, with everything the tests need
 
