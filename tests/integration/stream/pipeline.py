@@ -57,9 +57,9 @@ class Pipeline:
         await persistently(sink.open)
         for first in range(0, len(payloads), 500):
             records = [
-                Record(payload, key, f"sample-{number}", {"id": f"sample-{number}"})
-                for number, (payload, key) in enumerate(zip(payloads, keys, strict=True))
-            ][first : first + 500]
+                Record(payloads[number], keys[number], f"sample-{number}", {"id": f"sample-{number}"})
+                for number in range(first, min(first + 500, len(payloads)))
+            ]
             await persistently(lambda records=records: sink.publish(records))
         await sink.close()
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from datasentinel.distributed.brokers import open_source
+from datasentinel.distributed.brokers.base import BrokerUrl
 from tests.integration.server_process import ServerProcess, serving
 from tests.integration.stream.brokers import BROKERS
-from tests.integration.stream.pipeline import Pipeline
+from tests.integration.stream.pipeline import Pipeline, persistently, readers_of
 from tests.integration.stream.test_stream import samples
 
 if TYPE_CHECKING:
@@ -115,3 +117,49 @@ def test_a_stream_tells_its_health_and_its_counts(broker, topic, artifact, rows,
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as reply:
         return reply.read().decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("broker", ["nats"], indirect=True)
+def test_of_a_million_messages_none_is_lost_whatever_happens(broker, topic, artifact, rows, tmp_path):
+    """One replica is killed, one is paused and goes on, the broker restarts, and one message in 1,000 is bad."""
+    count, batch = 1_000_000, 1024
+    pipeline = Pipeline(broker, topic, ack_wait_s=10)
+    payloads = [*samples(rows[:999]), b"[1, 2]"]
+    answered = np.zeros(count, np.int64)
+
+    async def read(url: str) -> None:
+        url = BrokerUrl.parse(url)
+        source = open_source(url, readers_of(url))
+        await persistently(source.open)
+        while not answered.all():
+            messages = await persistently(lambda: source.take(5000))
+            for message in messages:
+                answered[int(message.headers["Nats-Msg-Id"].removeprefix("sample-"))] += 1
+            if messages:
+                await persistently(lambda messages=messages: source.acknowledge(messages))
+        await source.close()
+
+    async def wait_for(share: float) -> None:
+        while answered.astype(bool).mean() < share:
+            await asyncio.sleep(0.5)
+
+    async def run():
+        await pipeline.make_topics()
+        with replicas(pipeline, artifact, tmp_path, 3, "--max-batch", str(batch)) as (first, second, _third):
+            reading = [asyncio.create_task(read(url)) for url in (pipeline.sink, pipeline.dead_letters)]
+            publishing = asyncio.create_task(pipeline.publish(payloads * (count // 1000)))
+            await wait_for(0.2)
+            first.process.kill()
+            await wait_for(0.4)
+            second.process.send_signal(signal.SIGSTOP)
+            await wait_for(0.6)
+            second.process.send_signal(signal.SIGCONT)
+            await asyncio.to_thread(broker.stop)
+            await asyncio.to_thread(broker.start)
+            await publishing
+            await asyncio.gather(*reading)
+
+    asyncio.run(run())
+    print(f"{count:,} messages, {int((answered - 1).sum()):,} repeats")

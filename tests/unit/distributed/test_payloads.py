@@ -68,6 +68,40 @@ def test_raw_float32_is_taken_when_asked_for():
         reader.decode(raw.tobytes()[:17])
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "[[1.5,-2,3.25],[0,1e-3,7]]",
+        "[[1.5, -2.0, 3.25], [0, 1E-3, 7]]",
+        "[[1.5,-2,3.25] , [0,0.001,7]] ",
+        "[[1.5,-2,3.25],\n[0,0.001,7]]",
+    ],
+)
+def test_arrays_of_arrays_are_read_alike_however_they_are_written(payload):
+    reader = decoder()
+    np.testing.assert_array_equal(reader.join([reader.decode(payload.encode())]), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        ("[[1 2,3,4]]", "is not JSON"),
+        ("[[1,2,3],[]]", "row 1: expected 3 values, got 0"),
+        ("[[],[1,2,3]]", "row 0: expected 3 values, got 0"),
+        ("[[1,2,3],[1,2,3]", "is not JSON"),
+        ("[[1,2,3],[[1,2,3]]]", "row 1: expected 3 values, got 1"),
+        ("[[1,2,3]],[[1,2,3]]", "is not JSON"),
+        ("[[1,2,1e39]]", "column 'c': 1e.39 does not fit float32"),
+        ("[[1,2,]]", "is not JSON"),
+        ("[[1,2,3],]", "is not JSON"),
+    ],
+)
+def test_what_looks_like_an_array_of_arrays_is_told_as_json(payload, reason):
+    reader = decoder()
+    with pytest.raises(InvalidInputError, match=reason):
+        reader.join([reader.decode(payload.encode())])
+
+
 def test_times_and_series_are_taken_by_name_or_by_place():
     named = decoder(time="t", id="pump").decode(json.dumps(objects(ROWS)[0] | {"t": 5, "pump": 7}).encode())
     assert (named.times, named.series) == ([5], ["7"])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FORMATS = ("auto", "json", "csv", "arrow", "float32")
 
 _NUMERIC = frozenset((int, float, bool))
+# What an array of arrays of numbers consists of.
+_NUMBERS_ONLY = b"0123456789+-.eE,[] "
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 _ARROW_FILE = b"ARROW1"
 
@@ -182,6 +184,12 @@ class Decoder:
         return self._decode_csv(payload)
 
     def _decode_json(self, payload: bytes) -> Rows:
+        if (
+            self._in_order
+            and payload.startswith(b"[[")
+            and (arrays := self._arrays_at_once(payload)) is not None
+        ):
+            return arrays
         try:
             document = json.loads(payload)
         except (ValueError, RecursionError) as error:
@@ -201,6 +209,22 @@ class Decoder:
         return Rows(
             values, times if any(time is not None for time in times) else None, _ids(series), is_batch
         )
+
+    def _arrays_at_once(self, payload: bytes) -> Rows | None:
+        """Return the rows of an array of arrays of numbers by the parser of CSV, several times as fast.
+
+        None where it is anything else, or nothing sound: that is told by the reader of JSON.
+        """
+        if payload.translate(None, _NUMBERS_ONLY):
+            return None
+        inside = payload.strip()[2:-2].replace(b"], [", b"],[")
+        lines = inside.replace(b"],[", b"\n")
+        if b"[" in lines or b"]" in lines or not payload.rstrip().endswith(b"]]"):
+            return None
+        chunk = self._csv.parse(lines, np.float32)
+        if chunk.bad or chunk.num_rows != lines.count(b"\n") + 1:
+            return None
+        return Rows(chunk.values, None, None, is_batch=True)
 
     def _are_arrays_of_numbers(self, rows: list[Any]) -> bool:
         """Whether rows are what most of them are, at a glance: features in their order, all numbers."""
