@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,11 @@ class AmqpSink(Sink):
 
 async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
     """Connect; from then on a lost connection is made anew for ever."""
+    for name in (
+        "aio_pika",
+        "aiormq",
+    ):  # A lost connection is told by whoever needs it, and without a traceback.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     async with asyncio.timeout(REPLY_TIMEOUT_S):
         return await aio_pika.connect_robust(
             host=url.host,
