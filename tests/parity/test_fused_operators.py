@@ -50,6 +50,33 @@ def _slices(g: Graph) -> str:
     return g.add("Concat", tail, head, axis=-1)
 
 
+def _ranges(g: Graph) -> str:
+    """Neighbouring columns of others that overlap, begin anywhere, are read after each other and are the output."""
+
+    def columns(x: str, first: int, end: int) -> str:
+        return g.add("Slice", x, *(g.constant([at], np.int64) for at in (first, end, 1)))
+
+    wide = g.add("Concat", g.add("Tanh", "input"), "input", g.add("Exp", "input"), axis=1)
+    middle = columns(wide, 3, 15)
+    product = g.add("Mul", columns(middle, 2, 8), columns(middle, 11, 12))
+    layer = g.add("MatMul", columns(wide, 7, 13), g.constant(MATRIX))
+    total = g.add("Max", g.add("Add", product, columns(wide, 12, 18)), columns(wide, 0, 6))
+    return columns(g.add("Concat", layer, g.add("Sub", total, layer), axis=1), 5, 11)
+
+
+def _sums_of_scaled(g: Graph) -> str:
+    """Each operand of a sum as it is, scaled, a difference, a square and a scaled square."""
+    scaled = g.add("Mul", "input", g.constant(ROW))
+    difference = g.add("Sub", scaled, g.add("Tanh", "input"))
+    square = g.add("Mul", difference, difference)
+    terms = ["input", scaled, difference, square, g.add("Div", square, g.constant(ROW + 3))]
+    total = g.add("Add", "input", "input")
+    for left in terms:
+        for right in terms:
+            total = g.add("Add", g.add("Mul", g.add("Add", left, right), g.constant(0.1)), total)
+    return total
+
+
 def _split(g: Graph) -> str:
     g.nodes.append(helper.make_node("Split", ["input", g.constant([2, 4], np.int64)], ["a", "b"], axis=1))
     return g.add("Concat", "b", g.add("Neg", "a"), axis=1)
@@ -121,6 +148,8 @@ GRAPHS: dict[str, Build] = {
     "multiply": _sides("Mul"),
     "divide": _sides("Div"),
     "slices": _slices,
+    "ranges": _ranges,
+    "sums of scaled": _sums_of_scaled,
     "split": _split,
     "shapes": _shapes,
     "folded constants": _folded_constants,
@@ -133,6 +162,7 @@ GRAPHS: dict[str, Build] = {
 }
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_means_what_onnx_says(name: str):
     graph = Graph()

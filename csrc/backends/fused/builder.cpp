@@ -121,8 +121,8 @@ Symbol ProgramBuilder::multiply(Symbol symbol, const Constants& constant) {
 }
 
 Symbol ProgramBuilder::difference(Symbol& left, Symbol& right) {
-  if (left.form != Form::affine) materialize(left);
-  if (right.form != Form::affine) materialize(right);
+  make_affine(left);
+  make_affine(right);
   share(left);
   share(right);
   const std::size_t width = left.width;
@@ -152,6 +152,28 @@ Symbol ProgramBuilder::difference(Symbol& left, Symbol& right) {
   return sign > 0 ? result : multiply(result, Constants(width, sign));
 }
 
+Symbol ProgramBuilder::add(Symbol& left, Symbol& right) {
+  make_affine(left);
+  make_affine(right);
+  // A shift stays with its own operand: near its center, x - center is exact in float32, and the sum is not.
+  const auto is_shifted = [](const Symbol& symbol) {
+    return !symbol.center.empty() || !symbol.offset.empty();
+  };
+  if ((left.is_plain() && right.is_plain()) || (is_shifted(left) && is_shifted(right))) {
+    return binary(Op::add, left, right);
+  }
+  share(left);
+  share(right);
+  const Symbol& first = is_shifted(right) ? right : left;
+  const Symbol& second = is_shifted(right) ? left : right;
+  Symbol result = first;
+  result.form = Form::difference;
+  result.b = second.a;
+  result.scale_b = second.scale;
+  multiply_by(result.scale_b, Constants(second.width, -1.0));
+  return result;
+}
+
 Symbol ProgramBuilder::square(Symbol& symbol) {
   if (symbol.form == Form::squares) materialize(symbol);
   share(symbol);
@@ -160,19 +182,23 @@ Symbol ProgramBuilder::square(Symbol& symbol) {
   return result;
 }
 
+void ProgramBuilder::make_affine(Symbol& symbol) {
+  if (symbol.form == Form::difference) materialize(symbol);
+  if (symbol.form != Form::squares) return;
+  Symbol base = symbol;
+  base.form = symbol.b >= 0 ? Form::difference : Form::affine;
+  base.weights.clear();
+  Symbol squared = apply({.function = Function::square}, base, true);
+  squared.rank = symbol.rank;
+  symbol = symbol.weights.empty() ? squared : multiply(squared, symbol.weights);
+}
+
 int ProgramBuilder::materialize(Symbol& symbol) {
+  if (symbol.form == Form::squares) make_affine(symbol);
   if (symbol.is_plain()) return symbol.a;
   const int rank = symbol.rank;
   const std::size_t width = symbol.width;
-  if (symbol.form == Form::squares) {
-    Symbol base = symbol;
-    base.form = symbol.b >= 0 ? Form::difference : Form::affine;
-    base.weights.clear();
-    Symbol squared = apply({.function = Function::square}, base, true);
-    if (!symbol.weights.empty()) squared = multiply(squared, symbol.weights);
-    materialize(squared);
-    symbol = squared;
-  } else if (Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr) {
+  if (Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr) {
     layer->bias.resize(width, 0.0);
     for (std::size_t n = 0; n < width; ++n) {
       const double scale = at(symbol.scale, n, 1);

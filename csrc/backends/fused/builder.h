@@ -39,6 +39,7 @@ class ProgramBuilder {
   [[nodiscard]] Symbol add(Symbol symbol, const std::vector<double>& constant);
   [[nodiscard]] Symbol multiply(Symbol symbol, const std::vector<double>& constant);
   [[nodiscard]] Symbol difference(Symbol& left, Symbol& right);  ///< Widths must be equal.
+  [[nodiscard]] Symbol add(Symbol& left, Symbol& right);         ///< Widths must be equal.
   [[nodiscard]] Symbol square(Symbol& symbol);
 
   /// Says that more than one reader will see the value behind `symbol`, so that it must stay as it is.
@@ -73,6 +74,8 @@ class ProgramBuilder {
   int new_value(std::size_t width);
   Symbol emit(Instruction instruction, std::size_t width);
   int read(Symbol& symbol);
+  /// Writes out what is not a form of one value.
+  void make_affine(Symbol& symbol);
   /// The layer that computes `value`, when its weights may still be changed.
   Dense* open_layer(int value);
 

@@ -20,19 +20,39 @@ struct Life {
   bool is_shifted = false;
 };
 
-std::vector<Life> lives_of(const Program& program) {
+/// Where a value lies: at its own beginning, or in another that it is a range of columns of.
+struct Place {
+  std::size_t value = 0;
+  int column = 0;
+};
+
+std::vector<Place> places_of(const Program& program, bool copies_ranges) {
+  std::vector<Place> places(program.widths.size());
+  for (std::size_t value = 0; value < places.size(); ++value) places[value] = {value, 0};
+  if (copies_ranges) return places;
+  for (const Instruction& instruction : program.instructions) {
+    if (!is_range(instruction)) continue;
+    const Place whole = places[static_cast<std::size_t>(instruction.a)];
+    places[static_cast<std::size_t>(instruction.out)] = {whole.value,
+                                                         whole.column + instruction.indices.front()};
+  }
+  return places;
+}
+
+std::vector<Life> lives_of(const Program& program, const std::vector<Place>& places) {
   const int end = static_cast<int>(program.instructions.size());
   std::vector<Life> lives(program.widths.size(), Life{end, -1, false});
-  const auto touch = [&lives](int value, int when) {
+  const auto touch = [&](int value, int when) {
     if (value < 0) return;
-    Life& life = lives[static_cast<std::size_t>(value)];
+    Life& life = lives[places[static_cast<std::size_t>(value)].value];
     life.first = std::min(life.first, when);
     life.last = std::max(life.last, when);
   };
   touch(program.input, -1);
   touch(program.state, -1);
   for (const Instruction& instruction : program.instructions) {
-    if (is_range(instruction)) lives[static_cast<std::size_t>(instruction.a)].is_shifted = true;
+    if (!is_range(instruction)) continue;
+    lives[places[static_cast<std::size_t>(instruction.a)].value].is_shifted = true;
   }
   for (int i = 0; i < end; ++i) {
     const Instruction& instruction = program.instructions[static_cast<std::size_t>(i)];
@@ -50,8 +70,9 @@ std::vector<Life> lives_of(const Program& program) {
 
 }  // namespace
 
-FrameLayout lay_out(const Program& program) {
-  const std::vector<Life> lives = lives_of(program);
+FrameLayout lay_out(const Program& program, bool copies_ranges) {
+  const std::vector<Place> places = places_of(program, copies_ranges);
+  const std::vector<Life> lives = lives_of(program, places);
   std::vector<std::size_t> order;
   for (std::size_t value = 0; value < lives.size(); ++value) {
     if (lives[value].last >= lives[value].first) order.push_back(value);
@@ -82,6 +103,9 @@ FrameLayout lay_out(const Program& program) {
     if (life.first < output_instructions) {
       layout.output_columns = std::max(layout.output_columns, begin + width);
     }
+  }
+  for (std::size_t value = 0; value < places.size(); ++value) {
+    layout.offsets[value] = layout.offsets[places[value].value] + places[value].column;
   }
   // Rows a multiple of 4 KiB apart would compete for the same cache sets.
   if (layout.columns % 1024 == 0) layout.columns += kAlignment;

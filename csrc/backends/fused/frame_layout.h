@@ -10,11 +10,13 @@ namespace datasentinel::fused {
 /// Where every value of a program lies in the frame. Values that are never needed at the same time share
 /// columns, so that the frame stays small enough for the first cache levels.
 struct FrameLayout {
-  std::vector<int> offsets;  ///< Per value, a multiple of 16.
+  std::vector<int> offsets;  ///< Per value, a multiple of 16 but for ranges that are not copied.
   int columns = 0;           ///< A multiple of 16.
   int output_columns = 0;    ///< Of these, the first ones that the score and the output need.
 };
 
-[[nodiscard]] FrameLayout lay_out(const Program& program);
+/// Without `copies_ranges`, neighbouring columns that a step picks out of a value lie in that value, and the
+/// step has nothing to do.
+[[nodiscard]] FrameLayout lay_out(const Program& program, bool copies_ranges);
 
 }  // namespace datasentinel::fused

@@ -100,7 +100,12 @@ Symbol Operators::add(const Node& node) {
     const auto values = columns(node, *tensor, x);
     return builder_.add(std::move(x), values);
   }
-  return broadcast_binary(node, Op::add, input(node, 0), input(node, 1));
+  Symbol& left = input(node, 0);
+  Symbol& right = input(node, 1);
+  if (left.rank != right.rank || left.width != right.width) {
+    return broadcast_binary(node, Op::add, left, right);
+  }
+  return builder_.add(left, right);
 }
 
 Symbol Operators::subtract(const Node& node) {

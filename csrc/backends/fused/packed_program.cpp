@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <new>
 
 #include "backends/fused/frame_layout.h"
@@ -146,7 +147,7 @@ void AlignedFloats::Free::operator()(float* data) const noexcept {
 }
 
 PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
-  const FrameLayout layout = lay_out(program);
+  const FrameLayout layout = lay_out(program, false);
   const auto columns_of = [&](int value, std::size_t first = 0) {
     if (value < 0) return Columns{};
     const auto index = static_cast<std::size_t>(value);
@@ -168,16 +169,13 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   std::size_t padded_multiply_adds = 0;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     const Instruction& instruction = program.instructions[i];
+    if (is_range(instruction)) continue;  // It lies where it is picked from.
     Step step;
     step.op = instruction.op;
     step.a = columns_of(instruction.a);
     step.b = columns_of(instruction.b);
     step.out = columns_of(instruction.out, instruction.out_column);
     if (instruction.op == Op::copy) step.out.width = step.a.width;
-    if (is_range(instruction)) {
-      step.op = Op::copy;
-      step.a.offset += instruction.indices.front();
-    }
     step.function = instruction.function;
     step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
@@ -196,9 +194,14 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
                             round_up(instruction.dense.outputs, static_cast<std::size_t>(geometry.lanes));
   }
 
+  const auto steps_of = [&](std::size_t instructions) {
+    const auto begin = program.instructions.begin();
+    return static_cast<int>(
+        std::count_if(begin, begin + static_cast<std::ptrdiff_t>(instructions), std::not_fn(is_range)));
+  };
   view_.steps = steps_.data();
-  view_.score_steps = static_cast<int>(program.score_instructions);
-  view_.output_steps = static_cast<int>(program.output_instructions);
+  view_.score_steps = steps_of(program.score_instructions);
+  view_.output_steps = steps_of(program.output_instructions);
   view_.all_steps = static_cast<int>(steps_.size());
   view_.frame_columns = layout.columns;
   view_.input = columns_of(program.input);

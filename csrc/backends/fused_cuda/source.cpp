@@ -151,7 +151,7 @@ class SharedMemorySource {
 
   [[nodiscard]] static std::size_t bytes_of(const Program& program, const Blocking& blocking) {
     const Program cut = cut_into_parts(program, blocking);
-    return shared_floats(cut, fused::lay_out(cut), blocking) * sizeof(float);
+    return shared_floats(cut, fused::lay_out(cut, true), blocking) * sizeof(float);
   }
 
   /// As many rows as leave room for a second block, which works while the first one waits; else as many as
@@ -184,7 +184,7 @@ class SharedMemorySource {
 
   Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {
     const Program program = cut_into_parts(whole, blocking);
-    const fused::FrameLayout layout = fused::lay_out(program);
+    const fused::FrameLayout layout = fused::lay_out(program, true);
     InSharedMemory form(program, layout, blocking, constants_);
     const auto offset = [&](int value) {
       return std::to_string(layout.offsets[static_cast<std::size_t>(value)]);
