@@ -74,7 +74,7 @@ class Broker(ABC):
 
 class Nats(Broker):
     scheme, program, package = "nats", "nats-server", "nats-server"
-    soon: ClassVar[dict[str, object]] = {"ack_wait_s": 3}
+    soon: ClassVar[dict[str, object]] = {"ack_wait_s": 5}
 
     def command(self) -> list[str]:
         return ["nats-server", "-js", "-sd", str(self.folder), "-a", "127.0.0.1", "-p", str(self.port)]
@@ -82,7 +82,7 @@ class Nats(Broker):
 
 class Redis(Broker):
     scheme, program, package = "redis", "redis-server", "redis-server"
-    soon: ClassVar[dict[str, object]] = {"ack_wait_s": 3}
+    soon: ClassVar[dict[str, object]] = {"ack_wait_s": 5}
 
     def command(self) -> list[str]:
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
