@@ -143,6 +143,12 @@ class RabbitMq(Broker):
         }
         return ["env", *(f"{key}={value}" for key, value in environment.items()), _RABBITMQ]
 
+    def stop(self) -> None:
+        super().stop()
+        # Erlang's register of nodes, which the broker starts, outlives it.
+        register = {"ERL_EPMD_PORT": str(self.epmd_port), "PATH": os.environ["PATH"]}
+        subprocess.run(["epmd", "-kill"], env=register, capture_output=True, check=False)
+
     @functools.cached_property
     def epmd_port(self) -> int:
         return free_port()
