@@ -76,6 +76,23 @@ def test_the_false_positive_rate_keeps_its_bound_on_new_rows(rows, target_fpr):
     assert np.mean(rates) >= calibration.fpr_bound - 1 / (rows + 1) - 3 * sampling_error
 
 
+def test_rounding_costs_no_rank():
+    # 150 * (1 - 0.18) is a little more than 123 in float64.
+    assert conformal(np.arange(149), 0.18).fpr_bound == pytest.approx(0.18)
+
+
+def test_no_threshold_is_lower_than_the_least():
+    scores = np.arange(1, 200, dtype=np.float32)
+    threshold = calibrate(scores, method="conformal", target_fpr=0.1).threshold
+    for least, expected in ((threshold - 50, threshold), (threshold + 50, threshold + 50)):
+        assert calibrate(scores, method="conformal", target_fpr=0.1, least=least).threshold == expected
+
+
+def test_a_score_that_overflowed_gives_no_threshold():
+    with pytest.raises(DataError, match="1 of 3 normal rows have no finite score"):
+        conformal([1, 2, np.finfo(np.float32).max], 0.1)
+
+
 def test_mean_and_three_deviations():
     scores = np.random.default_rng(0).gamma(2, size=500).astype(np.float32)
     calibration = calibrate(scores, method="mean+3std", target_fpr=0.01)
