@@ -47,6 +47,8 @@ class StreamDetector:
         With memory: trained with `model="context"`.
     max_streams : int
         How many streams are remembered; beyond, the one heard of least recently starts anew.
+    store : StateStore, optional
+        The states to go on with, in place of a store of its own.
 
     Raises
     ------
@@ -60,7 +62,9 @@ class StreamDetector:
     (0.83, <Decision.WARMING: 'WARMING'>)
     """
 
-    def __init__(self, detector: Detector, *, max_streams: int = MAX_STREAMS) -> None:
+    def __init__(
+        self, detector: Detector, *, max_streams: int = MAX_STREAMS, store: StateStore | None = None
+    ) -> None:
         size = detector.scorer.state_dim
         if not size:
             raise UnsupportedModelError(
@@ -70,7 +74,9 @@ class StreamDetector:
         if max_streams < 1:
             raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
         gap_s = detector.artifact.config.gap_s or math.inf
-        self._store = StateStore(size, self.warm_up_rows, max_streams=max_streams, gap_s=gap_s)
+        if store is None:
+            store = StateStore(size, self.warm_up_rows, max_streams=max_streams, gap_s=gap_s)
+        self._store = store
         self._lock = threading.Lock()
 
     @classmethod
@@ -163,7 +169,7 @@ class StreamDetector:
         streams : sequence of str or int, length N
             The stream of each row.
         timestamps : sequence, length N, optional
-            As for `update`.
+            As for `update`; None for a row whose time is not known.
 
         Returns
         -------
@@ -276,9 +282,9 @@ class StreamDetector:
         if len(timestamps) != len(values):
             raise InvalidInputError(f"{len(values)} rows, but {len(timestamps)} timestamps")
         times_s = seconds(timestamps)
-        if wrong := np.flatnonzero(~np.isfinite(times_s)).tolist():
-            row = wrong[0]
-            raise InvalidInputError(f"the timestamp of row {row}, {timestamps[row]!r}, is not a time")
+        for row in np.flatnonzero(~np.isfinite(times_s)).tolist():
+            if timestamps[row] is not None:
+                raise InvalidInputError(f"the timestamp of row {row}, {timestamps[row]!r}, is not a time")
         return self._with_second_of_week(values, timestamps), ids, times_s
 
     def _with_second_of_week(self, rows: Float32Array, timestamps: Sequence[object]) -> Float32Array:

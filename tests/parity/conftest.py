@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +30,10 @@ def supported(isa: str) -> bool:
     return True
 
 
-@pytest.fixture(params=["avx512", "avx2", "portable"])
+_ISAS = {"x86_64": ("avx512", "avx2", "portable"), "aarch64": ("neon", "portable")}
+
+
+@pytest.fixture(params=_ISAS.get(platform.machine(), ("portable",)))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set of this processor, which models are then loaded for."""
     if not supported(request.param):

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from datasentinel.artifact import load_artifact
+from datasentinel.backend import StateStore
 from datasentinel.detector import Detector
 from datasentinel.distributed.brokers.base import BrokerUrl, Message
 from datasentinel.distributed.stream.answers import Answerer, identity_of
 from datasentinel.distributed.stream.payloads import PayloadOptions
 from datasentinel.errors import SettingsError, UnsupportedModelError
 from datasentinel.serving.data_plane import DataPlane
+from datasentinel.streams import StreamDetector
 from tests.networks import Network, write_artifact
 from tests.parity.test_context import train_with
 from tests.recordings import oscillations
@@ -90,10 +92,69 @@ def test_a_model_with_memory_scores_each_series_in_its_own_past(memory_detector)
         assert not any(result["anomaly"] for result in results[:96])
 
 
-def test_what_a_model_does_not_offer_is_refused_at_once(model, memory_detector):
-    with_memory = DataPlane(memory_detector).served.find()
+def test_a_gap_in_the_times_of_a_series_begins_it_anew(memory_detector):
+    rows = oscillations(200)
+    config = memory_detector.artifact.config
+    assert config.warm_up_rows == 96
+    store = StateStore(memory_detector.scorer.state_dim, 96, max_streams=10, gap_s=60.0)
+    streams = StreamDetector(memory_detector, store=store)
+    times = [float(second + (3600 if second >= 150 else 0)) for second in range(200)]
+    expected, warming = streams.update_many(rows, ["a"] * 200, times)
+    assert warming.tolist() == [*[True] * 96, *[False] * 54, *[True] * 50]
+
+    model = DataPlane(memory_detector).served.find()
+    again = StateStore(memory_detector.scorer.state_dim, 96, max_streams=10, gap_s=60.0)
+    model = replace(model, streams=replace(model.streams, store=again))
+    answerer = Answerer(PayloadOptions(format="csv", columns=(*_names(memory_detector), "time"), time="time"))
+    messages = [
+        message(",".join(map(str, [*row.tolist(), time])).encode(), key="a")
+        for row, time in zip(rows, times, strict=True)
+    ]
+    told = [
+        result
+        for n in range(0, 200, 50)
+        for result in results_of(answerer.answer(model, messages[n : n + 50]))
+    ]
+    np.testing.assert_allclose([result["score"] for result in told], expected, rtol=2e-4, atol=1e-5)
+    assert [result["warming"] for result in told] == warming.tolist()
+    (letter,) = answerer.answer(model, [message(messages[0].payload[:-3] + b"soon", key="a")]).dead_letters
+    assert "is not a time" in letter.headers["reason"]
+
+
+def test_reasons_are_those_of_the_row_in_its_series(memory_detector):
+    rows = oscillations(120)
+    rows[110, 1] += 40
+    expected = StreamDetector(memory_detector).explain_many(rows, ["a"] * 120, top=1)[2]
+    model = DataPlane(memory_detector).served.find()
+    answers = Answerer(PayloadOptions(), num_reasons=1).answer(model, [message(rows.tolist(), key="a")])
+    (told,) = results_of(answers)
+    assert [row[0]["feature"] for row in told["reasons"]] == [row[0].feature for row in expected]
+    assert told["reasons"][110][0]["feature"] == _names(memory_detector)[1]
+
+
+def test_what_warms_up_in_the_shadow_of_a_model_sees_its_rows(memory_detector):
+    rows = oscillations(120)
+    model = DataPlane(memory_detector).served.find()
+    shadow = DataPlane(memory_detector).served.find()
+    Answerer(PayloadOptions()).answer(model, [message(rows.tolist(), key="a")], shadow)
+    assert model.streams is not None
+    assert shadow.streams is not None
+    assert shadow.streams.store is not model.streams.store
+    both = [store.copy(0, 10) for store in (model.streams.store, shadow.streams.store)]
+    assert both[0][1] == both[1][1] == [b"a"]
+    np.testing.assert_array_equal(both[0][3], both[1][3])
+
+
+def _names(detector):
+    names = detector.feature_names
+    return names or tuple(f"x{column}" for column in range(detector.input_dim))
+
+
+def test_what_a_model_does_not_offer_is_refused_at_once(model, tmp_path):
+    write_artifact(tmp_path, NETWORK.to_onnx(), input_dim=D, threshold=1.0)
+    mute = DataPlane(Detector(load_artifact(tmp_path), backend="fused")).served.find()
     with pytest.raises(UnsupportedModelError, match="leave out --explain"):
-        Answerer(PayloadOptions(), num_reasons=1).prepare(with_memory)
+        Answerer(PayloadOptions(), num_reasons=1).prepare(mute)
     with pytest.raises(SettingsError, match="--columns lacks"):
         Answerer(PayloadOptions(columns=("f0",))).prepare(model)
 

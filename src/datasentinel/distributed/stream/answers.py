@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from datasentinel.distributed.brokers.base import Record
 from datasentinel.distributed.stream.payloads import Decoder, PayloadOptions
 from datasentinel.errors import DataSentinelError, UnsupportedModelError
+from datasentinel.streams import StreamDetector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +53,11 @@ class _Read(NamedTuple):
     message: Message
     rows: Rows
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows it holds."""
+        return len(self.rows.values)
+
 
 class Answerer:
     """Answers messages by one model after the other; used by one thread at a time.
@@ -67,6 +74,8 @@ class Answerer:
         self._num_reasons = num_reasons
         self._model: ServedModel | None = None
         self._decoder: Decoder | None = None
+        self._streams: StreamDetector | None = None
+        self._shadow: ServedModel | None = None
 
     def prepare(self, model: ServedModel) -> None:
         """Get ready for a model.
@@ -78,21 +87,26 @@ class Answerer:
         UnsupportedModelError
             It gives no reasons, and they are asked for.
         """
-        if self._num_reasons and (model.streams is not None or "contributions" not in model.outputs):
+        if self._num_reasons and "contributions" not in model.outputs:
             raise UnsupportedModelError(
                 f"model '{model.name}' scores without saying why; leave out --explain"
             )
         self._decoder = Decoder(model.detector.artifact.config, self._options)
+        self._streams = _streams_of(model)
         self._model = model
 
-    def answer(self, model: ServedModel, messages: Sequence[Message]) -> Answers:
+    def answer(
+        self, model: ServedModel, messages: Sequence[Message], shadow: ServedModel | None = None
+    ) -> Answers:
         """Answer messages.
 
         What cannot be read, or cannot be scored, becomes a dead letter and harms no other message. A model
-        with memory scores each row in the past of its series.
+        with memory scores each row in the past of its series, and so does, for nobody yet, the version that
+        warms up in its shadow.
         """
         if model is not self._model:
             self.prepare(model)
+        self._shadow = shadow
         assert self._decoder is not None  # noqa: S101
         answers = Answers()
         read: list[_Read] = []
@@ -137,22 +151,38 @@ class Answerer:
         """Return what is told of each row, by name, each of length N."""
         detector = model.detector
         told: dict[str, Any] = {}
-        if model.streams is None:
-            scores = detector.score(values)
-            told = {"score": scores, "anomaly": scores.astype(np.float64) > detector.threshold}
-        else:
-            series = [
-                key for one in read for key in one.rows.series or [one.message.key] * len(one.rows.values)
-            ]
-            scores, warming = model.streams.store.score(detector.scorer, values, series)
+        reasons = None
+        if self._streams is not None:
+            series = [key for one in read for key in one.rows.series or [one.message.key] * one.num_rows]
+            times = [time for one in read for time in one.rows.times or [None] * one.num_rows]
+            if self._num_reasons:
+                scores, warming, reasons = self._streams.explain_many(
+                    values, series, times, self._num_reasons
+                )
+            else:
+                scores, warming = self._streams.update_many(values, series, times)
+            if self._shadow is not None and (shadow := _streams_of(self._shadow)) is not None:
+                with contextlib.suppress(DataSentinelError):  # It takes over later, and harms nobody before.
+                    shadow.update_many(values, series, times)
             anomaly = (scores.astype(np.float64) > detector.threshold) & ~warming
             told = {"score": scores, "anomaly": anomaly, "warming": warming}
+        else:
+            scores = detector.score(values)
+            told = {"score": scores, "anomaly": scores.astype(np.float64) > detector.threshold}
+            if self._num_reasons:
+                reasons = detector.explain(values, min(self._num_reasons, detector.input_dim))
         if detector.p_value_table is not None:
             told["p_value"] = detector.p_values_of_scores(scores)
-        if self._num_reasons:
-            reasons = detector.explain(values, min(self._num_reasons, detector.input_dim))
+        if reasons is not None:
             told["reasons"] = [[asdict(reason) for reason in row] for row in reasons]
         return told
+
+
+def _streams_of(model: ServedModel) -> StreamDetector | None:
+    """Return what scores rows in the states of a model with memory."""
+    if model.streams is None:
+        return None
+    return StreamDetector(model.detector, store=model.streams.store)
 
 
 def _result(message: Message, rows: Rows, facts: dict[str, Any], columns: dict[str, list[Any]]) -> Record:

@@ -184,8 +184,11 @@ class Consumer(Collector):
         self._count(answers, len(messages), perf_counter() - began_s)
 
     async def _score(self, messages: Sequence[Message]) -> Answers:
-        model = self._plane.served.find()
-        return await asyncio.to_thread(self._answerer.answer, model, messages)
+        served = self._plane.served
+        model = served.find()
+        shadow = served.shadows.get(model.name)
+        warming = shadow.new if shadow is not None and shadow.old is model else None
+        return await asyncio.to_thread(self._answerer.answer, model, messages, warming)
 
     async def _publish(self, sink: Sink, records: list[Record]) -> None:
         if records:
