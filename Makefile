@@ -11,6 +11,7 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 .DEFAULT_GOAL := help
 FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
+PYTEST_PROCESSES ?= 2
 .PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python docs lint format \
   wheel sbom clean
 
@@ -60,8 +61,8 @@ fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; n
 	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$found- $$found $$corpus; \
 	done
 
-test-python: setup  ## Run the Python tests
-	$(BIN)/python -m pytest
+test-python: setup  ## Run the Python tests, PYTEST_PROCESSES at a time, 2 unless told otherwise
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile
 
 docs: setup  ## Build the documentation site into build/site; a warning is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
