@@ -119,7 +119,7 @@ def _seconds(value: object) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
     try:
         return float(value)  # type: ignore[arg-type]  # whatever else it is
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
@@ -127,7 +127,10 @@ def _second_of_week(value: object, clock: ZoneInfo) -> float:
     moment = _moment(value)
     if moment is None:
         return float("nan")
-    local = moment if moment.tzinfo is None else moment.astimezone(clock)
+    try:
+        local = moment if moment.tzinfo is None else moment.astimezone(clock)
+    except OverflowError:  # It is beyond the years 1 to 9999 there.
+        return float("nan")
     seconds = ((local.weekday() * 24 + local.hour) * 60 + local.minute) * 60 + local.second
     return seconds + local.microsecond / 1e6
 
@@ -148,7 +151,7 @@ def _moment(value: object) -> dt.datetime | None:
 def _of_number(value: object) -> dt.datetime | None:
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever else it is
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     for unit in _EPOCH_UNITS:
         if _LEAST_EPOCH_S <= number / unit <= _MOST_EPOCH_S:

@@ -75,6 +75,47 @@ def test_one_bad_message_among_many_is_the_only_dead_letter(model):
     assert letter.headers["source-position"] == "s/11"
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"time": 10**400}, "is not a time"),
+        ({"time": {"a": 1}}, "is not a time"),
+        ({"time": "9999-12-31T23:59:59-23:59"}, ""),
+        ({"id": "\ud800"}, "an id is not Unicode text"),
+        ({"time": "\ud800"}, "is not a time"),
+    ],
+    ids=str,
+)
+def test_no_time_and_no_id_stops_the_others(memory_detector, row, reason):
+    model = DataPlane(memory_detector).served.find()
+    features = dict(zip(_names(memory_detector), oscillations(1)[0].tolist(), strict=True))
+    answerer = Answerer(PayloadOptions(time="time", id="id"))
+    good = {**features, "time": 5, "id": "a"}
+    answers = answerer.answer(model, [message(good), message(good | row), message(good)])
+    assert len(answers.results) + len(answers.dead_letters) == 3
+    assert len(answers.results) >= 2
+    for record in (*answers.results, *answers.dead_letters):
+        record.key.encode()
+        "".join(record.headers.values()).encode()
+    assert all(reason in letter.headers["reason"] for letter in answers.dead_letters)
+    assert bool(answers.dead_letters) == bool(reason)
+
+
+def test_a_fault_of_ours_in_one_message_becomes_its_dead_letter(model, monkeypatch):
+    score = Detector.score
+
+    def fail(detector, values):
+        if np.any(values == 1e6):
+            raise RuntimeError("unforeseen")
+        return score(detector, values)
+
+    monkeypatch.setattr(Detector, "score", fail)
+    rows = [[1.0] * D, [1e6] * D, [2.0] * D]
+    answers = Answerer(PayloadOptions()).answer(model, [message(row) for row in rows])
+    assert len(answers.results) == 2
+    assert "unforeseen" in answers.dead_letters[0].headers["reason"]
+
+
 def test_a_model_with_memory_scores_each_series_in_its_own_past(memory_detector):
     model = DataPlane(memory_detector).served.find()
     recordings = {name: oscillations(150, seed=seed) for seed, name in enumerate("ab")}
@@ -191,6 +232,7 @@ def test_urls_of_brokers_are_read_and_told_without_their_secrets():
         "nats://u:secret@host/": "no URL of a broker",
         "host/topic": "no URL of a broker",
         "nats://host:99999/topic": "no URL of a broker",
+        "nats://u:secret@host:99999/topic": "no URL of a broker",
     }.items():
         with pytest.raises(SettingsError, match=reason) as caught:
             BrokerUrl.parse(wrong)

@@ -170,7 +170,7 @@ class BrokerUrl:
             parts = urlsplit(text)
             port = parts.port
         except ValueError as error:
-            raise SettingsError(f"'{text}' is no URL of a broker: {error}") from error
+            raise SettingsError(f"'{_without_password(text)}' is no URL of a broker: {error}") from None
         topic = unquote(parts.path.lstrip("/"))
         if not (parts.scheme and parts.hostname and topic):
             raise SettingsError(

@@ -126,12 +126,15 @@ class Answerer:
         try:
             values = decoder.join([one.rows for one in read])
             scored = self._score_rows(model, values, read)
-        except DataSentinelError as error:
+        except Exception as error:  # also a fault of ours, which must not be tried again for ever
             if len(read) > 1:
                 for one in read:
                     self._score(model, decoder, [one], answers)
             else:
-                answers.dead_letters.append(dead_letter(read[0].message, str(error)))
+                reason = (
+                    str(error) if isinstance(error, DataSentinelError) else f"cannot be scored: {error!r}"
+                )
+                answers.dead_letters.append(dead_letter(read[0].message, reason))
             return
         answers.rows += len(values)
         answers.anomalies += int(np.count_nonzero(scored["anomaly"]))
@@ -208,7 +211,7 @@ def dead_letter(message: Message, reason: str) -> Record:
     """Return a message as it was, with the reason why it has no result in its headers."""
     headers = {
         **message.headers,
-        "reason": reason[:_MAX_REASON_CHARACTERS],
+        "reason": reason[:_MAX_REASON_CHARACTERS].encode(errors="replace").decode(),
         "source-position": message.position,
         "source-key": message.key,
     }

@@ -311,4 +311,9 @@ def _ids(series: list[Any] | None) -> list[str] | None:
     """Return ids as text; None where a row has none, or where there are no such."""
     if not series or any(one is None or one == "" for one in series):
         return None
-    return list(map(str, series))
+    ids = list(map(str, series))
+    try:
+        "".join(ids).encode()
+    except UnicodeEncodeError as error:  # JSON can write half a surrogate pair, which no key can hold.
+        raise InvalidInputError(f"an id is not Unicode text: {error.reason}") from error
+    return ids
