@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datasentinel.atomic_file import replacing
+
 _FORMAT_VERSION = 1
 CACHE_DIR_VARIABLE = "DATASENTINEL_CACHE_DIR"
 
@@ -108,18 +110,10 @@ def store(key: PlanKey, record: PlanRecord) -> bool:
     """Write the plan for `key` atomically; False when the folder cannot be written, which harms nobody."""
     path = _path(key)
     text = json.dumps({"key": asdict(key), **asdict(record)}, indent=1)
-    import tempfile  # slow to import, and needed only after measuring
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError:
         return False
     return True

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from datasentinel.atomic_file import replacing
 from datasentinel.errors import ArtifactError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from datasentinel.backend import StateStore
     from datasentinel.types import Float32Array, Float64Array
@@ -48,16 +47,8 @@ def save_states(store: StateStore, model_sha256: str, path: Path) -> int:
         The file cannot be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                count = _write(store, model_sha256, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            count = _write(store, model_sha256, file)
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be written: {error.strerror or error}") from error
     return count

@@ -45,7 +45,8 @@ def test_a_clock_keeps_summer_time():
 
 
 def test_a_day_is_its_midnight_and_what_is_no_time_is_not_a_number():
-    values = [dt.date(2024, 5, 13), "yesterday", None, "", 17, float("nan"), np.datetime64("NaT")]
+    values = [dt.date(2024, 5, 13), "yesterday", None, "", 17, float("nan"), np.datetime64("NaT"), 10**400]
+    values += ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"]  # beyond the years 1 to 9999 in UTC
     seconds = second_of_week(values)
     assert seconds[0] == 0
     assert np.isnan(seconds[1:]).all()

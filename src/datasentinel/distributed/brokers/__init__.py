@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from datasentinel.errors import MissingDependencyError, SettingsError
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Callable
 
     from datasentinel.distributed.brokers.base import BrokerUrl, Sink, Source
 
-# The module of each scheme, which is its extra's name, too; it has `make_source` and `make_sink`.
-_MODULES = {name: name for name in ("amqp", "kafka", "nats", "redis")}
-SCHEMES = tuple(_MODULES)
+# The source and the sink of each scheme, which is also the name of their module and of its extra.
+_CLASSES = {
+    "amqp": ("AmqpSource", "AmqpSink"),
+    "kafka": ("KafkaSource", "KafkaSink"),
+    "nats": ("NatsSource", "NatsSink"),
+    "redis": ("RedisSource", "RedisSink"),
+}
+SCHEMES = tuple(_CLASSES)
 
 
 def open_source(url: BrokerUrl, group: str) -> Source:
@@ -33,8 +38,8 @@ def open_source(url: BrokerUrl, group: str) -> Source:
     MissingDependencyError
         The broker's client is not installed.
     """
-    source: Source = _module(url).make_source(url, group)
-    return source
+    make_source, _ = _classes(url)
+    return make_source(url, group)
 
 
 def open_sink(url: BrokerUrl) -> Sink:
@@ -45,17 +50,18 @@ def open_sink(url: BrokerUrl) -> Sink:
     SettingsError, MissingDependencyError
         As for `open_source`.
     """
-    sink: Sink = _module(url).make_sink(url)
-    return sink
+    _, make_sink = _classes(url)
+    return make_sink(url)
 
 
-def _module(url: BrokerUrl) -> ModuleType:
-    if url.scheme not in _MODULES:
+def _classes(url: BrokerUrl) -> tuple[Callable[[BrokerUrl, str], Source], Callable[[BrokerUrl], Sink]]:
+    if url.scheme not in _CLASSES:
         raise SettingsError(f"{url}: unknown scheme '{url.scheme}'; known: {', '.join(SCHEMES)}")
-    name = _MODULES[url.scheme]
     try:
-        return importlib.import_module(f"datasentinel.distributed.brokers.{name}")
+        module = importlib.import_module(f"datasentinel.distributed.brokers.{url.scheme}")
     except ImportError as error:
         raise MissingDependencyError(
-            f'{url.scheme}:// needs its client: pip install "datasentinel[{name}]" ({error})'
+            f'{url.scheme}:// needs its client: pip install "datasentinel[{url.scheme}]" ({error})'
         ) from error
+    source, sink = _CLASSES[url.scheme]
+    return getattr(module, source), getattr(module, sink)

@@ -33,16 +33,6 @@ _OPTIONS = ("vhost", "prefetch")
 _ERRORS = (AMQPError, ChannelInvalidStateError, DeliveryError, RuntimeError)
 
 
-def make_source(url: BrokerUrl, group: str) -> Source:  # noqa: ARG001 - consumers of a queue share it anyway
-    """See `brokers.open_source`."""
-    return AmqpSource(url)
-
-
-def make_sink(url: BrokerUrl) -> Sink:
-    """See `brokers.open_sink`."""
-    return AmqpSink(url)
-
-
 class AmqpSource(Source):
     """A consumer of a queue.
 
@@ -51,9 +41,11 @@ class AmqpSource(Source):
     url : BrokerUrl
         Its topic is a queue; its options are `vhost` and `prefetch`, how many messages are sent
         ahead.
+    group : str
+        Of no effect: all consumers of a queue share it.
     """
 
-    def __init__(self, url: BrokerUrl) -> None:
+    def __init__(self, url: BrokerUrl, group: str) -> None:  # noqa: ARG002 - as every source is made
         url.check_options(_OPTIONS)
         self._url = url
         self._prefetch = url.number("prefetch", 2048, minimum=1)
@@ -144,10 +136,8 @@ class AmqpSink(Sink):
 
 async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
     """Connect; from then on a lost connection is made anew for ever."""
-    for name in (
-        "aio_pika",
-        "aiormq",
-    ):  # A lost connection is told by whoever needs it, and without a traceback.
+    # A lost connection is reported by the call that needs it, and without a traceback.
+    for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     async with asyncio.timeout(REPLY_TIMEOUT_S):
         return await aio_pika.connect_robust(

@@ -33,16 +33,6 @@ _DEFAULT_PORT = 9092
 _LOOK_AGAIN_S = 0.2
 
 
-def make_source(url: BrokerUrl, group: str) -> Source:
-    """See `brokers.open_source`."""
-    return KafkaSource(url, group)
-
-
-def make_sink(url: BrokerUrl) -> Sink:
-    """See `brokers.open_sink`."""
-    return KafkaSink(url)
-
-
 class KafkaSource(Source):
     """A member of a consumer group.
 

@@ -45,16 +45,6 @@ _KEY_HEADER = "key"
 _ID_HEADER = "Nats-Msg-Id"
 
 
-def make_source(url: BrokerUrl, group: str) -> Source:
-    """See `brokers.open_source`."""
-    return NatsSource(url, group)
-
-
-def make_sink(url: BrokerUrl) -> Sink:
-    """See `brokers.open_sink`."""
-    return NatsSink(url)
-
-
 class NatsSource(Source):
     """A durable pull consumer, shared by all of one group.
 
@@ -138,9 +128,8 @@ class NatsSource(Source):
             with contextlib.suppress(NatsError, OSError, TimeoutError):
                 # What the server sends to nobody counts as delivered: let it first end what it was asked for.
                 await asyncio.wait_for(self._pulled.wait(), 2 * _PULL_S)
-                for (
-                    message
-                ) in self._arrived:  # Others get them at once, and not when they have waited in vain.
+                # Others get them at once, and not after the acknowledgement has been waited for in vain.
+                for message in self._arrived:
                     await client.publish(message.reply, b"-NAK")
                 await client.flush(int(REPLY_TIMEOUT_S))
         await _disconnect(self._client)

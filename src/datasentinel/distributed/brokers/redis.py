@@ -29,16 +29,6 @@ _DEFAULT_PORT = 6379
 _PAYLOAD = b"payload"
 
 
-def make_source(url: BrokerUrl, group: str) -> Source:
-    """See `brokers.open_source`."""
-    return RedisSource(url, group)
-
-
-def make_sink(url: BrokerUrl) -> Sink:
-    """See `brokers.open_sink`."""
-    return RedisSink(url)
-
-
 class RedisSource(Source):
     """A consumer of a group.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasentinel.atomic_file import replacing
 from datasentinel.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasentinel.distributed.prometheus.samples import Key
     from datasentinel.types import BoolArray, Float32Array, Int64Array
 
@@ -111,22 +111,14 @@ def save_states(states: SeriesStates, step_s: float, path: Path) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                    seen=states.seen,
-                    states=states.states,
-                    reasons=states.reasons,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            np.savez(
+                file,
+                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+                seen=states.seen,
+                states=states.states,
+                reasons=states.reasons,
+            )
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written: {error.strerror or error}") from error
 
