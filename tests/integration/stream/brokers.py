@@ -24,7 +24,10 @@ class Broker(ABC):
     program: str
     package: str
     restarts = True
+    moves = True  # The messages of a lost consumer go to others.
     always: ClassVar[dict[str, object]] = {}
+    # Options of what reads a topic alone.
+    alone: ClassVar[dict[str, object]] = {}
     # Options that have a lost consumer's messages delivered again soon.
     soon: ClassVar[dict[str, object]] = {}
 
@@ -38,6 +41,10 @@ class Broker(ABC):
     @abstractmethod
     def command(self) -> list[str]:
         """What starts it on `self.port`."""
+
+    def member(self, name: str) -> dict[str, object]:
+        """Options that tell this consumer of a group from the others, where the broker needs some."""
+        return {}
 
     def url(self, topic: str, **options: object) -> str:
         query = "&".join(f"{name}={value}" for name, value in (self.always | options).items())
@@ -91,6 +98,27 @@ class Redis(Broker):
             "redis-server",
             *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
         ]
+
+
+class Mosquitto(Broker):
+    """Keeps messages for the sessions that it knows, and for each one its own."""
+
+    scheme, program, package = "mqtt", "mosquitto", "mosquitto"
+    moves = False
+    # Debian's, 2.0.11, forgets shared subscriptions when it restarts, until their consumers are back.
+    alone: ClassVar[dict[str, object]] = {"shared": 0}
+
+    def command(self) -> list[str]:
+        settings = self.folder / "settings"
+        settings.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n"
+            f"persistence_location {self.folder}/\nautosave_interval 1\n"
+            "max_queued_messages 0\nmax_inflight_messages 0\n"
+        )
+        return ["mosquitto", "-c", str(settings)]
+
+    def member(self, name: str) -> dict[str, object]:
+        return {"client_id": name}
 
 
 class Kafka(Broker):
@@ -154,7 +182,18 @@ class RabbitMq(Broker):
         return free_port()
 
 
-BROKERS: dict[str, type[Broker]] = {broker.scheme: broker for broker in (Nats, Redis, Kafka, RabbitMq)}
+BROKERS: dict[str, type[Broker]] = {
+    broker.scheme: broker for broker in (Nats, Redis, Mosquitto, Kafka, RabbitMq)
+}
+
+
+def others_slowly(*names: str) -> pytest.MarkDecorator:
+    """Run a test with these brokers, and with the others among the slow ones."""
+    return pytest.mark.parametrize(
+        "broker",
+        [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in BROKERS],
+        indirect=True,
+    )
 
 
 def free_port() -> int:

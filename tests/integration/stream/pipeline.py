@@ -26,29 +26,40 @@ TIMEOUT_S = 120.0
 
 
 class Pipeline:
-    """The topics of one test: samples in, results and dead letters out."""
+    """The topics of one test: samples in, results and dead letters out; consumers are told apart by number."""
 
-    def __init__(self, broker: Broker, topic: str, **options: object) -> None:
-        self.source = broker.url(f"{topic}-in", **options)
-        self.sink = broker.url(f"{topic}-out", **options)
+    def __init__(self, broker: Broker, topic: str, *, members: int = 1, **options: object) -> None:
+        self.members = [
+            broker.url(f"{topic}-in", **options, **broker.member(f"{topic}-{number}"))
+            for number in range(members)
+        ]
+        self.source = self.members[0]
+        self.sink = broker.url(f"{topic}-out", **options | broker.alone)
         self.group = f"{topic}-scorers"
-        self.dead_letters = broker.url(f"{topic}-out.dead")
+        self.dead_letters = broker.url(f"{topic}-out.dead", **broker.alone)
 
     @property
     def options(self) -> StreamOptions:
         urls = map(BrokerUrl.parse, (self.source, self.sink, self.dead_letters))
         return StreamOptions(*urls, group=self.group)
 
-    @property
-    def flags(self) -> list[str]:
-        return ["--from", self.source, "--to", self.sink, "--group", self.group]
+    def flags(self, member: int = 0) -> list[str]:
+        return ["--from", self.members[member], "--to", self.sink, "--group", self.group]
 
     async def make_topics(self) -> None:
-        """Make what the broker keeps messages in."""
-        for url in (self.source, self.sink, self.dead_letters):
-            sink = open_sink(BrokerUrl.parse(url))
-            await sink.open()
-            await sink.close()
+        """Make what the broker keeps messages in: streams, topics, queues, or its readers' sessions."""
+        topics = [BrokerUrl.parse(url) for url in (*self.members, self.sink, self.dead_letters)]
+        for url in topics:
+            if url.scheme == "mqtt":
+                end = open_source(url, self.group if str(url) == self.source_name else readers_of(url))
+            else:
+                end = open_sink(url)
+            await end.open()
+            await end.close()
+
+    @property
+    def source_name(self) -> str:
+        return str(BrokerUrl.parse(self.source))
 
     async def publish(self, payloads: Sequence[bytes], keys: Sequence[str] | None = None) -> None:
         """Publish samples, each confirmed by the broker; it may be away for a while."""
@@ -65,13 +76,24 @@ class Pipeline:
 
     async def results(self, count: int) -> list[dict[str, Any]]:
         """Read results until there are so many different ones; all of them, repeats too."""
-        messages = await read(self.sink, lambda found: len({result_of(m)["id"] for m in found}) >= count)
-        return [result_of(message) for message in messages]
+        return await self._results(lambda ids: len(ids) >= count)
 
-    async def results_of(self, ids: set[str]) -> list[dict[str, Any]]:
+    async def results_of(self, wanted: set[str]) -> list[dict[str, Any]]:
         """Read until each of these samples has a result."""
-        messages = await read(self.sink, lambda found: ids <= {result_of(m)["id"] for m in found})
-        return [result_of(message) for message in messages]
+        return await self._results(lambda ids: wanted <= ids)
+
+    async def _results(self, are_enough: Callable[[set[str]], bool]) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = []
+        ids: set[str] = set()
+
+        def note(messages: list[Message]) -> bool:
+            new = [result_of(message) for message in messages[len(results) :]]
+            results.extend(new)
+            ids.update(result["id"] for result in new)
+            return are_enough(ids)
+
+        await read(self.sink, note)
+        return results
 
     async def letters(self, count: int) -> list[Message]:
         return await read(self.dead_letters, lambda found: len(found) >= count)

@@ -16,19 +16,12 @@ import pytest
 from datasentinel.distributed.brokers import open_source
 from datasentinel.distributed.brokers.base import BrokerUrl
 from tests.integration.server_process import ServerProcess, serving
-from tests.integration.stream.brokers import BROKERS
+from tests.integration.stream.brokers import others_slowly
 from tests.integration.stream.pipeline import Pipeline, persistently, readers_of
 from tests.integration.stream.test_stream import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-others_slowly = pytest.mark.parametrize(
-    "broker",
-    ["nats", *(pytest.param(name, marks=pytest.mark.slow) for name in BROKERS if name != "nats")],
-    indirect=True,
-)
 
 
 @contextmanager
@@ -37,11 +30,13 @@ def replicas(
 ) -> Iterator[list[ServerProcess]]:
     with ExitStack() as stack:
         yield [
-            stack.enter_context(
-                serving(artifact, tmp_path / f"{number}.log", *pipeline.flags, *flags, subcommand="stream")
-            )
+            stack.enter_context(replica(pipeline, artifact, tmp_path, number, *flags))
             for number in range(count)
         ]
+
+
+def replica(pipeline: Pipeline, artifact, tmp_path, number: int, *flags: str):
+    return serving(artifact, tmp_path / f"{number}.log", *pipeline.flags(number), *flags, subcommand="stream")
 
 
 def check_repeats(results: list[dict[str, object]], most: int) -> None:
@@ -53,11 +48,12 @@ def check_repeats(results: list[dict[str, object]], most: int) -> None:
     assert len(results) - len(seen) <= most
 
 
-@others_slowly
+@others_slowly("nats")
 @pytest.mark.parametrize("fault", ["killed", "paused"])
-def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, rows, tmp_path, fault):
+def test_what_a_lost_replica_had_taken_is_answered(broker, topic, artifact, rows, tmp_path, fault):
+    """By another one or, where the broker keeps it for that replica alone, when it is back."""
     count, batch = 4000, 100
-    pipeline = Pipeline(broker, topic, **broker.soon)
+    pipeline = Pipeline(broker, topic, members=2, **broker.soon)
     payloads = samples(rows) * 2
 
     async def run():
@@ -68,8 +64,14 @@ def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, r
             first.process.send_signal(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
             await publishing
             missing = {f"sample-{number}" for number in range(count)} - {result["id"] for result in results}
-            results += await pipeline.results_of(missing)
-            if fault == "paused":
+            with ExitStack() as stack:
+                if not broker.moves:
+                    if fault == "paused":
+                        first.process.send_signal(signal.SIGCONT)
+                    else:
+                        stack.enter_context(replica(pipeline, artifact, tmp_path, 0))
+                results += await pipeline.results_of(missing)
+            if fault == "paused" and broker.moves:
                 first.process.send_signal(signal.SIGCONT)
             return results
 
@@ -81,7 +83,7 @@ def test_another_replica_answers_for_one_that_is_gone(broker, topic, artifact, r
     np.testing.assert_allclose(scores[:2000], scores[2000:], rtol=1e-5)
 
 
-@others_slowly
+@others_slowly("nats")
 def test_a_stream_tells_its_health_and_its_counts(broker, topic, artifact, rows, tmp_path):
     pipeline = Pipeline(broker, topic)
     payloads = [*samples(rows[:200]), b"nonsense"]
@@ -125,7 +127,7 @@ def get(url: str) -> str:
 def test_of_a_million_messages_none_is_lost_whatever_happens(broker, topic, artifact, rows, tmp_path):
     """One replica is killed, one is paused and goes on, the broker restarts, and one message in 1,000 is bad."""
     count, batch = 1_000_000, 1024
-    pipeline = Pipeline(broker, topic, ack_wait_s=10)
+    pipeline = Pipeline(broker, topic, members=3, ack_wait_s=10)
     payloads = [*samples(rows[:999]), b"[1, 2]"]
     answered = np.zeros(count, np.int64)
 

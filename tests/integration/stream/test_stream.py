@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.integration.stream.brokers import others_slowly
 from tests.integration.stream.pipeline import Pipeline, consuming
 
 D = 8
@@ -77,10 +78,11 @@ def test_what_cannot_be_scored_is_a_dead_letter_and_harms_no_other(broker, topic
     assert "is not JSON" in reasons["sample-49"]
 
 
+@others_slowly("nats", "redis")
 def test_a_broker_that_restarts_loses_nothing(broker, topic, artifact, rows):
     if not broker.restarts:
         pytest.skip("a mock cluster does not restart")
-    pipeline = Pipeline(broker, topic, **broker.soon)
+    pipeline = Pipeline(broker, topic, **broker.soon, **broker.alone)
     payloads = samples(rows[:2000])
 
     async def run():
@@ -97,6 +99,7 @@ def test_a_broker_that_restarts_loses_nothing(broker, topic, artifact, rows):
     asyncio.run(run())
 
 
+@others_slowly("nats", "redis")
 def test_a_consumer_that_stops_has_answered_what_it_took(broker, topic, artifact, rows):
     pipeline = Pipeline(broker, topic)
     payloads = samples(rows[:2000])

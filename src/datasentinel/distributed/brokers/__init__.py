@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _CLASSES = {
     "amqp": ("AmqpSource", "AmqpSink"),
     "kafka": ("KafkaSource", "KafkaSink"),
+    "mqtt": ("MqttSource", "MqttSink"),
     "nats": ("NatsSource", "NatsSink"),
     "redis": ("RedisSource", "RedisSink"),
 }

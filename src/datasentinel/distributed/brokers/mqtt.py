@@ -1,0 +1,339 @@
+"""MQTT 5 with quality of service 1: a subscription that a group shares, in sessions that the broker keeps.
+
+The client has a thread of its own, whose callbacks are handed to the event loop. A lost connection is
+followed by another one, so that no acknowledgement reaches a connection that knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt import MQTTException
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from datasentinel.distributed.brokers.base import (
+    REPLY_TIMEOUT_S,
+    TAKE_TIMEOUT_S,
+    BrokerUrl,
+    Message,
+    Record,
+    Sink,
+    Source,
+    broker_errors,
+)
+from datasentinel.errors import BrokerError, SettingsError
+from datasentinel.serving.logs import RateLimitedLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.reasoncodes import ReasonCode
+
+_logger = logging.getLogger(__name__)
+
+_DEFAULT_PORT = 1883
+_OPTIONS = ("client_id", "session_expiry_s", "shared", "in_flight")
+_AT_LEAST_ONCE = 1
+# The broker closes the session of a consumer that hangs after one and a half of them.
+_KEEPALIVE_S = 10
+_NO_MATCHING_SUBSCRIBERS = 0x10
+_WILDCARDS = "+#"
+# What nobody subscribes to: to end the subscription has no effect but the broker's answer.
+_NOTHING = "datasentinel/nothing"
+
+
+class _Connection:
+    """A connection from when it is made until it is lost; all its methods are for the event loop."""
+
+    def __init__(self, url: BrokerUrl, client_id: str, *, session_expiry_s: int, in_flight: int) -> None:
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._change = asyncio.Event()
+        self._is_accepted = False
+        self._is_subscribed = False
+        self._has_read_all = False
+        self._failure = ""
+        self._unconfirmed = 0
+        self.arrived: deque[MQTTMessage] = deque()
+        self.has_unheard = False  # Whether something was published that nobody has subscribed to.
+        self._in_flight = in_flight
+        self._properties = Properties(PacketTypes.CONNECT)
+        self._properties.SessionExpiryInterval = session_expiry_s
+        self._properties.ReceiveMaximum = in_flight
+        self._client = client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(0)  # `publish` counts them itself, by what the broker says.
+        if url.user is not None:
+            client.username_pw_set(url.user, url.password)
+        client.on_socket_open = _send_at_once
+        client.on_connect = self._on_loop(self._note_welcome)
+        client.on_disconnect = self._on_loop(self._note_loss)
+        client.on_subscribe = self._on_loop(self._note_subscription)
+        client.on_unsubscribe = self._on_loop(self._note_end)
+        client.on_publish = self._on_loop(self._note_confirmation)
+        client.on_message = self._on_loop(self._note_message)
+
+    async def open(self, *, clean_start: bool, subscription: str = "") -> None:
+        """Connect, and subscribe where that is asked for.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached, or refuses.
+        """
+        place = self._url.host, self._url.port or _DEFAULT_PORT
+        try:
+            with broker_errors(self._url, ValueError, MQTTException):
+                await asyncio.to_thread(
+                    self._client.connect,
+                    *place,
+                    _KEEPALIVE_S,
+                    clean_start=clean_start,
+                    properties=self._properties,
+                )
+            self._client.loop_start()
+            await self._until(lambda: self._is_accepted)
+            if subscription:
+                self._client.subscribe(subscription, _AT_LEAST_ONCE)
+                await self._until(lambda: self._is_subscribed)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Disconnect, after the broker has read what was sent before. Never raises."""
+        # A socket that is closed with something unread may take what was written to it along.
+        with contextlib.suppress(BrokerError):
+            if self._is_accepted:
+                self._client.unsubscribe(_NOTHING)
+                await self._until(lambda: self._has_read_all)
+        self._client.disconnect()
+        await asyncio.to_thread(self._client.loop_stop)
+
+    def check(self) -> None:
+        """Raise BrokerError if the connection is lost."""
+        if self._failure:
+            raise BrokerError(f"{self._url}: {self._failure}")
+
+    async def wait_for_messages(self) -> None:
+        """Wait a second at most for `arrived` to hold one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAKE_TIMEOUT_S):
+                await self._until(lambda: bool(self.arrived), timeout_s=None)
+
+    async def publish(self, topic: str, records: Sequence[Record]) -> None:
+        """Publish in order, and return when all are confirmed."""
+        for record in records:
+            await self._until(lambda: self._unconfirmed < self._in_flight)
+            properties = Properties(PacketTypes.PUBLISH)
+            told = {**record.headers, "id": record.id, "key": record.key}
+            properties.UserProperty = [(name, value.replace("\0", " ")) for name, value in told.items()]
+            self._unconfirmed += 1
+            self._client.publish(topic, record.payload, _AT_LEAST_ONCE, properties=properties)
+        await self._until(lambda: not self._unconfirmed)
+
+    def acknowledge(self, number: int) -> None:
+        """Say that a message has been answered."""
+        self._client.ack(number, _AT_LEAST_ONCE)
+
+    async def _until(self, is_so: Callable[[], bool], timeout_s: float | None = REPLY_TIMEOUT_S) -> None:
+        """Wait until the broker has said something, which it must not take long to say."""
+        self.check()
+        while not is_so():
+            self._change.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._change.wait()
+            except TimeoutError:
+                raise BrokerError(f"{self._url}: no answer for {REPLY_TIMEOUT_S:g} s") from None
+            self.check()
+
+    def _on_loop(self, note: Callable[..., None]) -> Callable[..., None]:
+        """Return what has a callback of the client's thread run on the event loop."""
+
+        def run(*arguments: object) -> None:
+            note(*arguments)
+            self._change.set()
+
+        def call(*arguments: object) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
+                self._loop.call_soon_threadsafe(run, *arguments)
+
+        return call
+
+    def _note_welcome(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, told: Properties | None
+    ) -> None:
+        if code.is_failure:
+            self._failure = str(code)
+        else:
+            self._is_accepted = True
+            self._in_flight = min(self._in_flight, getattr(told, "ReceiveMaximum", self._in_flight))
+
+    def _note_loss(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, _told: object
+    ) -> None:
+        self._failure = self._failure or f"no connection ({code})"
+
+    def _note_subscription(
+        self, _client: object, _data: object, _number: int, codes: Sequence[ReasonCode], _told: object
+    ) -> None:
+        self._is_subscribed = True
+        if codes[0].is_failure:
+            self._failure = f"the subscription is refused: {codes[0]}"
+
+    def _note_end(self, *_: object) -> None:
+        self._has_read_all = True
+
+    def _note_confirmation(
+        self, _client: object, _data: object, _number: int, code: ReasonCode, _told: object
+    ) -> None:
+        self._unconfirmed -= 1
+        self.has_unheard = self.has_unheard or code.value == _NO_MATCHING_SUBSCRIBERS
+        if code.is_failure:
+            self._failure = str(code)
+
+    def _note_message(self, _client: object, _data: object, message: MQTTMessage) -> None:
+        self.arrived.append(message)
+
+
+class MqttSource(Source):
+    """A member of a shared subscription, whose session outlives its connection.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its topic may have wildcards; its options are `client_id`, by which the broker knows the session again
+        (unless told, group and host), `session_expiry_s`, how long it keeps it, `in_flight`, how many
+        messages it sends ahead, and `shared`, 0 for a subscription of its own.
+    group : str
+        The name of the shared subscription.
+    """
+
+    def __init__(self, url: BrokerUrl, group: str) -> None:
+        url.check_options(_OPTIONS)
+        if not group or any(character in group for character in f"/{_WILDCARDS}"):
+            raise SettingsError(f"group '{group}': a shared subscription has a name without any of / + #")
+        self._url = url
+        is_shared = url.number("shared", 1, minimum=0)
+        self._subscription = f"$share/{group}/{url.topic}" if is_shared else url.topic
+        self._client_id = url.options.get("client_id", f"{group}-{socket.gethostname()}")
+        self._session_expiry_s = url.number("session_expiry_s", 86_400, minimum=1)
+        self._in_flight = _in_flight(url)
+        self._connection: _Connection | None = None
+
+    async def open(self) -> None:
+        """See `Source.open`."""
+        connection = _Connection(
+            self._url,
+            self._client_id,
+            session_expiry_s=self._session_expiry_s,
+            in_flight=self._in_flight,
+        )
+        await connection.open(clean_start=False, subscription=self._subscription)
+        self._connection = connection
+
+    async def take(self, most: int) -> list[Message]:
+        """See `Source.take`."""
+        if self._connection is None:
+            await self.open()
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        try:
+            await connection.wait_for_messages()
+        except BrokerError:
+            await self.close()
+            raise
+        arrived = connection.arrived
+        return [_message_of(arrived.popleft(), connection) for _ in range(min(most, len(arrived)))]
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """See `Source.acknowledge`."""
+        for message in messages:
+            connection, number = message.handle
+            connection.check()
+            connection.acknowledge(number)
+
+    async def close(self) -> None:
+        """See `Source.close`; the session keeps what was not acknowledged for whoever has its name next."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+class MqttSink(Sink):
+    """Publishes to a topic, with the broker's word for each message.
+
+    Parameters
+    ----------
+    url : BrokerUrl
+        Its option is `in_flight`, how many messages may wait for that word; the broker may want fewer.
+    """
+
+    def __init__(self, url: BrokerUrl) -> None:
+        url.check_options(_OPTIONS)
+        if any(character in url.topic for character in _WILDCARDS):
+            raise SettingsError(f"{url}: messages are published to a topic without wildcards")
+        self._url = url
+        self._in_flight = _in_flight(url)
+        self._connection: _Connection | None = None
+        self._unheard_log = RateLimitedLog(_logger, logging.WARNING, "nobody_subscribes")
+
+    async def open(self) -> None:
+        """See `Sink.open`."""
+        name = f"datasentinel-{secrets.token_hex(8)}"
+        connection = _Connection(self._url, name, session_expiry_s=0, in_flight=self._in_flight)
+        await connection.open(clean_start=True)
+        self._connection = connection
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See `Sink.publish`."""
+        if self._connection is None:
+            await self.open()
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        try:
+            await connection.publish(self._url.topic, records)
+        except BrokerError:
+            await self.close()
+            raise
+        if connection.has_unheard:
+            connection.has_unheard = False
+            self._unheard_log(topic=self._url, reason="the broker drops what no session has subscribed to")
+
+    async def close(self) -> None:
+        """See `Sink.close`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _in_flight(url: BrokerUrl) -> int:
+    return min(url.number("in_flight", 2048, minimum=1), 65_535)
+
+
+def _send_at_once(_client: object, _data: object, sock: Any) -> None:  # noqa: ANN401
+    """Keep the kernel from holding small packets back until the last one has been acknowledged."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _message_of(message: MQTTMessage, connection: _Connection) -> Message:
+    headers = dict(getattr(message.properties, "UserProperty", ()))
+    key = headers.pop("key", "") or message.topic
+    return Message(bytes(message.payload), key, "", headers, message.dup, (connection, message.mid))
