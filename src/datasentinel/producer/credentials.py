@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from datasentinel.client_tls import ClientTls, read_file, read_secret
 from datasentinel.errors import SettingsError
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
 
@@ -36,8 +37,7 @@ class Credentials:
             raise SettingsError(
                 "a client certificate is of no use without TLS: name the server's authority, too"
             )
-        if self.key is not None and self.certificate is None:
-            raise SettingsError("the client's key is given, but not its certificate")
+        ClientTls(self.ca, self.certificate, self.key)
 
     def context(self) -> ssl.SSLContext | None:
         """Make the TLS context; None without TLS.
@@ -47,17 +47,7 @@ class Credentials:
         SettingsError
             A file cannot be read or used.
         """
-        if self.ca is None:
-            return None
-        self.pem()
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key, password="")
-        except (ssl.SSLError, ValueError) as error:
-            files = ", ".join(str(path) for path in (self.ca, self.certificate, self.key) if path)
-            raise SettingsError(f"{files}: not PEM certificates and an unencrypted key: {error}") from error
-        return context
+        return None if self.ca is None else ClientTls(self.ca, self.certificate, self.key).context()
 
     def pem(self) -> tuple[bytes, bytes | None, bytes | None]:
         """Read authorities, key and certificate chain; with TLS only.
@@ -68,16 +58,9 @@ class Credentials:
             A file cannot be read.
         """
         assert self.ca is not None  # noqa: S101
-        certificate = None if self.certificate is None else _read(self.certificate)
-        key = certificate if self.key is None else _read(self.key)
-        return _read(self.ca), key, certificate
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        certificate = None if self.certificate is None else read_file(self.certificate)
+        key = certificate if self.key is None else read_file(self.key)
+        return read_file(self.ca), key, certificate
 
 
 def read_token(path: Path) -> str:
@@ -88,7 +71,7 @@ def read_token(path: Path) -> str:
     SettingsError
         The file cannot be read, or its first line is not a token.
     """
-    token = _read(path).partition(b"\n")[0].decode("ascii", "replace").strip()
-    if not token.isascii() or not token.isprintable() or not token:
-        raise SettingsError(f"{path}: the first line is not a token of printable ASCII")
+    token = read_secret(path, what := "a token of printable ASCII")
+    if not token.isascii():
+        raise SettingsError(f"{path}: the first line is not {what}")
     return token

@@ -9,12 +9,27 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from tests.certificates import Authority
+
 START_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Guard:
+    """What a guarded broker asks for: a certificate of this authority, a user and a password."""
+
+    authority: Authority
+    user = "scorer"
+    password = "s3cret/with@signs"
+
+    def __post_init__(self) -> None:
+        self.certificate, self.key = self.authority.sign("broker")
 
 
 class Broker(ABC):
@@ -31,10 +46,11 @@ class Broker(ABC):
     # Options that have a lost consumer's messages delivered again soon.
     soon: ClassVar[dict[str, object]] = {}
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: Guard | None = None) -> None:
         if shutil.which(self.program, path=f"{Path('/usr/sbin')}:{os.environ['PATH']}") is None:
             pytest.skip(f"{self.program} is not installed (Debian: {self.package})")
         self.folder = folder
+        self.guard = guard
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -84,7 +100,15 @@ class Nats(Broker):
     soon: ClassVar[dict[str, object]] = {"ack_wait_s": 5}
 
     def command(self) -> list[str]:
-        return ["nats-server", "-js", "-sd", str(self.folder), "-a", "127.0.0.1", "-p", str(self.port)]
+        command = ["nats-server", "-js", "-sd", str(self.folder), "-a", "127.0.0.1", "-p", str(self.port)]
+        if (guard := self.guard) is not None:
+            command += [
+                "--tlsverify",
+                f"--tlscacert={guard.authority.file}",
+                f"--tlscert={guard.certificate}",
+            ]
+            command += [f"--tlskey={guard.key}", f"--user={guard.user}", f"--pass={guard.password}"]
+        return command
 
 
 class Redis(Broker):
@@ -92,12 +116,14 @@ class Redis(Broker):
     soon: ClassVar[dict[str, object]] = {"ack_wait_s": 5}
 
     def command(self) -> list[str]:
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": '""'}
         options |= {"appendonly": "yes", "appendfsync": "always"}
-        return [
-            "redis-server",
-            *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
-        ]
+        if (guard := self.guard) is not None:
+            options |= {"port": 0, "tls-port": self.port, "tls-ca-cert-file": guard.authority.file}
+            options |= {"tls-cert-file": guard.certificate, "tls-key-file": guard.key}
+            options |= {"user": f"{guard.user} on >{guard.password} ~* +@all"}
+        (self.folder / "settings").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+        return ["redis-server", str(self.folder / "settings")]
 
 
 class Mosquitto(Broker):
@@ -110,11 +136,19 @@ class Mosquitto(Broker):
 
     def command(self) -> list[str]:
         settings = self.folder / "settings"
-        settings.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n"
+        text = (
+            f"listener {self.port} 127.0.0.1\nuser root\npersistence true\n"
             f"persistence_location {self.folder}/\nautosave_interval 1\n"
             "max_queued_messages 0\nmax_inflight_messages 0\n"
         )
+        if (guard := self.guard) is None:
+            text += "allow_anonymous true\n"
+        else:
+            users = self.folder / "users"
+            subprocess.run(["mosquitto_passwd", "-b", "-c", users, guard.user, guard.password], check=True)
+            text += f"cafile {guard.authority.file}\ncertfile {guard.certificate}\nkeyfile {guard.key}\n"
+            text += f"require_certificate true\nallow_anonymous false\npassword_file {users}\n"
+        settings.write_text(text)
         return ["mosquitto", "-c", str(settings)]
 
     def member(self, name: str) -> dict[str, object]:
@@ -169,6 +203,16 @@ class RabbitMq(Broker):
             "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "plugins",
             "RABBITMQ_CONF_ENV_FILE": self.folder / "environment",
         }
+        if (guard := self.guard) is not None:
+            del environment["RABBITMQ_NODE_PORT"]
+            environment["RABBITMQ_CONFIG_FILE"] = self.folder / "settings.conf"
+            (self.folder / "settings.conf").write_text(
+                f"listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{self.port}\n"
+                f"ssl_options.cacertfile = {guard.authority.file}\nssl_options.certfile = {guard.certificate}\n"
+                f"ssl_options.keyfile = {guard.key}\nssl_options.verify = verify_peer\n"
+                "ssl_options.fail_if_no_peer_cert = true\n"
+                f"default_user = {guard.user}\ndefault_pass = {guard.password}\n"
+            )
         return ["env", *(f"{key}={value}" for key, value in environment.items()), _RABBITMQ]
 
     def stop(self) -> None:

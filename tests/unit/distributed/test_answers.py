@@ -9,7 +9,7 @@ import pytest
 from datasentinel.artifact import load_artifact
 from datasentinel.backend import StateStore
 from datasentinel.detector import Detector
-from datasentinel.distributed.brokers.base import BrokerUrl, Message
+from datasentinel.distributed.brokers.base import Message
 from datasentinel.distributed.stream.answers import Answerer, identity_of
 from datasentinel.distributed.stream.payloads import PayloadOptions
 from datasentinel.errors import SettingsError, UnsupportedModelError
@@ -220,26 +220,3 @@ def test_an_identity_is_that_of_the_message_its_place_or_its_content():
 
 def replace_payload(told: Message, payload: bytes) -> Message:
     return told._replace(payload=payload)
-
-
-def test_urls_of_brokers_are_read_and_told_without_their_secrets():
-    url = BrokerUrl.parse("nats://us%40er:p%2Fw@[::1]:4333/a.b/c?ack_wait_s=2.5")
-    assert (url.user, url.password, url.host, url.port, url.topic) == ("us@er", "p/w", "::1", 4333, "a.b/c")
-    assert url.number("ack_wait_s", 30.0, minimum=0.1) == 2.5
-    assert "p/w" not in str(url)
-    assert str(replace(url, topic="x")) == "nats://[::1]:4333/x"
-    for wrong, reason in {
-        "nats://u:secret@host/": "no URL of a broker",
-        "host/topic": "no URL of a broker",
-        "nats://host:99999/topic": "no URL of a broker",
-        "nats://u:secret@host:99999/topic": "no URL of a broker",
-    }.items():
-        with pytest.raises(SettingsError, match=reason) as caught:
-            BrokerUrl.parse(wrong)
-        assert "secret" not in str(caught.value)
-    with pytest.raises(
-        SettingsError, match=r"option 'ack_wait_s': a number of at least .* is expected, got 'x'"
-    ):
-        BrokerUrl.parse("nats://h/t?ack_wait_s=x").number("ack_wait_s", 30.0, minimum=0.1)
-    with pytest.raises(SettingsError, match="option 'ack' is unknown; known: ack_wait_s"):
-        BrokerUrl.parse("nats://h/t?ack=x").check_options(("ack_wait_s",))

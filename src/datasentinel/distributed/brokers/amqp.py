@@ -26,7 +26,7 @@ from datasentinel.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DEFAULT_PORT = 5672
+_DEFAULT_PORT, _DEFAULT_TLS_PORT = 5672, 5671
 # The broker gives a consumer that hangs up, and its messages to others, after two of them.
 _HEARTBEAT_S = 10
 _OPTIONS = ("vhost", "prefetch")
@@ -142,7 +142,9 @@ async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
     async with asyncio.timeout(REPLY_TIMEOUT_S):
         return await aio_pika.connect_robust(
             host=url.host,
-            port=url.port or _DEFAULT_PORT,
+            port=url.port or (_DEFAULT_PORT if url.tls is None else _DEFAULT_TLS_PORT),
+            ssl=url.tls is not None,
+            ssl_context=None if url.tls is None else url.tls.context(),
             login=url.user or "guest",
             password=url.password or "guest",
             virtualhost=url.options.get("vhost", "/"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from datasentinel.client_tls import ClientTls, read_secret
 from datasentinel.errors import BrokerError, SettingsError
 
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ _Number = TypeVar("_Number", int, float)
 TAKE_TIMEOUT_S = 1.0
 # How long a broker may take to answer before it counts as gone.
 REPLY_TIMEOUT_S = 10.0
+
+# The schemes that mean another one with TLS.
+TLS_SCHEMES = {"amqps": "amqp", "mqtts": "mqtt", "rediss": "redis", "tls": "nats"}
+_PASSWORD_FILE = "password_file"  # noqa: S105  # the name of an option
+_TLS_OPTIONS = ("tls_ca", "tls_certificate", "tls_key")
 
 
 class Message(NamedTuple):
@@ -147,15 +154,20 @@ class BrokerUrl:
     topic : str
         What the broker calls a subject, a topic, a stream or a queue.
     options : mapping of str to str
+        Those of the broker alone; of the options that all have, `password_file` is read, and `tls_ca`,
+        `tls_certificate` and `tls_key` are in `tls`.
+    tls : ClientTls or None
+        What is trusted and shown; None for a connection that others on its way can read.
     """
 
     scheme: str
     host: str
     port: int | None
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     topic: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: ClientTls | None = None
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
@@ -164,7 +176,7 @@ class BrokerUrl:
         Raises
         ------
         SettingsError
-            It has no scheme, host or topic.
+            It has no scheme, host or topic, or names files that cannot be used.
         """
         try:
             parts = urlsplit(text)
@@ -177,15 +189,21 @@ class BrokerUrl:
                 f"'{_without_password(text)}' is no URL of a broker: scheme://host:port/topic is expected, "
                 "such as nats://127.0.0.1:4222/telemetry"
             )
-        return cls(
-            parts.scheme,
-            parts.hostname,
-            port,
-            None if parts.username is None else unquote(parts.username),
-            None if parts.password is None else unquote(parts.password),
-            topic,
-            dict(parse_qsl(parts.query, keep_blank_values=True)),
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        user, password = (
+            None if part is None else unquote(part) for part in (parts.username, parts.password)
         )
+        if (file := options.pop(_PASSWORD_FILE, None)) is not None:
+            if password is not None:
+                raise SettingsError(f"'{_without_password(text)}' has a password as well as a file of it")
+            password = read_secret(Path(file), "a password")
+        files = [Path(file) if (file := options.pop(name, None)) else None for name in _TLS_OPTIONS]
+        scheme = TLS_SCHEMES.get(parts.scheme, parts.scheme)
+        tls = None
+        if scheme != parts.scheme or any(files):
+            tls = ClientTls(*files)
+            tls.context()
+        return cls(scheme, parts.hostname, port, user, password, topic, options, tls)
 
     def __str__(self) -> str:
         """Return the URL without user and password, for messages."""
@@ -231,6 +249,7 @@ class BrokerUrl:
 
 
 def _without_password(text: str) -> str:
+    text = text.partition("?")[0]  # Options may hold passwords, too.
     before, at, after = text.rpartition("@")
     return f"{before.split('://')[0]}://…@{after}" if at and "://" in before else text
 

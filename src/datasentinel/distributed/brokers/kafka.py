@@ -166,6 +166,11 @@ def _config(url: BrokerUrl) -> dict[str, Any]:
     if url.user is not None:
         config |= {"sasl.mechanism": "PLAIN", "sasl.username": url.user, "sasl.password": url.password or ""}
         config["security.protocol"] = "SASL_SSL"
+    if url.tls is not None:
+        config.setdefault("security.protocol", "SSL")
+        files = (url.tls.ca, url.tls.certificate, url.tls.key or url.tls.certificate)
+        names = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+        config |= {name: str(file) for name, file in zip(names, files, strict=True) if file}
     return config | dict(url.options)
 
 

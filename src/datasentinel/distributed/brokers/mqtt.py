@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_DEFAULT_PORT = 1883
+_DEFAULT_PORT, _DEFAULT_TLS_PORT = 1883, 8883
 _OPTIONS = ("client_id", "session_expiry_s", "shared", "in_flight")
 _AT_LEAST_ONCE = 1
 # The broker closes the session of a consumer that hangs after one and a half of them.
@@ -80,6 +80,8 @@ class _Connection:
         client.max_inflight_messages_set(0)  # `publish` counts them itself, by what the broker says.
         if url.user is not None:
             client.username_pw_set(url.user, url.password)
+        if url.tls is not None:
+            client.tls_set_context(url.tls.context())
         client.on_socket_open = _send_at_once
         client.on_connect = self._on_loop(self._note_welcome)
         client.on_disconnect = self._on_loop(self._note_loss)
@@ -96,12 +98,13 @@ class _Connection:
         BrokerError
             The broker cannot be reached, or refuses.
         """
-        place = self._url.host, self._url.port or _DEFAULT_PORT
+        default_port = _DEFAULT_PORT if self._url.tls is None else _DEFAULT_TLS_PORT
         try:
             with broker_errors(self._url, ValueError, MQTTException):
                 await asyncio.to_thread(
                     self._client.connect,
-                    *place,
+                    self._url.host,
+                    self._url.port or default_port,
                     _KEEPALIVE_S,
                     clean_start=clean_start,
                     properties=self._properties,
@@ -188,7 +191,8 @@ class _Connection:
     def _note_loss(
         self, _client: object, _data: object, _flags: object, code: ReasonCode, _told: object
     ) -> None:
-        self._failure = self._failure or f"no connection ({code})"
+        event = "the connection is lost" if self._is_accepted else "the broker hung up and did not say why"
+        self._failure = self._failure or f"{event} ({code})"
 
     def _note_subscription(
         self, _client: object, _data: object, _number: int, codes: Sequence[ReasonCode], _told: object

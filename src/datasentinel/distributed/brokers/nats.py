@@ -11,9 +11,9 @@ import contextlib
 import json
 import re
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import nats
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import NotFoundError
@@ -33,7 +33,6 @@ from datasentinel.errors import BrokerError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
@@ -228,31 +227,51 @@ class NatsSink(Sink):
         self._change.set()
 
 
+class _TlsClient(Client):
+    """Tells no password to a server that does not begin TLS; nats-py itself would go on in plain text."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and not info.get("tls_required"):
+            raise NatsError("the server does not speak TLS")
+        await super()._process_info(info, initial_connection)
+
+
 async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
     """Connect; from then on a lost connection is made anew for ever."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     server = f"nats://{host}:{url.port or _DEFAULT_PORT}"
-    options = {"user": url.user, "password": url.password} if url.user is not None else {}
+    options: dict[str, Any] = {
+        "name": "datasentinel",
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.2,
+        "ping_interval": 5,
+        "reconnected_cb": on_reconnect,
+    }
+    if url.user and url.password is not None:
+        options |= {"user": url.user, "password": url.password}
+    elif token := url.user or url.password:
+        options["token"] = token
+    if url.tls is not None:
+        options["tls"] = url.tls.context()
+    failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
-    async def be_silent(_error: Exception) -> None:
-        """Leave it to whoever asks next to find out."""
+    async def note(error: Exception) -> None:
+        """Tell the first one; of later ones, whoever asks next finds out."""
+        if not failure.done():
+            failure.set_result(error)
 
-    try:
-        return await asyncio.wait_for(
-            nats.connect(
-                server,
-                name="datasentinel",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.2,
-                ping_interval=5,
-                error_cb=be_silent,
-                reconnected_cb=on_reconnect,
-                **options,
-            ),
-            REPLY_TIMEOUT_S,
-        )
-    except TimeoutError as error:
-        raise BrokerError(f"{url}: no NATS server answers at {server}") from error
+    client = Client() if url.tls is None else _TlsClient()
+    connecting = asyncio.create_task(client.connect(server, error_cb=note, **options))
+    attempts: set[asyncio.Future[Any]] = {connecting, failure}
+    await asyncio.wait(attempts, timeout=REPLY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        reason = failure.result() if failure.done() else f"no answer for {REPLY_TIMEOUT_S:g} s"
+        await _disconnect(client)
+        raise BrokerError(f"{url}: no connection: {str(reason) or type(reason).__name__}")
+    connecting.result()
+    return client
 
 
 async def _disconnect(client: Client | None) -> None:

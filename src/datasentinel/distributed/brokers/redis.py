@@ -9,6 +9,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from datasentinel.distributed.brokers.base import (
@@ -159,6 +161,11 @@ class RedisSink(Sink):
 
 
 def _client(url: BrokerUrl) -> Redis:
+    tls: dict[str, Any] = {}
+    if url.tls is not None:
+        files = (url.tls.ca, url.tls.certificate, url.tls.key or url.tls.certificate)
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        tls = {"ssl": True} | {name: str(file) for name, file in zip(names, files, strict=True) if file}
     return Redis(
         host=url.host,
         port=url.port or _DEFAULT_PORT,
@@ -168,6 +175,8 @@ def _client(url: BrokerUrl) -> Redis:
         db=url.number("db", 0, minimum=0),
         socket_timeout=REPLY_TIMEOUT_S,
         socket_connect_timeout=REPLY_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),  # Whoever asked asks again.
+        **tls,
     )
 
 
