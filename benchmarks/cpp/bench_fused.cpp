@@ -1,30 +1,27 @@
-// bench_fused MODEL.onnx [SECONDS_PER_BATCH_SIZE] - times the fused backend on one core, each batch size next
-// to the core's multiply-add peak measured just before it. Times are medians of single calls of
-// Session::run (grouped where a call is shorter than the clock can tell); input and output buffers are
-// reused.
+// bench_fused SECONDS MODEL.onnx[:PRECISION]... - times the fused backend on one core, each batch size for
+// about so many seconds a model, the models in turns. Times are medians of rounds of calls of Session::run,
+// whose input and output buffers are reused; "x first" is the first model's time by this one's in the same
+// round, median over the rounds, and "of peak" the arithmetic of the dense layers beside the core's
+// multiply-add peak in float32 measured in each round.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "backends/fused/backend.h"
 #include "core/error.h"
+#include "measure.h"
 #include "roof/roof.h"
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using namespace datasentinel;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::string fact(const Facts& facts, std::string_view name) {
   for (const auto& [key, value] : facts) {
@@ -33,64 +30,95 @@ std::string fact(const Facts& facts, std::string_view name) {
   return "0";
 }
 
-double median_call(Session& session, ConstRows rows, Outputs outputs, double seconds) {
-  session.run(rows, outputs);
-  auto start = Clock::now();
-  session.run(rows, outputs);
-  const int calls = std::clamp(static_cast<int>(20e-6 / std::max(seconds_since(start), 1e-9)), 1, 1000);
-  std::vector<double> times;
-  const auto begin = Clock::now();
-  while (times.size() < 5 || seconds_since(begin) < seconds) {
-    start = Clock::now();
-    for (int i = 0; i < calls; ++i) session.run(rows, outputs);
-    times.push_back(seconds_since(start) / calls);
-  }
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
-}
+struct Subject {
+  std::string name;
+  std::unique_ptr<Session> session;
+  std::vector<float> input;
+  double flops_per_row;
+};
 
-int report(const char* path, double seconds) {
+constexpr std::size_t kMostRows = 8192;
+
+Subject load(const std::string& argument) {
+  const std::size_t colon = argument.find(':');
+  const std::string path = argument.substr(0, colon);
+  const std::string precision = colon == std::string::npos ? "float32" : argument.substr(colon + 1);
   std::ifstream file(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const auto session =
-      make_fused_backend()->load({.name = path, .onnx = std::as_bytes(std::span(bytes))}, SessionOptions());
-  const Facts facts = session->facts();
-  for (const auto& [key, value] : facts) std::printf("%s: %s\n", key.c_str(), value.c_str());
-  const std::string isa = fact(facts, "instruction set");
-  const double flops_per_row = 2 * std::stod(fact(facts, "multiply-adds per row"));
+  Subject subject{.name = argument,
+                  .session = make_fused_backend()->load(
+                      {.name = path, .onnx = std::as_bytes(std::span(bytes))}, {.precision = precision}),
+                  .input = {},
+                  .flops_per_row = 0};
+  const Facts facts = subject.session->facts();
+  std::printf("%s\n", argument.c_str());
+  for (const auto& [key, value] : facts) std::printf("  %s: %s\n", key.c_str(), value.c_str());
+  subject.flops_per_row = 2 * std::stod(fact(facts, "multiply-adds per row"));
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  subject.input.resize(kMostRows * subject.session->input_dim());
+  std::generate(subject.input.begin(), subject.input.end(), [&] { return normal(random); });
+  return subject;
+}
+
+/// The median over the rounds of `of` the two contenders' times.
+template <typename Of>
+double median_of(const bench::Contender& first, const bench::Contender& contender, Of of) {
+  std::vector<double> values;
+  for (std::size_t round = 0; round < contender.rounds_us.size(); ++round) {
+    values.push_back(of(first.rounds_us[round], contender.rounds_us[round], contender.peaks_gflops[round]));
+  }
+  return bench::median(values);
+}
+
+void report(const std::vector<Subject>& subjects, double seconds) {
+  const std::string isa = fact(subjects[0].session->facts(), "instruction set");
   const roof::Roof limit = roof::measure(isa, 2);
   std::printf("one core: %.1f GFLOP/s, L1 %.0f GB/s, L2 %.0f GB/s, memory %.0f GB/s\n", limit.gflops,
               limit.l1_gb_s, limit.l2_gb_s, limit.memory_gb_s);
-
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  const std::size_t dim = session->input_dim();
-  std::vector<float> input(8192 * dim);
-  std::generate(input.begin(), input.end(), [&] { return normal(random); });
-  std::vector<float> scores(8192);
-  std::printf("%6s %12s %12s %10s %8s\n", "batch", "median us", "rows/s", "GFLOP/s", "of peak");
-  for (const std::size_t batch : {1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
-    const double peak_gflops = roof::measure_gflops(isa, 0.02);
-    const double time = median_call(*session, {.data = input.data(), .rows = batch, .columns = dim},
-                                    {.scores = scores.data()}, seconds);
-    const double rows_per_s = static_cast<double>(batch) / time;
-    std::printf("%6zu %12.3f %12.0f %10.1f %7.1f%%\n", batch, time * 1e6, rows_per_s,
-                rows_per_s * flops_per_row / 1e9, 100 * rows_per_s * flops_per_row / 1e9 / peak_gflops);
+  std::printf("%6s %12s %12s %8s %8s  model\n", "batch", "median us", "rows/s", "x first", "of peak");
+  std::vector<float> scores(kMostRows);
+  for (const std::size_t batch : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
+    std::vector<bench::Contender> contenders;
+    for (const Subject& subject : subjects) {
+      contenders.push_back(
+          {.name = subject.name, .call = [&] {
+             subject.session->run(
+                 {.data = subject.input.data(), .rows = batch, .columns = subject.session->input_dim()},
+                 {.scores = scores.data()});
+           }});
+    }
+    bench::measure(contenders, seconds * static_cast<double>(subjects.size()),
+                   [&] { return roof::measure_gflops(isa, 2e-3); });
+    for (std::size_t i = 0; i < contenders.size(); ++i) {
+      const bench::Contender& contender = contenders[i];
+      const double time_us = bench::median(contender.rounds_us);
+      const double flops = subjects[i].flops_per_row * static_cast<double>(batch);
+      std::printf(
+          "%6zu %12.3f %12.0f %8.2f %7.1f%%  %s\n", batch, time_us,
+          static_cast<double>(batch) * 1e6 / time_us,
+          median_of(contenders[0], contender, [](double first, double own, double) { return first / own; }),
+          100 * median_of(contenders[0], contender,
+                          [&](double, double own, double peak) { return flops / (1e3 * own * peak); }),
+          contender.name.c_str());
+    }
   }
-  return EXIT_SUCCESS;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: bench_fused MODEL.onnx [SECONDS_PER_BATCH_SIZE]\n");
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: bench_fused SECONDS MODEL.onnx[:PRECISION]...\n");
     return EXIT_FAILURE;
   }
   try {
-    return report(argv[1], argc > 2 ? std::strtod(argv[2], nullptr) : 0.2);
+    std::vector<Subject> subjects;
+    for (int i = 2; i < argc; ++i) subjects.push_back(load(argv[i]));
+    report(subjects, std::strtod(argv[1], nullptr));
   } catch (const datasentinel::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return EXIT_FAILURE;
   }
+  return EXIT_SUCCESS;
 }

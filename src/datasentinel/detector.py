@@ -95,7 +95,8 @@ class Detector:
         For backends that compile models for a device, such as "tensorrt".
     precision : str
         What the network's layers are multiplied in: "float32", or what the backend offers besides: "tf32" of
-        "tensorrt"; "tf32", "bf16" and "fp16" of "fused-cuda". Other backends refuse to load then.
+        "tensorrt"; "bf16" of "fused" where the processor has AMX or AVX512_BF16; "tf32", "bf16" and "fp16" of
+        "fused-cuda". Other backends refuse to load then.
 
     Examples
     --------

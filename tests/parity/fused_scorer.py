@@ -5,7 +5,7 @@ from __future__ import annotations
 from datasentinel import _native  # noqa: TID251 - DATASENTINEL_ISA is read at each load
 
 
-def load(model: bytes, *, dim: int, num_threads: int = 1) -> _native.Scorer:
+def load(model: bytes, *, dim: int, num_threads: int = 1, precision: str = "float32") -> _native.Scorer:
     return _native.Registry({}).load(
         model,
         name="model.onnx",
@@ -13,5 +13,5 @@ def load(model: bytes, *, dim: int, num_threads: int = 1) -> _native.Scorer:
         threshold=1.0,
         feature_names=[f"f{i}" for i in range(dim)],
         num_threads=num_threads,
-        precision="float32",
+        precision=precision,
     )

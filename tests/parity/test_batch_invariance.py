@@ -23,9 +23,9 @@ def table(count, width, seed=0):
     return np.random.default_rng([seed, width]).normal(size=(count, width)).astype(np.float32)
 
 
-def assert_same_in_every_batch(onnx, rows, batches):
+def assert_same_in_every_batch(onnx, rows, batches, precision="float32"):
     """`rows` in calls of each of these sizes, the last of which may be smaller, against one call."""
-    scorer = load(onnx, dim=rows.shape[1])
+    scorer = load(onnx, dim=rows.shape[1], precision=precision)
     for answer in (scorer.score, scorer.reconstruct, scorer.contributions):
         try:
             together = answer(rows)

@@ -3,11 +3,28 @@
 #include "backends/fused/isa.h"
 #include "backends/fused/lowering.h"
 #include "backends/fused/session.h"
+#include "backends/fused/word_layers.h"
 #include "core/error.h"
 #include "onnx/graph.h"
 
 namespace datasentinel {
 namespace {
+
+fused::Arithmetic arithmetic_of(std::string_view precision) {
+  if (precision == "float32") return fused::Arithmetic::float32;
+  if (precision == "bf16") return fused::Arithmetic::bf16;
+  throw Error(ErrorCode::unsupported_model,
+              "the fused backend computes in float32 or bf16, not in " + std::string(precision));
+}
+
+const fused::WordKernels* words_for(fused::Arithmetic arithmetic, const fused::InstructionSet& set) {
+  if (arithmetic == fused::Arithmetic::float32) return nullptr;
+  if (set.bf16 != nullptr) return &set.bf16();
+  throw Error(ErrorCode::unavailable,
+              "precision bf16 on the fused backend needs a processor with amx_bf16 or avx512_bf16; here it "
+              "computes with " +
+                  set.name + " (float32 runs everywhere)");
+}
 
 class FusedBackend final : public Backend {
  public:
@@ -17,7 +34,7 @@ class FusedBackend final : public Backend {
     try {
       return {.availability = Availability::available,
               .detail = {},
-              .version = fused::choose_kernels().isa,
+              .version = fused::choose_instruction_set().kernels().isa,
               .library = {}};
     } catch (const Error& error) {
       return {.availability = Availability::no_device, .detail = error.what(), .version = {}, .library = {}};
@@ -25,18 +42,18 @@ class FusedBackend final : public Backend {
   }
 
   [[nodiscard]] std::unique_ptr<Session> load(const Model& model, const SessionOptions& options) override {
-    if (options.precision != "float32") {
-      throw Error(ErrorCode::unsupported_model,
-                  "the fused backend computes in float32 only, not in " + options.precision);
-    }
     if (options.num_threads < 1 || options.num_threads > 1024) {
       throw Error(ErrorCode::invalid_argument,
                   "num_threads must be between 1 and 1024, not " + std::to_string(options.num_threads));
     }
-    const fused::Kernels& kernels = fused::choose_kernels();
+    const fused::InstructionSet set = fused::choose_instruction_set();
+    const fused::Arithmetic arithmetic = arithmetic_of(options.precision);
+    const fused::WordKernels* words = words_for(arithmetic, set);
     const onnx::Graph graph = onnx::read_graph(model);
     try {
-      return std::make_unique<fused::FusedSession>(fused::lower(graph), kernels, options.num_threads);
+      return std::make_unique<fused::FusedSession>(
+          fused::with_layers_in_words(fused::lower(graph), arithmetic), set.kernels(), words,
+          options.num_threads);
     } catch (const Error& error) {
       throw Error(error.code(), std::string(model.name) + ": " + error.what());
     }

@@ -45,7 +45,7 @@ void lane_tile(const float* in, const float* weights, long count, const float* b
       if (kChains == 2) sums[1 % kChains][c][v] = splat(0.0F);
     }
   }
-  const auto multiply_add = [&](int chain) __attribute__((always_inline)) {
+  const auto multiply_add = [&](int chain) FUSED_LAMBDA {
     Vector rows[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) rows[v] = load(in + v * kLanes);
@@ -129,7 +129,7 @@ void column_tile(const float* in, long stride, const float* weights, long count,
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) sums[0][r][v] = load(bias + v * kLanes);
   }
-  const auto multiply_add = [&](int chain, long k) __attribute__((always_inline)) {
+  const auto multiply_add = [&](int chain, long k) FUSED_LAMBDA {
     Vector columns[kVectors];
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {

@@ -46,7 +46,7 @@ FUSED_INLINE void binary(const Layout& layout, const Step& step, Operation opera
   float* out = layout.at(step.out);
   const bool narrow_a = step.a.width < step.out.width;
   const bool narrow_b = step.b.width < step.out.width;
-  layout.each(step.out.width, [=](const auto& place) {
+  layout.each(step.out.width, [=](const auto& place) FUSED_LAMBDA {
     const Vector left = narrow_a ? place.narrow(a) : load(a + place.offset);
     const Vector right = narrow_b ? place.narrow(b) : load(b + place.offset);
     store(out + place.offset, operation(left, right));
@@ -58,16 +58,27 @@ FUSED_INLINE void extreme(const Layout& layout, const Step& step, Vector worst, 
   const float* a = layout.at(step.a);
   layout.reduce(
       step.a.width, worst,
-      [=](Vector best, const auto& place) { return better(best, load(a + place.offset)); }, better,
-      [](Vector best) { return best; }, layout.at(step.out));
+      [=](Vector best, const auto& place) FUSED_LAMBDA { return better(best, load(a + place.offset)); },
+      better, [](Vector best) FUSED_LAMBDA { return best; }, layout.at(step.out));
 }
 
 template <typename Layout, typename Fold>
 FUSED_INLINE void sum(const Layout& layout, const Step& step, Fold fold) {
   const Vector factor = splat(step.factor);
   layout.reduce(
-      step.a.width, splat(0.0F), fold, [](Vector x, Vector y) { return x + y; },
-      [=](Vector total) { return total * factor; }, layout.at(step.out));
+      step.a.width, splat(0.0F), fold, [](Vector x, Vector y) FUSED_LAMBDA { return x + y; },
+      [=](Vector total) FUSED_LAMBDA { return total * factor; }, layout.at(step.out));
+}
+
+/// The sums of a layer in words become its results.
+template <typename Layout>
+FUSED_INLINE void finish_words(const Layout& layout, const Step& step) {
+  float* out = layout.at(step.out);
+  const Vector floor = floor_of(step.function.function);
+  layout.each(step.out.width, [=](const auto& place) FUSED_LAMBDA {
+    store(out + place.offset, max(floor, load(out + place.offset) + place.constant(step.bias)));
+  });
+  if (!is_floor(step.function.function)) layout.apply(step.function, out, step.out.width, out);
 }
 
 template <typename Layout>
@@ -77,51 +88,59 @@ void run_step(const Layout& layout, const Step& step) {
   float* out = layout.at(step.out);
   const int width = step.out.width;
   const Constants constants(step);
-  const auto larger = [](Vector x, Vector y) { return max(x, y); };
-  const auto smaller = [](Vector x, Vector y) { return min(x, y); };
-  const auto value_of_a = [=](const auto& place) { return load(a + place.offset); };
+  const auto larger = [](Vector x, Vector y) FUSED_LAMBDA { return max(x, y); };
+  const auto smaller = [](Vector x, Vector y) FUSED_LAMBDA { return min(x, y); };
+  const auto value_of_a = [=](const auto& place) FUSED_LAMBDA { return load(a + place.offset); };
   const Vector infinity = splat(__builtin_inff());
   switch (step.op) {
-    case Op::dense: layout.dense(step); break;
+    case Op::dense:
+      if (step.words == nullptr) {
+        layout.dense(step);
+      } else {
+        layout.multiply_words(step);
+        finish_words(layout, step);
+      }
+      break;
+    case Op::pack: layout.pack_words(step); break;
     case Op::apply: layout.apply(step.function, a, width, out); break;
     case Op::affine:
-      layout.each(width, [=](const auto& place) {
+      layout.each(width, [=](const auto& place) FUSED_LAMBDA {
         store(out + place.offset, constants.map(place, load(a + place.offset)));
       });
       break;
     case Op::difference:
-      layout.each(width, [=](const auto& place) {
+      layout.each(width, [=](const auto& place) FUSED_LAMBDA {
         store(out + place.offset,
               constants.difference(place, load(a + place.offset), load(b + place.offset)));
       });
       break;
-    case Op::add: binary(layout, step, [](Vector x, Vector y) { return x + y; }); break;
-    case Op::subtract: binary(layout, step, [](Vector x, Vector y) { return x - y; }); break;
-    case Op::multiply: binary(layout, step, [](Vector x, Vector y) { return x * y; }); break;
-    case Op::divide: binary(layout, step, [](Vector x, Vector y) { return x / y; }); break;
+    case Op::add: binary(layout, step, [](Vector x, Vector y) FUSED_LAMBDA { return x + y; }); break;
+    case Op::subtract: binary(layout, step, [](Vector x, Vector y) FUSED_LAMBDA { return x - y; }); break;
+    case Op::multiply: binary(layout, step, [](Vector x, Vector y) FUSED_LAMBDA { return x * y; }); break;
+    case Op::divide: binary(layout, step, [](Vector x, Vector y) FUSED_LAMBDA { return x / y; }); break;
     case Op::minimum: binary(layout, step, smaller); break;
     case Op::maximum: binary(layout, step, larger); break;
     case Op::copy: layout.copy(a, width, out); break;
     case Op::gather: layout.gather(a, step.indices, width, out); break;
     case Op::sum:
-      sum(layout, step, [=](Vector total, const auto& place) {
+      sum(layout, step, [=](Vector total, const auto& place) FUSED_LAMBDA {
         const Vector x = value_of_a(place);
         return constants.weights != nullptr ? fma(x, place.constant(constants.weights), total) : total + x;
       });
       break;
     case Op::sum_squares:
-      sum(layout, step, [=](Vector total, const auto& place) {
+      sum(layout, step, [=](Vector total, const auto& place) FUSED_LAMBDA {
         return constants.add_square(place, total, constants.map(place, value_of_a(place)));
       });
       break;
     case Op::sum_difference:
       if (constants.none()) {
-        sum(layout, step, [=](Vector total, const auto& place) {
+        sum(layout, step, [=](Vector total, const auto& place) FUSED_LAMBDA {
           const Vector d = value_of_a(place) - load(b + place.offset);
           return fma(d, d, total);
         });
       } else {
-        sum(layout, step, [=](Vector total, const auto& place) {
+        sum(layout, step, [=](Vector total, const auto& place) FUSED_LAMBDA {
           const Vector d = constants.difference(place, value_of_a(place), load(b + place.offset));
           return constants.add_square(place, total, d);
         });
@@ -150,11 +169,14 @@ void run_few(const ProgramView& program, const Block& block, float* frame) {
   if (block.state != nullptr) {
     layout.read(block.state, program.state.width, layout.at(program.state));
   } else {
-    layout.each(program.state.width,
-                [&](const auto& place) { store(layout.at(program.state) + place.offset, splat(0.0F)); });
+    layout.each(program.state.width, [&](const auto& place) FUSED_LAMBDA {
+      store(layout.at(program.state) + place.offset, splat(0.0F));
+    });
   }
   const int steps = steps_for(program, block);
+  if (program.words != nullptr) program.words->begin(block.rows);
   for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
+  if (program.words != nullptr) program.words->end();
   const auto write = [&](Columns value, float* target) {
     if (target != nullptr) layout.write(layout.at(value), value.width, target);
   };
@@ -182,14 +204,16 @@ void run_block(const ProgramView& program, const Block& block, float* frame) {
     } else {
       float* state = panel(p).at(program.state);
       panel(p).each(program.state.width,
-                    [=](const auto& place) { store(state + place.offset, splat(0.0F)); });
+                    [=](const auto& place) FUSED_LAMBDA { store(state + place.offset, splat(0.0F)); });
     }
   }
   // Panels are independent, so one's multiply-adds fill the other's latencies.
   const int steps = steps_for(program, block);
+  if (program.words != nullptr) program.words->begin(0);
   for (int i = 0; i < steps; ++i) {
     for (int p = 0; p < panels; ++p) run_step(panel(p), program.steps[i]);
   }
+  if (program.words != nullptr) program.words->end();
   for (int p = 0; p < panels; ++p) {
     const long first = static_cast<long>(p) * kPanelRows;
     const auto write = [&](Columns value, float* target) {

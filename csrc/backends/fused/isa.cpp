@@ -6,14 +6,14 @@
 
 namespace datasentinel::fused {
 
-const Kernels& choose_kernels() {
+InstructionSet choose_instruction_set() {
   const char* forced = std::getenv("DATASENTINEL_ISA");
   const bool is_forced = forced != nullptr && *forced != '\0';
   std::string known;
   for (const InstructionSet& set : instruction_sets()) {
-    if (!is_forced && set.supported) return set.kernels();
+    if (!is_forced && set.supported) return set;
     if (is_forced && set.name == forced) {
-      if (set.supported) return set.kernels();
+      if (set.supported) return set;
       throw Error(ErrorCode::unavailable,
                   "DATASENTINEL_ISA=" + set.name + ", but this processor does not have that instruction set");
     }

@@ -12,14 +12,15 @@ struct InstructionSet {
   std::string name;
   bool supported;  ///< By this processor and its operating system.
   const Kernels& (*kernels)();
+  const WordKernels& (*bf16)() = nullptr;  ///< Null where it has none.
 };
 
 /// In order of preference; the last one, "portable", is always supported. isa_<processor>.cpp, or
 /// isa_generic.cpp.
 [[nodiscard]] std::vector<InstructionSet> instruction_sets();
 
-/// The kernels for this processor, or those that the environment variable DATASENTINEL_ISA names. Throws
+/// That of this processor, or the one that the environment variable DATASENTINEL_ISA names. Throws
 /// Error{invalid_argument} for an unknown name, Error{unavailable} for one the processor lacks.
-[[nodiscard]] const Kernels& choose_kernels();
+[[nodiscard]] InstructionSet choose_instruction_set();
 
 }  // namespace datasentinel::fused

@@ -38,6 +38,7 @@ struct FunctionCall {
 
 enum class Op : int {
   dense,       ///< out = function(a W + bias)
+  pack,        ///< out = a in words, as WordKernels multiply them
   apply,       ///< out = function(a)
   affine,      ///< out = (a - center) scale + offset
   difference,  ///< out = (a - center) scale + offset - b scale_b
@@ -64,6 +65,8 @@ struct Columns {
   int width = 0;
 };
 
+struct WordKernels;
+
 /// Per-column constants may be null: 0 for center and offset, 1 for scale, scale_b and weights. The others
 /// are padded with zeros to a multiple of 16 columns.
 struct Step {
@@ -74,6 +77,7 @@ struct Step {
   const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column].
   const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;
+  const WordKernels* words = nullptr;  ///< pack, and dense of packed inputs: what multiplies them.
   const float* center = nullptr;
   const float* scale = nullptr;
   const float* offset = nullptr;
@@ -93,7 +97,8 @@ struct ProgramView {
   int all_steps = 0;     ///< and all of them the contributions.
   int frame_columns = 0;
   Columns input, score, output, contributions;
-  Columns state, state_next;  ///< Of width 0 without memory.
+  Columns state, state_next;           ///< Of width 0 without memory.
+  const WordKernels* words = nullptr;  ///< Of the layers in words, if there are any.
 };
 
 /// The rows of a block and where the answers go. All but `input` may be null; without `state` every row is
@@ -107,6 +112,33 @@ struct Block {
   float* contributions = nullptr;
   float* state_next = nullptr;
 };
+
+/// What layers are multiplied in.
+enum class Arithmetic : int { float32, bf16 };
+
+/// Layers in words of 32 bits, which hold two neighbouring columns in bf16 (the first one in the low half);
+/// sums are float32. Columns and words are padded with zeros to multiples of `kWordTile`. Both layouts of a
+/// frame (see ProgramView) add up in one order. Column tiles are taken in groups of `kPanelTiles` or
+/// `kFewTiles`: `lane_weights` are packed [group][word tile][column tile][column] [word], `column_weights`
+/// [group][word tile][column tile][word][column]. A frame has room for whole tiles of columns.
+struct WordKernels {
+  const char* precision;
+  const char* instructions;
+  int most_few_rows;  ///< Rows that the columns-in-lanes layout may have.
+  /// Around the steps of a block of so many rows; of whole panels with 0.
+  void (*begin)(int few_rows);
+  void (*end)();
+  // Columns in lanes: `rows` rows, `stride` apart.
+  void (*pack_few)(const Step& step, const float* in, int rows, long stride, float* out);
+  void (*multiply_few)(const Step& step, const float* in, int rows, long stride, float* out);
+  // Rows in lanes: a panel of two vectors of rows.
+  void (*pack_panel)(const Step& step, const float* in, float* out);
+  void (*multiply_panel)(const Step& step, const float* in, float* out);
+};
+
+inline constexpr int kWordTile = 16;
+inline constexpr int kPanelTiles = 2;
+inline constexpr int kFewTiles = 4;
 
 /// How the packed weights must be cut for one instruction set.
 struct Geometry {

@@ -10,5 +10,7 @@ const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 const Kernels& kernels_neon();
+const WordKernels& bf16_amx();
+const WordKernels& bf16_avx512();
 
 }  // namespace datasentinel::fused

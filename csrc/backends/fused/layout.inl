@@ -100,7 +100,7 @@ struct RowsInLanes {
     Totals totals;
 #pragma GCC unroll 8
     for (long i = 0; i < kChains * kVectors; ++i) totals.of[i / kVectors][i % kVectors] = start;
-    const auto fold_column = [&](long chain, long c) __attribute__((always_inline)) {
+    const auto fold_column = [&](long chain, long c) FUSED_LAMBDA {
 #pragma GCC unroll 4
       for (long v = 0; v < kVectors; ++v) {
         totals.of[chain][v] = fold(totals.of[chain][v], Place{c * kStride + v * kLanes, c, v});
@@ -260,6 +260,14 @@ struct RowsInLanes {
     const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
     run(step, at(step.a), at(step.out));
   }
+
+  FUSED_INLINE void pack_words(const Step& step) const {
+    step.words->pack_panel(step, at(step.a), at(step.out));
+  }
+
+  FUSED_INLINE void multiply_words(const Step& step) const {
+    step.words->multiply_panel(step, at(step.a), at(step.out));
+  }
 };
 
 struct ColumnsInLanes {
@@ -370,5 +378,13 @@ struct ColumnsInLanes {
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_columns<1> : dense_columns<2>;
     run(rows, step, at(step.a), stride, at(step.out));
+  }
+
+  FUSED_INLINE void pack_words(const Step& step) const {
+    step.words->pack_few(step, at(step.a), rows, stride, at(step.out));
+  }
+
+  FUSED_INLINE void multiply_words(const Step& step) const {
+    step.words->multiply_few(step, at(step.a), rows, stride, at(step.out));
   }
 };

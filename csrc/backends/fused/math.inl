@@ -149,7 +149,7 @@ void apply_function(FunctionCall call, const float* in, float* out, long vectors
   const Vector a = splat(call.a);
   const Vector b = splat(call.b);
   const Vector zero = splat(0.0F);
-  const auto map = [=](auto f) __attribute__((always_inline)) {
+  const auto map = [=](auto f) FUSED_LAMBDA {
     for (long i = 0; i < vectors; ++i) store(out + i * kLanes, f(load(in + i * kLanes)));
   };
   switch (call.function) {

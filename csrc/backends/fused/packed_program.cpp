@@ -1,12 +1,14 @@
 #include "backends/fused/packed_program.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <new>
 
 #include "backends/fused/frame_layout.h"
+#include "backends/fused/word_layers.h"
 #include "core/error.h"
 
 namespace datasentinel::fused {
@@ -91,6 +93,27 @@ class Arena {
     return start + 1;
   }
 
+  /// [group of column tiles][word tile][column tile][column][word], or the last two exchanged.
+  std::size_t add_word_tiles(const WordMatrix& matrix, std::size_t group_tiles, bool words_outside) {
+    constexpr std::size_t kTile = kWordTile;
+    const std::size_t start = begin(matrix.weights.size());
+    float* target = floats_.data() + start;
+    const auto add_tile = [&](std::size_t word, std::size_t column) {
+      for (std::size_t i = 0; i < kTile * kTile; ++i) {
+        const std::size_t w = word + (words_outside ? i / kTile : i % kTile);
+        const std::size_t c = column + (words_outside ? i % kTile : i / kTile);
+        *target++ = std::bit_cast<float>(matrix.weights[w * matrix.columns + c]);
+      }
+    };
+    for (std::size_t group = 0; group < matrix.columns; group += group_tiles * kTile) {
+      const std::size_t end = std::min(group + group_tiles * kTile, matrix.columns);
+      for (std::size_t word = 0; word < matrix.words; word += kTile) {
+        for (std::size_t column = group; column < end; column += kTile) add_tile(word, column);
+      }
+    }
+    return start + 1;
+  }
+
   [[nodiscard]] const std::vector<float>& floats() const { return floats_; }
 
  private:
@@ -111,7 +134,12 @@ struct Places {
 
 Places place(Arena& arena, const Instruction& instruction, const Geometry& geometry) {
   Places places;
-  if (instruction.op == Op::dense) {
+  if (instruction.op == Op::dense && instruction.arithmetic != Arithmetic::float32) {
+    const WordMatrix matrix = words_of(instruction.dense, instruction.arithmetic);
+    places.lane_weights = arena.add_word_tiles(matrix, kPanelTiles, false);
+    places.column_weights = arena.add_word_tiles(matrix, kFewTiles, true);
+    places.bias = arena.add_bias(instruction.dense);
+  } else if (instruction.op == Op::dense) {
     places.lane_weights = arena.add_lane_weights(instruction.dense, geometry);
     places.column_weights = arena.add_column_weights(instruction.dense, geometry);
     places.bias = arena.add_bias(instruction.dense);
@@ -146,7 +174,7 @@ void AlignedFloats::Free::operator()(float* data) const noexcept {
   ::operator delete(data, std::align_val_t(kCacheLine));
 }
 
-PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
+PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, const WordKernels* words) {
   const FrameLayout layout = lay_out(program, false);
   const auto columns_of = [&](int value, std::size_t first = 0) {
     if (value < 0) return Columns{};
@@ -181,6 +209,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);
     step.bias = address(places[i].bias);
+    step.words = instruction.arithmetic == Arithmetic::float32 ? nullptr : words;
     step.center = address(places[i].center);
     step.scale = address(places[i].scale);
     step.offset = address(places[i].offset);
@@ -189,6 +218,8 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
     step.indices = indices_[i].data();
     step.factor = to_float32(instruction.factor);
     steps_.push_back(step);
+    if (step.op == Op::dense) ++layers_;
+    if (step.op == Op::dense && step.words != nullptr) ++word_layers_;
     multiply_adds_ += instruction.dense.inputs * instruction.dense.outputs;
     padded_multiply_adds += instruction.dense.inputs *
                             round_up(instruction.dense.outputs, static_cast<std::size_t>(geometry.lanes));
@@ -204,6 +235,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   view_.output_steps = steps_of(program.output_instructions);
   view_.all_steps = static_cast<int>(steps_.size());
   view_.frame_columns = layout.columns;
+  view_.words = word_layers_ > 0 ? words : nullptr;
   view_.input = columns_of(program.input);
   view_.score = columns_of(program.score);
   view_.output = columns_of(program.output);
@@ -223,6 +255,9 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry) {
   // way.
   const bool narrow = padded_multiply_adds > multiply_adds_ * 3 / 2;
   few_rows_ = static_cast<std::size_t>(geometry.tile_rows) * (narrow ? 1 : 3);
+  if (view_.words != nullptr) {
+    few_rows_ = std::min(few_rows_, static_cast<std::size_t>(view_.words->most_few_rows));
+  }
 }
 
 }  // namespace datasentinel::fused

@@ -34,8 +34,9 @@ class AlignedFloats {
 /// its place in the frame. Immutable, so any number of threads may run it.
 class PackedProgram {
  public:
-  /// Throws Error{unsupported_model} when a folded constant leaves the range of float32.
-  PackedProgram(const Program& program, const Geometry& geometry);
+  /// `words` multiplies the program's layers in words, and may be null where there are none. Throws
+  /// Error{unsupported_model} when a folded constant leaves the range of float32.
+  PackedProgram(const Program& program, const Geometry& geometry, const WordKernels* words);
 
   [[nodiscard]] const ProgramView& view() const noexcept { return view_; }
   [[nodiscard]] std::size_t constant_bytes() const noexcept { return constants_.size() * sizeof(float); }
@@ -46,6 +47,9 @@ class PackedProgram {
   [[nodiscard]] std::size_t frame_floats() const noexcept {
     return static_cast<std::size_t>(view_.frame_columns) * std::max(few_rows_, block_rows_);
   }
+  /// Layers, and those of them in words.
+  [[nodiscard]] std::size_t layers() const noexcept { return layers_; }
+  [[nodiscard]] std::size_t word_layers() const noexcept { return word_layers_; }
   /// Multiply-adds that one row costs in the dense layers.
   [[nodiscard]] std::size_t multiply_adds() const noexcept { return multiply_adds_; }
 
@@ -56,6 +60,8 @@ class PackedProgram {
   ProgramView view_;
   std::size_t few_rows_ = 0;
   std::size_t block_rows_ = 0;
+  std::size_t layers_ = 0;
+  std::size_t word_layers_ = 0;
   std::size_t multiply_adds_ = 0;
 };
 

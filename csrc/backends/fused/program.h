@@ -24,6 +24,7 @@ struct Instruction {
   std::size_t out_column = 0;  ///< copy: where in `out` to write (Concat).
   FunctionCall function;
   Dense dense;
+  Arithmetic arithmetic = Arithmetic::float32;  ///< pack, and dense of packed inputs.
   std::vector<double> center, scale, offset, scale_b, weights;
   std::vector<int> indices;
   double factor = 1;

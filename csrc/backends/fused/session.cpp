@@ -18,9 +18,10 @@ States part_of(States states, std::size_t first, std::size_t columns) {
 
 }  // namespace
 
-FusedSession::FusedSession(const Program& program, const Kernels& kernels, int num_threads)
+FusedSession::FusedSession(const Program& program, const Kernels& kernels, const WordKernels* words,
+                           int num_threads)
     : kernels_(kernels),
-      program_(program, kernels.geometry),
+      program_(program, kernels.geometry, words),
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
       state_dim_(program.state < 0 ? 0 : program.widths[static_cast<std::size_t>(program.state)]),
       has_output_(program.output >= 0),
@@ -79,8 +80,16 @@ void FusedSession::run_rows(ConstRows rows, States states, Outputs outputs) {
 }
 
 Facts FusedSession::facts() const {
+  std::string precision = "float32";
+  if (const WordKernels* words = program_.view().words) {
+    precision = words->precision;
+    precision.append(" by ").append(words->instructions);
+    precision.append(" in ").append(std::to_string(program_.word_layers()));
+    precision.append(" of ").append(std::to_string(program_.layers()));
+    precision.append(" matrix products, float32 elsewhere");
+  }
   return {{"instruction set", kernels_.isa},
-          {"precision", "float32"},
+          {"precision", precision},
           {"threads", std::to_string(num_threads_)},
           {"packed weights bytes", std::to_string(program_.constant_bytes())},
           {"scratch bytes per concurrent call", std::to_string(program_.frame_floats() * sizeof(float))},

@@ -9,10 +9,11 @@
 
 namespace datasentinel::fused {
 
-/// A lowered model on one instruction set. Thread-safe.
+/// A lowered model on one instruction set, whose layers in words, if there are any, `words` multiplies.
+/// Thread-safe.
 class FusedSession final : public Session {
  public:
-  FusedSession(const Program& program, const Kernels& kernels, int num_threads);
+  FusedSession(const Program& program, const Kernels& kernels, const WordKernels* words, int num_threads);
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override { step(rows, {}, outputs); }

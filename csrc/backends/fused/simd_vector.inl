@@ -6,6 +6,7 @@ typedef int IntVector __attribute__((vector_size(kLanes * 4)));
 typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 #define FUSED_INLINE inline __attribute__((always_inline))
+#define FUSED_LAMBDA __attribute__((always_inline))  // or GCC calls those that many loops use
 
 FUSED_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 FUSED_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }

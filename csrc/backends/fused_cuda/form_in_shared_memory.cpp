@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/fused/network_layers.h"
 #include "backends/fused_cuda/steps.h"
 #include "backends/fused_cuda/text.h"
 
@@ -47,26 +48,8 @@ std::size_t shared_floats(const Program& program, const fused::FrameLayout& layo
 }
 
 std::vector<bool> layers_in(Precision precision, const Program& program) {
-  constexpr std::size_t kLeastInputs = 16;
-  constexpr std::size_t kLeastOutputs = 8;
-  std::vector<bool> low(program.widths.size(), false);
-  if (precision == Precision::float32) return low;
-  std::vector<bool> activated(program.widths.size(), false);
-  std::vector<bool> to_be_activated(program.widths.size(), false);
-  for (const Instruction& step : program.instructions) {
-    if (step.op != Op::dense && step.op != Op::apply) continue;
-    if (step.function.function == fused::Function::identity) continue;
-    activated[static_cast<std::size_t>(step.out)] = true;
-    if (step.op == Op::apply) to_be_activated[static_cast<std::size_t>(step.a)] = true;
-  }
-  for (const Instruction& step : program.instructions) {
-    if (step.op != Op::dense) continue;
-    const auto out = static_cast<std::size_t>(step.out);
-    const bool is_layer =
-        activated[out] || to_be_activated[out] || activated[static_cast<std::size_t>(step.a)];
-    low[out] = is_layer && step.dense.inputs >= kLeastInputs && step.dense.outputs >= kLeastOutputs;
-  }
-  return low;
+  if (precision == Precision::float32) return std::vector<bool>(program.widths.size(), false);
+  return fused::network_layers(program);
 }
 
 InSharedMemory::InSharedMemory(const Program& program, const fused::FrameLayout& layout,

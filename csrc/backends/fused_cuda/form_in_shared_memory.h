@@ -37,8 +37,7 @@ struct Blocking {
 [[nodiscard]] std::size_t shared_floats(const fused::Program& program, const fused::FrameLayout& layout,
                                         const Blocking& blocking);
 
-/// By value: whether it is a layer that `precision` applies to, as in an artifact of lower precision: a
-/// product next to an activation, and wide enough. Distances and projections cancel, and stay float32.
+/// By value: whether it is a layer that `precision` applies to.
 [[nodiscard]] std::vector<bool> layers_in(Precision precision, const fused::Program& program);
 
 /// One block of threads for a block of rows: values are columns of a frame, weights in global memory. The

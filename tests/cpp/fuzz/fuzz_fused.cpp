@@ -32,7 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!is_little_work(program)) return 0;
     const bool reconstructs = program.output >= 0;
     const bool explains = program.contributions >= 0;
-    fused::FusedSession session(std::move(program), fused::choose_kernels(), 1);
+    fused::FusedSession session(std::move(program), fused::choose_instruction_set().kernels(), nullptr, 1);
     constexpr std::size_t kRows = 17;  // Odd, so that blocks meet their remainders.
     const std::size_t columns = session.input_dim();
     const std::vector<float> rows(kRows * columns, 0.5F);
