@@ -17,6 +17,7 @@ from rich.table import Table
 
 from datasentinel.artifact import load_artifact
 from datasentinel.cli.reading import Names, ReadingOptions
+from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.producer import (
     PROTOCOLS,
     Credentials,
@@ -30,10 +31,13 @@ from datasentinel.producer import (
     read_token,
     stream,
 )
+from datasentinel.producer.broker_client import BROKER_FAULTS, Payloads, Topics, broker_connector
 
 if TYPE_CHECKING:
-    from datasentinel.producer.clients import Reply
-    from datasentinel.producer.samples import Sample
+    from collections.abc import Sequence
+
+    from datasentinel.producer.clients import Connect, Reply
+    from datasentinel.producer.samples import Fault, Sample
 
 _DEFAULT_PORTS = {"tcp": 9000, "grpc": 9001}
 
@@ -73,6 +77,19 @@ def _rows(
 
     roles = ReadingOptions(label=label, normal=normal, id=id_column).roles(config)
     return FileRows(open_table(file, roles=roles), repeat=count is not None)
+
+
+def _payloads(rows: FileRows | Fleet | Telemetry, model: Path | None, time: str | None) -> Payloads:
+    """Return how samples are written for a broker: by name where there are names."""
+    config = load_artifact(model).config if model is not None else None
+    names = config.table_features if config is not None else ()
+    if isinstance(rows, FileRows) and not names:
+        names = rows.names
+    if time is None and config is not None and isinstance(told := config.columns.get("time"), str):
+        time = told
+    if time is not None and not names:
+        raise click.UsageError("--time needs the names of the features: say --model or --file.")
+    return Payloads(names, time)
 
 
 def _note(text: str) -> None:
@@ -157,6 +174,37 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     envvar="ENGINE_PORT",
     show_envvar=True,
     help="Its port.  [default: 9000 for tcp, 9001 for grpc]",
+)
+@click.option(
+    "--to",
+    metavar="URL",
+    envvar="DATASENTINEL_PRODUCE_TO",
+    show_envvar=True,
+    help="Publish to a message broker instead: the --from of `datasentinel stream`.",
+)
+@click.option(
+    "--results",
+    metavar="URL",
+    envvar="DATASENTINEL_PRODUCE_RESULTS",
+    show_envvar=True,
+    help="Where results come from: its --to.",
+)
+@click.option(
+    "--dead-letters",
+    metavar="URL",
+    envvar="DATASENTINEL_PRODUCE_DEAD_LETTERS",
+    show_envvar=True,
+    help="Where samples come back that cannot be scored.  [default: the topic of --results with .dead]",
+)
+@click.option(
+    "--group",
+    default=Topics.group,
+    show_default=True,
+    help="Who reads the results; those who do so at the same time need a group each.",
+)
+@click.option(
+    "--time",
+    help="Name of the time of sending, for a broker.  [default: as in the training of --model]",
 )
 @click.option(
     "--tls-ca",
@@ -250,6 +298,11 @@ def command(
     protocol: str,
     host: str,
     port: int | None,
+    to: str | None,
+    results: str | None,
+    dead_letters: str | None,
+    group: str,
+    time: str | None,
     tls_ca: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -272,11 +325,14 @@ def command(
     replies: bool,
     as_json: bool,
 ) -> None:
-    """Send samples to a server at a chosen rate and sum up its replies.
+    """Send samples to a server, or through a message broker, at a chosen rate and sum up the replies.
 
     Samples are synthetic telemetry (say --dim or --model), without end unless --count is given, or the rows
     of --file, once or over and over up to --count. Where labels are known, the decisions are compared with
     them; those of synthetic telemetry mean something only to a model trained on such data.
+
+    With --to, samples are JSON (objects where --model or --file names the features, otherwise arrays) with an
+    id, keyed by their stream; a reply is the result or the dead letter with that id.
 
     When the server goes away, produce reconnects and sends again what was not answered: the server gets every
     sample at least once. The exit code is 1 if replies were lost, an invalid sample was not refused or a
@@ -286,12 +342,10 @@ def command(
         raise click.UsageError("--replies and --json do not go together.")
     if token_file is not None and protocol == "tcp":
         raise click.UsageError("--token-file is for gRPC; the line protocol has no tokens.")
-    credentials = Credentials(
-        ca=tls_ca,
-        certificate=tls_certificate,
-        key=tls_key,
-        token=read_token(token_file) if token_file is not None else "",
-    )
+    if to is not None and (port or tls_ca or tls_certificate or tls_key or token_file):
+        raise click.UsageError("--port, --tls-* and --token-file are for servers; a broker's are in its URL.")
+    if (to is None) != (results is None):
+        raise click.UsageError("--to and --results go together.")
     rows = _rows(
         count=count,
         file=file,
@@ -304,10 +358,26 @@ def command(
         id_column=id_column,
         streams=streams,
     )
-    samples = stream(rows, invalid_every=invalid_every, faults=PROTOCOLS[protocol], seed=seed)
+    connect: Connect
+    faults: Sequence[Fault]
+    if to is not None and results is not None:
+        read = BrokerUrl.parse(results)
+        dead = read.dead_letters if dead_letters is None else BrokerUrl.parse(dead_letters)
+        topics = Topics(BrokerUrl.parse(to), read, dead, group)
+        faults, connect = BROKER_FAULTS, broker_connector(topics, _payloads(rows, model, time))
+    else:
+        credentials = Credentials(
+            ca=tls_ca,
+            certificate=tls_certificate,
+            key=tls_key,
+            token=read_token(token_file) if token_file is not None else "",
+        )
+        faults = PROTOCOLS[protocol]
+        connect = connector(protocol, host, port or _DEFAULT_PORTS[protocol], credentials)
+    samples = stream(rows, invalid_every=invalid_every, faults=faults, seed=seed)
     producer = Producer(
         itertools.islice(samples, count),
-        connector(protocol, host, port or _DEFAULT_PORTS[protocol], credentials),
+        connect,
         rate=rate,
         window=window,
         give_up_s=give_up_s,

@@ -25,7 +25,6 @@ _SETTINGS = (
     *("tls_client_ca", "token_file", "metrics_need_token", "max_streams", "stream_memory_mib"),
     *("stream_snapshot", "stream_snapshot_interval_s", "drain_timeout_s", "log_level", "log_format"),
 )
-_DEAD_LETTERS = ".dead"
 
 
 @click.command()
@@ -115,7 +114,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     options = StreamOptions(
         BrokerUrl.parse(source),
         to,
-        to.with_topic(to.topic + _DEAD_LETTERS) if dead_letters is None else BrokerUrl.parse(dead_letters),
+        to.dead_letters if dead_letters is None else BrokerUrl.parse(dead_letters),
         group,
         max_batch,
         num_reasons,

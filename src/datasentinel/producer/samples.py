@@ -168,6 +168,8 @@ class FileRows:
 
     Attributes
     ----------
+    names : tuple of str
+        Those of the columns, where the file has some.
     skipped : int
         Bad rows of the file.
     first_problem : str
@@ -176,6 +178,7 @@ class FileRows:
 
     def __init__(self, table: Table, *, repeat: bool = False) -> None:
         self.dim = table.num_features
+        self.names = table.columns.feature_names
         self.skipped = 0
         self.first_problem = ""
         self._table = table

@@ -214,6 +214,11 @@ class BrokerUrl:
         """Return the URL of another topic at the same broker."""
         return replace(self, topic=topic)
 
+    @property
+    def dead_letters(self) -> BrokerUrl:
+        """Where what has no result goes, unless told otherwise, if this is where results go."""
+        return self.with_topic(f"{self.topic}.dead")
+
     def check_options(self, known: Sequence[str]) -> None:
         """Refuse options that the broker does not have.
 

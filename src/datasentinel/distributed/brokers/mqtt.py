@@ -223,7 +223,7 @@ class MqttSource(Source):
     ----------
     url : BrokerUrl
         Its topic may have wildcards; its options are `client_id`, by which the broker knows the session again
-        (unless told, group and host), `session_expiry_s`, how long it keeps it, `in_flight`, how many
+        (unless told, group, host and topic), `session_expiry_s`, how long it keeps it, `in_flight`, how many
         messages it sends ahead, and `shared`, 0 for a subscription of its own.
     group : str
         The name of the shared subscription.
@@ -236,7 +236,7 @@ class MqttSource(Source):
         self._url = url
         is_shared = url.number("shared", 1, minimum=0)
         self._subscription = f"$share/{group}/{url.topic}" if is_shared else url.topic
-        self._client_id = url.options.get("client_id", f"{group}-{socket.gethostname()}")
+        self._client_id = url.options.get("client_id", f"{group}-{socket.gethostname()}-{url.topic}")
         self._session_expiry_s = url.number("session_expiry_s", 86_400, minimum=1)
         self._in_flight = _in_flight(url)
         self._connection: _Connection | None = None
