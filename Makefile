@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/.tools
 INSTALLED := $(VENV)/.installed
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
 CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp examples -name '*.cpp' -o -name '*.h' 2>/dev/null)
 SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*')
 
@@ -12,47 +14,54 @@ SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*
 FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
 PYTEST_PROCESSES ?= 2
-.PHONY: help setup demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python docs lint format \
-  wheel sbom clean
+DEV_FLAGS ?=
+.PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python docs lint \
+  format wheel sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
 
 setup: $(INSTALLED)  ## Make .venv and install datasentinel from source, with everything the tests need
 
-$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES) | $(TOOLS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt ".[cpu,train,dev]"
 	touch $(INSTALLED)
+
+tools: $(TOOLS)  ## Make .venv with what the C++ tests need alone
+
+$(TOOLS):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet "cmake>=3.24" "ninja>=1.11"
+	touch $(TOOLS)
 
 demo: setup  ## Train, export, serve and produce on real data, end to end
 	$(BIN)/datasentinel demo
 
 test: test-cpp test-python  ## Run the whole test suite
 
-test-cpp: setup  ## Build and run the C++ tests
-	$(BIN)/cmake --preset dev -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+test-cpp: tools  ## Build and run the C++ tests
+	$(CMAKE) --preset dev $(DEV_FLAGS)
 	$(BIN)/cmake --build --preset dev
 	$(BIN)/ctest --preset dev
 
-test-cpp-asan: setup  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/cmake --preset asan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+test-cpp-asan: tools  ## The same under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(CMAKE) --preset asan
 	$(BIN)/cmake --build --preset asan
 	$(BIN)/ctest --preset asan
 
-test-cpp-tsan: setup  ## Those of threads under ThreadSanitizer
-	$(BIN)/cmake --preset tsan -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+test-cpp-tsan: tools  ## Those of threads under ThreadSanitizer
+	$(CMAKE) --preset tsan
 	$(BIN)/cmake --build --preset tsan --target test_core test_serving test_streams test_grpc_session
 	$(BIN)/ctest --preset tsan
 
-test-cpp-aarch64: setup  ## Those of the kernels for 64-bit Arm under qemu; needs g++-aarch64-linux-gnu, qemu-user
-	$(BIN)/cmake --preset aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+test-cpp-aarch64: tools  ## Those of the kernels for 64-bit Arm under qemu; needs g++-aarch64-linux-gnu, qemu-user
+	$(CMAKE) --preset aarch64
 	$(BIN)/cmake --build --preset aarch64 --target test_core test_onnx test_fused test_fused_math
 	$(BIN)/ctest --preset aarch64
 
-fuzz: setup  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang
-	$(BIN)/cmake --preset fuzz -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
+fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang
+	$(CMAKE) --preset fuzz
 	$(BIN)/cmake --build --preset fuzz --target fuzz_targets
 	@set -e; for corpus in tests/cpp/fuzz/corpus/*/; do \
 	  subject=$$(basename $$corpus); found=build/fuzz/found/$$subject; mkdir -p $$found; \
