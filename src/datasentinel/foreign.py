@@ -69,11 +69,11 @@ def wrap(
     path : Path
         The foreign file. Weights beside it are taken in.
     sample : float32 array, shape [2, D]
-        Rows of the data it is for; outputs whose shape the file does not tell are tried on them.
+        Rows of the data it is for; outputs whose shape the file does not state are computed for them.
     output : str, optional
         The output to take; needed where several could be meant, and for whole numbers such as labels.
     kind : str, optional
-        What that output is; by default told by its shape: D columns reconstruct, one scores.
+        What that output is; by default inferred from its shape: D columns reconstruct, one scores.
     higher_is : str, optional
         What a higher score means; needed for scores, since scikit-learn and others differ.
 
@@ -82,7 +82,7 @@ def wrap(
     UnsupportedModelError
         The file is no ONNX graph, or has no input or output that fits.
     SettingsError
-        Something has to be told.
+        The direction of the scores has to be given.
     MissingDependencyError
         onnx is not installed.
     """
@@ -110,7 +110,7 @@ def wrap(
     if found == "score" and higher_is is None:
         raise SettingsError(
             f"{path}: output '{sink.name}' scores, but is a higher score more normal (scikit-learn's "
-            "score_samples and decision_function) or more anomalous (PyOD)? Tell with --higher-is"
+            "score_samples and decision_function) or more anomalous (PyOD)? Say which with --higher-is"
         )
     if found == "reconstruction" and higher_is == "normal":
         raise SettingsError("a reconstruction has no direction; higher_is is for scores")
@@ -133,7 +133,7 @@ def _declare_shapes(model: ModelProto, sample: Float32Array) -> None:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "the file does not tell the shapes of its outputs; finding them needs onnxruntime: pip install "
+            "the file does not state the shapes of its outputs; finding them needs onnxruntime: pip install "
             '"datasentinel[cpu]"'
         ) from error
     options = onnxruntime.SessionOptions()

@@ -110,7 +110,7 @@ def test_recalibrate_says_when_there_are_too_few_rows(model, tmp_path):
 def test_recalibrate_needs_normal_rows(model, tmp_path):
     before = (model / "config.json").read_bytes()
     data = write_csv(tmp_path / "d.csv", rows_of(20, seed=3), np.ones(20, bool))
-    with pytest.raises(DataError, match="holds 1, which does not tell the normal rows"):
+    with pytest.raises(DataError, match="holds 1, which does not say which rows are normal"):
         datasentinel("recalibrate", model, data)
     with pytest.raises(DataError, match="no normal rows"):
         datasentinel("recalibrate", model, data, "--normal", "0")

@@ -50,14 +50,14 @@ class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic from cli
     type=BatchSizes(),
     default=",".join(map(str, DEFAULT_BATCHES)),
     show_default=True,
-    help="Rows in a call.",
+    help="Rows per call.",
 )
 @click.option(
     "--budget-s",
     type=click.FloatRange(min=0, min_open=True, max=86_400),
     default=30.0,
     show_default=True,
-    help="About how long to measure; loading and checking come on top.",
+    help="About how long to measure, not counting loading and checking.",
 )
 @click.option(
     "--json",
@@ -70,7 +70,7 @@ class BatchSizes(click.ParamType):  # type: ignore[type-arg]  # generic from cli
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for PNG charts: latency, throughput and share of peak by batch size.",
 )
-@click.option("--quiet", is_flag=True, help="Print no table and no progress.")
+@click.option("--quiet", is_flag=True, help="Print neither table nor progress.")
 @click.option(
     "--compare",
     nargs=2,

@@ -36,20 +36,20 @@ _DEFAULTS = EngineOptions()
     type=click.IntRange(0, 5),
     default=_DEFAULTS.optimization_level,
     show_default=True,
-    help="How long to look for fast kernels.",
+    help="How hard to search for fast kernels.",
 )
 @click.option(
     "--workspace-mib",
     type=click.IntRange(0, 1 << 24),
     default=_DEFAULTS.workspace_mib,
-    help="Most device memory a layer may use.  [default: the library's]",
+    help="Device memory that a layer may use at most.  [default: the library's]",
 )
 @click.option(
     "--max-rows",
     type=click.IntRange(1, 1 << 24),
     default=_DEFAULTS.max_rows,
     show_default=True,
-    help="Largest batch of the engine; more rows are scored in several.",
+    help="Largest batch of the engine; more rows are split.",
 )
 @click.option(
     "--compute-capability",
@@ -57,8 +57,10 @@ _DEFAULTS = EngineOptions()
     metavar="LIST",
     help="Build for these GPUs instead, such as 8.6,8.9,12.0, without one: needs TensorRT for RTX.",
 )
-@click.option("--hardware-compatible", is_flag=True, help="Let it run on other GPUs from Ampere on, too.")
-@click.option("--version-compatible", is_flag=True, help="Let it run with other minor versions of TensorRT.")
+@click.option("--hardware-compatible", is_flag=True, help="Let it also run on other GPUs, from Ampere on.")
+@click.option(
+    "--version-compatible", is_flag=True, help="Let it also run with other minor versions of TensorRT."
+)
 def command(  # noqa: PLR0917 - click passes them by name
     model: Path,
     precision: str,

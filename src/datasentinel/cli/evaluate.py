@@ -44,7 +44,7 @@ _REASONS, _COLUMNS = 3, 3
 @click.option(
     "--alarm-rows",
     metavar="K/N",
-    help="Group anomalies into events: K of N rows raise an alarm. Tells their precision and recall.",
+    help="Group anomalies into events (K of N rows raise an alarm); report their precision and recall.",
 )
 @click.option(
     "--alarm-budget",
@@ -63,7 +63,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     alarm_budget: float | None,
     as_json: bool,
 ) -> None:
-    """Judge MODEL by the labels of DATA.
+    """Evaluate MODEL on the labelled rows of DATA.
 
     For rows in order of time, a segment is a run of consecutive anomalies; it is hit when at least one of its
     rows scores above the threshold. Coverage compares the false-positive rates that p-values promise with the

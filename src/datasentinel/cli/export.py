@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the new artifact goes.",
+    help="Folder of the new artifact.",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option(
     "--data",
     multiple=True,
-    help="Rows to calibrate int8 with and to compare the scores on; needed unless --precision is fp32.",
+    help="Rows for calibrating int8 and comparing scores; required unless --precision is fp32.",
 )
 @reading_options
 def command(model: Path, out: Path, precision: str, data: tuple[str, ...], reading: ReadingOptions) -> None:

@@ -34,7 +34,9 @@ from datasentinel.types import BACKEND_NAMES
     help="Directory for model.onnx and config.json.",
 )
 @click.option("--output", help="The output to take.  [default: the only one that fits]")
-@click.option("--kind", type=click.Choice(KINDS), help="What it is.  [default: told by its shape]")
+@click.option(
+    "--kind", type=click.Choice(KINDS), help="What that output is.  [default: inferred from its shape]"
+)
 @click.option("--higher-is", type=click.Choice(HIGHER_IS), help="What a higher score means; for scores.")
 @click.option(
     "--target-fpr",
@@ -60,7 +62,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     reading: ReadingOptions,
     backend: str,
 ) -> None:
-    """Make a model artifact of MODEL.onnx, a detector from elsewhere.
+    """Make a model artifact from MODEL.onnx, a detector made elsewhere.
 
     The graph takes one tensor [batch, D] and gives scores [batch] or [batch, 1], or reconstructions
     [batch, D]; the score of a reconstruction is its mean squared difference from the input. Whatever the

@@ -158,7 +158,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     show_default=True,
     envvar="DATASENTINEL_PROTOCOL",
     show_envvar=True,
-    help="How to talk to the server.",
+    help="Protocol to use.",
 )
 @click.option(
     "--host",
@@ -209,7 +209,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
 @click.option(
     "--tls-ca",
     type=click.Path(path_type=Path),
-    help="Speak TLS; PEM file of the authorities that sign the server's certificate.",
+    help="Use TLS; PEM file of the authorities that sign the server's certificate.",
 )
 @click.option(
     "--tls-certificate",
@@ -241,7 +241,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
 @click.option(
     "--streams",
     type=click.IntRange(1),
-    help="Synthetic telemetry of so many streams in turns, whose ids are sent along.",
+    help="Send synthetic telemetry of this many streams in turn, with their ids.",
 )
 @click.option(
     "--model",
@@ -259,12 +259,12 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     type=click.IntRange(0),
     default=10,
     show_default=True,
-    help="Every n-th sample is invalid (wrong count, not a number, nan), put between the others; 0 for none.",
+    help="Insert an invalid sample (wrong count, not a number, nan) as every n-th; 0: none.",
 )
 @click.option(
     "--count",
     type=click.IntRange(1),
-    help="Stop after so many samples, invalid ones included; --file is repeated for it.",
+    help="Stop after this many samples, invalid ones included; --file is repeated as needed.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random in samples.")
 @click.option(
@@ -275,21 +275,25 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     help="Samples per second; 0 is as fast as possible. Latency then counts from the intended start.",
 )
 @click.option(
-    "--window", type=click.IntRange(1), default=32, show_default=True, help="Samples in flight at most."
+    "--window",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Maximum number of samples in flight.",
 )
 @click.option(
     "--give-up-s",
     type=click.FloatRange(0),
     default=30.0,
     show_default=True,
-    help="End after so long without a server; until then, try again and again.",
+    help="Give up after this long without a server; retry until then.",
 )
 @click.option(
     "--reply-timeout-s",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Reconnect when a reply is overdue for so long.",
+    help="Reconnect when a reply is this long overdue.",
 )
 @click.option("--replies", is_flag=True, help="Print every reply too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

@@ -78,11 +78,11 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Say which features contributed most to the score, N a row: columns reason_1 to reason_N in CSV, a "
+    help="Report the N features that contributed most to each score: columns reason_1 to reason_N in CSV, a "
     "list `reasons` of feature, value, expected value and share in JSON lines and Parquet.",
 )
 @click.option(
-    "--keep", type=Names(), default="", help="Columns to hand through to the output, such as host,'meta_*'."
+    "--keep", type=Names(), default="", help="Columns to copy to the output, such as host,'meta_*'."
 )
 @click.option(
     "--alarm-budget",
@@ -113,7 +113,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     id. `severity` is the score over the threshold, above 1 for anomalies; models whose threshold is not
     above 0 have none.
 
-    A model with memory (train --model context) scores each row in the past of its series, which --id tells
+    A model with memory (train --model context) scores each row given the past of its series; --id separates
     apart; the rows of a series must be in order of time. Its first rows are never called anomalies; `warming`
     is 1 for them.
 

@@ -52,7 +52,7 @@ _SETTINGS = (
     metavar="URL",
     envvar="DATASENTINEL_STREAM_DEAD_LETTERS",
     show_envvar=True,
-    help="Where messages go that cannot be scored, with the reason.  [default: --to's topic with .dead]",
+    help="Where to send messages that cannot be scored, with the reason.  [default: --to's topic with .dead]",
 )
 @click.option(
     "--group", default="datasentinel", show_default=True, help="Consumers of one group share the messages."
@@ -62,7 +62,7 @@ _SETTINGS = (
     type=click.IntRange(1, 1 << 16),
     default=1024,
     show_default=True,
-    help="Most messages that are taken and scored at once; nobody waits for a batch to fill.",
+    help="Largest number of messages scored at once; no message waits for a batch to fill.",
 )
 @click.option(
     "--format",
@@ -70,13 +70,13 @@ _SETTINGS = (
     type=click.Choice(FORMATS),
     default="auto",
     show_default=True,
-    help="What payloads are: auto tells JSON, CSV and Arrow IPC by their beginnings.",
+    help="Format of the payloads; auto recognises JSON, CSV and Arrow IPC by their first bytes.",
 )
 @click.option(
     "--columns",
     type=Names(),
     default="",
-    help="What the values of a CSV line, a JSON array or a raw row are, in order.  [default: the features]",
+    help="Names of the values of a CSV line, a JSON array or a raw row, in order.  [default: the features]",
 )
 @click.option("--time", help="Column that says when a row was taken.  [default: as in training]")
 @click.option(
@@ -88,7 +88,7 @@ _SETTINGS = (
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Say which features contributed most to the score, N a row.",
+    help="Report the N features that contributed most to each score.",
 )
 def command(  # noqa: PLR0917 - click passes them by name
     config_file: Path | None,

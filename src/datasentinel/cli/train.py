@@ -67,20 +67,20 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     type=click.IntRange(1),
     default=2_000_000,
     show_default=True,
-    help="Most rows to train on; of more, a random sample is taken.",
+    help="Maximum number of rows to train on; larger files are sampled at random.",
 )
-@click.option("--test", "test_path", help="Labelled file to judge the model by.")
+@click.option("--test", "test_path", help="Labelled file to evaluate the model on.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Directory for plots.")
 @click.option(
     "--season",
     type=click.Choice(SEASONS),
-    help="Take out what the columns usually are at that time of the day or of the week, by the column "
-    "--time; auto chooses. The model then takes one column more, the second of the local week, as its last.",
+    help="Subtract what the columns usually are at that time of the day or of the week, by the column "
+    "--time; auto chooses. The model then takes one more column, the second of the local week, as its last.",
 )
 @click.option(
     "--time-zone",
     metavar="NAME",
-    help="Of the season, as in the IANA database, such as Europe/Berlin.  [default: UTC]",
+    help="Time zone of the season, from the IANA database, such as Europe/Berlin.  [default: UTC]",
 )
 @click.option(
     "--model",
@@ -98,7 +98,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     type=HalfLives(),
     default=(),
     help="How long a context detector remembers, in rows or, with --time, in time, such as 8,32 or 30s,2m.  "
-    "[default: chosen by the recording]",
+    "[default: chosen from the recording]",
 )
 @click.option(
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
@@ -112,18 +112,24 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     "--hidden",
     callback=_parse_hidden,
     metavar="N,N,..|none",
-    help="Widths of the encoder's hidden layers; the decoder mirrors them.  [default: chosen by the data]",
+    help="Widths of the encoder's hidden layers; the decoder mirrors them.  [default: chosen from the data]",
 )
 @click.option(
-    "--latent", type=click.IntRange(1), help="Width of the bottleneck.  [default: chosen by the data]"
+    "--latent", type=click.IntRange(1), help="Width of the bottleneck.  [default: chosen from the data]"
 )
-@click.option("--activation", type=click.Choice(ACTIVATIONS), help="Of the hidden layers.  [default: relu]")
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Most passes over the data.  [default: chosen by the data]"
+    "--activation", type=click.Choice(ACTIVATIONS), help="Activation of the hidden layers.  [default: relu]"
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a step.  [default: chosen by the data]")
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: chosen by the network]"
+    "--epochs",
+    type=click.IntRange(1),
+    help="Maximum number of passes over the data.  [default: chosen from the data]",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Rows per step.  [default: chosen from the data]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="[default: chosen from the network's size]",
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option(
@@ -146,7 +152,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="Of the network's layers in the exported model.",
+    help="Precision of the network's layers in the exported model.",
 )
 def command(  # noqa: PLR0917 - click passes them by name
     data: tuple[str, ...],

@@ -59,38 +59,38 @@ class Settings:
     )
     watch: bool = _setting(False, "Watch the model folder, and serve new versions as they come.")
     watch_interval_s: float = _setting(
-        1.0, "How often a watched folder is looked at.", minimum=0.01, maximum=86400
+        1.0, "How often to check a watched folder.", minimum=0.01, maximum=86400
     )
     load_timeout_s: float = _setting(
-        600.0, "How long a model may take to load before it is given up; 0: any time.", minimum=0
+        600.0, "How long a model may take to load before loading is abandoned; 0: no limit.", minimum=0
     )
     repository_control: bool = _setting(False, "Let clients load and unload models.")
-    backend: str = _setting("auto", "What runs the model.", choices=BACKEND_NAMES)
+    backend: str = _setting("auto", "Backend that runs the model.", choices=BACKEND_NAMES)
     plan_budget_s: float = _setting(
-        1.0, 'How long "auto" may measure the backends on a model that it has no plan for.', minimum=0
+        1.0, 'How long "auto" may benchmark the backends on a model that it has no plan for.', minimum=0
     )
     num_threads: int = _setting(1, "Threads that one scoring call may use.", minimum=1, maximum=1024)
     precision: str = _setting(
         "float32",
-        "What layers are multiplied in; a backend that does not offer it refuses the model.",
+        "Arithmetic of the layers; a backend that does not offer it refuses the model.",
         choices=COMPUTE_PRECISIONS,
     )
 
     engine_optimization_level: int = _setting(
-        3, "How long a GPU backend looks for fast kernels when it builds an engine.", minimum=0, maximum=5
+        3, "How hard a GPU backend searches for fast kernels when it builds an engine.", minimum=0, maximum=5
     )
     engine_workspace_mib: int = _setting(
         0,
-        "Most device memory a layer may use, in MiB; 0 leaves it to the library.",
+        "Device memory that a layer may use at most, in MiB; 0 leaves it to the library.",
         minimum=0,
         maximum=1 << 24,
     )
     engine_max_rows: int = _setting(
-        8192, "Largest batch of an engine; more rows go in several.", minimum=1, maximum=1 << 24
+        8192, "Largest batch of an engine; more rows are split.", minimum=1, maximum=1 << 24
     )
     engine_io_binding: str = _setting(
         "auto",
-        "Whether ONNX Runtime's rows and results stay in memory of the device, and whether CUDA graphs run.",
+        "Whether ONNX Runtime keeps rows and results in device memory, and whether it replays CUDA graphs.",
         choices=IO_BINDINGS,
     )
 
@@ -103,11 +103,11 @@ class Settings:
     http_port: int = _setting(9002, "Port of HTTP; 0 picks a free one.", minimum=0, maximum=65535)
     admin_port: int = _setting(
         -1,
-        "Port of health and metrics alone, over HTTP, apart from clients; 0 picks a free one, -1: none.",
+        "Separate HTTP port for health and metrics only; 0 picks a free one, -1: none.",
         minimum=-1,
         maximum=65535,
     )
-    page: bool = _setting(True, "Serve a page for people at / of the HTTP port.")
+    page: bool = _setting(True, "Serve the live page at / of the HTTP port.")
 
     tls_certificate: str = _setting(
         "", "PEM file of the certificate, which turns TLS on for every port; empty leaves it off."
@@ -117,9 +117,9 @@ class Settings:
         "", "PEM file of the authorities that sign clients' certificates; with it, every client needs one."
     )
     token_file: str = _setting(
-        "", "File of bearer tokens, one a line, of which gRPC and HTTP requests need one; empty: none needed."
+        "", "File of bearer tokens, one per line; gRPC and HTTP requests must carry one. Empty: none needed."
     )
-    metrics_need_token: bool = _setting(False, "With token_file, /metrics needs a token, too.")
+    metrics_need_token: bool = _setting(False, "With token_file, require a token for /metrics too.")
     workers: int = _setting(
         1,
         "Processes that share the ports; with more than one, a supervisor keeps them alive.",
@@ -132,14 +132,15 @@ class Settings:
     )
     tcp_max_connections: int = _setting(1024, "Open TCP connections; more are refused.", minimum=1)
     tcp_idle_timeout_s: float = _setting(
-        600.0, "Close a TCP connection on which nothing moved for so long; 0 never does.", minimum=0
+        600.0, "Close a TCP connection after this long without traffic; 0: never.", minimum=0
     )
     require_grpc: bool = _setting(
-        False, "Do not start where gRPC cannot be served, for want of libnghttp2; otherwise the log tells."
+        False,
+        "Fail to start where gRPC cannot be served for lack of libnghttp2, instead of logging a warning.",
     )
     grpc_min_ping_interval_s: float = _setting(
         5.0,
-        "gRPC clients that ping more often while no reply moves are hung up on; 0: never (gRPC's own: 300).",
+        "Disconnect gRPC clients that ping more often while no reply is sent; 0: never (gRPC's own: 300).",
         minimum=0,
         maximum=10**6,
     )
@@ -149,54 +150,56 @@ class Settings:
     )
     grpc_max_streams: int = _setting(
         1024,
-        "Calls at a time on one gRPC connection; the client holds back more.",
+        "Concurrent calls on one gRPC connection; the client holds back the rest.",
         minimum=1,
         maximum=2**31 - 1,
     )
     grpc_max_calls: int = _setting(
-        4096, "Calls at a time over all gRPC connections; more get RESOURCE_EXHAUSTED at once.", minimum=1
+        4096,
+        "Concurrent calls on all gRPC connections; further ones get RESOURCE_EXHAUSTED at once.",
+        minimum=1,
     )
     grpc_idle_timeout_s: float = _setting(
         600.0,
-        "Close a gRPC connection on which no message moved for so long, pings apart; 0 never does.",
+        "Close a gRPC connection after this long without a message, pings aside; 0: never.",
         minimum=0,
         maximum=10**6,
     )
     max_request_rows: int = _setting(
-        1 << 20, "Most rows in one gRPC or HTTP request.", minimum=1, maximum=2**31 - 1
+        1 << 20, "Largest number of rows in one gRPC or HTTP request.", minimum=1, maximum=2**31 - 1
     )
     http_max_body_bytes: int = _setting(16 << 20, "Largest HTTP request body accepted.", minimum=1)
     http_max_connections: int = _setting(256, "Open HTTP connections; more are refused.", minimum=1)
     http_idle_timeout_s: float = _setting(
-        60.0, "Close an HTTP connection on which nothing moved for so long; 0 never does.", minimum=0
+        60.0, "Close an HTTP connection after this long without traffic; 0: never.", minimum=0
     )
     receive_timeout_s: float = _setting(
         30.0,
-        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: any time.",
+        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: no limit.",
         minimum=0,
     )
     max_inline_us: float = _setting(
         300.0,
-        "Scoring that is expected to take longer, and all scoring on a GPU, is done off the event loop.",
+        "Scoring that is expected to take longer, and all scoring on a GPU, runs off the event loop.",
         minimum=0,
     )
     max_streams: int = _setting(
         100_000,
-        "Streams that a model with memory remembers; the one heard of least recently starts anew.",
+        "Streams that a model with memory remembers; beyond, the least recently used one is forgotten.",
         minimum=1,
         maximum=2**31 - 1,
     )
     stream_memory_mib: int = _setting(
         512,
-        "Memory in MiB that the states of a model's streams may take; beyond, streams go as for max_streams.",
+        "Memory in MiB for the states of a model's streams; beyond, streams are forgotten as by max_streams.",
         minimum=1,
         maximum=1 << 24,
     )
     stream_snapshot: str = _setting(
-        "", "Folder that keeps the states of streams over a restart; empty: streams start anew."
+        "", "Folder that keeps the states of streams across restarts; empty: streams start anew."
     )
     stream_snapshot_interval_s: float = _setting(
-        60.0, "How often they are written there, beside at every stop.", minimum=0.1, maximum=86400
+        60.0, "How often snapshots are written, besides at shutdown.", minimum=0.1, maximum=86400
     )
     stream_shadow_s: float = _setting(
         3600.0,
@@ -212,17 +215,19 @@ class Settings:
         maximum=1 << 24,
     )
     queue_rows: int = _setting(
-        1 << 16, "Rows that may wait off the event loop; more get RESOURCE_EXHAUSTED at once.", minimum=1
+        1 << 16,
+        "Rows that may wait in the queue; further requests get RESOURCE_EXHAUSTED at once.",
+        minimum=1,
     )
     max_queue_delay_us: int = _setting(
         0,
-        "How long a request off the event loop may wait for others to share its batch.",
+        "How long a queued request may wait for others to share its batch.",
         minimum=0,
         maximum=10**6,
     )
     write_buffer_bytes: int = _setting(
         64 << 10,
-        "Replies of one connection that may wait for a slow reader before its requests wait too.",
+        "Unread replies of one connection, in bytes, beyond which its requests are not read.",
         minimum=1,
     )
     drain_timeout_s: float = _setting(
@@ -230,12 +235,14 @@ class Settings:
     )
 
     tracing: bool = _setting(
-        False, "Send OpenTelemetry traces as OTEL_* variables say; needs datasentinel[otel]."
+        False, "Send OpenTelemetry traces, configured by OTEL_* variables; needs datasentinel[otel]."
     )
-    tracing_min_ms: float = _setting(1.0, "Answers that took less get no trace; 0 traces all.", minimum=0)
+    tracing_min_ms: float = _setting(
+        1.0, "Trace only requests that took at least this long; 0 traces all.", minimum=0
+    )
     worker_timeout_s: float = _setting(
         10.0,
-        "With several workers: replace one that has been unresponsive for so long; 0 never does.",
+        "With several workers: replace one that has been unresponsive for this long; 0: never.",
         minimum=0,
     )
     log_level: str = _setting(

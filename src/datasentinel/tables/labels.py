@@ -89,7 +89,7 @@ def is_normal_by_value(
     Raises
     ------
     DataError
-        The values do not tell; the message asks for what does.
+        The values do not say which rows are normal; the message asks for what does.
     """
     if normal:
         told = {normalise(value) for value in normal}
@@ -106,8 +106,8 @@ def is_normal_by_value(
     shown = ", ".join(sorted(_shown(value) for value in values)[:_SHOWN])
     more = ", ..." if len(values) > _SHOWN else ""
     raise DataError(
-        f"{where}: label column '{column}' holds {shown}{more}, which does not tell the normal rows from the "
-        "anomalies; name the values that mean normal with --normal"
+        f"{where}: label column '{column}' holds {shown}{more}, which does not say which rows are "
+        "normal; name the values that mean normal with --normal"
     )
 
 

@@ -193,9 +193,9 @@ def test_a_feature_may_have_a_label_s_name(frame, write):
     [
         ({"class": [1, 2, 3] * (ROWS // 3)}, "is column 'class' the label"),
         ({"class": [0, 1] * (ROWS // 2), "target": [0, 1] * (ROWS // 2)}, "is column 'class' and 'target'"),
-        ({"label": ["red", "blue"] * (ROWS // 2)}, "holds 'blue', 'red', which does not tell"),
-        ({"label": [1] * ROWS}, "holds 1, which does not tell"),
-        ({"label": [1, 2] * (ROWS // 2)}, "holds 1, 2, which does not tell"),
+        ({"label": ["red", "blue"] * (ROWS // 2)}, "holds 'blue', 'red', which does not say which rows"),
+        ({"label": [1] * ROWS}, "holds 1, which does not say which rows are normal"),
+        ({"label": [1, 2] * (ROWS // 2)}, "holds 1, 2, which does not say which rows are normal"),
     ],
 )
 def test_unclear_labels_are_asked_about(frame, write, columns, message):

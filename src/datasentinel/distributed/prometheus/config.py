@@ -161,7 +161,9 @@ class Model:
         self._fill("infer_every", self.infer_every or self.step)
         self._fill("alert_window", self.alert_window or 5 * self.step)
         if not _MODEL_NAME.fullmatch(self.name):
-            raise SettingsError(f"'{self.name}' is no name: a letter, then letters, digits, '.', '_' and '-'")
+            raise SettingsError(
+                f"'{self.name}' is not a valid name: a letter, then letters, digits, '.', '_' and '-'"
+            )
         for name in ("step", "infer_every", "fit_window", "catch_up", "alert_window"):
             _positive(name, getattr(self, name))
         if self.fit_window < 10 * self.step:
@@ -178,7 +180,8 @@ class Model:
         for label in (*self.queries, *self.by):
             if not _LABEL.fullmatch(label):
                 raise SettingsError(
-                    f"'{label}' is no name for a column or label: letters, digits and '_', no digit first"
+                    f"'{label}' is not a valid name of a column or label: expected letters, digits and '_', "
+                    "no digit first"
                 )
         self.training  # noqa: B018 - what makes no sense there is an error here
 

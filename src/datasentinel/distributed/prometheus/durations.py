@@ -17,11 +17,11 @@ def parse_duration(text: str) -> float:
     Raises
     ------
     SettingsError
-        The text is no duration of PromQL.
+        The text is not a PromQL duration.
     """
     match = _DURATION.fullmatch(text)
     if not text or match is None:
-        raise SettingsError(f"'{text}' is no duration such as 15s, 1h30m or 14d")
+        raise SettingsError(f"'{text}' is not a duration such as 15s, 1h30m or 14d")
     numbers = zip(match.groups(), _UNITS_S.values(), strict=True)
     return sum(int(number) * unit_s for number, unit_s in numbers if number)
 

@@ -364,7 +364,7 @@ class Metrics:
             self._registry.register(_WorkerCollector(board))
 
     def register(self, collector: Collector) -> None:
-        """Tell the metrics of one more collector, too."""
+        """Export the metrics of one more collector as well."""
         self._registry.register(collector)
 
     def collect(self) -> Iterable[Metric]:

@@ -80,15 +80,15 @@ def test_everything_can_be_told(tmp_path):
         (("[source]", "[sauce]"), r"key 'sauce' is unknown; did you mean source"),
         (("[source]", "[source]\nretires = 2"), r"\[source\]: key 'retires' is unknown; did you mean retries"),
         (("[models.hosts.q", '[models.hosts]\nstep = 15\n[models.hosts.q'), r"\[models.hosts\] step: expected a duration"),
-        (("[models.hosts.q", '[models.hosts]\nstep = "15"\n[models.hosts.q'), r"\[models.hosts\] step: '15' is no duration"),
+        (("[models.hosts.q", '[models.hosts]\nstep = "15"\n[models.hosts.q'), r"\[models.hosts\] step: '15' is not a duration"),
         (("[models.hosts.q", '[models.hosts]\nby = "host"\n[models.hosts.q'), r"\[models.hosts\] by: expected a list"),
         (("[models.hosts.q", '[models.hosts]\nname = "x"\n[models.hosts.q'), r"\[models.hosts\]: key 'name' is unknown"),
         (("[models.hosts.q", '[models.hosts]\nmodel = "cnn"\n[models.hosts.q'), r"\[models.hosts\] unknown model 'cnn'"),
         (("[models.hosts.q", '[models.hosts]\npreset = "x"\n[models.hosts.q'), r"preset: unknown 'x'; known are node-exporter"),
         (("[models.hosts.q", "[models.hosts]\ntime_zone = 'Mars'\n[models.hosts.q"), r"unknown time zone 'Mars'"),
-        (("load =", "load-1 ="), r"\[models.hosts\] 'load-1' is no name for a column"),
+        (("load =", "load-1 ="), r"\[models.hosts\] 'load-1' is not a valid name of a column"),
         (('"node_load1"', "1"), r"\[models.hosts\] queries.load: expected text, got 1"),
-        (("models.hosts", "models.'1 x'"), r"'1 x' is no name"),
+        (("models.hosts", "models.'1 x'"), r"'1 x' is not a valid name"),
         (("http://localhost:9090", "localhost"), r"\[source\] url: expected http://"),
         (("http://localhost", "http://me:secret@localhost"), r"without user and password"),
         (('url = "http://localhost:9090"', "retries = 1"), r"\[source\]: url is missing"),
@@ -142,5 +142,5 @@ def test_durations_are_those_of_promql(text, duration_s):
 
 @pytest.mark.parametrize("text", ["", "15", "s", "1m1h", "-5s", "1.5h", "5 m", "1s1s"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(SettingsError, match="is no duration"):
+    with pytest.raises(SettingsError, match="is not a duration"):
         parse_duration(text)
