@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,25 +12,60 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces `path` once it is complete and on disk.
 
-    On an error, `path` stays as it was.
+    On an error, `path` stays as it was. `private` as in `replacing_together`.
 
     Raises
     ------
     OSError
         The folder cannot be written, or the disk is full.
     """
+    with replacing_together(path, private=private) as (file,):
+        yield file
+
+
+@contextmanager
+def replacing_together(*paths: Path, private: bool) -> Iterator[list[BinaryIO]]:
+    """Open files for writing that replace `paths`, in this order, once all are complete and on disk.
+
+    Parameters
+    ----------
+    *paths : Path
+        Files of folders that exist.
+    private : bool
+        Whether only this user may read them; otherwise the umask decides.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be written, or the disk is full. All files stay as they were, unless renaming fails.
+    """
     import tempfile  # slow to import
 
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary: list[Path] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        with ExitStack() as stack:
+            files: list[BinaryIO] = []
+            for path in paths:
+                handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+                temporary.append(Path(name))
+                files.append(stack.enter_context(os.fdopen(handle, "wb")))
+                if not private:
+                    os.fchmod(handle, 0o666 & ~_umask())
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for source, path in zip(temporary, paths, strict=True):
+            source.replace(path)
+    finally:
+        for source in temporary:
+            source.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

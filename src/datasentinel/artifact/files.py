@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasentinel.artifact.config import Config, format_config, parse_config
 from datasentinel.artifact.folders import CONFIG_FILE, MODEL_FILE, printable, resolve_artifact
+from datasentinel.atomic_file import replacing, replacing_together
 from datasentinel.errors import ArtifactError
 
 # A protobuf message, which an ONNX file is, ends at 2 GiB.
@@ -112,19 +112,16 @@ def save_artifact(directory: str | os.PathLike[str], onnx: bytes, config: Config
     config = replace(config, model_sha256=hashlib.sha256(onnx).hexdigest())
     raw = format_config(config)
     parse_config(raw, where=directory / CONFIG_FILE)
-    temporary: dict[str, Path] = {}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in ((CONFIG_FILE, raw), (MODEL_FILE, onnx)):
-            temporary[name] = _write_temporary(directory, name, content)
-        for name, source in temporary.items():
-            source.replace(directory / name)
+        # A server often runs as another user than the trainer.
+        paths = (directory / CONFIG_FILE, directory / MODEL_FILE)
+        with replacing_together(*paths, private=False) as (config_file, model_file):
+            config_file.write(raw)
+            model_file.write(onnx)
         _sync_directory(directory)
     except OSError as error:
         raise ArtifactError(f"{directory}: cannot write the artifact: {error.strerror or error}") from error
-    finally:
-        for source in temporary.values():
-            source.unlink(missing_ok=True)
     return directory
 
 
@@ -140,7 +137,8 @@ def save_config(directory: str | os.PathLike[str], config: Config) -> None:
     raw = format_config(config)
     parse_config(raw, where=directory / CONFIG_FILE)
     try:
-        _write_temporary(directory, CONFIG_FILE, raw).replace(directory / CONFIG_FILE)
+        with replacing(directory / CONFIG_FILE, private=False) as file:
+            file.write(raw)
         _sync_directory(directory)
     except OSError as error:
         raise ArtifactError(
@@ -173,28 +171,6 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"{path}: missing; an artifact is {MODEL_FILE} and {CONFIG_FILE}") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _write_temporary(directory: Path, name: str, content: bytes) -> Path:
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-    path = Path(temporary)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # mkstemp makes private files; a server often runs as another user than the trainer.
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _sync_directory(directory: Path) -> None:
