@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.publishing import Source
     from datasentinel.distributed.prometheus.scoring import Moment
 
+# What can fail of a model: queries, writes, trainings, and for an error that nobody expected a whole look.
+OPERATIONS = ("read", "write", "fit", "look")
 _COUNTERS = {
     "rows": "Rows scored.",
     "anomalies": "Rows above the threshold.",
@@ -42,7 +44,7 @@ class Account:
     counts : Counter
         By the names of `_COUNTERS`.
     failures : Counter
-        Of "read", "write" and "fit".
+        By `OPERATIONS`.
     fits : int
     fitted_to_s : float
         The end of the window of the last training, seconds since 1970; 0 without one.
@@ -60,7 +62,7 @@ class Account:
 class ScoreBoard:
     """The latest scores and the accounts of all models.
 
-    Written by one thread, read by those that answer scrapes.
+    Written by a thread for each model, read by those that answer scrapes.
 
     Parameters
     ----------
@@ -104,12 +106,12 @@ class _Collector(Collector):
         )
         failures = CounterMetricFamily(
             "datasentinel_watch_failures",
-            "Queries, writes and trainings that failed; they are retried.",
+            "Queries, writes, trainings and whole looks that failed; they are retried.",
             labels=["model", "operation"],
         )
         for model, account in self._accounts.items():
             fits.add_metric([model], account.fits)
-            for operation in ("read", "write", "fit"):
+            for operation in OPERATIONS:
                 failures.add_metric([model, operation], account.failures[operation])
         yield from (fits, failures)
 

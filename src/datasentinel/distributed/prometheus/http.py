@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 10.0
 _SHOWN_CHARACTERS = 300
+# Each model has a thread that asks.
+_CONNECTIONS_KEPT = 16
 
 
 class ServerUnreachableError(DataSentinelError, ConnectionError):
@@ -70,6 +72,7 @@ class HttpClient:
             ca_certs=endpoint.ca_file or None,
             cert_file=endpoint.certificate_file or None,
             key_file=endpoint.key_file or None,
+            maxsize=_CONNECTIONS_KEPT,
             timeout=urllib3.Timeout(total=endpoint.timeout),
         )
         self._failure = urllib3.exceptions.HTTPError

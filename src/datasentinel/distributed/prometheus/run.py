@@ -9,6 +9,7 @@ import functools
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from datasentinel.distributed.prometheus.client import Grid, PrometheusClient, ServerUnreachableError
@@ -16,7 +17,7 @@ from datasentinel.distributed.prometheus.exposition import ExpositionServer, Sco
 from datasentinel.distributed.prometheus.remote_write import RemoteWriter
 from datasentinel.distributed.prometheus.training_process import TrainingProcess
 from datasentinel.distributed.prometheus.watcher import Watcher
-from datasentinel.errors import ServerError
+from datasentinel.errors import MissingDependencyError, ServerError
 from datasentinel.serving.logs import log
 from datasentinel.serving.signals import Signals
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 # While a training runs, how often its end is looked for.
 _TRAINING_LOOK_S = 0.5
+# How long a model is left alone after an error that nobody expected.
+_AFTER_FAULT_S = 10.0
 # Scores are told for so many looks at the server after the last one that went well.
 _FRESH_LOOKS = 3
 
@@ -102,11 +105,26 @@ def _start_training(config: WatchConfig, model: Model, last: int) -> TrainingPro
 
 
 def _look_for_ever(watchers: list[Watcher], stop: threading.Event) -> None:
+    """Look after each model in a thread of its own, so that none waits until another has caught up."""
+    with ThreadPoolExecutor(len(watchers), "watch") as pool:
+        looking = [pool.submit(_look_after, watcher, stop) for watcher in watchers]
+        try:
+            for ended in as_completed(looking):
+                ended.result()
+        finally:
+            stop.set()
+
+
+def _look_after(watcher: Watcher, stop: threading.Event) -> None:
     while not stop.is_set():
-        for watcher in watchers:
-            if not stop.is_set():
-                watcher.look(time.time())
-        stop.wait(_pause_s(watchers))
+        try:
+            watcher.look(time.time())
+        except MissingDependencyError:
+            raise  # Time will not help.
+        except Exception as error:  # a fault of ours: one model's is no reason to leave the others alone
+            watcher.fail("look", error)
+            stop.wait(_AFTER_FAULT_S)
+        stop.wait(_pause_s(watcher))
 
 
 async def _until_signalled(stop: threading.Event, work: Callable[[], None]) -> None:
@@ -144,11 +162,8 @@ def _once(watchers: list[Watcher]) -> None:
         raise ServerError("not all that is due could be scored; the log says why")
 
 
-def _pause_s(watchers: list[Watcher]) -> float:
-    now_s = time.time()
-    return min(
-        _TRAINING_LOOK_S if watcher.is_training else max(0.0, watcher.due_s - now_s) for watcher in watchers
-    )
+def _pause_s(watcher: Watcher) -> float:
+    return _TRAINING_LOOK_S if watcher.is_training else max(0.0, watcher.due_s - time.time())
 
 
 def _check_queries(client: PrometheusClient, config: WatchConfig) -> None:

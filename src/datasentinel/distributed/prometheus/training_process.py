@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Protocol
 
 from datasentinel.distributed.prometheus.client import PrometheusClient
@@ -88,9 +90,18 @@ class TrainingProcess:
 
 def _train(sender: Connection, source: Endpoint, model: Model, directory: Path, last: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watch, which ends this process.
+    threading.Thread(target=_end_with_the_watch, daemon=True).start()
     error: DataSentinelError | None = None
     try:
         fit(PrometheusClient(source), model, directory, last)
     except DataSentinelError as raised:
         error = raised
     sender.send(error)
+
+
+def _end_with_the_watch() -> None:
+    """Leave nothing behind where the watch is killed and cannot end this process."""
+    watch = multiprocessing.parent_process()
+    assert watch is not None  # noqa: S101
+    watch.join()
+    os._exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel.detector import Detector
 from datasentinel.distributed.prometheus.client import Grid, ServerUnreachableError
+from datasentinel.distributed.prometheus.exposition import OPERATIONS
 from datasentinel.distributed.prometheus.fitting import fit, load_fitted
 from datasentinel.distributed.prometheus.publishing import Source
 from datasentinel.distributed.prometheus.samples import fetch
@@ -85,7 +86,7 @@ class Watcher:
         self._retry_s = 0.0
         self._failed = {
             operation: RateLimitedLog(_logger, logging.ERROR, f"{operation}_failed", interval_s=30.0)
-            for operation in ("read", "write", "fit")
+            for operation in OPERATIONS
         }
 
     @property
@@ -172,7 +173,7 @@ class Watcher:
             self._states = states
             save_states(states, self._model.step, self._states_file)
         except DataSentinelError as error:
-            self._fail(operation, error)
+            self.fail(operation, error)
             return False
         return True
 
@@ -207,7 +208,7 @@ class Watcher:
                 # It takes more of a past.
                 retry_s = min(self._model.fit_window / 100, _LONGEST_FIT_RETRY_S)
                 self._fit_again_s = max(self._fit_again_s, now_s + retry_s)
-            self._fail("fit", error)
+            self.fail("fit", error)
 
     def _is_fit_due(self, now_s: float) -> bool:
         if self._fitted is None:
@@ -266,6 +267,8 @@ class Watcher:
     def _last_due(self, now_s: float) -> int:
         return int((now_s - self._model.offset) / self._model.step + 1e-6)
 
-    def _fail(self, operation: str, error: Exception) -> None:
+    def fail(self, operation: str, error: Exception) -> None:
+        """Count and tell a failure of one of `OPERATIONS`, with a traceback where it is a fault of ours."""
         self._account.failures[operation] += 1
-        self._failed[operation](model=self._model.name, reason=str(error))
+        fault = {} if isinstance(error, DataSentinelError) else {"exception": error}
+        self._failed[operation](model=self._model.name, reason=str(error), **fault)
