@@ -65,6 +65,20 @@ _SETTINGS = (
     help="Largest number of messages scored at once; no message waits for a batch to fill.",
 )
 @click.option(
+    "--max-batch-mib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=64.0,
+    show_default=True,
+    help="About so many bytes of messages are taken at once, in MiB.",
+)
+@click.option(
+    "--max-deliveries",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="A message that was delivered more often and not answered becomes a dead letter; 0 for never.",
+)
+@click.option(
     "--format",
     "payload_format",
     type=click.Choice(FORMATS),
@@ -97,6 +111,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     dead_letters: str | None,
     group: str,
     max_batch: int,
+    max_batch_mib: float,
+    max_deliveries: int,
     payload_format: str,
     columns: tuple[str, ...],
     time: str | None,
@@ -119,6 +135,8 @@ def command(  # noqa: PLR0917 - click passes them by name
         max_batch,
         num_reasons,
         PayloadOptions(payload_format, columns, time, id_column),
+        int(max_batch_mib * (1 << 20)),
+        max_deliveries,
     )
     settings = load_settings({**flags, "tcp": False, "grpc": False}, config_file=config_file)
     run(settings, print_ready, lambda plane, metrics: Consumer(plane, metrics, options))

@@ -137,14 +137,14 @@ async def persistently(attempt: Callable[[], Any]) -> Any:
 
 
 @asynccontextmanager
-async def consuming(artifact: Path, options: StreamOptions, **settings: object) -> AsyncIterator[Server]:
-    """Run a consumer in this process."""
+async def consuming(artifact: Path, options: StreamOptions, **settings: object) -> AsyncIterator[str]:
+    """Run a consumer in this process; its metrics are at the address."""
     server = Server(
         Settings(model=str(artifact), tcp=False, grpc=False, http_port=0, **settings),
         make_transport=lambda plane, metrics: Consumer(plane, metrics, options),
     )
-    await server.start()
+    addresses = await server.start()
     try:
-        yield server
+        yield f"http://{addresses['http']}/metrics"
     finally:
         await server.stop()

@@ -50,6 +50,7 @@ class AmqpSource(Source):
         self._url = url
         self._prefetch = url.number("prefetch", 2048, minimum=1)
         self._connection: Any = None
+        self._queue: Any = None
         self._arrived: deque[Any] = deque()
         self._arrival = asyncio.Event()
 
@@ -62,8 +63,8 @@ class AmqpSource(Source):
             self._connection.reconnect_callbacks.add(lambda *_: self._arrived.clear())
             channel = await self._connection.channel()
             await channel.set_qos(prefetch_count=self._prefetch)
-            queue = await channel.declare_queue(self._url.topic, durable=True)
-            await queue.consume(self._receive)
+            self._queue = await channel.declare_queue(self._url.topic, durable=True)
+            await self._queue.consume(self._receive)
 
     async def take(self, most: int) -> list[Message]:
         """See `Source.take`."""
@@ -80,6 +81,12 @@ class AmqpSource(Source):
         """See `Source.acknowledge`; everything before the last one of them has been answered, too."""
         with broker_errors(self._url, *_ERRORS):
             await messages[-1].handle.ack(multiple=True)
+
+    async def lag(self) -> int | None:
+        """See `Source.lag`; RabbitMQ tells how many messages it has sent to nobody yet."""
+        with broker_errors(self._url, *_ERRORS):
+            told = await self._queue.declare(timeout=REPLY_TIMEOUT_S)
+        return int(told.message_count or 0)
 
     async def close(self) -> None:
         """See `Source.close`."""

@@ -44,6 +44,8 @@ class Message(NamedTuple):
         Whether the broker says that it delivered it before.
     handle : object
         What the source needs to acknowledge it.
+    deliveries : int
+        How often it has been delivered, this time included; 0 where the broker does not count.
     """
 
     payload: bytes
@@ -52,6 +54,7 @@ class Message(NamedTuple):
     headers: Mapping[str, str]
     is_repeat: bool
     handle: Any
+    deliveries: int = 0
 
 
 class Record(NamedTuple):
@@ -107,6 +110,18 @@ class Source(ABC):
         BrokerError
             It could not be told: it will deliver them again.
         """
+
+    async def lag(self) -> int | None:
+        """Return how many messages of the group are not acknowledged yet, or None where the broker is silent.
+
+        Unlike the other methods it may be called while one of them is awaited.
+
+        Raises
+        ------
+        BrokerError
+            The broker cannot be reached now.
+        """
+        return None
 
     @abstractmethod
     async def close(self) -> None:

@@ -76,6 +76,11 @@ class KafkaSource(Source):
         with broker_errors(self._url, KafkaException):
             await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
 
+    async def lag(self) -> int | None:
+        """See `Source.lag`; of the partitions that this consumer has."""
+        with broker_errors(self._url, KafkaException):
+            return await asyncio.to_thread(self._lag)
+
     async def close(self) -> None:
         """See `Source.close`."""
         if self._consumer is not None:
@@ -83,6 +88,13 @@ class KafkaSource(Source):
                 await asyncio.to_thread(self._consumer.close)
             except (KafkaException, RuntimeError):
                 _logger.debug("the consumer was closed before")
+
+    def _lag(self) -> int:
+        lag = 0
+        for place in self._consumer.committed(self._consumer.assignment(), timeout=REPLY_TIMEOUT_S):
+            first, end = self._consumer.get_watermark_offsets(place, timeout=REPLY_TIMEOUT_S)
+            lag += end - (place.offset if place.offset >= 0 else first)
+        return lag
 
     def _take(self, most: int) -> list[Message]:
         first = self._consumer.poll(TAKE_TIMEOUT_S)

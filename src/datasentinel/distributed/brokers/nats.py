@@ -75,6 +75,7 @@ class NatsSource(Source):
         self._heard_s = 0.0
         self._inbox = ""
         self._pull_subject = ""
+        self._stream = ""
 
     async def open(self) -> None:
         """See `Source.open`."""
@@ -82,6 +83,7 @@ class NatsSource(Source):
             self._client = client = await _connect(self._url, self._begin_anew)
             jetstream = client.jetstream(timeout=REPLY_TIMEOUT_S)
             stream = self._url.options.get("stream") or await _stream_of(jetstream, self._url.topic)
+            self._stream = stream
             config = ConsumerConfig(
                 durable_name=self._group,
                 filter_subject=self._url.topic,
@@ -119,6 +121,13 @@ class NatsSource(Source):
         with broker_errors(self._url, NatsError):
             for message in messages:
                 await client.publish(message.handle)
+
+    async def lag(self) -> int | None:
+        """See `Source.lag`."""
+        with broker_errors(self._url, NatsError):
+            jetstream = self._connected().jetstream(timeout=REPLY_TIMEOUT_S)
+            facts = await jetstream.consumer_info(self._stream, self._group)
+        return (facts.num_pending or 0) + (facts.num_ack_pending or 0)
 
     async def close(self) -> None:
         """See `Source.close`."""
@@ -298,7 +307,8 @@ def _message_of(message: Msg) -> Message:
     )
     headers = message.headers or {}
     key = headers.get(_KEY_HEADER) or message.subject
-    return Message(message.data, key, f"{stream}/{sequence}", headers, deliveries != "1", message.reply)
+    count = int(deliveries)
+    return Message(message.data, key, f"{stream}/{sequence}", headers, count > 1, message.reply, count)
 
 
 def _clean(headers: dict[str, str]) -> dict[str, str]:

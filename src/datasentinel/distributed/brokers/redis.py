@@ -63,7 +63,8 @@ class RedisSource(Source):
         with broker_errors(self._url, RedisError):
             try:
                 if abandoned := await self._take_over(most):
-                    return [self._message_of(*entry, is_repeat=True) for entry in abandoned]
+                    counts = await self._deliveries_of(abandoned)
+                    return [self._message_of(*entry, counts.get(entry[0], 2)) for entry in abandoned]
                 found: Any = await self._client.xreadgroup(
                     self._group, self._consumer, {self._url.topic: ">"}, most, int(1000 * TAKE_TIMEOUT_S)
                 )
@@ -73,12 +74,20 @@ class RedisSource(Source):
                 await self._make_group()  # Somebody has deleted the stream.
                 return []
         entries: list[tuple[bytes, dict[bytes, bytes]]] = found[0][1] if found else []
-        return [self._message_of(*entry, is_repeat=False) for entry in entries]
+        return [self._message_of(*entry, deliveries=1) for entry in entries]
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
         """See `Source.acknowledge`."""
         with broker_errors(self._url, RedisError):
             await self._client.xack(self._url.topic, self._group, *(message.handle for message in messages))
+
+    async def lag(self) -> int | None:
+        """See `Source.lag`; Redis tells from 7.0 on."""
+        with broker_errors(self._url, RedisError):
+            groups: Any = await self._client.xinfo_groups(self._url.topic)
+        (facts,) = (group for group in groups if group["name"] == self._group.encode())
+        waiting = facts.get("lag")
+        return None if waiting is None else int(waiting) + int(facts["pending"])
 
     async def close(self) -> None:
         """See `Source.close`."""
@@ -112,15 +121,23 @@ class RedisSource(Source):
         # A deleted entry has no fields.
         return [(number, fields) for number, fields in entries if fields]
 
-    def _message_of(self, number: bytes, fields: dict[bytes, bytes], *, is_repeat: bool) -> Message:
+    async def _deliveries_of(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> dict[bytes, int]:
+        """Return how often entries that were taken over have been delivered, by their numbers."""
+        pending: Any = await self._client.xpending_range(
+            self._url.topic, self._group, entries[0][0], entries[-1][0], len(entries), self._consumer
+        )
+        return {one["message_id"]: int(one["times_delivered"]) for one in pending}
+
+    def _message_of(self, number: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
         headers = {_text(name): _text(value) for name, value in fields.items() if name != _PAYLOAD}
         return Message(
             fields.get(_PAYLOAD, b""),
             headers.pop("key", ""),
             f"{self._url.topic}/{number.decode()}",
             headers,
-            is_repeat,
+            deliveries > 1,
             number,
+            deliveries,
         )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from datasentinel.distributed.brokers import open_sink, open_source
-from datasentinel.distributed.stream.answers import Answerer
+from datasentinel.distributed.stream.answers import Answerer, Answers, dead_letter
 from datasentinel.distributed.stream.payloads import PayloadOptions
 from datasentinel.errors import DataSentinelError
 from datasentinel.serving.logs import RateLimitedLog, log
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from datasentinel.distributed.brokers.base import BrokerUrl, Message, Record, Sink
-    from datasentinel.distributed.stream.answers import Answers
     from datasentinel.serving.control.metrics import Metrics
     from datasentinel.serving.data_plane import DataPlane
 
@@ -34,6 +34,11 @@ _logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _UNREADABLE = "invalid_argument"
+_LAG_INTERVAL_S = 5.0
+# What has been delivered more often may have killed whoever took it.
+_CALM_DELIVERIES = 3
+# The share of a batch's bytes that a message is taken to have before one was seen.
+_FIRST_SHARE = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class StreamOptions:
     num_reasons : int
         How many reasons a result has for each row; 0 for none.
     payload : PayloadOptions
+    max_batch_bytes : int
+        About so many bytes of payloads are taken at once, by the sizes of those before.
+    max_deliveries : int
+        A message that was delivered more often becomes a dead letter, where the broker counts; 0 for never.
     """
 
     source: BrokerUrl
@@ -60,6 +69,8 @@ class StreamOptions:
     max_batch: int = 1024
     num_reasons: int = 0
     payload: PayloadOptions = field(default_factory=PayloadOptions)
+    max_batch_bytes: int = 64 << 20
+    max_deliveries: int = 10
 
 
 class Consumer(Collector):
@@ -95,7 +106,10 @@ class Consumer(Collector):
         self._dead_letters = open_sink(options.dead_letters)
         self._consuming: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._measuring: asyncio.Task[None] | None = None
         self._repeats = self._retries = 0
+        self._lag: int | None = None
+        self._message_bytes = options.max_batch_bytes * _FIRST_SHARE
         self._failure_log = RateLimitedLog(_logger, logging.WARNING, "broker_failed")
         self._dead_letter_log = RateLimitedLog(_logger, logging.WARNING, "dead_letter")
 
@@ -123,11 +137,16 @@ class Consumer(Collector):
             await self._close()
             raise
         self._consuming = asyncio.create_task(self._consume())
+        self._measuring = asyncio.create_task(self._measure_lag())
         return self._options.source
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more, answer what was taken, and disconnect; what is left after `timeout_s` stays."""
         self._stopping.set()
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.gather(self._measuring, return_exceptions=True)
+            self._measuring = None
         if self._consuming is not None:
             await asyncio.wait({self._consuming}, timeout=timeout_s)
             self._consuming.cancel()
@@ -145,6 +164,12 @@ class Consumer(Collector):
             "Failures of a broker after which it was asked again.",
             value=self._retries,
         )
+        if self._lag is not None:
+            yield GaugeMetricFamily(
+                "datasentinel_stream_lag",
+                "Messages that the broker keeps for the group and that are not acknowledged.",
+                value=self._lag,
+            )
 
     async def _close(self) -> None:
         for end in (self._source, self._sink, self._dead_letters):
@@ -168,12 +193,28 @@ class Consumer(Collector):
 
     def _start_taking(self) -> asyncio.Task[list[Message]]:
         take = self._source.take
-        return asyncio.create_task(self._until_done("take", lambda: take(self._options.max_batch), list))
+        most = max(1, min(self._options.max_batch, int(self._options.max_batch_bytes / self._message_bytes)))
+        return asyncio.create_task(self._until_done("take", lambda: take(most), list))
 
     async def _answer(self, messages: list[Message]) -> None:
-        began_s = perf_counter()
+        largest = max(len(message.payload) for message in messages)
+        self._message_bytes = max(1, largest, self._message_bytes / 2)
         self._repeats += sum(message.is_repeat for message in messages)
-        answers = await self._until_done("score", lambda: self._score(messages))
+        calm = [message for message in messages if message.deliveries <= _CALM_DELIVERIES]
+        if calm:
+            await self._answer_together(calm)
+        # One of the others may kill this process: each is answered by itself, so that it takes no other
+        # along, and in another order each time, so that those behind it have their turn.
+        others = [message for message in messages if message.deliveries > _CALM_DELIVERIES]
+        for message in random.sample(others, len(others)):
+            await self._answer_together([message])
+
+    async def _answer_together(self, messages: list[Message]) -> None:
+        began_s = perf_counter()
+        if self._is_given_up(messages[0]):
+            answers = Answers(dead_letters=[dead_letter(messages[0], _given_up_reason(messages[0]))])
+        else:
+            answers = await self._until_done("score", lambda: self._score(messages))
         await self._publish(self._sink, answers.results)
         await self._publish(self._dead_letters, answers.dead_letters)
         try:
@@ -182,6 +223,20 @@ class Consumer(Collector):
             self._retries += 1  # They come again.
             self._failure_log(action="acknowledge", reason=error)
         self._count(answers, len(messages), perf_counter() - began_s)
+
+    def _is_given_up(self, message: Message) -> bool:
+        most = self._options.max_deliveries
+        return most > 0 and max(most, _CALM_DELIVERIES) < message.deliveries
+
+    async def _measure_lag(self) -> None:
+        """Ask the broker now and then how much waits; while it does not say, nothing is told."""
+        while True:
+            try:
+                self._lag = await self._source.lag()
+            except Exception as error:  # a figure is no reason to stop
+                self._lag = None
+                log(_logger, logging.DEBUG, "lag_unknown", reason=error)
+            await asyncio.sleep(_LAG_INTERVAL_S)
 
     async def _score(self, messages: Sequence[Message]) -> Answers:
         served = self._plane.served
@@ -226,3 +281,7 @@ class Consumer(Collector):
             code=_UNREADABLE,
         )
         log(_logger, logging.DEBUG, "answered", messages=messages, rows=answers.rows, duration_s=duration_s)
+
+
+def _given_up_reason(message: Message) -> str:
+    return f"was delivered {message.deliveries} times and never answered: whoever took it may have died of it"
