@@ -20,9 +20,9 @@ build_tools() {
 
 mkdir -p docker/requirements
 build_tools | lock build.txt --universal -
-lock producer.txt --universal --extra grpc pyproject.toml
-lock server-cpu.txt --universal --extra cpu pyproject.toml
-lock server-gpu.txt --universal --extra gpu pyproject.toml
+lock producer.txt --universal --extra grpc --extra nats pyproject.toml
+lock server-cpu.txt --universal --extra cpu --extra nats pyproject.toml
+lock server-gpu.txt --universal --extra gpu --extra nats pyproject.toml
 # The +cpu build has no CUDA packages behind it. It is locked for the one platform that the image is made for.
 echo "$(grep '^torch==' constraints.txt)+cpu" |
     lock trainer-cpu.txt --python-platform x86_64-manylinux_2_28 --extra cpu --extra train --constraint - pyproject.toml

@@ -14,13 +14,24 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from datasentinel.cli.produce import command as produce
+from datasentinel.cli.stream import command as stream
+from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.serving.setting_sources import load_settings
 from datasentinel.serving.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()
 STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.DOTALL | re.MULTILINE))
-OURS = ("trainer", "server", "producer", "trainer-gpu", "server-gpu")
+# Our services and the image of each.
+OURS = {
+    "trainer": "trainer",
+    "server": "server",
+    "producer": "producer",
+    "trainer-gpu": "trainer",
+    "server-gpu": "server",
+    "stream": "server",
+    "stream-producer": "producer",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +54,7 @@ def test_our_containers_are_locked_down(compose, name):
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["build"]["target"] == name.removesuffix("-gpu")
+    assert service["build"]["target"] == OURS[name]
     assert service["build"]["target"] in STAGES
 
 
@@ -62,6 +73,8 @@ def test_only_profiles_start_what_is_not_everybodys(compose):
         "producer",
     }
     assert {name for name, profile in profiles.items() if profile == ["gpu"]} == {"trainer-gpu", "server-gpu"}
+    streams = {name for name, profile in profiles.items() if profile == ["stream"]}
+    assert streams == {"nats", "stream", "stream-producer"}
     assert {name for name, profile in profiles.items() if profile == ["observability"]} == {
         "prometheus",
         "grafana",
@@ -112,6 +125,28 @@ def test_the_producer_reads_the_variables_of_old(compose):
         assert context.params["rate"] == 100
 
 
+def test_the_producer_of_streams_writes_and_reads_what_the_stream_reads_and_writes(compose, monkeypatch):
+    services = compose["services"]
+    needs = services["stream"]["depends_on"]
+    assert needs["trainer"] == {"condition": "service_completed_successfully"}
+    assert needs["nats"] == {"condition": "service_healthy"}
+    assert services["stream-producer"]["depends_on"] == {"stream": {"condition": "service_healthy"}}
+    for name in ("stream", "stream-producer"):
+        for variable, text in environment_of(services[name]).items():
+            monkeypatch.setenv(variable, text)
+    with stream.make_context("stream", services["stream"]["command"][1:]) as context:
+        source, sink = (BrokerUrl.parse(context.params[end]) for end in ("source", "sink"))
+    arguments = [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in services["stream-producer"]["command"]]
+    with produce.make_context("produce", arguments[1:]) as context:
+        assert BrokerUrl.parse(context.params["to"]) == source
+        assert BrokerUrl.parse(context.params["results"]) == sink
+        assert context.params["model"] == Path("/models")
+    assert source.host == sink.host == "nats"
+    assert source.topic != sink.topic
+    server = {"DATASENTINEL_BACKEND": "auto", "DATASENTINEL_LOG_FORMAT": "json"}
+    assert server.items() <= environment_of(services["stream"]).items()
+
+
 def image_environment(stage: str) -> dict[str, str]:
     (block,) = re.findall(r"^ENV (.*?[^\\])$", STAGES[stage], re.DOTALL | re.MULTILINE)
     pairs = dict(word.split("=", 1) for word in shlex.split(block.replace("\\\n", " ")))
@@ -123,7 +158,7 @@ def test_the_health_check_asks_the_real_endpoint():
 
 
 def test_images_of_others_are_pinned(compose):
-    images = [compose["services"][name]["image"] for name in ("prometheus", "grafana")]
+    images = [compose["services"][name]["image"] for name in ("prometheus", "grafana", "nats")]
     images.append(re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[1])
     images.append(re.search(r":-(.*)\}$", compose["x-gpu"]["BASE_IMAGE"])[1])
     for image in images:
@@ -165,9 +200,9 @@ def test_locks_hold_what_the_package_needs():
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("producer", []),
-        ("server-cpu", ["cpu"]),
-        ("server-gpu", ["gpu"]),
+        ("producer", ["grpc", "nats"]),
+        ("server-cpu", ["cpu", "nats"]),
+        ("server-gpu", ["gpu", "nats"]),
         ("trainer-cpu", ["cpu", "train", "parquet"]),
         ("trainer-gpu", ["gpu", "train", "parquet"]),
     ],

@@ -11,13 +11,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from datasentinel.cli.stream import command as stream
 from datasentinel.serving.setting_sources import load_settings
 from datasentinel.serving.settings import Settings, variable_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 OLDEST_KUBERNETES = "1.30"
-# Of the Prometheus operator and KServe, which bring their schemas into the cluster themselves.
-CUSTOM_KINDS = {"ServiceMonitor", "ServingRuntime", "InferenceService"}
+# Of the Prometheus operator, KEDA and KServe, which bring their schemas into the cluster themselves.
+CUSTOM_KINDS = {"ServiceMonitor", "ScaledObject", "ServingRuntime", "InferenceService"}
 KUSTOMIZE_KINDS = {"Kustomization", "Component"}
 VARIABLES = {variable_name(setting) for setting in fields(Settings)}
 
@@ -215,6 +216,29 @@ def test_prometheus_is_told_of_the_http_port(tmp_path):
     assert {each["port"] for each in monitor["spec"]["endpoints"]} <= {
         each["name"] for each in service["spec"]["ports"]
     }
+
+
+def test_a_stream_is_scaled_by_what_waits_at_the_broker_and_may_reach_it(tmp_path):
+    objects = render_with(tmp_path, "stream")
+    validate(objects)
+    container = server_of(objects)
+    with stream.make_context("stream", ["--from", "nats://h/telemetry", "--to", "nats://h/t"]) as context:
+        group = context.params["group"]
+    assert container["args"] == ["stream"]
+    secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
+    assert secrets == ["datasentinel-stream"]
+    assert any("configMapRef" in each for each in container["envFrom"])
+    # Two that scale the same pods would fight.
+    assert "HorizontalPodAutoscaler" not in {each["kind"] for each in objects}
+    scaled = one(objects, "ScaledObject")["spec"]
+    deployment = one(objects, "Deployment")
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    (trigger,) = scaled["triggers"]
+    assert trigger["type"] == "nats-jetstream"
+    assert trigger["metadata"]["consumer"] == group
+    assert all(isinstance(text, str) for text in trigger["metadata"].values())
+    egress = one(objects, "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {4222, 53}
 
 
 def test_the_example_has_tls_and_tokens_where_the_settings_say():
