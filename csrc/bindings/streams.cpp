@@ -29,14 +29,19 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 using DoubleArray = py::array_t<double, py::array::c_style>;
 
 std::shared_ptr<StateStore> make_store(std::size_t state_size, std::size_t warm_up_rows,
-                                       std::size_t max_streams, std::size_t max_bytes, double gap_s) {
-  return std::make_shared<StateStore>(state_size, warm_up_rows,
-                                      StateLimits{.max_streams = max_streams, .max_bytes = max_bytes}, gap_s);
+                                       std::size_t max_streams, std::size_t max_bytes, double gap_s,
+                                       double row_s, std::vector<float> first_values,
+                                       std::size_t stale_rows) {
+  return std::make_shared<StateStore>(
+      state_size, warm_up_rows, StateLimits{.max_streams = max_streams, .max_bytes = max_bytes},
+      StreamRules{.gap_s = gap_s,
+                  .row_s = row_s,
+                  .carry = {.first = std::move(first_values), .stale_rows = stale_rows}});
 }
 
 /// Rows that follow each other in the same stream are a part.
 std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstRows rows, Outputs outputs,
-                                 std::uint8_t* warming, const double* times_s) {
+                                 std::uint8_t* warming, const double* times_s, float* to_fill) {
   std::vector<StreamPart> parts;
   for (std::size_t i = 0; i < rows.rows; ++i) {
     if (parts.empty() || parts.back().stream != streams[i]) {
@@ -44,7 +49,8 @@ std::vector<StreamPart> parts_of(const std::vector<std::string>& streams, ConstR
                        .rows = rows.row(i),
                        .outputs = outputs.from_row(i, rows.columns),
                        .warming = warming + i,
-                       .times_s = times_s == nullptr ? nullptr : times_s + i});
+                       .times_s = times_s == nullptr ? nullptr : times_s + i,
+                       .to_fill = to_fill == nullptr ? nullptr : to_fill + i * rows.columns});
     }
     ++parts.back().count;
   }
@@ -72,7 +78,7 @@ const double* data_of(const std::optional<DoubleArray>& times_s, std::size_t row
 }
 
 /// The scores of the rows, [N], each of the stream of this id, and whether they are warming; fills in what
-/// else there is room for.
+/// else there is room for, and the rows where they lack values that the store carries.
 py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& x,
                 const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s,
                 const std::optional<FloatArray>& reconstructions,
@@ -94,15 +100,17 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
                         .contributions = room_in(contributions, x)};
   auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
   const double* const times = data_of(times_s, rows.rows);
+  const CarryRule& carry = self.rules().carry;
+  float* const to_fill = carry.carries() ? FloatArray(x).mutable_data() : nullptr;
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
-    scorer.scorer->check(rows);
-    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, outputs, warm, times));
+    StreamScorer::check(*scorer.scorer, carry, rows);
+    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, outputs, warm, times, to_fill));
   }
   return py::make_tuple(std::move(scores), std::move(warming));
 }
 
-/// The next place, or None at the end; streams, their last use, their states [N, S], and the times of their
+/// The next place, or None at the end; streams, their last use, their records [N, R], and the times of their
 /// last rows.
 py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
   StatePage page;
@@ -114,21 +122,21 @@ py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
   py::list streams;
   for (const std::string& stream : page.streams) streams.append(py::bytes(stream));
   const auto rows = static_cast<py::ssize_t>(page.streams.size());
-  py::array_t<float> states({rows, static_cast<py::ssize_t>(self.state_size())}, page.states.data());
+  py::array_t<float> records({rows, static_cast<py::ssize_t>(self.record_size())}, page.records.data());
   py::array_t<std::uint64_t> last_used(rows, page.last_used.data());
   DoubleArray times_s(rows, page.times_s.data());
   return py::make_tuple(more ? py::object(py::int_(place)) : py::none(), std::move(streams),
-                        std::move(last_used), std::move(states), std::move(times_s));
+                        std::move(last_used), std::move(records), std::move(times_s));
 }
 
-std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& states,
+std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& records,
                    const std::optional<DoubleArray>& times_s) {
-  if (states.ndim() != 2 || static_cast<std::size_t>(states.shape(0)) != streams.size() ||
-      static_cast<std::size_t>(states.shape(1)) != self.state_size()) {
+  if (records.ndim() != 2 || static_cast<std::size_t>(records.shape(0)) != streams.size() ||
+      static_cast<std::size_t>(records.shape(1)) != self.record_size()) {
     throw Error(ErrorCode::invalid_argument,
-                "states must have shape [N, " + std::to_string(self.state_size()) + "], with N streams");
+                "records must have shape [N, " + std::to_string(self.record_size()) + "], with N streams");
   }
-  const float* const first = states.data();
+  const float* const first = records.data();
   const double* const times = data_of(times_s, streams.size());
   const py::gil_scoped_release release;
   return self.insert(streams, first, times);
@@ -143,19 +151,24 @@ void bind_streams(py::module_& module) {
   py::class_<StateStore, std::shared_ptr<StateStore>>(module, "StateStore")
       .def(py::init(&make_store), py::arg("state_size"), py::arg("warm_up_rows"), py::kw_only(),
            py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max(),
-           py::arg("gap_s") = std::numeric_limits<double>::infinity())
+           py::arg("gap_s") = std::numeric_limits<double>::infinity(), py::arg("row_s") = 0.0,
+           py::arg("first_values") = std::vector<float>(), py::arg("stale_rows") = 0)
       .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"),
            py::arg("times_s") = py::none(), py::kw_only(),
            py::arg("reconstructions").noconvert() = py::none(),
            py::arg("contributions").noconvert() = py::none())
       .def("forget", &StateStore::forget, py::arg("stream"))
       .def("copy", &copy, py::arg("place"), py::arg("count"))
-      .def("insert", &insert, py::arg("streams"), py::arg("states"), py::arg("times_s") = py::none())
+      .def("insert", &insert, py::arg("streams"), py::arg("records"), py::arg("times_s") = py::none())
       .def("__contains__", &StateStore::contains)
       .def("__len__", &StateStore::size)
+      .def("stale_columns", &StateStore::stale_columns, py::arg("stream"))
       .def_property_readonly("state_size", &StateStore::state_size)
+      .def_property_readonly("record_size", &StateStore::record_size)
       .def_property_readonly("bytes", &StateStore::bytes)
       .def_property_readonly("warming", &StateStore::warming)
+      .def_property_readonly("stale", &StateStore::stale)
+      .def_property_readonly("stale_rows", &StateStore::stale_rows)
       .def_property_readonly("evicted", &StateStore::evicted);
 }
 

@@ -105,12 +105,13 @@ void bind_tables(py::module_& module) {
   py::class_<CsvParser>(module, "CsvParser")
       .def(py::init([](std::size_t width, std::vector<std::size_t> numbers, std::vector<std::size_t> texts,
                        const std::string& delimiter, const std::string& quote, const std::string& decimal,
-                       const std::string& comment) {
+                       const std::string& comment, std::vector<std::string> missing) {
              return CsvParser(as_dialect(delimiter, quote, decimal, comment), width, std::move(numbers),
-                              std::move(texts));
+                              std::move(texts), std::move(missing));
            }),
            py::kw_only(), py::arg("width"), py::arg("numbers"), py::arg("texts"), py::arg("delimiter"),
-           py::arg("quote"), py::arg("decimal"), py::arg("comment"))
+           py::arg("quote"), py::arg("decimal"), py::arg("comment"),
+           py::arg("missing") = std::vector<std::string>())
       .def("parse_float32", &parse<float>, py::arg("text"))
       .def("parse_float64", &parse<double>, py::arg("text"))
       .def(

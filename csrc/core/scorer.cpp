@@ -79,12 +79,6 @@ std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
   return features_ ? features_->counts() : std::vector<std::vector<std::uint64_t>>();
 }
 
-std::size_t Scorer::warming_rows(const float* state, std::size_t count) const noexcept {
-  const auto seen = static_cast<std::size_t>(state[state_dim() - 1]);
-  const std::size_t before = seen - std::min(seen, count);
-  return std::min(count, warm_up_rows_ - std::min(warm_up_rows_, before));
-}
-
 void Scorer::run(ConstRows rows, Outputs outputs) {
   if (state_dim() != 0) {
     throw Error(ErrorCode::unsupported_model,
@@ -108,7 +102,7 @@ void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
       [&](std::size_t row) { return is_warming(states + row * state_dim()); });
 }
 
-void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
+std::size_t Scorer::scan(ConstRows rows, float* state, Outputs outputs, const float* extra_steps) {
   require_memory();
   check(rows);
   std::size_t warming = 0;
@@ -116,12 +110,14 @@ void Scorer::scan(ConstRows rows, float* state, Outputs outputs) {
     const States states{.before = state, .after = state};
     for (std::size_t i = 0; i < rows.rows; ++i) {
       const ConstRows row{.data = rows.row(i), .rows = 1, .columns = rows.columns};
+      if (extra_steps != nullptr) state[state_dim() - 2] = extra_steps[i];
       session_->step(row, states, outputs.from_row(i, rows.columns));
+      warming += static_cast<std::size_t>(is_warming(state));
     }
-    warming = warming_rows(state, rows.rows);
     return std::optional<Cell>();
   };
   score(rows, outputs, call, [&](std::size_t row) { return row < warming; });
+  return warming;
 }
 
 void Scorer::require_memory() const {

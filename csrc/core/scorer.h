@@ -83,11 +83,10 @@ class Scorer {
   [[nodiscard]] std::size_t warm_up_rows() const noexcept { return warm_up_rows_; }
 
   /// Whether the last row that a stream in this state has seen is one of its first: a state ends with the
-  /// number of rows seen.
-  [[nodiscard]] bool is_warming(const float* state) const noexcept { return warming_rows(state, 1) != 0; }
-
-  /// How many of the last `count` rows that a stream in this state has seen are; they are the first of these.
-  [[nodiscard]] std::size_t warming_rows(const float* state, std::size_t count) const noexcept;
+  /// number of rows seen, or how many usual steps they took.
+  [[nodiscard]] bool is_warming(const float* state) const noexcept {
+    return state[state_dim() - 1] < static_cast<float>(warm_up_rows_) + 1;
+  }
 
   /// Throws Error{invalid_argument} for rows that `run`, `step` and `scan` refuse.
   void check(ConstRows rows) const;
@@ -98,8 +97,10 @@ class Scorer {
   /// As `run` for rows of as many streams; `states`, one a row, are brought up to date.
   void step(ConstRows rows, float* states, Outputs outputs);
 
-  /// As `run` for the rows of one stream, one after the other; `state` is brought up to date.
-  void scan(ConstRows rows, float* state, Outputs outputs);
+  /// As `run` for the rows of one stream, one after the other; `state` is brought up to date. Where
+  /// `extra_steps` is not null, the state's last value but one is each of these in turn: see `StreamRules`.
+  /// Returns how many of the rows are warming: they are the first ones.
+  std::size_t scan(ConstRows rows, float* state, Outputs outputs, const float* extra_steps = nullptr);
 
  private:
   using Clock = std::chrono::steady_clock;

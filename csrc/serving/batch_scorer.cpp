@@ -47,7 +47,10 @@ Outputs extend(ScoringTask& task, std::size_t count, std::size_t columns) {
 void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::vector<StreamPart>& parts) {
   const Scorer& scorer = *task.model->scorer;
   const std::size_t columns = scorer.input_dim();
-  if (begin == 0) scorer.check({.data = task.values.data(), .rows = task.rows, .columns = columns});
+  const CarryRule& carry = task.model->states()->rules().carry;
+  if (begin == 0) {
+    StreamScorer::check(scorer, carry, {.data = task.values.data(), .rows = task.rows, .columns = columns});
+  }
   const Outputs outputs = extend(task, count, columns);
   task.warming.resize(begin + count);
   std::size_t first = 0;
@@ -62,6 +65,7 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
                        .outputs = outputs.from_row(from - begin, columns),
                        .warming = task.warming.data() + from,
                        .times_s = task.times_s.empty() ? nullptr : task.times_s.data() + from,
+                       .to_fill = carry.carries() ? task.values.data() + from * columns : nullptr,
                        .starts = of_stream.starts && from == first,
                        .ends = of_stream.ends && to == last});
     }
@@ -69,8 +73,8 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
   }
 }
 
-/// Scores the rows, and then lets the model's shadow see them: whatever becomes of that is no answer's
-/// matter.
+/// Scores the rows, and then lets the model's shadow see them, filled in where they lacked values: whatever
+/// becomes of that is no answer's matter.
 void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<StreamPart>& parts) {
   scorer.score(*model.scorer, *model.states(), parts);
   Shadow* const shadow = model.abilities.shadow.get();

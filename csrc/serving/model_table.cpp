@@ -23,6 +23,10 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
     throw Error(ErrorCode::invalid_argument,
                 "a model with memory needs a store of states of its size, and one without needs none");
   }
+  if (abilities.states != nullptr && abilities.states->rules().carry.carries() &&
+      abilities.states->rules().carry.first.size() != scorer->input_dim()) {
+    throw Error(ErrorCode::invalid_argument, "values are carried for each of a model's columns or for none");
+  }
   if (const Shadow* const shadow = abilities.shadow.get();
       shadow != nullptr &&
       (abilities.states == nullptr || shadow->scorer().input_dim() != scorer->input_dim() ||

@@ -1,6 +1,7 @@
 #include "serving/state_store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 
@@ -11,12 +12,13 @@ constexpr std::size_t kChunkFloats = std::size_t{1} << 16;
 
 }  // namespace
 
-StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits, double gap_s)
+StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits,
+                       StreamRules rules)
     : state_size_(state_size),
       warm_up_rows_(static_cast<float>(warm_up_rows)),
       limits_(limits),
-      gap_s_(gap_s),
-      chunk_slots_(std::max<std::size_t>(1, kChunkFloats / std::max<std::size_t>(1, state_size))) {
+      rules_(std::move(rules)),
+      chunk_slots_(std::max<std::size_t>(1, kChunkFloats / std::max<std::size_t>(1, record_size()))) {
   if (state_size == 0) throw Error(ErrorCode::invalid_argument, "a state has at least one value");
   if (limits.max_streams == 0 || limits.max_bytes == 0) {
     throw Error(ErrorCode::invalid_argument, "max_streams and the memory for streams must be at least 1");
@@ -26,7 +28,8 @@ StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLi
 
 void StateStore::read(std::string_view stream, float* state) const { read({&stream, 1}, state); }
 
-void StateStore::read(std::span<const std::string_view> streams, float* states, double* times_s) const {
+void StateStore::read(std::span<const std::string_view> streams, float* states, double* times_s,
+                      float* carried) const {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
     const Place place = find(stream);
@@ -37,11 +40,18 @@ void StateStore::read(std::span<const std::string_view> streams, float* states, 
       std::fill_n(states, state_size_, 0.0F);
     }
     states += state_size_;
+    if (carried == nullptr) continue;
+    if (place != kNone) {
+      std::copy_n(state_at(place) + state_size_, rules_.carry.size(), carried);
+    } else {
+      rules_.carry.begin(carried);
+    }
+    carried += rules_.carry.size();
   }
 }
 
-void StateStore::write(std::span<const std::string_view> streams, const float* states,
-                       const double* times_s) {
+void StateStore::write(std::span<const std::string_view> streams, const float* states, const double* times_s,
+                       const float* carried) {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
     Place place = find(stream);
@@ -53,8 +63,9 @@ void StateStore::write(std::span<const std::string_view> streams, const float* s
     link_newest(place);
     slots_[place].last_used = ++last_use_;
     slots_[place].time_s = times_s == nullptr ? kUnknown : *times_s++;
-    set_state(place, states);
+    set_record(place, states, carried);
     states += state_size_;
+    if (carried != nullptr) carried += rules_.carry.size();
     while (oldest_ != newest_ && (by_stream_.size() > limits_.max_streams || bytes_ > limits_.max_bytes)) {
       ++evicted_;
       drop(oldest_);
@@ -90,6 +101,22 @@ std::size_t StateStore::warming() const {
   return warming_;
 }
 
+std::size_t StateStore::stale() const {
+  const std::lock_guard lock(mutex_);
+  return stale_;
+}
+
+std::vector<std::size_t> StateStore::stale_columns(std::string_view stream) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::size_t> columns;
+  const Place place = find(stream);
+  if (place == kNone) return columns;
+  for (std::size_t column = 0; column < rules_.carry.first.size(); ++column) {
+    if (rules_.carry.is_stale(state_at(place) + state_size_, column)) columns.push_back(column);
+  }
+  return columns;
+}
+
 std::uint64_t StateStore::evicted() const {
   const std::lock_guard lock(mutex_);
   return evicted_;
@@ -105,18 +132,18 @@ bool StateStore::copy(std::size_t& place, std::size_t count, StatePage& page) co
     page.streams.push_back(slot.stream);
     page.last_used.push_back(slot.last_used);
     page.times_s.push_back(slot.time_s);
-    page.states.insert(page.states.end(), state, state + state_size_);
+    page.records.insert(page.records.end(), state, state + record_size());
   }
   return place < slots_.size();
 }
 
-std::size_t StateStore::insert(std::span<const std::string> streams, const float* states,
+std::size_t StateStore::insert(std::span<const std::string> streams, const float* records,
                                const double* times_s) {
   const std::lock_guard lock(mutex_);
   std::size_t taken = 0;
   for (const std::string& stream : streams) {
-    const float* const state = states;
-    states += state_size_;
+    const float* const record = records;
+    records += record_size();
     const double time_s = times_s == nullptr ? kUnknown : *times_s++;
     if (find(stream) != kNone) continue;
     if (by_stream_.size() == limits_.max_streams || bytes_ + bytes_of(stream) > limits_.max_bytes) break;
@@ -124,7 +151,7 @@ std::size_t StateStore::insert(std::span<const std::string> streams, const float
     link_oldest(place);
     slots_[place].last_used = before_uses_--;
     slots_[place].time_s = time_s;
-    set_state(place, state);
+    set_record(place, record, record + state_size_);
     ++taken;
   }
   return taken;
@@ -134,7 +161,7 @@ std::size_t StateStore::bytes_of(std::string_view stream) const noexcept {
   // A node of the map holds its pair, a hash and a pointer; its bucket is another.
   constexpr std::size_t kToFind = sizeof(std::pair<std::string_view, Place>) + 3 * sizeof(void*);
   const std::size_t own = stream.size() < sizeof(std::string) / 2 ? 0 : stream.size() + 1;
-  return sizeof(Slot) + kToFind + own + state_size_ * sizeof(float);
+  return sizeof(Slot) + kToFind + own + record_size() * sizeof(float);
 }
 
 StateStore::Place StateStore::find(std::string_view stream) const noexcept {
@@ -147,7 +174,7 @@ StateStore::Place StateStore::add(std::string_view stream) {
   if (free_.empty()) {
     const std::size_t place = slots_.size();
     if (place / chunk_slots_ == chunks_.size()) {
-      chunks_.push_back(std::make_unique_for_overwrite<float[]>(chunk_slots_ * state_size_));
+      chunks_.push_back(std::make_unique_for_overwrite<float[]>(chunk_slots_ * record_size()));
     }
     free_.reserve(place + 1);  // So that `drop` never throws.
     slots_.emplace_back();
@@ -159,7 +186,7 @@ StateStore::Place StateStore::add(std::string_view stream) {
   by_stream_.emplace(slot.stream, place);
   slot.taken = true;
   free_.pop_back();
-  std::fill_n(state_at(place), state_size_, 0.0F);
+  std::fill_n(state_at(place), record_size(), 0.0F);
   ++warming_;
   bytes_ += bytes_of(stream);
   return place;
@@ -168,6 +195,7 @@ StateStore::Place StateStore::add(std::string_view stream) {
 void StateStore::drop(Place place) {
   Slot& slot = slots_[place];
   warming_ -= static_cast<std::size_t>(is_warming(place));
+  stale_ -= static_cast<std::size_t>(is_stale(place));
   bytes_ -= bytes_of(slot.stream);
   by_stream_.erase(slot.stream);
   unlink(place);
@@ -175,10 +203,25 @@ void StateStore::drop(Place place) {
   free_.push_back(place);
 }
 
-void StateStore::set_state(Place place, const float* state) noexcept {
+bool StateStore::is_stale(Place place) const noexcept {
+  const CarryRule& carry = rules_.carry;
+  for (std::size_t column = 0; column < carry.first.size(); ++column) {
+    if (carry.is_stale(state_at(place) + state_size_, column)) return true;
+  }
+  return false;
+}
+
+void StateStore::set_record(Place place, const float* state, const float* carried) noexcept {
   warming_ -= static_cast<std::size_t>(is_warming(place));
+  stale_ -= static_cast<std::size_t>(is_stale(place));
   std::copy_n(state, state_size_, state_at(place));
+  if (carried == nullptr) {
+    rules_.carry.begin(state_at(place) + state_size_);
+  } else {
+    std::copy_n(carried, rules_.carry.size(), state_at(place) + state_size_);
+  }
   warming_ += static_cast<std::size_t>(is_warming(place));
+  stale_ += static_cast<std::size_t>(is_stale(place));
 }
 
 void StateStore::link_newest(Place place) noexcept {

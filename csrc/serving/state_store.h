@@ -13,6 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "serving/stream_rules.h"
+
 namespace datasentinel {
 
 struct StateLimits {
@@ -24,13 +26,13 @@ struct StateLimits {
 struct StatePage {
   std::vector<std::string> streams;
   std::vector<std::uint64_t> last_used;  ///< The greater, the later; one a stream.
-  std::vector<float> states;             ///< One a stream.
+  std::vector<float> records;            ///< One a stream: its state, and what is carried.
   std::vector<double> times_s;           ///< Of a stream's last row; NaN where that is not known.
 };
 
 /// The states of the streams of one model, by stream id: floats, the last of which is the number of rows
-/// seen; and the time of a stream's last row, where that is known. Bounded: the stream that was heard of
-/// least recently goes first, and begins anew when it is heard of again.
+/// seen; the time of a stream's last row, where that is known; and what is carried of it. Bounded: the stream
+/// that was heard of least recently goes first, and begins anew when it is heard of again.
 ///
 /// An id that begins with a zero byte is of a stream that lasts no longer than its connection.
 ///
@@ -38,25 +40,29 @@ struct StatePage {
 /// so at once is the callers' concern.
 class StateStore {
  public:
-  /// Streams that have seen no more than `warm_up_rows` are warming; one that has seen nothing for longer
-  /// than `gap_s` begins anew. Throws Error{invalid_argument} for a limit or a size of 0.
-  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits,
-             double gap_s = std::numeric_limits<double>::infinity());
+  /// Streams that have seen no more than `warm_up_rows` are warming. Throws Error{invalid_argument} for a
+  /// limit or a size of 0.
+  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits, StreamRules rules = {});
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
 
   [[nodiscard]] std::size_t state_size() const noexcept { return state_size_; }
   [[nodiscard]] const StateLimits& limits() const noexcept { return limits_; }
-  [[nodiscard]] double gap_s() const noexcept { return gap_s_; }
+  [[nodiscard]] const StreamRules& rules() const noexcept { return rules_; }
+  /// Floats that are kept of a stream: its state, and what is carried.
+  [[nodiscard]] std::size_t record_size() const noexcept { return state_size_ + rules_.carry.size(); }
 
   /// Copies a stream's state, or zeros for a stream that is not known. The second form does so for several,
-  /// with the times of their last rows where `times_s` is not null.
+  /// with the times of their last rows and what is carried of them where these are not null.
   void read(std::string_view stream, float* state) const;
-  void read(std::span<const std::string_view> streams, float* states, double* times_s = nullptr) const;
+  void read(std::span<const std::string_view> streams, float* states, double* times_s = nullptr,
+            float* carried = nullptr) const;
 
-  /// Keeps the states of these streams from now on, and the times of their last rows; without `times_s` these
-  /// are not known. Streams that do not fit are dropped, the oldest first.
-  void write(std::span<const std::string_view> streams, const float* states, const double* times_s = nullptr);
+  /// Keeps the states of these streams from now on, the times of their last rows, which are not known without
+  /// `times_s`, and what is carried; without that, nothing is. Streams that do not fit are dropped, the
+  /// oldest first.
+  void write(std::span<const std::string_view> streams, const float* states, const double* times_s = nullptr,
+             const float* carried = nullptr);
 
   /// Drops a stream's state; whether there was one.
   bool forget(std::string_view stream);
@@ -67,6 +73,17 @@ class StateStore {
   [[nodiscard]] std::size_t bytes() const;
   /// Streams that are still warming.
   [[nodiscard]] std::size_t warming() const;
+  /// Streams with a column that is stale.
+  [[nodiscard]] std::size_t stale() const;
+  /// Rows that were scored with such a column.
+  [[nodiscard]] std::uint64_t stale_rows() const noexcept {
+    return stale_rows_.load(std::memory_order_relaxed);
+  }
+  void count_stale_rows(std::uint64_t rows) noexcept {
+    stale_rows_.fetch_add(rows, std::memory_order_relaxed);
+  }
+  /// The columns of a stream that are stale.
+  [[nodiscard]] std::vector<std::size_t> stale_columns(std::string_view stream) const;
   /// Streams that were dropped to make room.
   [[nodiscard]] std::uint64_t evicted() const;
 
@@ -76,7 +93,7 @@ class StateStore {
 
   /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.
   /// They come in the order of their use, the latest first. Returns how many were taken.
-  std::size_t insert(std::span<const std::string> streams, const float* states,
+  std::size_t insert(std::span<const std::string> streams, const float* records,
                      const double* times_s = nullptr);
 
   /// Work that is under way off the event loop; while there is any, the order of rows depends on all other
@@ -102,11 +119,12 @@ class StateStore {
   };
 
   [[nodiscard]] float* state_at(Place place) const noexcept {
-    return chunks_[place / chunk_slots_].get() + place % chunk_slots_ * state_size_;
+    return chunks_[place / chunk_slots_].get() + place % chunk_slots_ * record_size();
   }
   [[nodiscard]] bool is_warming(Place place) const noexcept {
-    return state_at(place)[state_size_ - 1] <= warm_up_rows_;
+    return state_at(place)[state_size_ - 1] < warm_up_rows_ + 1;
   }
+  [[nodiscard]] bool is_stale(Place place) const noexcept;
   [[nodiscard]] std::size_t bytes_of(std::string_view stream) const noexcept;
   [[nodiscard]] Place find(std::string_view stream) const noexcept;
   [[nodiscard]] Place add(std::string_view stream);
@@ -114,12 +132,12 @@ class StateStore {
   void link_newest(Place place) noexcept;
   void link_oldest(Place place) noexcept;
   void unlink(Place place) noexcept;
-  void set_state(Place place, const float* state) noexcept;
+  void set_record(Place place, const float* state, const float* carried) noexcept;
 
   std::size_t state_size_;
   float warm_up_rows_;
   StateLimits limits_;
-  double gap_s_;
+  StreamRules rules_;
   std::size_t chunk_slots_;
 
   mutable std::mutex mutex_;
@@ -133,7 +151,9 @@ class StateStore {
   std::uint64_t before_uses_ = kFirstUse;
   std::size_t bytes_ = 0;
   std::size_t warming_ = 0;
+  std::size_t stale_ = 0;
   std::uint64_t evicted_ = 0;
+  std::atomic<std::uint64_t> stale_rows_{0};
   std::atomic<std::size_t> work_{0};
 };
 

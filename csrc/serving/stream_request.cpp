@@ -20,16 +20,19 @@ std::string problem_of_times(const ScoringTask& task, const std::vector<double>&
     return std::to_string(task.rows) + " rows need as many timestamps, got " + std::to_string(times_s.size());
   }
   for (std::size_t row = 0; row < task.rows; ++row) {
-    const double time_s = times_s[row];
-    const bool is_known = std::isfinite(time_s) && time_s <= kMostEpochS;
-    if (is_known && (task.model->abilities.clock == nullptr || time_s >= kLeastEpochS)) continue;
-    return "the timestamp of row " + std::to_string(row) + " is " + std::to_string(time_s) +
+    if (is_time(times_s[row], *task.model)) continue;
+    return "the timestamp of row " + std::to_string(row) + " is " + std::to_string(times_s[row]) +
            ", not seconds since 1970";
   }
   return {};
 }
 
 }  // namespace
+
+bool is_time(double time_s, const ServedModel& model) noexcept {
+  return std::isfinite(time_s) && time_s <= kMostEpochS &&
+         (model.abilities.clock == nullptr || time_s >= kLeastEpochS);
+}
 
 std::string read_times(std::string_view text, std::size_t most, std::vector<double>& times_s) {
   const char* const end = text.data() + text.size();

@@ -20,6 +20,9 @@ struct StreamRequest {
   std::vector<double> times_s = {};
 };
 
+/// Whether a row of the model may have been taken then, in seconds since 1970.
+[[nodiscard]] bool is_time(double time_s, const ServedModel& model) noexcept;
+
 /// Why this is not a valid stream id, or an empty string.
 [[nodiscard]] std::string problem_of_stream_id(std::string_view id);
 

@@ -1,6 +1,7 @@
 #include "serving/stream_scorer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace datasentinel {
@@ -12,40 +13,66 @@ void copy_row(const float* from, float* to, std::size_t row, std::size_t columns
 
 }  // namespace
 
+void StreamScorer::check(const Scorer& scorer, const CarryRule& rule, ConstRows rows) {
+  if (!rule.carries() || rule.first.size() != rows.columns) return scorer.check(rows);
+  if (const auto cell = rule.find_unusable(rows)) scorer.refuse(*cell);
+}
+
 void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts) {
   make_lanes(parts);
   if (lanes_.empty()) return;
+  const StreamRules& rules = states.rules();
+  const std::size_t carry_size = rules.carry.size();
   streams_.clear();
   for (const Lane& lane : lanes_) streams_.push_back(lane.stream);
   states_.clear();
+  carried_.clear();
   times_s_.resize(has_times_ ? lanes_.size() : 0);
   states.read(streams_, states_.extend(lanes_.size() * states.state_size()),
-              has_times_ ? times_s_.data() : nullptr);
-  if (has_times_) parts = split_at_gaps(parts, states.gap_s(), scorer.input_dim());
+              has_times_ ? times_s_.data() : nullptr,
+              rules.carry.carries() ? carried_.extend(lanes_.size() * carry_size) : nullptr);
+  if (has_times_) parts = follow_times(parts, rules, scorer.input_dim());
+  filled_.clear();
+  std::uint64_t stale_rows = 0;
+  try {
+    if (rules.carry.carries()) stale_rows = carry(parts, rules.carry);
+    score_lanes(scorer, parts);
+  } catch (...) {
+    for (float* const value : filled_) *value = std::numeric_limits<float>::quiet_NaN();
+    throw;
+  }
 
+  // Only now has nothing gone wrong.
+  if (stale_rows != 0) states.count_stale_rows(stale_rows);
+  std::size_t kept = 0;
+  const auto keep = [&kept](float* all, std::size_t lane, std::size_t size) {
+    if (kept != lane) std::copy_n(all + lane * size, size, all + kept * size);
+  };
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i].ended) {
+      states.forget(lanes_[i].stream);
+      continue;
+    }
+    keep(states_.data(), i, states.state_size());
+    keep(carried_.data(), i, carry_size);
+    if (has_times_) times_s_[kept] = times_s_[i];
+    streams_[kept++] = lanes_[i].stream;
+  }
+  states.write(std::span(streams_).first(kept), states_.data(), has_times_ ? times_s_.data() : nullptr,
+               rules.carry.carries() ? carried_.data() : nullptr);
+  for (FloatBuffer* buffer :
+       {&states_, &carried_, &extra_steps_, &rows_, &scores_, &reconstructions_, &contributions_}) {
+    buffer->recycle();
+  }
+}
+
+void StreamScorer::score_lanes(Scorer& scorer, std::span<const StreamPart> parts) {
   std::size_t active = lanes_.size();
   for (std::size_t turn = 0; active > 1; ++turn) {
     step(scorer, parts, active);
     while (active > 0 && lanes_[active - 1].rows == turn + 1) --active;
   }
   if (active == 1) scan(scorer, parts);
-
-  // Only now has nothing gone wrong.
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    if (lanes_[i].ended) {
-      states.forget(lanes_[i].stream);
-      continue;
-    }
-    const float* const state = states_.data() + i * states.state_size();
-    if (kept != i) std::copy_n(state, states.state_size(), states_.data() + kept * states.state_size());
-    if (has_times_) times_s_[kept] = times_s_[i];
-    streams_[kept++] = lanes_[i].stream;
-  }
-  states.write(std::span(streams_).first(kept), states_.data(), has_times_ ? times_s_.data() : nullptr);
-  for (FloatBuffer* buffer : {&states_, &rows_, &scores_, &reconstructions_, &contributions_}) {
-    buffer->recycle();
-  }
 }
 
 void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
@@ -78,9 +105,22 @@ void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
   if (!std::ranges::is_sorted(lanes_, is_longer)) std::ranges::stable_sort(lanes_, is_longer);
 }
 
-std::span<const StreamPart> StreamScorer::split_at_gaps(std::span<const StreamPart> parts, double gap_s,
-                                                        std::size_t columns) {
+std::span<const StreamPart> StreamScorer::follow_times(std::span<const StreamPart> parts,
+                                                       const StreamRules& rules, std::size_t columns) {
   constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  std::vector<float*> extra_of(rules.row_s > 0 ? parts.size() : 0);
+  if (rules.row_s > 0) {
+    std::size_t rows = 0;
+    for (const StreamPart& part : parts) rows += part.count;
+    extra_steps_.clear();
+    float* room = extra_steps_.extend(rows);
+    timed_.assign(parts.begin(), parts.end());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      timed_[i].extra_steps = extra_of[i] = room;
+      room += parts[i].count;
+    }
+    parts = timed_;
+  }
   cuts_.clear();
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     double& last_s = times_s_[i];
@@ -89,13 +129,22 @@ std::span<const StreamPart> StreamScorer::split_at_gaps(std::span<const StreamPa
       if (part.starts) last_s = kUnknown;
       for (std::size_t row = 0; row < part.count; ++row) {
         const double time_s = part.times_s == nullptr ? kUnknown : part.times_s[row];
-        if (time_s - last_s > gap_s) cuts_.push_back({.part = at, .row = row});
+        const double step_s = time_s - last_s;
+        if (step_s > rules.gap_s) cuts_.push_back({.part = at, .row = row});
+        if (rules.row_s > 0) {
+          const bool is_usual = std::isnan(step_s) || step_s > rules.gap_s;
+          extra_of[at][row] = is_usual ? 0 : static_cast<float>(std::max(step_s, 0.0) / rules.row_s - 1);
+        }
         last_s = time_s;
       }
       if (part.ends) last_s = kUnknown;
     }
   }
-  if (cuts_.empty()) return parts;
+  return cuts_.empty() ? parts : split_at_cuts(parts, columns);
+}
+
+std::span<const StreamPart> StreamScorer::split_at_cuts(std::span<const StreamPart> parts,
+                                                        std::size_t columns) {
   std::ranges::sort(cuts_);
   split_.clear();
   auto cut = cuts_.cbegin();
@@ -118,6 +167,37 @@ std::span<const StreamPart> StreamScorer::split_at_gaps(std::span<const StreamPa
   return split_;
 }
 
+std::uint64_t StreamScorer::carry(std::span<const StreamPart> parts, const CarryRule& rule) {
+  const std::size_t columns = rule.first.size();
+  std::uint64_t stale_rows = 0;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    float* const last = carried_.data() + i * rule.size();
+    float* const rows_since = last + columns;
+    for (std::size_t at = lanes_[i].first; at != kNone; at = next_[at]) {
+      const StreamPart& part = parts[at];
+      if (part.starts) rule.begin(last);
+      float* value = part.to_fill;
+      for (std::size_t row = 0; row < part.count; ++row) {
+        bool is_stale = false;
+        for (std::size_t column = 0; column < columns; ++column, ++value) {
+          if (std::isnan(*value)) {
+            filled_.push_back(value);
+            *value = last[column];
+            ++rows_since[column];
+            is_stale = is_stale || rule.is_stale(last, column);
+          } else {
+            last[column] = *value;
+            rows_since[column] = 0;
+          }
+        }
+        stale_rows += static_cast<std::uint64_t>(is_stale);
+      }
+      if (part.ends) rule.begin(last);
+    }
+  }
+  return stale_rows;
+}
+
 void StreamScorer::go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state,
                              std::size_t state_size) {
   const bool begins = lane.part == kNone;
@@ -135,8 +215,11 @@ void StreamScorer::step(Scorer& scorer, std::span<const StreamPart> parts, std::
   float* const rows = rows_.extend(count * columns);
   for (std::size_t i = 0; i < count; ++i) {
     Lane& lane = lanes_[i];
-    go_to_row(lane, parts, states_.data() + i * state_size, state_size);
-    std::copy_n(parts[lane.part].rows + lane.done * columns, columns, rows + i * columns);
+    float* const state = states_.data() + i * state_size;
+    go_to_row(lane, parts, state, state_size);
+    const StreamPart& part = parts[lane.part];
+    if (part.extra_steps != nullptr) state[state_size - 2] = part.extra_steps[lane.done];
+    std::copy_n(part.rows + lane.done * columns, columns, rows + i * columns);
   }
   const auto room = [](FloatBuffer& buffer, bool is_wanted, std::size_t size) -> float* {
     buffer.clear();
@@ -172,9 +255,9 @@ void StreamScorer::scan(Scorer& scorer, std::span<const StreamPart> parts) {
     go_to_row(lane, parts, state, scorer.state_dim());
     const StreamPart& part = parts[lane.part];
     const std::size_t count = part.count - lane.done;
-    scorer.scan({.data = part.rows + lane.done * columns, .rows = count, .columns = columns}, state,
-                part.outputs.from_row(lane.done, columns));
-    const std::size_t warming = part.warming == nullptr ? 0 : scorer.warming_rows(state, count);
+    const StreamPart rest = part.from_row(lane.done, columns);
+    const std::size_t warming = scorer.scan({.data = rest.rows, .rows = count, .columns = columns}, state,
+                                            rest.outputs, rest.extra_steps);
     for (std::size_t i = 0; part.warming != nullptr && i < count; ++i) {
       part.warming[lane.done + i] = static_cast<std::uint8_t>(i < warming);
     }

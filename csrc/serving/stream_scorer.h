@@ -20,10 +20,12 @@ struct StreamPart {
   const float* rows = nullptr;
   std::size_t count = 0;
   Outputs outputs = {};
-  std::uint8_t* warming = nullptr;  ///< One a row, 1 for a row that is; may be null.
-  const double* times_s = nullptr;  ///< When each was taken; null where that is not known.
-  bool starts = false;              ///< The stream begins anew before these rows.
-  bool ends = false;                ///< The stream is forgotten after them.
+  std::uint8_t* warming = nullptr;     ///< One a row, 1 for a row that is; may be null.
+  const double* times_s = nullptr;     ///< When each was taken; null where that is not known.
+  float* to_fill = nullptr;            ///< Where values may be missing: the rows, to fill in what is carried.
+  const float* extra_steps = nullptr;  ///< The scorer's own; see `StreamRules::row_s`.
+  bool starts = false;                 ///< The stream begins anew before these rows.
+  bool ends = false;                   ///< The stream is forgotten after them.
 
   /// Of these rows, those from `first` on.
   [[nodiscard]] StreamPart from_row(std::size_t first, std::size_t columns) const noexcept {
@@ -33,6 +35,8 @@ struct StreamPart {
     part.outputs = outputs.from_row(first, columns);
     if (warming != nullptr) part.warming += first;
     if (times_s != nullptr) part.times_s += first;
+    if (to_fill != nullptr) part.to_fill += first * columns;
+    if (extra_steps != nullptr) part.extra_steps += first;
     part.starts = starts && first == 0;
     return part;
   }
@@ -43,9 +47,14 @@ struct StreamPart {
 /// One thread at a time.
 class StreamScorer {
  public:
+  /// Throws Error{invalid_argument} for rows of another width, and for values that can be neither scored nor
+  /// carried.
+  static void check(const Scorer& scorer, const CarryRule& rule, ConstRows rows);
+
   /// Answers every part; those of one stream follow each other in the order given. A stream begins anew after
-  /// a gap of more than `StateStore::gap_s` between two rows whose times are known. Throws as `Scorer::step`;
-  /// then every stream is as it was before.
+  /// a gap of more than `StreamRules::gap_s` between two rows whose times are known. Where the rules carry
+  /// values, those that are missing are filled in. Throws as `Scorer::step`; then every stream and every row
+  /// is as it was before.
   void score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts);
 
  private:
@@ -70,9 +79,16 @@ class StreamScorer {
   };
 
   void make_lanes(std::span<const StreamPart> parts);
-  /// Ends parts at gaps, and brings `times_s_`, one a lane, up to date. Returns the parts to score.
-  [[nodiscard]] std::span<const StreamPart> split_at_gaps(std::span<const StreamPart> parts, double gap_s,
+  /// Ends parts at gaps, tells how much later than usual each row is, and brings `times_s_`, one a lane, up
+  /// to date. Returns the parts to score.
+  [[nodiscard]] std::span<const StreamPart> follow_times(std::span<const StreamPart> parts,
+                                                         const StreamRules& rules, std::size_t columns);
+  [[nodiscard]] std::span<const StreamPart> split_at_cuts(std::span<const StreamPart> parts,
                                                           std::size_t columns);
+  /// Fills in what is missing, and brings `carried_`, one a lane, up to date. Returns how many of the rows
+  /// have a stale column.
+  std::uint64_t carry(std::span<const StreamPart> parts, const CarryRule& rule);
+  void score_lanes(Scorer& scorer, std::span<const StreamPart> parts);
   /// Goes to the lane's next row; `state` begins anew where its stream does.
   void go_to_row(Lane& lane, std::span<const StreamPart> parts, float* state, std::size_t state_size);
   /// The next row of each of the first `count` lanes, side by side.
@@ -88,8 +104,12 @@ class StreamScorer {
   bool has_times_ = false;  ///< Any part.
   std::vector<double> times_s_;
   std::vector<Cut> cuts_;
+  std::vector<StreamPart> timed_;
   std::vector<StreamPart> split_;
+  std::vector<float*> filled_;
   FloatBuffer states_;
+  FloatBuffer carried_;
+  FloatBuffer extra_steps_;
   FloatBuffer rows_;
   FloatBuffer scores_;
   FloatBuffer reconstructions_;

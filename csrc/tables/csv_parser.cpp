@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <system_error>
 
 namespace datasentinel {
@@ -47,11 +48,12 @@ bool is_tiny(std::string_view token) {
 }  // namespace
 
 CsvParser::CsvParser(const CsvDialect& dialect, std::size_t width, std::vector<std::size_t> numbers,
-                     std::vector<std::size_t> texts)
+                     std::vector<std::size_t> texts, std::vector<std::string> missing)
     : dialect_(dialect),
       width_(width),
       numbers_(std::move(numbers)),
       texts_(std::move(texts)),
+      missing_(std::move(missing)),
       roles_(width, {Role::skipped, 0}),
       is_plain_(dialect.delimiter != ' ' && dialect.decimal == '.') {
   for (std::size_t i = 0; i < texts_.size(); ++i) roles_.at(texts_[i]) = {Role::text, i};
@@ -179,6 +181,11 @@ bool CsvParser::parse_number(const Field& field, double& value, CsvProblem& prob
   while (begin != stop && is_blank(*begin)) ++begin;
   while (stop != begin && is_blank(stop[-1])) --stop;
   std::string_view token(begin, static_cast<std::size_t>(stop - begin));
+  const auto is_token = [&token](const std::string& word) { return equals_ignoring_case(token, word); };
+  if (std::ranges::any_of(missing_, is_token)) {
+    value = std::numeric_limits<double>::quiet_NaN();
+    return true;
+  }
   problem = token.empty() ? CsvProblem::empty : CsvProblem::not_a_number;
   if (token.empty()) return false;
   std::string with_point;

@@ -63,12 +63,14 @@ struct CsvBlock {
 /// and reading goes on with the next line.
 ///
 /// Numbers are written as the line protocol takes them: an optional sign, digits with or without a decimal
-/// point, an optional exponent. In addition "true" and "false" in any case are 1 and 0.
+/// point, an optional exponent. In addition "true" and "false" in any case are 1 and 0. Where there are
+/// words for missing values, one of them in any case is NaN.
 class CsvParser {
  public:
-  /// `width` fields make a record; `numbers` and `texts` are the columns wanted, in the order wanted.
+  /// `width` fields make a record; `numbers` and `texts` are the columns wanted, in the order wanted;
+  /// `missing` are the words, in lower case, perhaps the empty one, that stand for a missing value.
   CsvParser(const CsvDialect& dialect, std::size_t width, std::vector<std::size_t> numbers,
-            std::vector<std::size_t> texts);
+            std::vector<std::size_t> texts, std::vector<std::string> missing = {});
 
   [[nodiscard]] std::size_t num_numbers() const noexcept { return numbers_.size(); }
 
@@ -115,6 +117,7 @@ class CsvParser {
   std::size_t width_;
   std::vector<std::size_t> numbers_;
   std::vector<std::size_t> texts_;
+  std::vector<std::string> missing_;
   std::vector<std::pair<Role, std::size_t>> roles_;  ///< Of each column: what it is, and its place there.
   bool is_plain_;  ///< Most lines can be read in one pass, without looking for their fields first.
 };

@@ -219,10 +219,13 @@ class StateStore:
         max_streams: int,
         max_bytes: int = ...,
         gap_s: float = ...,
+        row_s: float = 0.0,
+        first_values: Sequence[float] = ...,
+        stale_rows: int = 0,
     ) -> None: ...
     # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
     # stream follow each other, and begin anew after a gap between two times. Fills in what else is given,
-    # [N, D]. One call at a time for a stream.
+    # [N, D], and in the rows what is missing where there are first values. One call at a time for a stream.
     def score(
         self,
         scorer: Scorer,
@@ -235,13 +238,13 @@ class StateStore:
     ) -> tuple[Float32Array, BoolArray]: ...
     def forget(self, stream: str) -> bool: ...
     # From a place on, of so many: the next place or None, ids in UTF-8, their last use (the greater the
-    # later), states [n, S], the times of their last rows, NaN where unknown.
+    # later), records [n, R], the times of their last rows, NaN where unknown.
     def copy(
         self, place: int, count: int
     ) -> tuple[int | None, list[bytes], npt.NDArray[np.uint64], Float32Array, Float64Array]: ...
     # Takes over streams that are not known while there is room, the one used latest first; how many.
     def insert(
-        self, streams: Sequence[bytes], states: Float32Array, times_s: Float64Array | None = None
+        self, streams: Sequence[bytes], records: Float32Array, times_s: Float64Array | None = None
     ) -> int: ...
     def __contains__(self, stream: str) -> bool: ...
     def __len__(self) -> int: ...
@@ -251,6 +254,13 @@ class StateStore:
     def bytes(self) -> int: ...
     @property
     def warming(self) -> int: ...
+    @property
+    def stale(self) -> int: ...
+    @property
+    def stale_rows(self) -> int: ...
+    def stale_columns(self, stream: str) -> list[int]: ...
+    @property
+    def record_size(self) -> int: ...
     @property
     def evicted(self) -> int: ...
 
@@ -460,6 +470,7 @@ class CsvParser:
         quote: str,
         decimal: str,
         comment: str,
+        missing: list[str] = ...,
     ) -> None: ...
     # Good rows, bad records, text columns, each record's first line, and the number of lines.
     def parse_float32(

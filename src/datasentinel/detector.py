@@ -11,6 +11,7 @@ import numpy as np
 from datasentinel.artifact import Artifact, load_artifact
 from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_p_values, load_scorer
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
+from datasentinel.missing import fill_forward
 from datasentinel.reasons import rank_reasons
 
 if TYPE_CHECKING:
@@ -189,6 +190,12 @@ class Detector:
                 return as_float32_rows(row)
         return as_float32_rows(x)
 
+    def _as_recording(self, x: object) -> Float32Array:
+        """Convert `x`, with values for those that are missing where the model carries them."""
+        rows = self._as_rows(x)
+        first_values = self.artifact.config.first_values
+        return fill_forward(np.atleast_2d(rows), first_values).reshape(rows.shape) if first_values else rows
+
     @property
     def input_dim(self) -> int:
         """Number of values in a row, D."""
@@ -215,7 +222,8 @@ class Detector:
         """Score rows; higher is more anomalous.
 
         A model with memory takes them as one recording, from its beginning on;
-        `datasentinel.streams.StreamDetector` goes on where the last rows of a stream ended.
+        `datasentinel.streams.StreamDetector` goes on where the last rows of a stream ended. Where it was
+        trained to carry missing values, NaN is one.
 
         Parameters
         ----------
@@ -433,7 +441,7 @@ class Detector:
         """
         if top < 1:
             raise InvalidInputError(f"top must be at least 1, got {top}")
-        rows = np.atleast_2d(self._as_rows(x))
+        rows = np.atleast_2d(self._as_recording(x))
         contributions = self.contributions(rows)
         expected: Float32Array | None = None
         with contextlib.suppress(UnsupportedModelError):
@@ -445,7 +453,7 @@ class Detector:
 
     def _scan(self, x: object, out: Float32Array | None, wanted: str) -> Float32Array:
         """Compute what is wanted of a recording's rows, one after the other, from a new stream's state on."""
-        rows = self._as_rows(x)
+        rows = self._as_recording(x)
         shape = (len(np.atleast_2d(rows)),) if wanted == "scores" else rows.shape
         result = np.empty(shape, np.float32) if out is None else out
         state = np.zeros((1, self.scorer.state_dim), np.float32)

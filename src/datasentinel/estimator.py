@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from itertools import compress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import numpy as np
 from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError
+from datasentinel.missing import fill_forward
 from datasentinel.streams import StreamDetector
 from datasentinel.tables import Roles, frames
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from datasentinel.calibration import ThresholdMethod
     from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.season import SeasonKind
-    from datasentinel.training.settings import ModelKind
+    from datasentinel.training.settings import MissingValues, ModelKind
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 # Where an artifact is said to lie that lies in memory only.
@@ -59,7 +62,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     ----------
     model : {"auto", "ensemble", "subspace", "context", "autoencoder"}
         "auto" takes the principal subspace for a recording, in which neighbouring rows are alike, and the
-        ensemble for everything else. "context" judges the rows of a recording by those before them.
+        ensemble for everything else. "context" judges the rows of a recording by those before them; "auto"
+        takes it for recordings whose `groups` are told.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
     prototypes : int, optional
@@ -82,6 +86,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     season : {"auto", "day", "week"}, optional
         Take out what the columns usually are at that time of the day or of the week. The last column is then
         the second of the week, see `datasentinel.calendar_time.second_of_week`.
+    missing : {"error", "carry"}
+        What NaN is: an error, or with `model="context"` a value to carry from the row before.
     time_zone : str
         The one in which it counts, for readers of the artifact.
     warm_start : bool
@@ -133,6 +139,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         id: str | None = None,  # noqa: A002 - as the command line says it
         label: str | None = None,
         season: SeasonKind | None = None,
+        missing: MissingValues = "error",
         time_zone: str = "UTC",
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = 0,
@@ -149,11 +156,17 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.id = id
         self.label = label
         self.season = season
+        self.missing = missing
         self.time_zone = time_zone
         self.warm_start = warm_start
         self.random_state = random_state
 
-    def fit(self, X: object, y: object = None) -> AutoencoderDetector:  # noqa: N803, ARG002
+    def fit(
+        self,
+        X: object,  # noqa: N803
+        y: object = None,  # noqa: ARG002
+        groups: Sequence[Hashable] | None = None,
+    ) -> AutoencoderDetector:
         """Train on rows that are normal, or almost all of them.
 
         Warns with `datasentinel.errors.DataWarning` of columns that float32 does not resolve, of a target
@@ -165,19 +178,29 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             Finite numbers in raw units; no scaling is needed.
         y : ignored
             For scikit-learn's sake.
+        groups : sequence of hashable, length N, optional
+            The recording that each row belongs to, where there are several; the rows of each are in order of
+            time.
 
         Raises
         ------
         DataError
             Too few rows, or no column varies.
         InvalidInputError
-            A value is not finite, or a parameter makes no sense.
+            A value is not finite, there are not N groups, or a parameter makes no sense.
         """
         from datasentinel.export import build_artifact
         from datasentinel.training import TrainingSettings, train
+        from datasentinel.training.recording import Order, is_recording
 
         chosen, columns, is_anomaly = self._choose_columns(X)
-        rows = validate_data(self, chosen, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        rows = validate_data(
+            self,
+            chosen,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=2,
+            ensure_all_finite="allow-nan" if self.missing == "carry" else True,
+        )
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = int(check_random_state(seed).randint(2**31 - 1))
@@ -188,13 +211,24 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             threshold_method=self.threshold_method,
             target_fpr=self.target_fpr,
             season=self.season,
+            missing=self.missing,
             seed=int(seed),
         )
         names = getattr(self, "feature_names_in_", ())
-        normal = rows if is_anomaly is None else rows[~is_anomaly]
-        result = train(normal, settings=settings, feature_names=names, start=self._earlier())
+        is_normal = np.ones(len(rows), bool) if is_anomaly is None else ~is_anomaly
+        normal, order = rows[is_normal], Order()
+        if groups is not None:
+            told = list(compress(_as_many(groups, rows), is_normal))
+            in_order, order = Order.of_rows(told)
+            normal = normal[in_order]
+            free = self.model == "auto" and self.steps is None and self.prototypes is None
+            if free and is_recording(normal.astype(np.float32)):
+                settings = replace(settings, model="context")
+        result = train(normal, settings=settings, feature_names=names, start=self._earlier(), order=order)
         for warning in result.warnings:
             warnings.warn(warning, DataWarning, stacklevel=2)
+        if result.first_values:
+            normal = fill_forward(normal, result.first_values, order.starts)
         built = build_artifact(
             result,
             rows=normal.astype(np.float32),
@@ -205,7 +239,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         )
         self._trained = result.model
         self._take(Artifact(_IN_MEMORY, built.config, built.onnx))
-        self.decision_scores_ = self._score(rows)
+        self.decision_scores_ = self._score(rows, groups)
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
 
@@ -230,13 +264,14 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             A value is not finite as float32, or there are not N groups.
         """
         check_is_fitted(self, "artifact_")
-        rows = validate_data(self, self._known_columns(X), dtype=[np.float64, np.float32], reset=False)
-        if groups is None or not self.artifact_.config.state:
-            return self._score(rows)
-        numbers: dict[Hashable, int] = {}
-        streams = [numbers.setdefault(group, len(numbers)) for group in groups]
-        detector = StreamDetector(self._loaded(), max_streams=max(1, len(numbers)))
-        return detector.update_many(rows, streams)[0]
+        rows = validate_data(
+            self,
+            self._known_columns(X),
+            dtype=[np.float64, np.float32],
+            reset=False,
+            ensure_all_finite="allow-nan" if self.artifact_.config.first_values else True,
+        )
+        return self._score(rows, groups)
 
     def severity(self, X: object) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""
@@ -320,6 +355,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             "random_state": artifact.config.training.get("seed"),
             "target_fpr": artifact.config.calibration.get("target_fpr"),
             "threshold_method": artifact.config.calibration.get("method"),
+            "missing": "carry" if artifact.config.first_values else None,
         }
         estimator = cls(backend=backend, **{k: value for k, value in told.items() if value is not None})
         config = artifact.config
@@ -363,8 +399,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             self._detector = self._open(self.artifact_)
         return self._detector
 
-    def _score(self, rows: Float32Array | Float64Array) -> Float32Array:
-        return self._loaded().score(rows)
+    def _score(self, rows: Float32Array | Float64Array, groups: Sequence[Hashable] | None) -> Float32Array:
+        if groups is None or not self.artifact_.config.state:
+            return self._loaded().score(rows)
+        numbers: dict[Hashable, int] = {}
+        streams = [numbers.setdefault(group, len(numbers)) for group in _as_many(groups, rows)]
+        detector = StreamDetector(self._loaded(), max_streams=max(1, len(numbers)))
+        return detector.update_many(rows, streams)[0]
 
     def _earlier(self) -> Ensemble | None:
         if not self.warm_start or self.model not in ("auto", "ensemble"):
@@ -387,3 +428,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         if "_detector" in state:
             state.update(_detector=None, _trained=None)
         return state
+
+
+def _as_many(groups: Sequence[Hashable], rows: Float32Array | Float64Array) -> Sequence[Hashable]:
+    if len(groups) != len(rows):
+        raise InvalidInputError(f"{len(rows)} rows, but {len(groups)} groups")
+    return groups

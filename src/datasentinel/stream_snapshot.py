@@ -1,9 +1,9 @@
 """The states of streams in a file, so that a restart does not warm up again.
 
 The file begins with a line that says what it is and a line of JSON that says whose states it holds. Pages
-follow: a line of JSON with the lengths of the ids, then the ids, their last use (uint64), their states
-(float32) and the times of their last rows (float64, NaN where unknown), little-endian. An empty page ends
-them; the SHA-256 digest of everything before it ends the file.
+follow: a line of JSON with the lengths of the ids, then the ids, their last use (uint64), their records
+(float32: the state, and what is carried of the last row) and the times of their last rows (float64, NaN where
+unknown), little-endian. An empty page ends them; the SHA-256 digest of everything before it ends the file.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def restore_states(store: StateStore, model_sha256: str, path: Path) -> int:
     """
     try:
         with path.open("rb") as file:
-            streams, last_used, states, times_s = _read(file, store.state_size, model_sha256)
+            streams, last_used, states, times_s = _read(file, store.record_size, model_sha256)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -83,7 +83,7 @@ def _write(store: StateStore, model_sha256: str, file: BinaryIO) -> int:
         file.write(content)
 
     put(_MAGIC)
-    put(_line({"model_sha256": model_sha256, "state_size": store.state_size}))
+    put(_line({"model_sha256": model_sha256, "state_size": store.record_size}))
     count = 0
     place: int | None = 0
     while place is not None:

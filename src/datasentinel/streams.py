@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from enum import Enum
 from functools import cached_property
@@ -15,7 +16,7 @@ from datasentinel.backend import StateStore
 from datasentinel.calendar_time import second_of_week, seconds
 from datasentinel.detector import Detector, as_float32_rows
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
-from datasentinel.reasons import rank_reasons
+from datasentinel.reasons import feature_name, rank_reasons
 from datasentinel.stream_snapshot import restore_states, save_states
 
 if TYPE_CHECKING:
@@ -65,18 +66,15 @@ class StreamDetector:
     def __init__(
         self, detector: Detector, *, max_streams: int = MAX_STREAMS, store: StateStore | None = None
     ) -> None:
-        size = detector.scorer.state_dim
-        if not size:
+        if not detector.scorer.state_dim:
             raise UnsupportedModelError(
                 f"{detector.artifact.directory}: the model has no memory; train one with --model context"
             )
         self.detector = detector
         if max_streams < 1:
             raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
-        gap_s = detector.artifact.config.gap_s or math.inf
-        if store is None:
-            store = StateStore(size, self.warm_up_rows, max_streams=max_streams, gap_s=gap_s)
-        self._store = store
+        self._store = store_for(detector, max_streams=max_streams) if store is None else store
+        self._carries = bool(detector.artifact.config.first_values)
         self._lock = threading.Lock()
 
     @classmethod
@@ -96,6 +94,26 @@ class StreamDetector:
         return self._store.evicted
 
     @property
+    def stale(self) -> int:
+        """How many streams have a column that is stale: see `stale_columns`."""
+        return self._store.stale
+
+    @property
+    def stale_rows(self) -> int:
+        """How many rows were scored with such a column."""
+        return self._store.stale_rows
+
+    def stale_columns(self, stream: str | int = "") -> list[str]:
+        """Name the columns of a stream that have had no value for longer than the model remembers.
+
+        Only of a model that carries missing values; their bound is `stale_rows` in config.json's `state`.
+        """
+        return [
+            feature_name(self.detector.feature_names, column)
+            for column in self._store.stale_columns(_text(stream))
+        ]
+
+    @property
     def warm_up_rows(self) -> int:
         """Number of rows at the beginning of a stream that are WARMING and never anomalies."""
         return self.detector.artifact.config.warm_up_rows
@@ -106,6 +124,7 @@ class StreamDetector:
         Parameters
         ----------
         row : array_like of real numbers, shape [D], raw units
+            NaN is a missing value; a model that was trained to do so carries it from the stream's last row.
         stream : str or int
             Its id; a number is the same as its digits.
         timestamp : datetime, numpy.datetime64, str or number, optional
@@ -160,6 +179,8 @@ class StreamDetector:
         rows: object,
         streams: Sequence[str | int],
         timestamps: Sequence[object] | None = None,
+        *,
+        filled: Float32Array | None = None,
     ) -> tuple[Float32Array, BoolArray]:
         """Score rows of many streams; those of one stream follow each other in the order given.
 
@@ -170,6 +191,8 @@ class StreamDetector:
             The stream of each row.
         timestamps : sequence, length N, optional
             As for `update`; None for a row whose time is not known.
+        filled : float32 array, shape [N, D], optional
+            Where to write the rows as they were scored: with values for those that were missing.
 
         Returns
         -------
@@ -183,7 +206,10 @@ class StreamDetector:
         """
         values, ids, times_s = self._read(rows, streams, timestamps)
         with self._lock:
-            return self._store.score(self.detector.scorer, values, ids, times_s)
+            scores, warming = self._store.score(self.detector.scorer, values, ids, times_s)
+        if filled is not None:
+            filled[:] = values
+        return scores, warming
 
     def explain_many(
         self,
@@ -272,6 +298,8 @@ class StreamDetector:
     ) -> tuple[Float32Array, list[str], Float64Array | None]:
         """Return values [N, D], ids, and times in seconds where there are some."""
         values = np.atleast_2d(as_float32_rows(rows))
+        if self._carries:
+            values = values.copy()  # What is missing is filled in.
         if not len(streams) and not values.size:
             values = np.empty((0, self.detector.input_dim), np.float32)
         if len(values) != len(streams):
@@ -296,6 +324,28 @@ class StreamDetector:
 
     def _model_digest(self) -> str:
         return self.detector.artifact.config.model_sha256
+
+
+def store_for(detector: Detector, *, max_streams: int, max_bytes: int = sys.maxsize) -> StateStore:
+    """Make an empty store for the streams of a detector with memory, by the rules in its config.json.
+
+    Parameters
+    ----------
+    detector : Detector
+    max_streams : int
+    max_bytes : int
+        Of memory for all of them.
+    """
+    config = detector.artifact.config
+    return StateStore(
+        detector.scorer.state_dim,
+        config.warm_up_rows,
+        max_streams=max_streams,
+        max_bytes=max_bytes,
+        gap_s=config.gap_s or math.inf,
+        first_values=config.first_values,
+        stale_rows=config.stale_rows,
+    )
 
 
 def _text(stream: object) -> str:

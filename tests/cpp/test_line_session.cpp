@@ -337,6 +337,33 @@ void a_line_names_its_stream_well() {
   CHECK(answer("@pump-7 1 2 3\n@pump-7\t9,9,9\n") == "OK\nANOMALY\n");
 }
 
+void lines_tell_times_and_may_lack_values() {
+  const auto states = std::make_shared<StateStore>(
+      2, 3, StateLimits{}, StreamRules{.gap_s = 10, .carry = {.first = {7}, .stale_rows = 2}});
+  const Server server(serving_memory(states));
+  LineSession session = server.open();
+  CHECK(feed(session, "@a t=100 1\n@a t=105.5 1\n@a\tt=106\tnan\n@a NAN\n@a t=107 9\n") ==
+        "WARMING\nWARMING\nWARMING\nOK\nANOMALY\n");
+  float state[2];
+  states->read("a", state);
+  CHECK(state[0] == 13 && state[1] == 5);
+  CHECK(feed(session, "@a t=118 nan\n") == "WARMING\n");  // After a gap.
+  states->read("a", state);
+  CHECK(state[0] == 7 && state[1] == 1);
+  CHECK(feed(session, "t=1 nan\nt=2 nan\nt=3 nan\n") == "WARMING\nWARMING\nWARMING\n");
+  CHECK(states->stale() == 1 && states->stale_rows() == 1);
+  CHECK(feed(session, "t= 1\nt=x 1\nt=1e99 1\n@a t=inf 1\n") ==
+        "ERROR: the timestamp is '', not seconds since 1970\n"
+        "ERROR: the timestamp is 'x', not seconds since 1970\n"
+        "ERROR: the timestamp is '1e99', not seconds since 1970\n"
+        "ERROR: the timestamp is 'inf', not seconds since 1970\n");
+  CHECK(feed(session, "@b inf\n@b nanny\n@b\n") ==
+        "ERROR: value 1 is not finite: 'inf'\nERROR: value 1 is not a number: 'nanny'\n"
+        "ERROR: expected 1 values, got 0\n");
+  // A model that takes whole rows only refuses.
+  CHECK(answer("1 nan 3\n1,,3\n") == "ERROR: value 2 is not finite: 'nan'\nERROR: value 2 is empty\n");
+}
+
 void lines_of_a_stream_keep_their_order_through_the_queue() {
   const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
   Server server(serving_memory(states), {.max_inline_us = -1});
@@ -374,6 +401,7 @@ int main() {
   a_full_queue_keeps_lines_waiting_and_refuses_none();
   a_connection_is_a_stream_unless_lines_name_others();
   a_line_names_its_stream_well();
+  lines_tell_times_and_may_lack_values();
   lines_of_a_stream_keep_their_order_through_the_queue();
   return check::result();
 }

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -89,7 +92,7 @@ void pages_hold_all_streams_that_last() {
     more = store.copy(place, 3, page);
     for (std::size_t i = 0; i < page.streams.size(); ++i) {
       by_use.emplace_back(page.last_used[i], page.streams[i]);
-      states[page.streams[i]] = {page.states[2 * i], page.states[2 * i + 1]};
+      states[page.streams[i]] = {page.records[2 * i], page.records[2 * i + 1]};
     }
   }
   CHECK(states.size() == 7 && states["s2"][0] == 20 && states["s6"][0] == 6);
@@ -151,7 +154,7 @@ void interleaved_streams_score_as_each_does_alone() {
     return std::uniform_int_distribution<std::size_t>(0, end - 1)(random);
   };
   const auto scorer = make_scorer();
-  StateStore store(2, kWarmUp, {}, Reference::kGapS);
+  StateStore store(2, kWarmUp, {}, {.gap_s = Reference::kGapS});
   StreamScorer streams;
   Reference reference;
   std::uint64_t warming_rows = 0;
@@ -230,6 +233,82 @@ void a_fault_leaves_every_stream_as_it_was() {
   CHECK(read(store, "a") == 2 * before);
 }
 
+void values_that_are_missing_are_carried_unless_scoring_fails() {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  Scorer scorer(std::make_shared<RunningMeanSession>(2), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  StateStore store(2, kWarmUp, {}, {.carry = {.first = {10, 20}, .stale_rows = 1}});
+  CHECK(store.record_size() == 6);
+  StreamScorer streams;
+  std::vector<float> rows = {kNan, 1, 2, kNan, kNan, kNan};
+  const auto part = [&](std::string_view stream, std::size_t first, std::size_t count) {
+    float* const at = rows.data() + 2 * first;
+    return StreamPart{.stream = stream, .rows = at, .count = count, .to_fill = at};
+  };
+  const StreamPart both[] = {part("a", 0, 2), part("b", 2, 1)};
+  streams.score(scorer, store, both);
+  CHECK((rows == std::vector<float>{10, 1, 2, 1, 10, 20}));
+  rows = {kNan, kNan, kNan, 3, RunningMeanSession::kFault, 0};
+  const StreamPart failing[] = {part("a", 0, 2), part("b", 2, 1)};
+  CHECK_THROWS(ErrorCode::backend_failure, streams.score(scorer, store, failing));
+  CHECK(std::isnan(rows[0]) && std::isnan(rows[1]) && std::isnan(rows[2]) && rows[3] == 3);
+  streams.score(scorer, store, std::span(failing).first(1));
+  CHECK((std::vector<float>(rows.begin(), rows.begin() + 4) == std::vector<float>{2, 1, 2, 3}));
+  CHECK(store.stale() == 1 && store.stale_rows() == 2);
+  CHECK((store.stale_columns("a") == std::vector<std::size_t>{0}));
+  // A page takes along what is carried.
+  StatePage page;
+  std::size_t place = 0;
+  while (store.copy(place, 10, page)) {
+  }
+  StateStore other(2, kWarmUp, {}, store.rules());
+  CHECK(other.insert(page.streams, page.records.data()) == 2);
+  CHECK(other.stale() == 1 && other.warming() == store.warming());
+}
+
+void rows_say_how_much_later_than_usual_they_are() {
+  class Steps final : public Session {
+   public:
+    [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
+    [[nodiscard]] std::size_t state_dim() const noexcept override { return 2; }
+    [[nodiscard]] std::string_view backend() const noexcept override { return "steps"; }
+    [[nodiscard]] Facts facts() const override { return {}; }
+    void run(ConstRows, Outputs) override {}
+    void step(ConstRows rows, States states, Outputs outputs) override {
+      for (std::size_t i = 0; i < rows.rows; ++i) {
+        outputs.scores[i] = states.before[2 * i];
+        states.after[2 * i + 1] = states.before[2 * i + 1] + 1 + states.before[2 * i];
+        states.after[2 * i] = 0;
+      }
+    }
+  };
+  Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  StateStore store(2, kWarmUp, {}, {.gap_s = 100, .row_s = 10});
+  StreamScorer streams;
+  const std::vector<float> rows(6);
+  const std::vector<double> times = {1000, 1005, 1035, 1030, 1200, std::nan("")};
+  const std::vector<float> expected = {0, -0.5F, 2, -1, 0, 0};
+  // One stream alone is scanned, two are stepped.
+  for (const bool alone : {true, false}) {
+    std::vector<float> scores(12, -9);
+    std::vector<std::uint8_t> warming(12, 9);
+    std::vector<StreamPart> parts;
+    for (std::size_t i = 0; i < (alone ? 1U : 2U); ++i) {
+      parts.push_back({.stream = alone    ? "alone"
+                                 : i == 0 ? "a"
+                                          : "b",
+                       .rows = rows.data(),
+                       .count = 6,
+                       .outputs = {.scores = scores.data() + 6 * i},
+                       .warming = warming.data() + 6 * i,
+                       .times_s = times.data()});
+    }
+    streams.score(scorer, store, parts);
+    for (std::size_t i = 0; i < 6 * parts.size(); ++i) CHECK(scores[i] == expected[i % 6]);
+    // 1, 1.5, 4.5 and 4.5 steps; then a gap, and two rows.
+    CHECK((std::vector(warming.begin(), warming.begin() + 6) == std::vector<std::uint8_t>{1, 1, 0, 0, 1, 1}));
+  }
+}
+
 void warming_rows_are_no_anomalies() {
   const auto scorer = make_scorer();
   StateStore store(2, kWarmUp, {});
@@ -257,7 +336,7 @@ void a_store_is_scored_from_and_copied_at_once() {
       while (store.copy(place, 8, page)) {
       }
       for (std::size_t i = 0; i < page.streams.size(); ++i)
-        CHECK(page.states[2 * i] == page.states[2 * i + 1]);
+        CHECK(page.records[2 * i] == page.records[2 * i + 1]);
     }
   });
   StreamScorer streams;
@@ -283,6 +362,8 @@ int main() {
   pages_hold_all_streams_that_last();
   interleaved_streams_score_as_each_does_alone();
   a_fault_leaves_every_stream_as_it_was();
+  values_that_are_missing_are_carried_unless_scoring_fails();
+  rows_say_how_much_later_than_usual_they_are();
   warming_rows_are_no_anomalies();
   a_store_is_scored_from_and_copied_at_once();
   return check::result();

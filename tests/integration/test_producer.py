@@ -467,7 +467,7 @@ def test_the_command_fails_when_no_server_comes():
     [
         ((), "--dim"),
         (("--dim", "3", "--file", "x.csv"), "synthetic"),
-        (("--dim", "3", "--label", "y"), "--label, --normal and --id need --file"),
+        (("--dim", "3", "--label", "y"), "--label, --normal, --id and --time need --file"),
         (("--dim", "3", "--replies", "--json"), "do not go together"),
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import itertools
 import json
 import re
+import socket
 import urllib.request
 from urllib.error import HTTPError
 
@@ -19,7 +21,9 @@ from datasentinel.cli import cli
 from datasentinel.detector import Detector
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
 from datasentinel.oip import grpc_predict_v2_pb2_grpc as oip_grpc
+from datasentinel.producer import FileRows
 from datasentinel.streams import StreamDetector
+from datasentinel.tables import Roles, open_table
 from datasentinel.v1 import inference_pb2 as v1
 from datasentinel.v1 import inference_pb2_grpc as v1_grpc
 from tests.seasons import A_DAY, STEP_S, telemetry
@@ -168,6 +172,40 @@ def test_each_wire_scores_a_recording_with_a_gap_and_a_season_as_its_file(
     assert warming == offline[1]
 
 
+def talk(server, lines):
+    with socket.create_connection((server.host, server.tcp_port), TIMEOUT_S) as connection:
+        connection.sendall("".join(f"{line}\n" for line in lines).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").read().decode().splitlines()
+
+
+@pytest.mark.parametrize("name", ["@lines ", ""])
+def test_lines_do_too(name, models, server, recording, offline):
+    rows, times = recording
+    asked = np.column_stack([rows, np.full(len(rows), 1e30)]).astype(np.float32)
+    lines = [
+        f"{name}t={time.timestamp()} {' '.join(map(str, row))}"
+        for row, time in zip(asked, times, strict=True)
+    ]
+    threshold = load_artifact(models).config.threshold
+    assert talk(server, lines) == [
+        "WARMING" if warms else "ANOMALY" if score > threshold else "OK"
+        for score, warms in zip(*offline, strict=True)
+    ]
+
+
+def test_a_line_without_a_time_takes_its_values_as_they_are(server):
+    wrong = "ERROR: the timestamp is '{}', not seconds since 1970"
+    row = "1 2 3 4 5 6"
+    for text in ("soon", "", "1.7e12", "nan", "5.0", "1.7e9,"):
+        assert talk(server, [f"@refused t={text} {row}"]) == [wrong.format(text)]
+    assert (
+        talk(server, [f"@mixed t=1.7e9 {row}", f"@mixed {row}", f"@mixed \tt=1.7e9\t{row}"])
+        == ["WARMING"] * 3
+    )
+    assert talk(server, [f"t=1.7e9 @late {row}"]) == ["ERROR: value 1 is not a number: '@late'"]
+
+
 def test_python_does_too(models, recording, offline):
     streams = StreamDetector(Detector(load_artifact(models), backend="fused"))
     scores, warming = streams.scan(*recording[:1], "a", recording[1])
@@ -200,3 +238,59 @@ def test_what_is_no_time_is_refused_and_leaves_the_stream(channel, server):
             post(server, rows, sequence_id="refused", timestamp=value)
         with refused.value as reply:
             assert reply.code == 400
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "grpc", "http"])
+def test_produce_replays_a_recording_with_its_times(protocol, models, server, recording, offline, tmp_path):
+    rows, times = recording
+    path = tmp_path / "new.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ts", "host", *"abcde"])
+        for time, row in zip(times, rows, strict=True):
+            writer.writerow([time.isoformat(), f"replayed over {protocol}".replace(" ", "-"), *row.tolist()])
+    replies = CliRunner().invoke(
+        cli,
+        [
+            *("produce", "--protocol", protocol, "--port", str(server.ports[protocol]), "--window", "1"),
+            *("--file", str(path), "--time", "ts", "--id", "host", "--model", str(models), "--replies"),
+            *("--invalid-every", "0"),
+        ],
+    )  # fmt: skip
+    assert replies.exit_code == 0, replies.output
+    lines = [line.split() for line in replies.stdout.splitlines() if line[:1].isdigit()]
+    threshold = load_artifact(models).config.threshold
+    assert [line[1] for line in lines] == [
+        "WARMING" if warms else "ANOMALY" if score > threshold else "OK"
+        for score, warms in zip(*offline, strict=True)
+    ]
+    if protocol != "tcp":
+        np.testing.assert_allclose([float(line[2]) for line in lines], offline[0], **CLOSE)
+
+
+def test_produce_over_http_tells_what_is_wrong(server, models):
+    def produce(*arguments):
+        return CliRunner().invoke(
+            cli, ["produce", "--protocol", "http", "--port", str(server.http_port), *arguments]
+        )
+
+    unknown = produce("--dim", "6", "--count", "5", "--model-name", "pump")
+    assert unknown.exit_code == 1
+    assert "the server has no model 'pump'; it has detector" in unknown.stderr
+    without_stream = produce("--dim", "6", "--count", "4", "--invalid-every", "0", "--replies")
+    assert without_stream.exit_code == 1
+    assert "its rows need a stream: send the parameter sequence_id" in without_stream.stdout
+    misplaced = CliRunner().invoke(cli, ["produce", "--dim", "6", "--model-name", "pump"])
+    assert misplaced.exit_code == 2
+    assert "--model-name is for --protocol http" in misplaced.stderr
+
+
+def test_a_file_that_is_sent_again_goes_on_in_time(recording, tmp_path):
+    rows, times = recording
+    table = open_table(write(tmp_path / "new.csv", rows, times), roles=Roles(time="ts"))
+    sent = list(itertools.islice(FileRows(table, repeat=True, with_times=True), 600))
+    first = times[0].timestamp()
+    length_s = times[-1].timestamp() + STEP_S - first
+    assert sent[0].time_s == first
+    assert [row.time_s for row in sent[260:520]] == [time.timestamp() + length_s for time in times]
+    assert all(np.diff([row.time_s for row in sent]) > 0)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -28,7 +29,9 @@ class Reader {
       : request_(request),
         values_(request.task.values),
         columns_(request.task.model->scorer->input_dim()),
-        max_values_(request.max_rows * columns_) {}
+        max_values_(request.max_rows * columns_),
+        may_lack_(request.task.model->states() != nullptr &&
+                  request.task.model->states()->rules().carry.carries()) {}
 
   void read(std::string_view text) {
     const std::size_t json_bytes = request_.json_bytes.value_or(text.size());
@@ -196,13 +199,21 @@ class Reader {
   }
 
   void read_value(JsonReader& json) {
-    float value = 0;
+    float value = std::numeric_limits<float>::quiet_NaN();
+    if (may_lack_ && json.peek() == 'n') {
+      json.skip_value();
+      return append(value);
+    }
     const Decimal outcome = json.read_float32(value);
     if (outcome != Decimal::good) {
       reject("input 'input': value at row " + std::to_string(values_.size() / columns_) + ", column " +
              std::to_string(values_.size() % columns_) +
              (outcome == Decimal::out_of_range ? " is outside float32's range" : " is not a number"));
     }
+    append(value);
+  }
+
+  void append(float value) {
     if (values_.size() >= max_values_) reject_row_count();
     values_.append(value);
   }
@@ -297,6 +308,7 @@ class Reader {
   FloatBuffer& values_;
   std::size_t columns_;
   std::size_t max_values_;
+  bool may_lack_;  ///< Whether the model carries values that are null.
   bool binary_by_default_ = false;
   std::size_t inputs_ = 0;
   std::string name_;

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -16,8 +17,21 @@ namespace datasentinel {
 namespace {
 
 constexpr std::size_t kMaxQuotedBytes = 32;
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 constexpr bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
+
+void drop_blanks(std::string_view& line) noexcept {
+  while (!line.empty() && is_blank(line.front())) line.remove_prefix(1);
+}
+
+/// Whether a token stands for a value that is missing: nothing between two commas, or "nan" in any case.
+bool is_missing(std::string_view token) noexcept {
+  float value = 0;
+  const char* const end = token.data() + token.size();
+  const auto [stop, problem] = std::from_chars(token.data(), end, value);
+  return token.empty() || (problem == std::errc() && stop == end && std::isnan(value));
+}
 
 std::string describe(std::size_t position, const std::string& problem, std::string_view token) {
   return "value " + std::to_string(position) + " " + problem + ": " + quoted(token, kMaxQuotedBytes);
@@ -38,9 +52,9 @@ std::string problem_of(std::size_t position, std::string_view token) {
   return describe(position, is_special ? "is not finite" : "is not a number", token);
 }
 
-/// Reads the numbers of `line` into `values`. Returns why the line is not a row of so many, or an empty
-/// string.
-std::string read_row(std::string_view line, std::span<float> values) {
+/// Reads the numbers of `line` into `values`; where some may be missing, NaN for those. Returns why the line
+/// is not a row of so many, or an empty string.
+std::string read_row(std::string_view line, std::span<float> values, bool may_lack) {
   const char* at = line.data();
   const char* const end = at + line.size();
   const auto skip_blanks = [&] {
@@ -59,7 +73,9 @@ std::string read_row(std::string_view line, std::span<float> values) {
                !at_end_of_token()) {
       at = start;
       while (!at_end_of_token()) ++at;
-      return problem_of(count, {start, static_cast<std::size_t>(at - start)});
+      const std::string_view token(start, static_cast<std::size_t>(at - start));
+      if (!may_lack || !is_missing(token)) return problem_of(count, token);
+      values[count - 1] = std::numeric_limits<float>::quiet_NaN();
     }
     skip_blanks();
     after_comma = at != end && *at == ',';
@@ -167,18 +183,28 @@ void LineSession::take_line(std::string_view line) {
   ScoringTask& task = job_->task;
   if (task.model == nullptr) return refuse("no model is being served");
   std::string_view stream = own_stream_;
+  double time_s = kUnknown;
   if (line.front() == '@' && !take_stream(line, stream)) return;
+  if (!take_time(line, time_s)) return;
+  const StateStore* const states = task.model->states();
   const std::size_t columns = task.model->scorer->input_dim();
   float* const row = task.values.extend(columns);
-  std::string reason = read_row(line, {row, columns});
+  std::string reason = read_row(line, {row, columns}, states != nullptr && states->rules().carry.carries());
   if (reason.empty()) {
+    if (const WallClock* const clock = task.model->abilities.clock.get();
+        clock != nullptr && !std::isnan(time_s)) {
+      row[columns - 1] = clock->second_of_week(time_s);
+    }
     ++task.rows;
     outcomes_.push_back(true);
-    if (task.model->states() == nullptr) return;
+    if (states == nullptr) return;
     if (task.streams.empty() || task.streams.back().stream != stream) {
       task.streams.push_back({.stream = std::string(stream)});
     }
     ++task.streams.back().rows;
+    if (task.times_s.empty() && std::isnan(time_s)) return;
+    task.times_s.resize(task.rows - 1, kUnknown);
+    task.times_s.push_back(time_s);
   } else {
     task.values.drop_last(columns);
     refuse(std::move(reason));
@@ -192,6 +218,19 @@ bool LineSession::take_stream(std::string_view& line, std::string_view& stream) 
   std::string problem = stream.empty() ? "expected a stream's id after '@'" : problem_of_stream_id(stream);
   if (problem.empty()) return true;
   refuse(std::move(problem));
+  return false;
+}
+
+bool LineSession::take_time(std::string_view& line, double& time_s) {
+  drop_blanks(line);
+  if (!line.starts_with("t=")) return true;
+  line.remove_prefix(2);
+  const std::string_view text = line.substr(0, line.find_first_of(" \t"));
+  line.remove_prefix(text.size());
+  const char* const end = text.data() + text.size();
+  const auto [stop, problem] = std::from_chars(text.data(), end, time_s);
+  if (problem == std::errc() && stop == end && is_time(time_s, *job_->task.model)) return true;
+  refuse("the timestamp is " + quoted(text, kMaxQuotedBytes) + ", not seconds since 1970");
   return false;
 }
 

@@ -27,10 +27,12 @@ struct LineLimits {
 ///
 /// A line holds one row: D decimal numbers separated by blanks or by one comma (with blanks around it), ended
 /// by `\n` or `\r\n`. `@id ` before them names the stream of the row; without it, a model with memory takes
-/// the connection for a stream. Each line that is not blank is answered in order by `OK`, `ANOMALY`,
-/// `WARMING` or `ERROR: <reason>`. All complete lines of a turn are scored as one batch, off the event loop
-/// where that takes long. An error answers its own line only; an over-long line is answered and ends the
-/// session, because its end is unknown. Every turn's lines go to the model that is the default then.
+/// the connection for a stream. `t=seconds `, behind the id where there is one, says when the row was taken,
+/// since 1970. Where the model carries values, `nan` and nothing between commas are missing ones. Each line
+/// that is not blank is answered in order by `OK`, `ANOMALY`, `WARMING` or `ERROR: <reason>`. All complete
+/// lines of a turn are scored as one batch, off the event loop where that takes long. An error answers its
+/// own line only; an over-long line is answered and ends the session, because its end is unknown. Every
+/// turn's lines go to the model that is the default then.
 ///
 /// One thread at a time.
 class LineSession final : public WireSession {
@@ -65,6 +67,8 @@ class LineSession final : public WireSession {
   void take_line(std::string_view line);
   /// Takes the name of a stream off the line; false where the line was refused for it.
   [[nodiscard]] bool take_stream(std::string_view& line, std::string_view& stream);
+  /// Takes the time of the row off the line, where there is one; false where the line was refused for it.
+  [[nodiscard]] bool take_time(std::string_view& line, double& time_s);
   void charge_input(std::string& replies);
   void refuse_rest(std::string reason);
   void refuse(std::string reason);

@@ -55,8 +55,8 @@ class Config:
     training : mapping
         What the model was trained on and with.
     state : mapping
-        For a model with memory: the `size` of a stream's state, its `layout`, and `warm_up_rows`. Empty for
-        any other.
+        For a model with memory: the `size` of a stream's state, its `layout`, `warm_up_rows`, and how values
+        that are `missing` are carried, where they are. Empty for any other.
     calendar : mapping
         For a model with a season: the `time_zone` in which its last column, the second of the week, counts.
         Empty for any other.
@@ -117,6 +117,20 @@ class Config:
         return _finite(self.state["gap_s"]) if "gap_s" in self.state else None
 
     @property
+    def first_values(self) -> tuple[float, ...]:
+        """By column, what stands for a missing value that no row before has one for.
+
+        NaN for a column that must have its own; empty for a model that takes whole rows only.
+        """
+        return _first_values(self.state.get("missing", {}))
+
+    @property
+    def stale_rows(self) -> int:
+        """Number of rows beyond which a column whose values are carried is stale."""
+        missing = self.state.get("missing")
+        return _integer(missing["stale_rows"], 1) if isinstance(missing, Mapping) else 0
+
+    @property
     def warm_up_rows(self) -> int:
         """Number of rows after which a stream's beginning has faded; its rows until then are never alarms."""
         return _integer(self.state["warm_up_rows"], 0) if self.state else 0
@@ -167,6 +181,10 @@ def parse_config(raw: bytes, *, where: Path) -> Config:
         )
     if config.state and config.format_version < _FIRST_WITH_STATE:
         raise ArtifactError(f"{where}: key 'state' needs format_version {_FIRST_WITH_STATE}")
+    if (carried := len(config.first_values)) not in (0, config.input_dim):
+        raise ArtifactError(
+            f"{where}: key 'state': 'missing': got {carried} first values for input_dim {config.input_dim}"
+        )
     names = config.feature_names
     if names and len(names) != config.input_dim:
         raise ArtifactError(
@@ -289,7 +307,18 @@ def _state(value: object) -> dict[str, object]:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"'{key}': {error}") from None
         _finite(facts.get("gap_s", 0))
+        if "missing" in facts:
+            missing = _mapping(facts["missing"])
+            _integer(missing.get("stale_rows"), 1)
+            _first_values(missing)
     return facts
+
+
+def _first_values(missing: object) -> tuple[float, ...]:
+    values = _mapping(missing).get("first_values", [])
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"expected a list of numbers, got {_kind(values)}")
+    return tuple(math.nan if value is None else _finite(value) for value in values)
 
 
 def _calendar(value: object) -> dict[str, object]:

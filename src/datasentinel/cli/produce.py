@@ -32,14 +32,16 @@ from datasentinel.producer import (
     stream,
 )
 from datasentinel.producer.broker_client import BROKER_FAULTS, Payloads, Topics, broker_connector
+from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datasentinel.producer.clients import Connect, Reply
-    from datasentinel.producer.samples import Fault, Sample
+    from datasentinel.artifact import Config
+    from datasentinel.producer.replies import Connect, Reply
+    from datasentinel.producer.samples import Sample
 
-_DEFAULT_PORTS = {"tcp": 9000, "grpc": 9001}
+_DEFAULT_PORTS = {"tcp": 9000, "grpc": 9001, "http": 9002}
 
 
 def _rows(
@@ -48,17 +50,17 @@ def _rows(
     file: Path | None,
     label: str | None,
     normal: tuple[str, ...],
-    model: Path | None,
+    config: Config | None,
     dim: int | None,
     anomaly_share: float | None,
     seed: int,
     id_column: str | None,
+    time_column: str | None,
     streams: int | None,
 ) -> FileRows | Fleet | Telemetry:
-    config = load_artifact(model).config if model is not None else None
     if file is None:
-        if label is not None or normal or id_column is not None:
-            raise click.UsageError("--label, --normal and --id need --file.")
+        if label is not None or normal or id_column is not None or time_column is not None:
+            raise click.UsageError("--label, --normal, --id and --time need --file.")
         if (dim is None) == (config is None):
             raise click.UsageError(
                 "Synthetic telemetry needs one of --dim and --model; rows come from --file."
@@ -75,13 +77,15 @@ def _rows(
         )
     from datasentinel.tables import open_table
 
-    roles = ReadingOptions(label=label, normal=normal, id=id_column).roles(config)
-    return FileRows(open_table(file, roles=roles), repeat=count is not None)
+    roles = ReadingOptions(label=label, normal=normal, id=id_column, time=time_column).roles(config)
+    table = open_table(file, roles=roles)
+    if time_column is not None and config is not None and config.time_zone is not None:
+        table.add_calendar(config.time_zone)
+    return FileRows(table, repeat=count is not None, with_times=time_column is not None)
 
 
-def _payloads(rows: FileRows | Fleet | Telemetry, model: Path | None, time: str | None) -> Payloads:
+def _payloads(rows: FileRows | Fleet | Telemetry, config: Config | None, time: str | None) -> Payloads:
     """Return how samples are written for a broker: by name where there are names."""
-    config = load_artifact(model).config if model is not None else None
     names = config.table_features if config is not None else ()
     if isinstance(rows, FileRows) and not names:
         names = rows.names
@@ -173,7 +177,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     type=click.IntRange(1, 65535),
     envvar="ENGINE_PORT",
     show_envvar=True,
-    help="Its port.  [default: 9000 for tcp, 9001 for grpc]",
+    help="Its port.  [default: 9000 for tcp, 9001 for grpc, 9002 for http]",
 )
 @click.option(
     "--to",
@@ -203,10 +207,6 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     help="Who reads the results; those who do so at the same time need a group each.",
 )
 @click.option(
-    "--time",
-    help="Name of the time of sending, for a broker.  [default: as in the training of --model]",
-)
-@click.option(
     "--tls-ca",
     type=click.Path(path_type=Path),
     help="Use TLS; PEM file of the authorities that sign the server's certificate.",
@@ -224,7 +224,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="File whose first line is the bearer token to show to the server, over gRPC.",
+    help="File whose first line is the bearer token to show to the server, over gRPC or HTTP.",
 )
 @click.option(
     "--file",
@@ -239,6 +239,11 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     "--id", "id_column", help="Column of --file that says which stream a row belongs to, and is sent along."
 )
 @click.option(
+    "--time",
+    help="Column of --file that says when a row was taken, and is sent along. For a broker, the name of the "
+    "time of sending.  [default there: as in the training of --model]",
+)
+@click.option(
     "--streams",
     type=click.IntRange(1),
     help="Send synthetic telemetry of this many streams in turn, with their ids.",
@@ -248,6 +253,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     type=click.Path(path_type=Path),
     help="Artifact folder: take the number of values, and the columns of --file, from it.",
 )
+@click.option("--model-name", default="", help="Over HTTP, the model to ask.  [default: the only one]")
 @click.option("--dim", type=click.IntRange(1), help="Number of values in a synthetic sample.")
 @click.option(
     "--anomaly-share",
@@ -315,6 +321,7 @@ def command(
     label: str | None,
     normal: tuple[str, ...],
     model: Path | None,
+    model_name: str,
     dim: int | None,
     anomaly_share: float | None,
     id_column: str | None,
@@ -345,21 +352,25 @@ def command(
     if replies and as_json:
         raise click.UsageError("--replies and --json do not go together.")
     if token_file is not None and protocol == "tcp":
-        raise click.UsageError("--token-file is for gRPC; the line protocol has no tokens.")
+        raise click.UsageError("--token-file is for gRPC and HTTP; the line protocol has no tokens.")
+    if model_name and protocol != "http":
+        raise click.UsageError("--model-name is for --protocol http; the others ask the default model.")
     if to is not None and (port or tls_ca or tls_certificate or tls_key or token_file):
         raise click.UsageError("--port, --tls-* and --token-file are for servers; a broker's are in its URL.")
     if (to is None) != (results is None):
         raise click.UsageError("--to and --results go together.")
+    config = load_artifact(model).config if model is not None else None
     rows = _rows(
         count=count,
         file=file,
         label=label,
         normal=normal,
-        model=model,
+        config=config,
         dim=dim,
         anomaly_share=anomaly_share,
         seed=seed,
         id_column=id_column,
+        time_column=time if to is None else None,
         streams=streams,
     )
     connect: Connect
@@ -368,7 +379,7 @@ def command(
         read = BrokerUrl.parse(results)
         dead = read.dead_letters if dead_letters is None else BrokerUrl.parse(dead_letters)
         topics = Topics(BrokerUrl.parse(to), read, dead, group)
-        faults, connect = BROKER_FAULTS, broker_connector(topics, _payloads(rows, model, time))
+        faults, connect = BROKER_FAULTS, broker_connector(topics, _payloads(rows, config, time))
     else:
         credentials = Credentials(
             ca=tls_ca,
@@ -377,7 +388,9 @@ def command(
             token=read_token(token_file) if token_file is not None else "",
         )
         faults = PROTOCOLS[protocol]
-        connect = connector(protocol, host, port or _DEFAULT_PORTS[protocol], credentials)
+        connect = connector(protocol, host, port or _DEFAULT_PORTS[protocol], credentials, model=model_name)
+    if config is not None and config.first_values:
+        faults = tuple(fault for fault in faults if fault is not Fault.NAN)  # It is scored.
     samples = stream(rows, invalid_every=invalid_every, faults=faults, seed=seed)
     producer = Producer(
         itertools.islice(samples, count),

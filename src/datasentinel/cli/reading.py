@@ -50,7 +50,12 @@ class ReadingOptions:
     header: bool | None = None
 
     def roles(
-        self, config: Config | None = None, *, keep: tuple[str, ...] = (), needs_label: bool = True
+        self,
+        config: Config | None = None,
+        *,
+        keep: tuple[str, ...] = (),
+        needs_label: bool = True,
+        may_lack: bool = False,
     ) -> Roles:
         """Return the columns' roles, with those of a model where there is one."""
         return Roles(
@@ -65,6 +70,7 @@ class ReadingOptions:
             model_features=() if config is None or self.features else config.table_features,
             num_features=None if config is None else config.input_dim - bool(config.calendar),
             needs_label=needs_label,
+            may_lack=may_lack if config is None else bool(config.first_values),
         )
 
 
@@ -127,17 +133,19 @@ def open_data(
     keep: tuple[str, ...] = (),
     needs_label: bool = True,
     time_zone: str | None = None,
+    may_lack: bool = False,
 ) -> Table:
     """Open files whose columns fit a model, and tell which columns are left out.
 
-    With a time zone, or a model with a season, the second of the week follows the features.
+    With a time zone, or a model with a season, the second of the week follows the features. Rows may lack
+    values where `may_lack` or the model says so; they are NaN then.
 
     Raises
     ------
     DataError
         A file cannot be read or lacks columns.
     """
-    roles = reading.roles(config, keep=keep, needs_label=needs_label)
+    roles = reading.roles(config, keep=keep, needs_label=needs_label, may_lack=may_lack)
     table = open_table(*paths, roles=roles, header=reading.header)
     for column in table.columns.left_out:
         click.echo(f"left out    {column}", err=True)
@@ -175,6 +183,7 @@ def read_data(
     judge_columns: bool | None = None,
     time_zone: str | None = None,
     with_order: bool = False,
+    may_lack: bool = False,
 ) -> Dataset:
     """Read files whole; bad rows are left out and told.
 
@@ -183,7 +192,7 @@ def read_data(
     DataError
         A file cannot be read, lacks columns, or has no usable rows.
     """
-    table = open_data(paths, reading, config, needs_label=needs_label, time_zone=time_zone)
+    table = open_data(paths, reading, config, needs_label=needs_label, time_zone=time_zone, may_lack=may_lack)
     with progress_bar(f"reading {table.name}") as progress:
         dataset = table.read(
             max_rows=max_rows,

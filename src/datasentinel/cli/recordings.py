@@ -99,28 +99,9 @@ def as_recordings(
     return ordered, replace(settings, model="context"), order
 
 
-class Gaps:
-    """Names what a series is after each gap: a stream of its own, which begins anew.
-
-    Parameters
-    ----------
-    longest_s : float
-        Seconds between two rows of a series up to which a detector remembers.
-    """
-
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
-        self._last: dict[str, tuple[float, int]] = {}
-
-    def streams(self, series: list[str], times: list[Any]) -> list[str]:
-        """Return the stream of each of the next rows: its series, and how many gaps that has had."""
-        streams = []
-        for name, time_s in zip(series, seconds(times).tolist(), strict=True):
-            before, gaps = self._last.get(name, (time_s, 0))
-            gaps += time_s - before > self._longest_s
-            self._last[name] = (time_s, gaps)
-            streams.append(f"{gaps} {name}")
-        return streams
+def known_times(values: Sequence[Any]) -> list[float | None]:
+    """Return times in seconds, None for what is no time."""
+    return [time_s if np.isfinite(time_s) else None for time_s in seconds(values).tolist()]
 
 
 class Alarms:
@@ -161,6 +142,7 @@ class ScoredRows:
     ----------
     dataset : Dataset
     rows : float32 array, shape [N, D]
+        As they were scored: with values for those that were missing, where the model carries them.
     scores : float32 array, shape [N]
     warming : bool array, shape [N]
         Which rows are too early in their stream to tell; none without a memory.
@@ -182,14 +164,14 @@ def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
         return ScoredRows(dataset, rows, detector.score(rows), np.zeros(len(rows), bool), streams)
     if dataset.series is not None:
         streams = list(map(str, dataset.series))
-    gap_s = detector.artifact.config.gap_s
-    if gap_s is not None and dataset.times is not None:
-        streams = Gaps(gap_s).streams(streams, dataset.times)
     places: dict[str, int] = {}
     order = np.argsort([places.setdefault(name, len(places)) for name in streams], kind="stable")
     rows, streams = rows[order], [streams[row] for row in order.tolist()]
+    times = None if dataset.times is None else [dataset.times[row] for row in order.tolist()]
     labels = None if dataset.labels is None else dataset.labels[order]
-    scores, warming = StreamDetector(detector, max_streams=len(places)).update_many(rows, streams)
+    scores, warming = StreamDetector(detector, max_streams=len(places)).update_many(
+        rows, streams, None if times is None else known_times(times), filled=rows
+    )
     ordered = replace(dataset, values=dataset.values[order], labels=labels)
     return ScoredRows(ordered, rows, scores, warming, streams)
 

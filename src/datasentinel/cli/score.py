@@ -21,7 +21,7 @@ from datasentinel.cli.reading import (
     reading_options,
     tell_problems,
 )
-from datasentinel.cli.recordings import Alarms, Gaps
+from datasentinel.cli.recordings import Alarms, known_times
 from datasentinel.errors import DataError
 from datasentinel.tables import Problems
 from datasentinel.tables.pipeline import ordered_map
@@ -202,19 +202,18 @@ def _score_streams(
 
     streams = StreamDetector(detector)
     alarms = Alarms(detector.threshold, alarm_budget)
-    longest_s = detector.artifact.config.gap_s
-    gaps = None if longest_s is None else Gaps(longest_s)
     place = table.placer()
     for part, parsed in ordered_map(parse, table.blocks(), threads):
         chunk = place(part, parsed)
         series = [""] * len(chunk.rows) if id_column is None else chunk.good_texts(id_column)
-        if gaps is not None and time_column is not None:
-            series = gaps.streams(series, chunk.good_values(time_column))
+        times = None if time_column is None else known_times(chunk.good_values(time_column))
         reasons: list[list[Reason]] | None = None
         if columns.num_reasons:
-            scores, warming, reasons = streams.explain_many(chunk.values, series, top=columns.num_reasons)
+            scores, warming, reasons = streams.explain_many(
+                chunk.values, series, times, top=columns.num_reasons
+            )
         else:
-            scores, warming = streams.update_many(chunk.values, series)
+            scores, warming = streams.update_many(chunk.values, series, times)
         anomalies = alarms.decide(scores, warming, series)
         yield Scored(
             chunk,
@@ -224,6 +223,12 @@ def _score_streams(
             detector.p_values_of_scores(scores) if columns.p_value else None,
             reasons,
             warming,
+        )
+    if streams.stale_rows:
+        click.echo(
+            f"{streams.stale_rows} rows have a column without a value for more than "
+            f"{detector.artifact.config.stale_rows} rows: their scores are of what it was before",
+            err=True,
         )
     if streams.evicted:
         click.echo(

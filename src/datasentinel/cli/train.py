@@ -15,9 +15,10 @@ from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.cli.reading import data_argument, read_data, reading_options
 from datasentinel.cli.recordings import HalfLives, as_recordings, put_in_order
 from datasentinel.errors import DataError, SettingsError
+from datasentinel.missing import fill_forward
 from datasentinel.precisions import PRECISIONS
 from datasentinel.training.season import SEASONS
-from datasentinel.training.settings import ACTIVATIONS, DEVICES, MODELS, TrainingSettings
+from datasentinel.training.settings import ACTIVATIONS, DEVICES, MISSING, MODELS, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +100,14 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     default=(),
     help="How long a context detector remembers, in rows or, with --time, in time, such as 8,32 or 30s,2m.  "
     "[default: chosen from the recording]",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(MISSING),
+    default="error",
+    show_default=True,
+    help="What a missing value is: carry lets a context detector take the one of the row before, in training "
+    "and in use.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), help="Training steps of the ensemble's autoencoder.  [default: 600]"
@@ -185,7 +194,15 @@ def command(  # noqa: PLR0917 - click passes them by name
     if half_lives and not has_memory:
         raise SettingsError("--half-life is for --model context")
     told_order = bool(reading.time or reading.id)
-    dataset = read_data(data, reading, max_rows=max_rows, time_zone=zone, with_order=has_memory or told_order)
+    carries = chosen.missing == "carry"
+    dataset = read_data(
+        data,
+        reading,
+        max_rows=max_rows,
+        time_zone=zone,
+        with_order=has_memory or told_order,
+        may_lack=carries,
+    )
     _tell(" ".join(data), dataset)
     order = None
     if has_memory:
@@ -197,7 +214,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         test_reading = dataclasses.replace(
             reading, features=dataset.columns.feature_names or reading.features
         )
-        test_set = read_data([test_path], test_reading, judge_columns=False, time_zone=zone)
+        test_set = read_data([test_path], test_reading, judge_columns=False, time_zone=zone, may_lack=carries)
         _tell(test_path, test_set)
         if test_set.labels is None:
             raise DataError(f"{test_path}: no label column; --test needs one")
@@ -217,6 +234,9 @@ def command(  # noqa: PLR0917 - click passes them by name
             on_epoch=progress.show,
             order=order,
         )
+    if carries and order is not None:
+        values = fill_forward(dataset.values, result.first_values, order.starts)
+        dataset = dataclasses.replace(dataset, values=values)
     for warning in result.warnings:
         click.echo(f"warning     {warning}", err=True)
     exported = export_artifact(

@@ -15,6 +15,7 @@ from datasentinel.artifact import Config, newest_version, save_artifact
 from datasentinel.export.graph import build_graph
 from datasentinel.export.verify import Verification, verify_graph
 from datasentinel.training.context import ContextModel
+from datasentinel.training.memory import stale_after
 from datasentinel.training.seasonal import SeasonalModel, without_season
 
 if TYPE_CHECKING:
@@ -142,11 +143,15 @@ def build_artifact(
 
 
 def _state_facts(model: ContextModel, result: TrainingResult) -> dict[str, Json]:
+    facts = model.state_facts()
     alarms = result.calibration.false_alarms
-    if alarms is None or alarms.row_s is None:
-        return model.state_facts()
-    # Across a longer gap nothing is remembered.
-    return {**model.state_facts(), "gap_s": model.memory.warm_up_rows * alarms.row_s}
+    if alarms is not None and alarms.row_s is not None:
+        # Across a longer gap nothing is remembered.
+        facts["gap_s"] = model.memory.warm_up_rows * alarms.row_s
+    if result.first_values:
+        values: list[Json] = [None if np.isnan(value) else value for value in result.first_values]
+        facts["missing"] = {"first_values": values, "stale_rows": stale_after(model.memory.half_lives)}
+    return facts
 
 
 def _training_facts(result: TrainingResult) -> dict[str, Json]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from datasentinel.distributed.brokers import open_sink, open_source
 from datasentinel.distributed.brokers.base import BrokerUrl, Record
 from datasentinel.errors import BrokerError
-from datasentinel.producer.clients import ANOMALY, ERROR, OK, WARMING, Connection, Reply
+from datasentinel.producer.replies import ANOMALY, ERROR, OK, WARMING, Connection, Reply
 from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
     from datasentinel.distributed.brokers.base import Message, Sink, Source
-    from datasentinel.producer.clients import Connect, Listener
+    from datasentinel.producer.replies import Connect, Listener
     from datasentinel.producer.samples import Sample
 
 BROKER_FAULTS = (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN)

@@ -1,93 +1,52 @@
-"""Connections to a server, over TCP or gRPC: samples go in, replies come back by callback."""
+"""Connections to a server: the line protocol, gRPC, and which of all a name means."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import InvalidInputError, MissingDependencyError, ServerError
 from datasentinel.producer.credentials import Credentials
+from datasentinel.producer.http import http_connector
+from datasentinel.producer.replies import ANOMALY, ERROR, NOT_A_NUMBER_WORD, OK, WARMING, Connection, Reply
 from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import grpc.aio
 
+    from datasentinel.producer.replies import Connect, Listener
     from datasentinel.producer.samples import Sample
-
-OK, ANOMALY, WARMING, ERROR = "OK", "ANOMALY", "WARMING", "ERROR"
 
 # What an invalid sample can be: a gRPC request carries floats, so a word cannot be sent.
 PROTOCOLS: dict[str, tuple[Fault, ...]] = {
     "tcp": (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN),
     "grpc": (Fault.WRONG_COUNT, Fault.INFINITE, Fault.NAN),
+    "http": (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN),
 }
-_NOT_A_NUMBER_WORD = "abc"
 _TOO_MANY_CONNECTIONS = "too many connections"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A server's answer to one sample.
-
-    Attributes
-    ----------
-    status : str
-        `OK`, `ANOMALY`, `WARMING` or `ERROR`.
-    message : str
-        The reason of an error, or empty.
-    score : float or None
-        The anomaly score, where the protocol tells it.
-    """
-
-    status: str
-    message: str = ""
-    score: float | None = None
-
-
-class Listener(Protocol):
-    """Who wants to know what a connection receives."""
-
-    def on_reply(self, sample: Sample, reply: Reply) -> None:
-        """Record the answer to `sample`."""
-
-    def on_lost(self, error: Exception) -> None:
-        """Learn that the connection is unusable. A `ServerError` means that a retry is useless."""
-
-
-class Connection(ABC):
-    """An open connection. After `close`, nothing is reported any more."""
-
-    @abstractmethod
-    def send(self, samples: Iterable[Sample]) -> None:
-        """Send samples; returns at once."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Close it at once; replies still on their way are dropped."""
-
-
-Connect: TypeAlias = "Callable[[Listener], Awaitable[Connection]]"
-
-
-def connector(protocol: str, host: str, port: int, credentials: Credentials | None = None) -> Connect:
+def connector(
+    protocol: str, host: str, port: int, credentials: Credentials | None = None, *, model: str = ""
+) -> Connect:
     """Make the function that opens connections to a server.
 
     Parameters
     ----------
-    protocol : {"tcp", "grpc"}
-        The line protocol or `datasentinel.v1.InferenceService/Evaluate`.
+    protocol : {"tcp", "grpc", "http"}
+        The line protocol, `datasentinel.v1.InferenceService/Evaluate` or the Open Inference Protocol.
     host, port : str, int
         Where the server listens.
     credentials : Credentials, optional
         Needed where the server speaks TLS or asks for a token.
+    model : str
+        Over HTTP, the model to ask; empty for the only one there is. The others ask the default model.
 
     Raises
     ------
@@ -100,6 +59,8 @@ def connector(protocol: str, host: str, port: int, credentials: Credentials | No
     """
     credentials = credentials or Credentials()
     context = credentials.context()
+    if protocol == "http":
+        return http_connector(host, port, credentials, model)
     if protocol == "tcp":
         return partial(_connect_tcp, host, port, context)
     if protocol == "grpc":
@@ -114,9 +75,10 @@ def encode_line(sample: Sample) -> bytes:
     # str of a NumPy float32, unlike that of a Python float, is the shortest for 32 bits.
     line = " ".join(map(str, sample.values))
     if sample.fault is Fault.NOT_A_NUMBER:
-        line = line.replace("nan", _NOT_A_NUMBER_WORD)
+        line = line.replace("nan", NOT_A_NUMBER_WORD)
     name = f"@{sample.stream} " if sample.stream else ""
-    return (name + line).encode() + b"\n"
+    time = f"t={sample.time_s!r} " if sample.time_s is not None else ""
+    return (name + time + line).encode() + b"\n"
 
 
 def parse_reply(line: bytes) -> Reply:
@@ -235,7 +197,9 @@ class GrpcConnection(Connection):
     async def _call(self, sample: Sample) -> None:
         try:
             response = await self._evaluate(
-                self._request(values=sample.values.tolist(), stream_id=sample.stream),
+                self._request(
+                    values=sample.values.tolist(), stream_id=sample.stream, timestamp=sample.time_s
+                ),
                 metadata=self._metadata,
             )
         except self._rpc_error as error:

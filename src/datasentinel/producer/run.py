@@ -14,7 +14,7 @@ from datasentinel.producer.summary import Summary
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datasentinel.producer.clients import Connect, Connection, Reply
+    from datasentinel.producer.replies import Connect, Connection, Reply
     from datasentinel.producer.samples import Sample
 
 _CONNECT_TIMEOUT_S = 5.0

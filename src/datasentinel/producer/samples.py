@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class Fault(Enum):
 
 
 class Row(NamedTuple):
-    """A row, whether it is an anomaly where that is known, and the stream it belongs to, or nothing."""
+    """A row, whether it is an anomaly and when it was taken, where that is known, and its stream, if any."""
 
     values: Float32Array
     label: bool | None = None
     stream: str = ""
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Sample:
         Why the server must refuse it; None for a sample that it must score.
     stream : str
         The stream that it belongs to; empty for none.
+    time_s : float or None
+        When it was taken, in seconds since 1970, where that is known.
     """
 
     index: int
@@ -64,6 +68,7 @@ class Sample:
     label: bool | None
     fault: Fault | None
     stream: str = ""
+    time_s: float | None = None
 
 
 class Telemetry:
@@ -157,14 +162,16 @@ class Fleet:
 
 
 class FileRows:
-    """The good rows of a data file, in order, with their labels and streams where the file has some.
+    """The good rows of a data file, in order, with their labels, streams and times where the file has some.
 
     Parameters
     ----------
     table : Table
         What `tables.open_table` gives; it is read into memory when the first row is asked for.
     repeat : bool
-        Start again at the end, for ever.
+        Start again at the end, for ever. Times go on: a repeat is as much later as the file is long.
+    with_times : bool
+        Whether rows have the times of the table's column of times.
 
     Attributes
     ----------
@@ -176,16 +183,17 @@ class FileRows:
         What was wrong with the first of them.
     """
 
-    def __init__(self, table: Table, *, repeat: bool = False) -> None:
+    def __init__(self, table: Table, *, repeat: bool = False, with_times: bool = False) -> None:
         self.dim = table.num_features
         self.names = table.columns.feature_names
         self.skipped = 0
         self.first_problem = ""
         self._table = table
         self._repeat = repeat
+        self._with_times = with_times
 
     def __iter__(self) -> Iterator[Row]:
-        data = self._table.read()
+        data = self._table.read(with_order=True)
         self.skipped = data.problems.total
         self.first_problem = str(data.bad[0]) if data.bad else ""
         if not len(data.values):
@@ -193,16 +201,23 @@ class FileRows:
             raise DataError(f"{self._table.name}: no usable rows{problem}")
         values = data.values.astype(np.float32)
         labels = [None] * len(values) if data.labels is None else data.labels.tolist()
-        streams = self._streams()
-        yield from map(Row, values, labels, streams)
-        while self._repeat:
+        streams = [""] * len(values) if data.series is None else list(map(str, data.series))
+        if data.times is None or not self._with_times:
             yield from map(Row, values, labels, streams)
-
-    def _streams(self) -> Iterable[str]:
-        column = self._table.columns.name_of(self._table.columns.id)
-        if column is None:
-            return itertools.repeat("")
-        return [stream for chunk in self._table.chunks() for stream in chunk.good_texts(column)]
+            while self._repeat:
+                yield from map(Row, values, labels, streams)
+            return
+        times_s = seconds(data.times)
+        if (unknown := np.flatnonzero(~np.isfinite(times_s))).size:
+            name = self._table.columns.name_of(self._table.columns.time)
+            raise DataError(f"column '{name}': '{data.times[unknown[0]]}' is not a time")
+        # As long as its rows, the last of which lasts as long as the usual one.
+        steps = np.diff(np.unique(times_s))
+        length_s = float(np.ptp(times_s)) + (float(np.median(steps)) if steps.size else 1.0)
+        yield from map(Row, values, labels, streams, times_s.tolist())
+        while self._repeat:
+            times_s = times_s + length_s
+            yield from map(Row, values, labels, streams, times_s.tolist())
 
 
 def stream(
@@ -232,12 +247,12 @@ def _with_invalid(
     rng = np.random.default_rng(seed)
     turns = itertools.cycle(faults)
     index = 0
-    for values, label, name in rows:
-        yield Sample(index, values, label, None, name)
+    for values, label, name, time_s in rows:
+        yield Sample(index, values, label, None, name, time_s)
         index += 1
         if invalid_every and (index + 1) % invalid_every == 0:
             fault = next(turns)
-            yield Sample(index, _spoil(values, fault, rng), None, fault, name)
+            yield Sample(index, _spoil(values, fault, rng), None, fault, name, time_s)
             index += 1
 
 

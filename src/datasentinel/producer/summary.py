@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasentinel.producer.clients import ANOMALY, ERROR, OK, WARMING
+from datasentinel.producer.replies import ANOMALY, ERROR, OK, WARMING
 
 if TYPE_CHECKING:
-    from datasentinel.producer.clients import Reply
+    from datasentinel.producer.replies import Reply
     from datasentinel.producer.samples import Sample
 
 _GROWTH = math.log(1.01)  # each bucket of a histogram is 1 % wider than the one before

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from datasentinel.backend import StateStore
 from datasentinel.errors import ArtifactError, InvalidInputError, SettingsError
 from datasentinel.serving.logs import log
 from datasentinel.stream_snapshot import restore_states, save_states
+from datasentinel.streams import store_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from datasentinel.backend import StateStore
     from datasentinel.detector import Detector
     from datasentinel.serving.settings import Settings
 
@@ -88,12 +88,10 @@ class StreamStates:
         sha256 = hashlib.sha256(detector.artifact.onnx).hexdigest()
         streams = self._kept.get((name, sha256))
         if streams is None:
-            store = StateStore(
-                detector.scorer.state_dim,
-                detector.artifact.config.warm_up_rows,
+            store = store_for(
+                detector,
                 max_streams=self._settings.max_streams,
                 max_bytes=self._settings.stream_memory_mib << 20,
-                gap_s=detector.artifact.config.gap_s or math.inf,
             )
             streams = self._kept[name, sha256] = ModelStreams(name, sha256, store)
             self._restore(streams)

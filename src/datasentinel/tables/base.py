@@ -298,6 +298,8 @@ def split_off_bad(
 ) -> Chunk:
     """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave.
 
+    Rows that lack values are good ones where the columns say that they may.
+
     Formats that tell a missing value from NaN say by `is_missing` which of them a row and column hold.
     """
     if numbers.dtype == np.float32 and label_values is None and np.isfinite(_sum(numbers)):
@@ -305,6 +307,8 @@ def split_off_bad(
         return Chunk(len(numbers), np.arange(len(numbers)), numbers)
     with np.errstate(over="ignore"):
         usable = np.isfinite(numbers.astype(np.float32, copy=False))
+    if columns.may_lack:
+        usable |= np.isnan(numbers)
     good: BoolArray = np.all(usable, axis=1)
     if label_values is not None:
         good &= np.array([value is not None for value in label_values], dtype=np.bool_)

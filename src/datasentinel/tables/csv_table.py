@@ -13,6 +13,7 @@ from datasentinel.tables import labels
 from datasentinel.tables.base import Part, empty_label
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
+from datasentinel.tables.roles import MISSING_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,7 @@ class CsvPart(Part):
             quote=dialect.quote,
             decimal=dialect.decimal,
             comment=dialect.comment,
+            missing=sorted(MISSING_WORDS) if columns.may_lack else [],
         )
 
     @property

@@ -88,7 +88,7 @@ class JsonPart(Part):
             if not text.strip():
                 continue
             row = _parse(text)
-            found = numbers_of_object(row, features)
+            found = numbers_of_object(row, features, may_lack=columns.may_lack)
             if isinstance(found, list) and label is not None and isinstance(row, dict):
                 value = labels.normalise(row.get(label))
                 if value is None:
@@ -124,13 +124,18 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
 def numbers_of_object(
     row: Any,  # noqa: ANN401
     features: Sequence[str],
+    *,
+    may_lack: bool = False,
 ) -> list[float] | tuple[ProblemKind, str]:
-    """Return an object's features, or why there are none."""
+    """Return an object's features, or why there are none; NaN for those that it lacks where it may."""
     if not isinstance(row, dict):
         return ProblemKind.NOT_JSON, "is not a JSON object"
     numbers = []
     for name in features:
         value = row.get(name)
+        if may_lack and (value is None or (isinstance(value, float) and np.isnan(value))):
+            numbers.append(float("nan"))
+            continue
         if value is None:
             return ProblemKind.EMPTY, f"column '{name}': is empty"
         if not isinstance(value, bool | int | float):

@@ -33,7 +33,7 @@ _ISO_TIME = re.compile(
 _EPOCH_S = (6.3e8, 4.2e9)
 # A number as only people or Python read it: the column is one of numbers, and each such row is reported.
 _SPOILT_NUMBER = re.compile(r"[+-]?[$€£]?\d[\d_,' ]*(\.\d*)?([eE][+-]?\d+)?\s*%?")
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "nat", "#n/a", "<na>"})
+MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "nat", "#n/a", "<na>"})
 _MIN_ROWS_TO_JUDGE = 5
 
 
@@ -63,6 +63,8 @@ class Roles:
         columns, these are they.
     needs_label : bool
         Whether the label matters.
+    may_lack : bool
+        Whether a row may lack values; they are NaN then.
     """
 
     features: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Roles:
     model_features: tuple[str, ...] = ()
     num_features: int | None = None
     needs_label: bool = True
+    may_lack: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Columns:
         Columns to hand through, time and id among them.
     left_out : tuple of LeftOut
         What nobody asked to leave out.
+    may_lack : bool
+        Whether a row may lack values of features; they are NaN then.
     """
 
     names: tuple[str, ...]
@@ -117,6 +122,7 @@ class Columns:
     id: int | None = None
     keep: tuple[int, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    may_lack: bool = False
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -186,7 +192,7 @@ class SampleColumn:
 def is_missing(value: object) -> bool:
     """Whether a value stands for a missing one."""
     if isinstance(value, str):
-        return value.strip().lower() in _MISSING
+        return value.strip().lower() in MISSING_WORDS
     return value is None or (isinstance(value, float) and np.isnan(value)) or str(value) == "NaT"
 
 
@@ -279,7 +285,7 @@ def assign(
             )
     finder.check_unique([names[c] for c in (*features, label, time, series, *kept) if c is not None])
     keep = tuple(dict.fromkeys(c for c in (time, series, *kept) if c is not None))
-    return Columns(names, named, features, label, time, series, keep, left_out)
+    return Columns(names, named, features, label, time, series, keep, left_out, asked.may_lack)
 
 
 class _Finder:

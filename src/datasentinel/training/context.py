@@ -248,12 +248,14 @@ def fit_context(
     *,
     starts: tuple[int, ...] = (0,),
     half_lives: tuple[float, ...] = (),
+    needs_memory: bool = False,
 ) -> tuple[ContextModel | Subspace, Float32Array]:
     """Learn what is normal in context from recordings, and which views of it to trust.
 
     Every view is learnt from all rows but those held out and judged on those: the steadier its score on rows
     that it has not seen, the more a departure means. The steadiest views are kept, learnt again from all
-    rows. Where that is the view of single rows alone, the result has no memory, unless half-lives are given.
+    rows. Where that is the view of single rows alone, the result has no memory, unless half-lives are given
+    or it needs one.
 
     Parameters
     ----------
@@ -265,6 +267,8 @@ def fit_context(
         The rows that the recordings begin with.
     half_lives : tuple of float, optional
         In rows, of the one context there is then.
+    needs_memory : bool
+        Whether the steadiest of the contexts is kept in any case.
 
     Returns
     -------
@@ -279,6 +283,8 @@ def fit_context(
     chosen = steadiest(spreads)
     if half_lives and _GIVEN not in chosen:
         chosen = [_GIVEN]
+    if needs_memory and chosen == [_ROWS]:
+        chosen += steadiest({name: spreads[name] for name in contexts})[:1]
     if chosen == [_ROWS] and final.rows is not None:
         return final.rows, early.scores[_ROWS][held_out].astype(np.float32)
     logs = [spreads[name].log_ratio(early.scores[name][held_out]) for name in chosen]

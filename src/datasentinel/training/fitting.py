@@ -128,7 +128,13 @@ def _fit_context(rows: Float32Array, settings: TrainingSettings, order: Order) -
             f"held_out leaves no rows to train on, or no recording is longer than the {warm_up_rows} rows "
             "that the detector takes to warm up"
         )
-    model, scores = fit_context(rows, held_out, starts=order.starts, half_lives=tuple(settings.half_lives))
+    model, scores = fit_context(
+        rows,
+        held_out,
+        starts=order.starts,
+        half_lives=tuple(settings.half_lives),
+        needs_memory=settings.missing == "carry",
+    )
     return Fitted(model, scores, [], len(rows), True, held_out)
 
 

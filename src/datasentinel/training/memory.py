@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Half-lives after which the beginning of a stream counts for an eighth.
 _WARM_UP_HALF_LIVES = 3
+# After so many, what was seen last of a column counts for a sixteenth: the column is silent.
+_STALE_HALF_LIVES = 4
 
 
 def keep_of(half_life: float) -> float:
@@ -24,6 +26,11 @@ def keep_of(half_life: float) -> float:
 def warm_up_of(half_lives: Sequence[float]) -> int:
     """Return the rows after which the beginning of a stream counts for an eighth in the longest average."""
     return int(np.ceil(_WARM_UP_HALF_LIVES * max(half_lives)))
+
+
+def stale_after(half_lives: Sequence[float]) -> int:
+    """Return the rows beyond which a value that is carried says nothing about the present."""
+    return int(np.ceil(_STALE_HALF_LIVES * max(half_lives)))
 
 
 @dataclass(frozen=True)

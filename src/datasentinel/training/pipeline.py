@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.errors import DataError, InvalidInputError
+from datasentinel.missing import fill_forward
 from datasentinel.quality import Quality, judge
 from datasentinel.training.checking import fit_and_check
 from datasentinel.training.columns import Finding, examine
@@ -59,6 +60,8 @@ class TrainingResult:
         Scores and labels of rows that had no part in training, where there are any.
     quality : Quality or None
         Their comparison.
+    first_values : tuple of float, length D, or empty
+        What stands for missing values that no row before has one for, where missing values are carried.
     """
 
     model: Model | SeasonalModel
@@ -73,6 +76,7 @@ class TrainingResult:
     test_scores: Float32Array | None
     test_labels: BoolArray | None
     quality: Quality | None
+    first_values: tuple[float, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -108,7 +112,8 @@ def train(
     Parameters
     ----------
     rows : array-like, shape [N, D]
-        Raw rows, finite also as float32. In float64, what float32 does not resolve is found and told.
+        Raw rows, finite also as float32. In float64, what float32 does not resolve is found and told. NaN is
+        a missing value where the settings have these carried.
     labels : array-like of bool, shape [N], optional
         True for anomalies. They are never trained on; where there are some and `test` is not given, all of
         them and a fifth of the normal rows (the last of a recording) are set aside to judge the detector by.
@@ -134,14 +139,21 @@ def train(
         model keeps its promise on them.
     """
     settings = settings or TrainingSettings()
+    order = order or Order()
+    count = len(np.asarray(rows))
+    is_anomaly = np.zeros(count, bool) if labels is None else _labels("labels", labels, count)
+    first_values: tuple[float, ...] = ()
+    if settings.missing == "carry":
+        features = slice(-1 if settings.season else None)
+        first_values = _typical_values(np.asarray(rows)[~is_anomaly], features, feature_names)
+        rows = _carry(rows, features, first_values, order)
+        test = test and (_carry(test[0], features, first_values, Order()), test[1])
     values = _rows("rows", rows)
-    is_anomaly = np.zeros(len(values), bool) if labels is None else _labels("labels", labels, len(values))
     judged: tuple[Float32Array, BoolArray] | None = None
     if test is not None:
         test_rows = _rows("test rows", test[0], width=values.shape[1])
         judged = test_rows, _labels("test labels", test[1], len(test_rows))
 
-    order = order or Order()
     test_order = Order()
     raw, season = values, None
     if settings.season is not None:
@@ -204,7 +216,31 @@ def train(
         quality=judge(test_scores, judged[1], calibration.threshold)
         if judged and test_scores is not None
         else None,
+        first_values=first_values,
     )
+
+
+def _typical_values(
+    rows: npt.NDArray[np.floating], features: slice, names: Sequence[str]
+) -> tuple[float, ...]:
+    """Return the medians of the features in rows [N, D] that may lack some, NaN for what is no feature."""
+    values = np.full(rows.shape[1], np.nan)
+    known = ~np.isnan(rows[:, features]).all(axis=0)
+    if not known.all():
+        column = int(np.argmin(known))
+        name = f"column '{names[column]}'" if len(names) else f"column {column}"
+        raise DataError(f"{name} has no value in any normal row: leave it out")
+    values[features] = np.nanmedian(rows[:, features], axis=0).astype(np.float32)
+    return tuple(values.tolist())
+
+
+def _carry(
+    rows: npt.ArrayLike, features: slice, first_values: tuple[float, ...], order: Order
+) -> npt.NDArray[np.floating]:
+    """Return rows whose features have, where they are missing, the values before."""
+    filled = np.array(rows)
+    filled[:, features] = fill_forward(filled[:, features], first_values[features], order.starts)
+    return filled
 
 
 def _rows(name: str, rows: npt.ArrayLike, width: int | None = None) -> Float32Array:

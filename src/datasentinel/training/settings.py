@@ -12,12 +12,14 @@ from datasentinel.training.season import SEASONS, SeasonKind
 ModelKind: TypeAlias = Literal["auto", "ensemble", "subspace", "context", "autoencoder"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "tanh", "sigmoid", "identity"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+MissingValues: TypeAlias = Literal["error", "carry"]
 
 MODELS: tuple[ModelKind, ...] = get_args(ModelKind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # Rows: below, an average is hardly more than the row itself; beyond, float32 barely moves it.
 _SHORTEST_HALF_LIFE, _LONGEST_HALF_LIFE = 1.0, 100_000.0
 DEVICES: tuple[Device, ...] = get_args(Device)
+MISSING: tuple[MissingValues, ...] = get_args(MissingValues)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class TrainingSettings:
         many rows, or "mean+3std"; see `datasentinel.calibration.calibrate`.
     half_lives : tuple of float, optional
         In rows, of what a detector with memory remembers; chosen by the recording without them.
+    missing : str
+        What a missing value, NaN, is: an "error", or for a detector with memory one to "carry" from the row
+        before, in training as in use.
     season : str, optional
         Takes the season out of the rows, whatever the model: what they usually are at a time of the "day", of
         the "week", or of either ("auto"). The last column is then the second of the week, see
@@ -84,6 +89,7 @@ class TrainingSettings:
     held_out: float | None = None
     threshold_method: ThresholdMethod = "conformal"
     half_lives: tuple[float, ...] = ()
+    missing: MissingValues = "error"
     season: SeasonKind | None = None
     target_fpr: float = 0.01
     device: Device = "auto"
@@ -117,6 +123,8 @@ class TrainingSettings:
     def _check_half_lives(self) -> None:
         if self.half_lives and self.model != "context":
             raise SettingsError("half-lives can be chosen for the model 'context' only")
+        if self.missing == "carry" and self.model != "context":
+            raise SettingsError("missing values can be carried by the model 'context' only")
         if len(set(self.half_lives)) < len(self.half_lives) or not all(
             _SHORTEST_HALF_LIFE <= half_life <= _LONGEST_HALF_LIFE for half_life in self.half_lives
         ):
@@ -131,6 +139,7 @@ class TrainingSettings:
             ("activation", ACTIVATIONS),
             ("device", DEVICES),
             ("threshold_method", THRESHOLD_METHODS),
+            ("missing", MISSING),
             ("season", SEASONS),
         )
         for name, known in choices:

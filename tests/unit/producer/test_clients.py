@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasentinel.errors import InvalidInputError, ServerError
-from datasentinel.producer.clients import Reply, connector, encode_line, parse_reply
+from datasentinel.producer.clients import connector, encode_line, parse_reply
+from datasentinel.producer.replies import Reply
 from datasentinel.producer.samples import Fault, Sample
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -12,7 +12,7 @@ from datasentinel.tables import Roles, open_table
 
 
 def take(telemetry: Telemetry, count: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, labels, _ = zip(*itertools.islice(telemetry, count), strict=True)
+    rows, labels, *_ = zip(*itertools.islice(telemetry, count), strict=True)
     return np.array(rows), np.array(labels)
 
 
@@ -91,7 +91,7 @@ def test_file_rows_skip_and_report_bad_rows(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a,b,label\n1,2,0\n3,x,0\n0.1,5,1\n")
     rows = FileRows(open_table(path))
-    values, labels, _ = zip(*rows, strict=True)
+    values, labels, *_ = zip(*rows, strict=True)
     assert rows.dim == 2
     np.testing.assert_array_equal(values, np.array([[1, 2], [0.1, 5]], np.float32))
     assert labels == (False, True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasentinel.producer import Summary
-from datasentinel.producer.clients import Reply
+from datasentinel.producer.replies import Reply
 from datasentinel.producer.samples import Fault, Sample
 from datasentinel.producer.summary import LatencyHistogram
 

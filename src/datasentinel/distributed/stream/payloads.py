@@ -94,6 +94,7 @@ class Decoder:
 
     def __init__(self, config: Config, options: PayloadOptions) -> None:
         self._zone = config.time_zone
+        self._may_lack = bool(config.first_values)
         width = config.input_dim - bool(config.calendar)
         named = config.table_features
         self.features = named or tuple(feature_name((), column) for column in range(width))
@@ -108,7 +109,9 @@ class Decoder:
         if len(self.features) == 1:
             self._pick = lambda row: (row[self.features[0]],)
         self._csv = self._csv_part()
-        self._as_features = Columns(self.features, named=True, features=tuple(range(width)))
+        self._as_features = Columns(
+            self.features, named=True, features=tuple(range(width)), may_lack=self._may_lack
+        )
         self._decode: Callable[[bytes], Rows] = {
             "auto": self._decode_any,
             "json": self._decode_json,
@@ -159,17 +162,19 @@ class Decoder:
             with np.errstate(over="ignore"):
                 rows = np.array(values, np.float64).astype(np.float32)
         except OverflowError:  # An integer beyond float64.
-            rows = np.full((1, 1), np.nan, np.float32)
-        if not np.isfinite(rows).all():
+            rows = np.full((1, 1), np.inf, np.float32)
+        if not (np.isfinite(rows) | (np.isnan(rows) & self._may_lack)).all():
             for number, row in enumerate(values):
-                self._refuse(dict(zip(self.features, row, strict=True)), number, many=len(values) > 1)
+                self._read_carefully(dict(zip(self.features, row, strict=True)), number, many=len(values) > 1)
         return rows
 
     def _csv_part(self) -> CsvPart:
         """Return what parses lines of the columns."""
         names = self._columns
         keep = tuple(names.index(name) for name in (self._time, self._id) if name in names)
-        columns = Columns(names, named=True, features=tuple(self._positions), keep=keep)
+        columns = Columns(
+            names, named=True, features=tuple(self._positions), keep=keep, may_lack=self._may_lack
+        )
         layout = Layout("utf-8", False, Dialect(), names, len(names), 0, 1, ())
         return CsvPart(Source("message", ""), layout, columns)
 
@@ -250,14 +255,14 @@ class Decoder:
                 return values
         except (KeyError, TypeError, IndexError):
             pass
-        self._refuse(row, number, many=many)
-        raise AssertionError("a row that was picked from is one of numbers")
+        return self._read_carefully(row, number, many=many)
 
-    def _refuse(self, row: Any, number: int, *, many: bool) -> None:  # noqa: ANN401
-        """Say what is wrong with a row, if anything is."""
-        found = numbers_of_object(row, self.features)
+    def _read_carefully(self, row: Any, number: int, *, many: bool) -> list[float]:  # noqa: ANN401
+        """Return the numbers of a row, NaN for those that it may lack, or say what is wrong with it."""
+        found = numbers_of_object(row, self.features, may_lack=self._may_lack)
         if not isinstance(found, list):
             raise InvalidInputError(f"row {number}: {found[1]}" if many else found[1])
+        return found
 
     def _decode_csv(self, payload: bytes) -> Rows:
         chunk = self._csv.parse(payload, np.float32)

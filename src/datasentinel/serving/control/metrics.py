@@ -147,6 +147,14 @@ class _DataPlaneCollector(Collector):
         warming = GaugeMetricFamily(
             "datasentinel_streams_warming", "Of those, streams that are still warming.", labels=["model"]
         )
+        stale = GaugeMetricFamily(
+            "datasentinel_streams_stale",
+            "Of those, streams with a column that has had no value for longer than is remembered.",
+            labels=["model"],
+        )
+        stale_rows = CounterMetricFamily(
+            "datasentinel_stale_rows", "Rows that were scored with such a column.", labels=["model"]
+        )
         memory = GaugeMetricFamily(
             "datasentinel_stream_memory_bytes", "Memory of the streams' states.", labels=["model"]
         )
@@ -160,9 +168,11 @@ class _DataPlaneCollector(Collector):
         for name, of_model in stores.items():
             alive.add_metric([name], sum(map(len, of_model)))
             warming.add_metric([name], sum(store.warming for store in of_model))
+            stale.add_metric([name], sum(store.stale for store in of_model))
+            stale_rows.add_metric([name], sum(store.stale_rows for store in of_model))
             memory.add_metric([name], sum(store.bytes for store in of_model))
             evicted.add_metric([name], sum(store.evicted for store in of_model))
-        yield from (alive, warming, memory, evicted)
+        yield from (alive, warming, stale, stale_rows, memory, evicted)
 
     def _by_shadow(self) -> Iterator[Metric]:
         labels = ["model", "version"]
