@@ -343,6 +343,7 @@ def store_for(detector: Detector, *, max_streams: int, max_bytes: int = sys.maxs
         max_streams=max_streams,
         max_bytes=max_bytes,
         gap_s=config.gap_s or math.inf,
+        row_s=config.row_s or 0.0,
         first_values=config.first_values,
         stale_rows=config.stale_rows,
     )

@@ -89,7 +89,7 @@ def test_a_missing_key_is_named(tmp_path, key):
         ("threshold", 10**400),
         ("format_version", "1"),
         ("format_version", -1),
-        ("format_version", 3),
+        ("format_version", 4),
         ("name", 7),
         ("feature_names", "ab"),
         ("feature_names", ["a", 1]),

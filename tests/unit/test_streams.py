@@ -311,7 +311,7 @@ def test_the_artifact_tells_its_state(artifact):
         (b'"size": 57', b'"size": 0', "key 'state': 'size'"),
         (b'"warm_up_rows": 96', b'"warm_up": 96', "'warm_up_rows' is missing"),
         (b'"format_version": 2', b'"format_version": 1', "format_version 2"),
-        (b'"format_version": 2', b'"format_version": 3', "newer"),
+        (b'"format_version": 2', b'"format_version": 4', "newer"),
     ],
 )
 def test_a_broken_state_is_named(artifact, old, new, message):

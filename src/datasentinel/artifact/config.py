@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-FORMAT_VERSION = 2
-# The first that has `state`; files without it say 1, so that older readers take them.
-_FIRST_WITH_STATE = 2
+FORMAT_VERSION = 3
+# The first that has `state`, and the first in which half-lives may count time (`row_s`); files say no more
+# than they need, so that older readers take them.
+_FIRST_WITH_STATE, FIRST_WITH_TIME = 2, 3
 
 # More columns than any detector has; what is allocated for each of them stays within a few MiB a row.
 MAX_DIMENSION = 1 << 20
@@ -131,6 +132,11 @@ class Config:
         return _integer(missing["stale_rows"], 1) if isinstance(missing, Mapping) else 0
 
     @property
+    def row_s(self) -> float | None:
+        """Seconds of the usual step from row to row, where what is remembered fades with time."""
+        return _finite(self.state["row_s"]) if "row_s" in self.state else None
+
+    @property
     def warm_up_rows(self) -> int:
         """Number of rows after which a stream's beginning has faded; its rows until then are never alarms."""
         return _integer(self.state["warm_up_rows"], 0) if self.state else 0
@@ -179,12 +185,7 @@ def parse_config(raw: bytes, *, where: Path) -> Config:
             f"{where}: key 'output_dim': {config.output_dim} differs from input_dim {config.input_dim}, but "
             "the model must reconstruct its input"
         )
-    if config.state and config.format_version < _FIRST_WITH_STATE:
-        raise ArtifactError(f"{where}: key 'state' needs format_version {_FIRST_WITH_STATE}")
-    if (carried := len(config.first_values)) not in (0, config.input_dim):
-        raise ArtifactError(
-            f"{where}: key 'state': 'missing': got {carried} first values for input_dim {config.input_dim}"
-        )
+    _check_state(config, where)
     names = config.feature_names
     if names and len(names) != config.input_dim:
         raise ArtifactError(
@@ -195,6 +196,17 @@ def parse_config(raw: bytes, *, where: Path) -> Config:
             f"{where}: key 'offsets': got {len(config.offsets)} numbers for input_dim {config.input_dim}"
         )
     return config
+
+
+def _check_state(config: Config, where: Path) -> None:
+    if config.state and config.format_version < _FIRST_WITH_STATE:
+        raise ArtifactError(f"{where}: key 'state' needs format_version {_FIRST_WITH_STATE}")
+    if (carried := len(config.first_values)) not in (0, config.input_dim):
+        raise ArtifactError(
+            f"{where}: key 'state': 'missing': got {carried} first values for input_dim {config.input_dim}"
+        )
+    if config.row_s is not None and config.format_version < FIRST_WITH_TIME:
+        raise ArtifactError(f"{where}: key 'state': 'row_s' needs format_version {FIRST_WITH_TIME}")
 
 
 def format_config(config: Config) -> bytes:
@@ -307,6 +319,8 @@ def _state(value: object) -> dict[str, object]:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"'{key}': {error}") from None
         _finite(facts.get("gap_s", 0))
+        if _finite(facts.get("row_s", 1)) <= 0:
+            raise ValueError("'row_s' must be greater than 0")
         if "missing" in facts:
             missing = _mapping(facts["missing"])
             _integer(missing.get("stale_rows"), 1)

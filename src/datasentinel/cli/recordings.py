@@ -71,6 +71,8 @@ def put_in_order(
     rows, order = Order.of_rows(series, times_s)
     in_rows = tuple(_in_rows(value, order.row_s) if timed else value for value, timed in half_lives)
     settings = replace(settings, half_lives=in_rows)
+    if times_s is not None and any(timed for _, timed in half_lives):
+        order = replace(order, times_s=times_s[rows])
     if times_s is not None:
         order = order.split_at_gaps(times_s[rows], warm_up_of(in_rows or LONG_CONTEXT))
     labels = None if dataset.labels is None else dataset.labels[rows]
@@ -97,6 +99,18 @@ def as_recordings(
     if not is_recording(normal.astype(np.float32)):
         return dataset, settings, None
     return ordered, replace(settings, model="context"), order
+
+
+def require_times(detector: Detector, *, are_there: bool) -> None:
+    """Refuse rows without times for a model whose half-lives count time.
+
+    Raises
+    ------
+    DataError
+        It does, and they have none.
+    """
+    if detector.artifact.config.row_s is not None and not are_there:
+        raise DataError("the model's half-lives are times: name the column of times with --time")
 
 
 def known_times(values: Sequence[Any]) -> list[float | None]:
@@ -164,6 +178,7 @@ def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
         return ScoredRows(dataset, rows, detector.score(rows), np.zeros(len(rows), bool), streams)
     if dataset.series is not None:
         streams = list(map(str, dataset.series))
+    require_times(detector, are_there=dataset.times is not None)
     places: dict[str, int] = {}
     order = np.argsort([places.setdefault(name, len(places)) for name in streams], kind="stable")
     rows, streams = rows[order], [streams[row] for row in order.tolist()]

@@ -21,7 +21,7 @@ from datasentinel.cli.reading import (
     reading_options,
     tell_problems,
 )
-from datasentinel.cli.recordings import Alarms, known_times
+from datasentinel.cli.recordings import Alarms, known_times, require_times
 from datasentinel.errors import DataError
 from datasentinel.tables import Problems
 from datasentinel.tables.pipeline import ordered_map
@@ -200,6 +200,7 @@ def _score_streams(
     def parse(block: Block) -> tuple[Part, Chunk]:
         return block.part, table.parse(block, np.float32)
 
+    require_times(detector, are_there=time_column is not None)
     streams = StreamDetector(detector)
     alarms = Alarms(detector.threshold, alarm_budget)
     place = table.placer()

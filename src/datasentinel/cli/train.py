@@ -205,6 +205,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     )
     _tell(" ".join(data), dataset)
     order = None
+    if test_path is not None and any(timed for _, timed in half_lives):
+        raise SettingsError("--test knows no times: train without it, and judge the model by `evaluate`")
     if has_memory:
         dataset, chosen, order = put_in_order(dataset, chosen, half_lives)
     elif told_order:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.artifact import Config, newest_version, save_artifact
+from datasentinel.artifact.config import FIRST_WITH_TIME
 from datasentinel.export.graph import build_graph
 from datasentinel.export.verify import Verification, verify_graph
 from datasentinel.training.context import ContextModel
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from datasentinel.artifact import Json
+    from datasentinel.training.fitting import Model
     from datasentinel.training.pipeline import TrainingResult
     from datasentinel.types import Float32Array
 
@@ -137,9 +139,15 @@ def build_artifact(
         training={**_training_facts(result), **(training_facts or {})},
         state=_state_facts(inner, result) if isinstance(inner, ContextModel) else {},
         calendar={"time_zone": time_zone} if isinstance(model, SeasonalModel) else {},
-        format_version=2 if isinstance(inner, ContextModel) else 1,
+        format_version=_format_version(inner),
     )
     return Built(onnx, config, verification)
+
+
+def _format_version(model: Model) -> int:
+    if not isinstance(model, ContextModel):
+        return 1
+    return 2 if model.memory.row_s is None else FIRST_WITH_TIME
 
 
 def _state_facts(model: ContextModel, result: TrainingResult) -> dict[str, Json]:

@@ -14,10 +14,11 @@ from datasentinel.training.context import MOST_VARIABILITY
 from datasentinel.training.memory import keep_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from datasentinel.training.context import ContextModel, ContextView
     from datasentinel.training.stability import Spread
+    from datasentinel.types import FloatArray
 
 
 def context_graph(model: ContextModel) -> bytes:
@@ -61,28 +62,19 @@ def _add_memory(graph: GraphBuilder, model: ContextModel, u: str) -> tuple[str, 
     width = memory.width * len(memory.half_lives)
     averages = _columns(graph, "state", 0, width, "averages")
     variability = _columns(graph, "state", width, 2 * width, "variability")
-    seen = _columns(graph, "state", 2 * width, 2 * width + 1, "rows_seen")
-    keep = np.repeat([keep_of(h) for h in memory.half_lives], memory.width)
-    usual = np.tile(model.usual_square.astype(np.float64), len(memory.half_lives))
+    seen = _columns(graph, "state", memory.size - 1, memory.size, "rows_seen")
 
     # The first row of a stream is its own average, and its variability is the usual one.
     is_first = graph.add("Relu", [graph.add("Sub", [graph.number(1), seen], "none_seen")], "is_first")
-    kept = graph.add(
-        "Gemm",
-        [
-            is_first,
-            graph.constant("forgotten_at_first", _float32(-keep)[np.newaxis]),
-            graph.constant("keep", _float32(keep)),
-        ],
-        "kept",
-    )
+    fading = _add_timed_fading if memory.row_s is not None else _add_fading
+    kept, feed = fading(graph, model, is_first)
     repeated = graph.add("Concat", [u] * len(memory.half_lives), "u_by_half_life", {"axis": 1})
     innovation = graph.add("Sub", [repeated, averages], "innovation")
     differences = graph.add("Mul", [innovation, kept], "differences")
     averages_next = graph.add("Sub", [repeated, differences], "averages_next")
 
     squares = graph.add("Mul", [differences, differences], "squared_differences")
-    fed = graph.add("Mul", [squares, graph.constant("feed", _float32((1 - keep) / usual))], "fed_variability")
+    fed = graph.add("Mul", [squares, feed], "fed_variability")
     faded = graph.add("Mul", [variability, "keep"], "faded_variability")
     begun = graph.add("Sub", ["keep", kept], "begun_variability")
     variability_next = graph.add(
@@ -93,8 +85,67 @@ def _add_memory(graph: GraphBuilder, model: ContextModel, u: str) -> tuple[str, 
     deviations = graph.add("Sqrt", [bounded], "deviations")
 
     seen_next = graph.add("Add", [seen, graph.number(1)], "rows_seen_next")
-    graph.add("Concat", [averages_next, variability_next, seen_next], "state_next", {"axis": 1})
+    steps: list[str] = []
+    if memory.row_s is not None:
+        seen_next = graph.add("Add", [seen_next, "extra_steps"], "steps_seen_next")
+        steps = [graph.add("Mul", ["extra_steps", graph.number(0)], "no_extra_steps")]
+    graph.add("Concat", [averages_next, variability_next, *steps, seen_next], "state_next", {"axis": 1})
     return differences, deviations
+
+
+def _add_fading(graph: GraphBuilder, model: ContextModel, is_first: str) -> tuple[str, str]:
+    """Add `keep` and what averages keep, [batch, H D]: none at first; return that, and what squares count."""
+    keep, usual = _by_half_life(model, keep_of), _usual(model)
+    kept = graph.add(
+        "Gemm",
+        [
+            is_first,
+            graph.constant("forgotten_at_first", _float32(-keep)[np.newaxis]),
+            graph.constant("keep", _float32(keep)),
+        ],
+        "kept",
+    )
+    return kept, graph.constant("feed", _float32((1 - keep) / usual))
+
+
+def _add_timed_fading(graph: GraphBuilder, model: ContextModel, is_first: str) -> tuple[str, str]:
+    """Add the same where `keep` depends on how much later than usual the row is."""
+    size = model.memory.size
+    extra_steps = _columns(graph, "state", size - 2, size - 1, "extra_steps")
+    rates = _float32(_by_half_life(model, lambda half_life: -np.log(2) / half_life))
+    log_keep = graph.add(
+        "Gemm",
+        [
+            extra_steps,
+            graph.constant("log_keep_a_step", rates[np.newaxis]),
+            graph.constant("log_keep_of_usual_step", rates),
+        ],
+        "log_keep",
+    )
+    keep = graph.add("Exp", [log_keep], "keep")
+    is_later = graph.add(
+        "Gemm",
+        [
+            is_first,
+            graph.constant("minus_one", np.full((1, len(rates)), -1, np.float32)),
+            graph.constant("one", np.ones(len(rates), np.float32)),
+        ],
+        "is_later",
+    )
+    kept = graph.add("Mul", [keep, is_later], "kept")
+    new_share = graph.add("Sub", [graph.number(1), keep], "new_share")
+    inverse_usual = graph.constant("inverse_usual", _float32(1 / _usual(model)))
+    return kept, graph.add("Mul", [new_share, inverse_usual], "feed")
+
+
+def _by_half_life(model: ContextModel, value: Callable[[float], float]) -> FloatArray:
+    """Return a value of each half-life for each of its columns, [H D]."""
+    return np.repeat([value(half_life) for half_life in model.memory.half_lives], model.memory.width)
+
+
+def _usual(model: ContextModel) -> FloatArray:
+    """Return the usual squares for each half-life, [H D]."""
+    return np.tile(model.usual_square.astype(np.float64), len(model.memory.half_lives))
 
 
 def _add_view(graph: GraphBuilder, view: ContextView, parts: Sequence[str], name: str) -> tuple[str, str]:

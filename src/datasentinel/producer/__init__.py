@@ -1,8 +1,8 @@
 """Sends samples to a running server and sums up its replies.
 
 `samples` makes them (synthetic telemetry, rows of a file, invalid ones in between), `clients` and `http`
-carry them over TCP, gRPC and HTTP and `broker_client` through a broker, `run` paces them and survives a server
-that goes away, `summary` counts.
+carry them over TCP, gRPC and HTTP and `broker_client` through a broker, `run` paces them and survives a
+server that goes away, `summary` counts.
 """
 
 from datasentinel.producer.clients import PROTOCOLS, connector

@@ -11,6 +11,7 @@ from datasentinel.training.attribution import SMALLEST_SQUARE
 from datasentinel.training.mapping import SoftClip, fit_soft_clip
 from datasentinel.training.memory import Memory, exponential_average, remember
 from datasentinel.training.principal import components_for, principal_components
+from datasentinel.training.recording import Order
 from datasentinel.training.stability import Spread, spread_of, steadiest
 from datasentinel.training.subspace import Subspace, can_span, fit_subspace, refit
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from datasentinel.artifact import Json
     from datasentinel.training.memory import Remembered
     from datasentinel.training.standardise import Scaling
-    from datasentinel.types import BoolArray, Float32Array, FloatArray
+    from datasentinel.types import BoolArray, Float32Array, Float64Array, FloatArray
 
 # Half-lives in rows of the two views with memory: what lasts, and what passes.
 LONG_CONTEXT = (8.0, 32.0)
@@ -156,10 +157,15 @@ class ContextModel:
         """Number of views, that of single rows included."""
         return len(self.views) + (self.rows is not None)
 
-    def score(self, rows: Float32Array, starts: tuple[int, ...] = (0,)) -> Float32Array:
-        """Score recordings [N, D] of raw rows, each from its first row on; computed in float64."""
+    def score(
+        self, rows: Float32Array, starts: tuple[int, ...] = (0,), steps: Float64Array | None = None
+    ) -> Float32Array:
+        """Score recordings [N, D] of raw rows, each from its first row on; computed in float64.
+
+        `steps` [N], where half-lives count time, are as for `memory.remember`.
+        """
         wide = rows.astype(np.float64)
-        return self._score_views(wide, self._features(wide, starts)[1]).astype(np.float32)
+        return self._score_views(wide, self._features(wide, starts, steps)[1]).astype(np.float32)
 
     def evaluate(self, rows: Float32Array) -> tuple[Float32Array, Float32Array]:
         """Return scores [N] and reconstructions [N, D] of a recording of raw rows."""
@@ -200,12 +206,14 @@ class ContextModel:
 
     def state_facts(self) -> dict[str, Json]:
         """Return what `config.json` says under `state`."""
+        timed = self.memory.row_s is not None
         return {
             "size": self.memory.size,
             "initial": 0.0,
-            "layout": ["averages", "variabilities", "rows"],
+            "layout": ["averages", "variabilities", *(["extra_steps"] if timed else []), "rows"],
             "half_lives_rows": list(self.memory.half_lives),
             "warm_up_rows": self.memory.warm_up_rows,
+            **({"row_s": self.memory.row_s} if timed else {}),
         }
 
     def summary(self) -> str:
@@ -215,11 +223,11 @@ class ContextModel:
         return f"{self.latent_dim} principal components of contexts of half-life {lives} rows{rows}"
 
     def _features(
-        self, rows: FloatArray, starts: tuple[int, ...] = (0,)
+        self, rows: FloatArray, starts: tuple[int, ...] = (0,), steps: Float64Array | None = None
     ) -> tuple[FloatArray, list[FloatArray]]:
         """Return u and the views' features, in the precision of `rows`."""
         u = np.asarray(self.soft_clip.apply(rows), rows.dtype)
-        remembered = remember(self.memory, u, self.usual_square, starts)
+        remembered = remember(self.memory, u, self.usual_square, starts, steps)
         return u, [view.features(u, remembered) for view in self.views]
 
     def _score_views(self, rows: FloatArray, features: Sequence[FloatArray]) -> FloatArray:
@@ -246,7 +254,7 @@ def fit_context(
     rows: Float32Array,
     held_out: BoolArray,
     *,
-    starts: tuple[int, ...] = (0,),
+    order: Order | None = None,
     half_lives: tuple[float, ...] = (),
     needs_memory: bool = False,
 ) -> tuple[ContextModel | Subspace, Float32Array]:
@@ -263,8 +271,9 @@ def fit_context(
         Finite raw rows in the order in which they were observed, a recording behind the other.
     held_out : bool array, shape [N]
         Which rows are held out: the last ones of each recording.
-    starts : tuple of int
-        The rows that the recordings begin with.
+    order : Order, optional
+        How the rows follow each other; as one recording without it. Where it has times, half-lives count
+        time.
     half_lives : tuple of float, optional
         In rows, of the one context there is then.
     needs_memory : bool
@@ -277,8 +286,9 @@ def fit_context(
         Their scores by the model that has not seen them.
     """
     contexts = {_GIVEN: half_lives} if half_lives else _CONTEXTS
-    early = _fit_views(rows, ~held_out, starts, contexts)
-    final = _fit_views(rows, np.ones(len(rows), bool), starts, contexts, early)
+    order = order or Order()
+    early = _fit_views(rows, ~held_out, order, contexts)
+    final = _fit_views(rows, np.ones(len(rows), bool), order, contexts, early)
     spreads = {name: spread_of(early.scores[name][held_out], final.scores[name]) for name in early.scores}
     chosen = steadiest(spreads)
     if half_lives and _GIVEN not in chosen:
@@ -294,7 +304,7 @@ def fit_context(
     model = ContextModel(
         soft_clip=final.soft_clip,
         usual_square=final.usual_square,
-        memory=Memory(rows.shape[1], lives),
+        memory=Memory(rows.shape[1], lives, None if order.times_s is None else order.row_s),
         views=views,
         view_spreads=tuple(spreads[name] for name in kept),
         rows=final.rows if _ROWS in chosen else None,
@@ -317,7 +327,7 @@ class _Fitted:
 def _fit_views(
     rows: Float32Array,
     seen: BoolArray,
-    starts: tuple[int, ...],
+    order: Order,
     contexts: Mapping[str, tuple[float, ...]],
     early: _Fitted | None = None,
 ) -> _Fitted:
@@ -325,9 +335,10 @@ def _fit_views(
     soft_clip = _fit_wide_soft_clip(rows[seen])
     u = soft_clip.apply(rows.astype(np.float64))
     lives = tuple(half_life for half_lives in contexts.values() for half_life in half_lives)
-    average = exponential_average(u, max(lives), starts)
+    starts, steps = order.starts, order.steps()
+    average = exponential_average(u, max(lives), starts, steps=steps)
     usual_square = np.maximum(np.square(u - average)[seen].mean(axis=0), _LEAST_USUAL).astype(np.float32)
-    remembered = remember(Memory(rows.shape[1], lives), u, usual_square, starts)
+    remembered = remember(Memory(rows.shape[1], lives), u, usual_square, starts, steps)
     views, scores = {}, {}
     for name, half_lives in contexts.items():
         raw = raw_features(half_lives, u, remembered)

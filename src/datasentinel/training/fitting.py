@@ -131,7 +131,7 @@ def _fit_context(rows: Float32Array, settings: TrainingSettings, order: Order) -
     model, scores = fit_context(
         rows,
         held_out,
-        starts=order.starts,
+        order=order,
         half_lives=tuple(settings.half_lives),
         needs_memory=settings.missing == "carry",
     )
@@ -140,7 +140,9 @@ def _fit_context(rows: Float32Array, settings: TrainingSettings, order: Order) -
 
 def score_in_order(model: Model, rows: Float32Array, order: Order) -> Float32Array:
     """Score recordings [N, D], each from its beginning on where the model has a memory."""
-    return model.score(rows, order.starts) if isinstance(model, ContextModel) else model.score(rows)
+    if isinstance(model, ContextModel):
+        return model.score(rows, order.starts, order.steps())
+    return model.score(rows)
 
 
 def split(

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datasentinel.types import FloatArray
+    from datasentinel.types import Float64Array, FloatArray
 
 # Half-lives after which the beginning of a stream counts for an eighth.
 _WARM_UP_HALF_LIVES = 3
@@ -18,9 +18,9 @@ _WARM_UP_HALF_LIVES = 3
 _STALE_HALF_LIVES = 4
 
 
-def keep_of(half_life: float) -> float:
-    """Return what an average of a half-life in rows keeps of itself from row to row."""
-    return float(0.5 ** (1 / half_life))
+def keep_of(half_life: float, steps: float = 1) -> float:
+    """Return what an average of a half-life in rows keeps of itself over so many rows."""
+    return float(0.5 ** (steps / half_life))
 
 
 def warm_up_of(half_lives: Sequence[float]) -> int:
@@ -44,21 +44,28 @@ class Memory:
 
     so r is the recent variability in units of the usual one. The count of rows tells a stream's first one.
 
+    Where half-lives count time, k is 2^(-t/h) for a row that is t usual steps later than the one before, and
+    the count is one of steps. The state then also has a place for t - 1, which whoever knows the times fills
+    in before each row; it is 0 again afterwards, as for rows at the usual step.
+
     Attributes
     ----------
     width : int
         Number of columns, D.
     half_lives : tuple of float
         Of the averages and of the variability, in rows, in the order in which the state has them.
+    row_s : float or None
+        Seconds of the usual step from row to row, where half-lives count time.
     """
 
     width: int
     half_lives: tuple[float, ...]
+    row_s: float | None = None
 
     @property
     def size(self) -> int:
-        """Number of values in a state, S: the averages, the variabilities, the number of rows."""
-        return 1 + 2 * self.width * len(self.half_lives)
+        """Number of values in a state, S: the averages, the variabilities, perhaps t - 1, the count."""
+        return 1 + (self.row_s is not None) + 2 * self.width * len(self.half_lives)
 
     @property
     def warm_up_rows(self) -> int:
@@ -82,7 +89,13 @@ class Remembered:
     variability: dict[float, FloatArray]
 
 
-def remember(memory: Memory, rows: FloatArray, usual: FloatArray, starts: Sequence[int] = (0,)) -> Remembered:
+def remember(
+    memory: Memory,
+    rows: FloatArray,
+    usual: FloatArray,
+    starts: Sequence[int] = (0,),
+    steps: Float64Array | None = None,
+) -> Remembered:
     """Run a memory along recordings, from a new stream's state each.
 
     Parameters
@@ -94,28 +107,40 @@ def remember(memory: Memory, rows: FloatArray, usual: FloatArray, starts: Sequen
         The usual squared difference from the average.
     starts : sequence of int
         The rows that the recordings begin with, ascending.
+    steps : float64 array, shape [N], optional
+        How many usual steps each row is later than the one before; 1 without them.
     """
     average, variability = {}, {}
     usual_at_first = np.ones(memory.width, rows.dtype)
     for half_life in memory.half_lives:
-        average[half_life] = exponential_average(rows, half_life, starts)
+        average[half_life] = exponential_average(rows, half_life, starts, steps=steps)
         squares = np.square(rows - average[half_life]) / usual
-        variability[half_life] = exponential_average(squares, half_life, starts, before=usual_at_first)
+        variability[half_life] = exponential_average(
+            squares, half_life, starts, before=usual_at_first, steps=steps
+        )
     return Remembered(average, variability)
 
 
 def exponential_average(
-    rows: FloatArray, half_life: float, starts: Sequence[int] = (0,), before: FloatArray | None = None
+    rows: FloatArray,
+    half_life: float,
+    starts: Sequence[int] = (0,),
+    before: FloatArray | None = None,
+    steps: Float64Array | None = None,
 ) -> FloatArray:
     """Return the exponential averages along recordings [N, D] that begin with the rows `starts`.
 
     `before` [D] is the average before each of them begins; it is its first row where nothing is given.
+    `steps` are as for `remember`.
     """
-    keep = keep_of(half_life)
+    keeps = [keep_of(half_life)] * len(rows)
+    if steps is not None:
+        keeps = [keep_of(half_life, step) for step in steps.tolist()]
     averages = np.empty_like(rows)
     for first, end in zip(starts, (*starts[1:], len(rows)), strict=True):
         current = rows[first] if before is None else before
         for i in range(first, end):
+            keep = keeps[i]
             current = keep * current + (1 - keep) * rows[i]
             averages[i] = current
     return averages

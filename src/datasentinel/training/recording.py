@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +32,21 @@ class Order:
         The rows that a recording begins with, ascending from 0; each ends where the next begins.
     row_s : float or None
         Seconds from one row to the next, where that is known.
+    times_s : float64 array, shape [N], or None
+        When each row was taken, where half-lives count time.
     """
 
     starts: tuple[int, ...] = (0,)
     row_s: float | None = None
+    times_s: Float64Array | None = field(default=None, compare=False)
+
+    def steps(self) -> Float64Array | None:
+        """Return how many usual steps each row is later than the one before; 1 for the first ones."""
+        if self.times_s is None or self.row_s is None:
+            return None
+        steps = np.diff(self.times_s, prepend=np.nan) / self.row_s
+        steps[list(self.starts)] = 1
+        return steps
 
     @classmethod
     def of_rows(
@@ -89,7 +100,8 @@ class Order:
         """Return the order of those rows only that are kept, by their ascending numbers."""
         recording = np.searchsorted(self.starts, kept, side="right")
         first = np.flatnonzero(np.diff(recording, prepend=0))
-        return Order(tuple(first.tolist()), self.row_s)
+        times_s = None if self.times_s is None else self.times_s[kept]
+        return Order(tuple(first.tolist()), self.row_s, times_s)
 
     def ends(self, rows: int, share: float, warm_up_rows: int = 0) -> BoolArray:
         """Return which of so many rows are the last share, at least two, of a recording.
