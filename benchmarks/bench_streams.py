@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from datasentinel.artifact import Artifact
-from datasentinel.backend import InferenceService, LineSession, ModelTable, RequestCounts, StateStore
+from datasentinel.backend import (
+    InferenceService,
+    LineSession,
+    ModelTable,
+    RequestCounts,
+    Shadow,
+    StateStore,
+)
 from datasentinel.detector import Detector
 from datasentinel.export import build_artifact
 from datasentinel.training import TrainingSettings, train
@@ -51,13 +58,15 @@ def calls(scorer, rows, streams):
     return lambda: [scorer.step(part, states, scores) for part in parts]
 
 
-def line_session(scorer, warm_up_rows, max_streams):
+def line_session(scorer, warm_up_rows, max_streams, *, with_shadow=False):
     """Return a connection of the line protocol without a socket, and what it takes to keep it."""
     models = ModelTable()
-    states = None
+    states = shadow = None
     if scorer.state_dim:
-        states = StateStore(scorer.state_dim, warm_up_rows, max_streams=max_streams)
-    models.put("model", "1", scorer, states=states)
+        states = StateStore(scorer.state_dim, warm_up_rows, max_streams=max_streams, gap_s=1e9)
+    if with_shadow:
+        shadow = Shadow(scorer, StateStore(scorer.state_dim, warm_up_rows, max_streams=max_streams))
+    models.put("model", "1", scorer, states=states, shadow=shadow)
     wake = os.eventfd(0, os.EFD_NONBLOCK)
     service = InferenceService(
         models,
@@ -76,16 +85,17 @@ def served(scorers, rows):
     texts = [" ".join(f"{value:.3g}" for value in row) for row in rows]
     for streams in (1, 64, 100_000):
         names = [f"@host-{i * 7919 % streams:06d} " for i in range(ROWS)]
-        chunks = [
-            "".join(
-                f"{name}{text}\n" for name, text in zip(names[i : i + 64], texts[i : i + 64], strict=True)
-            )
-            for i in range(0, ROWS, 64)
-        ]
-        chunks = [chunk.encode() for chunk in chunks]
+        timed = [f"{name}t={1.7e9 + 10 * i} " for i, name in enumerate(names)]
         works = {}
-        for model, scorer in scorers.items():
-            session, states = line_session(scorer, 96, streams)
+        for model, scorer, beginnings, with_shadow in (
+            ("subspace", scorers["subspace"], names, False),
+            ("context", scorers["context"], names, False),
+            ("context with times", scorers["context"], timed, False),
+            ("context with a shadow", scorers["context"], names, True),
+        ):
+            lines = [f"{name}{text}\n" for name, text in zip(beginnings, texts, strict=True)]
+            chunks = ["".join(lines[i : i + 64]).encode() for i in range(0, ROWS, 64)]
+            session, states = line_session(scorer, 96, streams, with_shadow=with_shadow)
             if states is not None and streams > ROWS:
                 filler = np.zeros((1, scorer.state_dim), np.float32)
                 for i in range(streams):

@@ -12,15 +12,14 @@ import asyncio
 import logging
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, find_artifacts, is_version, printable
-from datasentinel.errors import ArtifactError, DataSentinelError, ModelNotFoundError, NotAllowedError
-from datasentinel.serving.control.loading import in_own_thread, load_and_warm_up
+from datasentinel.artifact import find_artifacts, is_version, printable
+from datasentinel.errors import DataSentinelError, ModelNotFoundError, NotAllowedError
+from datasentinel.serving.control.loading import in_own_thread
+from datasentinel.serving.control.preparation import Candidate, Pending, Preparation, Served, stamps_of
 from datasentinel.serving.data_plane import names_of
 from datasentinel.serving.logs import log
-from datasentinel.serving.stamps import Stamp, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
     from datasentinel.artifact import Artifact
     from datasentinel.detector import Detector
+    from datasentinel.serving.control.preparation import Stamps
     from datasentinel.serving.data_plane import DataPlane
-    from datasentinel.serving.shadows import Shadow
 
 _logger = logging.getLogger(__name__)
 
@@ -37,44 +36,6 @@ _MODEL_FACTS = ("directory", "input_dim", "threshold", "backend")
 
 # How often it is looked whether a shadow is due.
 _SHADOW_INTERVAL_S = 0.1
-
-_Stamps = tuple[Stamp, ...]  # Of an artifact's files.
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """An artifact that is served, and what its files were when it was read."""
-
-    name: str
-    version: str
-    stamps: _Stamps
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """An artifact that cannot be served: why, and what its files were then."""
-
-    name: str
-    stamps: _Stamps
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """An artifact to be served; without a detector it is served already and stays as it is."""
-
-    folder: Path
-    stamps: _Stamps
-    detector: Detector | None = None
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Artifacts to be served as soon as the last of them is warm."""
-
-    candidates: list[_Candidate]
-    version: str
-    shadow: Shadow
 
 
 class ModelRepository:
@@ -120,21 +81,19 @@ class ModelRepository:
     ) -> None:
         self._root = root
         self._plane = plane
-        self._load = load
-        self._try_to_load = try_to_load
-        self._load_timeout_s = load_timeout_s
-        self._alone = not is_successor  # Nothing else is served, or would be, if a model ended the process.
+        self._preparation = Preparation(
+            root, plane, load, try_to_load, load_timeout_s, alone=not is_successor
+        )
         self._default_model = default_model
         self._served_versions = served_versions
         self._control = control
         self._stream_shadow_s = stream_shadow_s
         self._lock = asyncio.Lock()
         self._own_name = ""  # Of a root that is one model itself: the name that its artifact gave first.
-        self._served: dict[Path, _Served] = {}
-        self._failures: dict[Path, _Failure] = {}
-        self._pending: dict[str, _Pending] = {}
+        self._served: dict[Path, Served] = {}
+        self._pending: dict[str, Pending] = {}
         self._unloaded: set[str] = set()
-        self._opened: dict[Path, _Stamps] = {}  # The folder just before it was first read.
+        self._opened: dict[Path, Stamps] = {}  # The folder just before it was first read.
 
     async def open(self) -> None:
         """Serve what the folder holds. Where one of several models does not load, the others are served.
@@ -149,7 +108,7 @@ class ModelRepository:
         async with self._lock:
             self._opened = self._look()
             found = self._find()
-            self._alone = self._alone and sum(map(len, found.values())) == 1
+            self._preparation.alone = self._preparation.alone and sum(map(len, found.values())) == 1
             if self._default_model and self._default_model not in found:
                 known = ", ".join(found)
                 raise ModelNotFoundError(
@@ -157,7 +116,7 @@ class ModelRepository:
                 )
             default = self._default_model or next(iter(found))
             problems = {name: await self._update(name, folders) for name, folders in found.items()}
-            self._alone = False
+            self._preparation.alone = False
             needed = [self._default_model] if self._default_model else list(found)
             if not any(self._plane.served.versions(name or self._own_name) for name in needed):
                 raise problems[default] or ModelNotFoundError(f"{self._root}: no model '{default}'")
@@ -214,7 +173,7 @@ class ModelRepository:
         """
         async with self._lock:
             if again:
-                self._failures.clear()
+                self._preparation.failures.clear()
             try:
                 found = self._find()
             except Exception as error:  # whatever it was, the next look may find the folder in order
@@ -265,7 +224,7 @@ class ModelRepository:
                 "state": "UNAVAILABLE",
                 "reason": self._without_root(failure.reason),
             }
-            for folder, failure in sorted(self._failures.items())
+            for folder, failure in sorted(self._preparation.failures.items())
             if folder not in self._served
         ]
         models += [
@@ -282,7 +241,7 @@ class ModelRepository:
             raise ModelNotFoundError(f"no model {name!r} in the repository")
         self._unloaded.discard(name)
         for folder in folders:
-            self._failures.pop(folder, None)
+            self._preparation.failures.pop(folder, None)
             self._served.pop(folder, None)
         if problem := await self._update(name, folders):
             raise problem
@@ -312,86 +271,47 @@ class ModelRepository:
         # A root that is one model itself has the name that its artifact gives; see _switch.
         return {printable(name) or self._own_name: folders for name, folders in found.items()}
 
-    def _look(self) -> dict[Path, _Stamps]:
+    def _look(self) -> dict[Path, Stamps]:
         try:
             found = self._find()
         except (DataSentinelError, OSError):
             return {}
-        return {folder: _stamps_of(folder) for folders in found.values() for folder in folders}
+        return {folder: stamps_of(folder) for folders in found.values() for folder in folders}
 
     async def _update(self, name: str, folders: list[Path]) -> Exception | None:
         """Serve the newest versions that can be; returns why the newest cannot. The caller holds the lock."""
-        kept: list[_Candidate] = []
+        kept: list[Candidate] = []
         first_problem: Exception | None = None
         for folder in reversed(folders):
             if len(kept) == self._served_versions:
                 break
-            stamps = _stamps_of(folder)
+            stamps = stamps_of(folder)
             served = self._served.get(folder)
             if served is not None and served.stamps == stamps:
-                kept.append(_Candidate(folder, stamps))
+                kept.append(Candidate(folder, stamps))
                 continue
             if (warming := self._pending_candidate(name, folder, stamps)) is not None:
                 kept.append(warming)
                 continue
             try:
-                kept.append(_Candidate(folder, stamps, await self._prepare(name, folder, stamps)))
+                kept.append(Candidate(folder, stamps, await self._preparation.prepare(name, folder, stamps)))
             except DataSentinelError as error:
                 if not kept:
                     first_problem = first_problem or error
                 if served is not None:
-                    kept.append(_Candidate(folder, served.stamps))
+                    kept.append(Candidate(folder, served.stamps))
         if kept:
             self._serve(name, kept[::-1])
         return first_problem
 
-    def _pending_candidate(self, name: str, folder: Path, stamps: _Stamps) -> _Candidate | None:
+    def _pending_candidate(self, name: str, folder: Path, stamps: Stamps) -> Candidate | None:
         """Return what was loaded of an artifact as it is now, and waits to be served."""
         for candidate in self._pending[name].candidates if name in self._pending else ():
             if candidate.detector is not None and (candidate.folder, candidate.stamps) == (folder, stamps):
                 return candidate
         return None
 
-    async def _prepare(self, name: str, folder: Path, stamps: _Stamps) -> Detector:
-        """Load, check and warm up; what fails is reported, and not tried again as it is.
-
-        Raises
-        ------
-        DataSentinelError
-            What failed; whatever else a broken artifact made others raise has become an ArtifactError.
-        """
-        failure = self._failures.get(folder)
-        if failure is not None and failure.stamps == stamps:
-            raise ArtifactError(failure.reason)
-        try:
-            detector = await self._load_carefully(folder)
-        except Exception as error:  # An artifact of somebody else's must not end the watch over the others.
-            reason = str(error) if isinstance(error, DataSentinelError | OSError) else repr(error)
-            self._note_failure(name, folder, stamps, reason)
-            if isinstance(error, DataSentinelError):
-                raise
-            raise ArtifactError(reason) from error
-        self._failures.pop(folder, None)
-        return detector
-
-    def _note_failure(self, name: str, folder: Path, stamps: _Stamps, reason: str) -> None:
-        self._failures[folder] = _Failure(name, stamps, reason)
-        self._plane.reloads["failed"] += 1
-        log(_logger, logging.ERROR, "model_not_loaded", name=name, directory=folder, reason=reason)
-
-    async def _load_carefully(self, folder: Path) -> Detector:
-        if self._try_to_load is not None and not self._alone:
-            await self._try_to_load(folder)
-        loading = in_own_thread(lambda: load_and_warm_up(folder, self._root, self._load))
-        try:
-            return await asyncio.wait_for(loading, self._load_timeout_s or None)
-        except TimeoutError:
-            raise ArtifactError(
-                f"{folder}: had not loaded after {self._load_timeout_s:g} s, and was given up; "
-                "see --load-timeout-s"
-            ) from None
-
-    def _serve(self, name: str, candidates: list[_Candidate]) -> None:
+    def _serve(self, name: str, candidates: list[Candidate]) -> None:
         """Serve exactly these artifacts under a name, at once or when the last one has warmed up."""
         served, latest = self._plane.served, candidates[-1]
         pending = self._pending.pop(name, None)
@@ -403,7 +323,7 @@ class ModelRepository:
             _, version = self._names_of(latest.folder, latest.detector, name)
             shadow = served.warm_in_shadow(name, version, latest.detector, self._stream_shadow_s)
             if shadow is not None:
-                self._pending[name] = _Pending(candidates, version, shadow)
+                self._pending[name] = Pending(candidates, version, shadow)
                 log(
                     _logger,
                     logging.INFO,
@@ -420,13 +340,13 @@ class ModelRepository:
         served.end_shadow(name)
         self._switch(name, candidates)
 
-    def _end_shadow(self, name: str, pending: _Pending) -> None:
+    def _end_shadow(self, name: str, pending: Pending) -> None:
         """Serve what has warmed up, or ran out of time; drop what failed. The caller holds the lock."""
         del self._pending[name]
         shadow, latest = pending.shadow, pending.candidates[-1]
         if shadow.failure:
             self._plane.served.end_shadow(name)
-            self._note_failure(name, latest.folder, latest.stamps, shadow.failure)
+            self._preparation.note_failure(name, latest.folder, latest.stamps, shadow.failure)
             return
         log(
             _logger,
@@ -446,10 +366,10 @@ class ModelRepository:
             version = folder.name
         return name or artifact_name, version
 
-    def _switch(self, name: str, candidates: list[_Candidate]) -> None:
+    def _switch(self, name: str, candidates: list[Candidate]) -> None:
         """Serve exactly these artifacts under a name, the last one as the latest version."""
         served = self._plane.served
-        entries: dict[Path, _Served] = {}
+        entries: dict[Path, Served] = {}
         for candidate in candidates:
             folder, detector = candidate.folder, candidate.detector
             if detector is None:
@@ -460,7 +380,7 @@ class ModelRepository:
             if own_name:
                 self._own_name = name
             served.serve(name, version, detector)
-            entries[folder] = _Served(name, version, candidate.stamps)
+            entries[folder] = Served(name, version, candidate.stamps)
             self._plane.reloads["ok"] += 1
             _log_loaded(name, version, detector)
         versions = [entry.version for entry in entries.values()]
@@ -470,10 +390,6 @@ class ModelRepository:
             log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
         others = {folder: entry for folder, entry in self._served.items() if entry.name != name}
         self._served = others | entries
-
-
-def _stamps_of(folder: Path) -> _Stamps:
-    return tuple(stamp_of(folder / name) for name in (CONFIG_FILE, MODEL_FILE))
 
 
 def _log_loaded(name: str, version: str, detector: Detector) -> None:
