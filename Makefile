@@ -15,8 +15,9 @@ FUZZ_S ?= 60
 FUZZ_UNTIL ?= -max_total_time=$(FUZZ_S)
 PYTEST_PROCESSES ?= 2
 DEV_FLAGS ?=
-.PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python docs lint \
-  format wheel sbom clean
+ENGINES_S ?= 1800
+.PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python \
+  test-engines docs lint format wheel sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -72,6 +73,12 @@ fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; n
 
 test-python: setup  ## Run the Python tests, PYTEST_PROCESSES at a time, 2 unless told otherwise
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile
+
+test-engines:  ## Try Ray and Spark in an environment of their own, for ENGINES_S seconds at most; needs Java 17
+	test -x build/engines/bin/python || $(PYTHON) -m venv build/engines
+	build/engines/bin/python -m pip install --quiet --constraint constraints.txt \
+	  ".[bench,cpu,dev,ray,spark]"
+	timeout $(ENGINES_S) build/engines/bin/python -m pytest --run-slow tests/engines
 
 docs: setup  ## Build the documentation site into build/site; a warning is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site

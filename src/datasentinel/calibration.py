@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
@@ -31,7 +31,7 @@ THRESHOLD_METHODS: tuple[ThresholdMethod, ...] = get_args(ThresholdMethod)
 
 # The greatest scores are all kept, where p-values are small and every rank counts; of the others so many that
 # no p-value is raised by more than this factor.
-_EXACT_RANKS = 256
+EXACT_RANKS = 256
 _THINNING = 1.02
 _SCORE_BINS = 10
 # The core reports a score that is not finite as the largest float32.
@@ -64,11 +64,15 @@ class ScoreTable:
     @classmethod
     def of(cls, scores: Float32Array) -> ScoreTable:
         """Summarise scores [N], finite, N >= 1."""
-        values, repeats = np.unique(np.asarray(scores, dtype=np.float32), return_counts=True)
+        return cls.of_counts(*np.unique(np.asarray(scores, dtype=np.float32), return_counts=True))
+
+    @classmethod
+    def of_counts(cls, values: Float32Array, repeats: Int64Array) -> ScoreTable:
+        """Summarise scores: `repeats` [V] >= 1 of each of `values` [V], which ascend strictly."""
         values = values[::-1]
         at_least = np.cumsum(repeats[::-1])  # calibration scores >= values[i]
         greater = at_least - repeats[::-1]
-        kept = np.flatnonzero(greater < _EXACT_RANKS).tolist()
+        kept = np.flatnonzero(greater < EXACT_RANKS).tolist()
         while kept[-1] < len(values) - 1:
             # A score in (values[j], values[kept[-1]]] gets 1 + greater[j], and deserves 1 + at_least or more.
             limit = _THINNING * (1 + at_least[kept[-1]])
@@ -250,18 +254,18 @@ def calibrate(
             f"{len(scores) - finite} of {len(scores)} normal rows have no finite score, so no threshold "
             "means anything; leave out rows with a value far beyond all others, or mend the model"
         )
-    ordered = np.sort(scores.astype(np.float64))
+    ordered = SortedScores(np.sort(scores.astype(np.float64)))
     fpr_bound = None
     drifting = DriftingScores(scores) if recording and DriftingScores.applies(scores) else None
     if method == "conformal":
         independent = independent_rows(scores, target_fpr) if recording else len(scores)
-        threshold, fpr_bound = _conformal_quantile(ordered, target_fpr, independent)
+        threshold, fpr_bound = conformal_quantile(ordered, target_fpr, independent)
         if drifting:
             threshold = max(threshold, drifting.threshold(target_fpr))
     elif method == "quantile":
-        threshold = float(np.quantile(ordered, 1 - target_fpr))
+        threshold = float(np.quantile(ordered.values, 1 - target_fpr))
     else:
-        threshold = float(ordered.mean() + 3 * ordered.std())
+        threshold = float(ordered.values.mean() + 3 * ordered.values.std())
     threshold = threshold if least is None else max(threshold, least)
     return Calibration(
         threshold=threshold,
@@ -308,19 +312,74 @@ def feature_histograms(config: Config) -> tuple[Histogram, ...]:
     return tuple(features)
 
 
-def _conformal_quantile(ordered: Float64Array, target_fpr: float, independent: int) -> tuple[float, float]:
-    """Return a threshold and the false-positive rate that so many independent scores promise."""
+class OrderedScores(Protocol):
+    """Scores in ascending order, wherever they are."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+
+    def at(self, rank: int) -> float:
+        """Return the one of a rank, from 1 on."""
+
+    def at_most(self, score: float) -> int:
+        """Return how many are no greater than a score."""
+
+
+@dataclass(frozen=True, eq=False)
+class SortedScores:
+    """Ascending scores in memory.
+
+    Attributes
+    ----------
+    values : float64 array, shape [N]
+    """
+
+    values: Float64Array
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.values)
+
+    def at(self, rank: int) -> float:
+        """Return the one of a rank, from 1 on."""
+        return float(self.values[rank - 1])
+
+    def at_most(self, score: float) -> int:
+        """Return how many are no greater than a score."""
+        return int(np.searchsorted(self.values, score, side="right"))
+
+
+def conformal_rank(rows: int, target_fpr: float, independent: int) -> tuple[int, float]:
+    """Return the rank whose score is the threshold, and the false-positive rate that is promised above it.
+
+    Parameters
+    ----------
+    rows : int
+        Number of scores, N.
+    target_fpr : float
+    independent : int
+        How many independent scores they stand for, at most N.
+    """
     # Without the small deduction 0.99 * 100 rounds up to 100.
     k = min(math.ceil((independent + 1) * (1 - target_fpr) - 1e-9), independent)
-    bound = (independent + 1 - k) / (independent + 1)
-    score = float(ordered[math.ceil(k / independent * len(ordered) - 1e-9) - 1])
+    return math.ceil(k / independent * rows - 1e-9), (independent + 1 - k) / (independent + 1)
+
+
+def conformal_quantile(ordered: OrderedScores, target_fpr: float, independent: int) -> tuple[float, float]:
+    """Return a threshold and the false-positive rate that so many independent scores promise."""
+    rows = ordered.rows
+    rank, bound = conformal_rank(rows, target_fpr, independent)
+    score = ordered.at(rank)
     # A score may be 0 or negative; its own size, or that of the others' spread, says what rounding is.
-    rounding = _ROUNDING_ROOM * max(abs(score), float(np.ptp(ordered)))
-    above = ordered[ordered > score]
-    if above.size:
+    rounding = _ROUNDING_ROOM * max(abs(score), ordered.at(rows) - ordered.at(1))
+    no_greater = ordered.at_most(score)
+    if no_greater < rows:
         # Half way to the next, but where that is a leap not much further than the scores have come.
-        half_way = (float(above[0]) - score) / 2
-        return score + min(half_way, max(score - float(np.median(ordered)), rounding)), bound
+        half_way = (ordered.at(no_greater + 1) - score) / 2
+        median = (ordered.at((rows + 1) // 2) + ordered.at(rows // 2 + 1)) / 2
+        return score + min(half_way, max(score - median, rounding)), bound
     return score + rounding, bound
 
 

@@ -14,13 +14,14 @@ from rich.table import Table
 
 from datasentinel.calibration import ScoreTable
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
-from datasentinel.cli.recordings import Alarms, score_dataset
+from datasentinel.cli.recordings import score_dataset
 from datasentinel.detector import Detector
 from datasentinel.drift import compare
 from datasentinel.errors import DataError, UnsupportedModelError
 from datasentinel.events import AlarmRule, FalseAlarms, find_events, judge_events
 from datasentinel.moved import find_move
 from datasentinel.quality import hit_segments, judge
+from datasentinel.series import Alarms
 from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import sys
@@ -13,13 +12,14 @@ import click
 import numpy as np
 
 from datasentinel.errors import DataError
+from datasentinel.scoring import as_trained, check_width, roles_for_model
 from datasentinel.tables import Roles, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasentinel.artifact import Config
-    from datasentinel.tables import Columns, Dataset, Problems, Table
+    from datasentinel.tables import Dataset, Problems, Table
     from datasentinel.types import Float32Array
 
 
@@ -58,26 +58,18 @@ class ReadingOptions:
         may_lack: bool = False,
     ) -> Roles:
         """Return the columns' roles, with those of a model where there is one."""
-        return Roles(
+        asked = Roles(
             features=self.features,
             ignore=self.ignore,
-            time=self.time or _time_column(config),
+            time=self.time,
             id=self.id,
             label=self.label,
             normal=self.normal,
             keep=keep,
-            carry=() if config is None else config.carried_columns,
-            model_features=() if config is None or self.features else config.table_features,
-            num_features=None if config is None else config.input_dim - bool(config.calendar),
             needs_label=needs_label,
-            may_lack=may_lack if config is None else bool(config.first_values),
+            may_lack=may_lack,
         )
-
-
-def _time_column(config: Config | None) -> str | None:
-    """Return the column of times that a model with a season was trained with."""
-    time = config.columns.get("time") if config is not None and config.calendar else None
-    return time if isinstance(time, str) else None
+        return asked if config is None else roles_for_model(asked, config)
 
 
 _OPTIONS = (
@@ -150,27 +142,13 @@ def open_data(
     for column in table.columns.left_out:
         click.echo(f"left out    {column}", err=True)
     if config is not None:
-        table.columns = _as_trained(table.columns, config)
+        table.columns = as_trained(table.columns, config)
     zone = time_zone if config is None else config.time_zone
     if zone is not None:
         table.add_calendar(zone)
-    if config is not None and table.num_features != config.input_dim:
-        raise DataError(
-            f"{table.name}: {table.num_features} feature columns, but the model takes {config.input_dim}; "
-            "name the label with --label, and other columns that are not features with --ignore"
-        )
+    if config is not None:
+        check_width(table.name, table.num_features, config)
     return table
-
-
-def _as_trained(columns: Columns, config: Config) -> Columns:
-    """Default the time and series columns to those of the training, where the table has them."""
-    kept = {columns.names[column]: column for column in columns.keep}
-    known = {role: kept.get(str(config.columns.get(role))) for role in ("time", "id")}
-    return dataclasses.replace(
-        columns,
-        time=known["time"] if columns.time is None else columns.time,
-        id=known["id"] if columns.id is None else columns.id,
-    )
 
 
 def read_data(

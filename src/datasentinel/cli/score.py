@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,8 +21,9 @@ from datasentinel.cli.reading import (
     reading_options,
     tell_problems,
 )
-from datasentinel.cli.recordings import Alarms, known_times, require_times
-from datasentinel.errors import DataError
+from datasentinel.errors import DataError, SettingsError
+from datasentinel.scoring import ChunkScorer, ScoringRequest
+from datasentinel.streams import MAX_STREAMS
 from datasentinel.tables import Problems
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.writers import (
@@ -30,9 +31,7 @@ from datasentinel.tables.writers import (
     PARQUET_SUFFIXES,
     CsvScoreWriter,
     JsonScoreWriter,
-    OutputColumns,
     ParquetScoreWriter,
-    Scored,
     ScoreWriter,
 )
 from datasentinel.types import BACKEND_NAMES
@@ -40,11 +39,10 @@ from datasentinel.types import BACKEND_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasentinel.detector import Detector
-    from datasentinel.reasons import Reason
     from datasentinel.tables import Table
     from datasentinel.tables.base import Block, Part
     from datasentinel.tables.chunk import Chunk
+    from datasentinel.tables.scored import OutputColumns, Scored
 
 
 @click.command()
@@ -58,8 +56,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV, JSON lines (.jsonl) or Parquet file for the scores.  [default: CSV on standard output]",
+    help="CSV, JSON lines (.jsonl) or Parquet file for the scores; with --engine ray a new folder.  "
+    "[default: CSV on standard output]",
 )
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 @click.option(
@@ -91,17 +89,35 @@ if TYPE_CHECKING:
     help="For a model with memory: raise the threshold while more than this share of a series' rows is above "
     "it, so that no more are called anomalies in the long run, however the series drifts.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["process", "ray"]),
+    default="process",
+    show_default=True,
+    help="Score here, or Parquet files on the workers of a Ray cluster, where rows have no number.",
+)
+@click.option(
+    "--address", help="Of the Ray cluster, such as auto or ray://host:10001.  [default: one on this machine]"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes of Ray that score.  [default: as many as it has use for]",
+)
 @reading_options
 def command(  # noqa: PLR0917 - click passes them by name
     data: tuple[str, ...],
     model: Path,
-    out: Path | None,
+    out: str | None,
     backend: str,
     threads: int,
     p_values: bool,
     num_reasons: int,
     keep: tuple[str, ...],
     alarm_budget: float | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
     reading: ReadingOptions,
 ) -> None:
     """Score the rows of DATA and write a score and a decision for each.
@@ -120,32 +136,62 @@ def command(  # noqa: PLR0917 - click passes them by name
     With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
     would have expected.
     """
+    if engine == "ray":
+        from datasentinel.cli.score_on_ray import score_on_ray
+
+        score_on_ray(
+            data,
+            model,
+            out,
+            reading,
+            address=address,
+            workers=workers,
+            keep=keep,
+            p_values=p_values,
+            explain=num_reasons,
+            alarm_budget=alarm_budget,
+            backend=backend,
+        )
+        return
+    if address is not None or workers is not None:
+        raise SettingsError("--address and --workers are for --engine ray")
     from datasentinel.detector import Detector
 
+    request = ScoringRequest(p_values=p_values, num_reasons=num_reasons, alarm_budget=alarm_budget)
     detector = Detector.load(model, backend=backend)
     table = open_data(data, reading, detector.artifact.config, keep=keep, needs_label=False)
     kept = tuple(table.columns.names[column] for column in table.columns.keep)
-    # A logarithm of a distance, as old models score, has no ratio to its threshold.
-    severity = detector.threshold > 0
-    has_memory = detector.scorer.state_dim > 0
-    if alarm_budget is not None and not has_memory:
-        raise DataError("--alarm-budget is for models with memory (train --model context)")
-    columns = OutputColumns(kept, severity, p_values, min(num_reasons, detector.input_dim), has_memory)
-    if p_values:
-        detector.p_values_of_scores(np.empty(0, np.float32))  # Fail before the output is opened.
+    columns = request.outputs(detector.artifact.config, kept)
+    scorer = ChunkScorer(
+        detector,
+        columns,
+        time=table.columns.name_of(table.columns.time),
+        id=table.columns.name_of(table.columns.id),
+        alarm_budget=alarm_budget,
+    )
     rows = anomalies = 0
     problems = Problems()
     with (
-        _open_writer(out, columns) as writer,
+        _open_writer(None if out is None else Path(out), columns) as writer,
         progress_bar(f"scoring {table.name}") as progress,
     ):
-        for scored in score_table(detector, table, columns, threads=threads, alarm_budget=alarm_budget):
+        for scored in score_table(scorer, table, threads):
             writer.write(scored)
             problems.add(scored.chunk.bad)
             rows += scored.chunk.num_rows
             anomalies += int(np.count_nonzero(scored.anomalies))
             progress(scored.chunk.share_read, rows)
     tell_problems(problems)
+    if scorer.stale_rows:
+        click.echo(
+            f"{scorer.stale_rows} rows have a column without a value for more than "
+            f"{detector.artifact.config.stale_rows} rows: their scores are of what it was before",
+            err=True,
+        )
+    if scorer.evicted:
+        click.echo(
+            f"{scorer.evicted} streams began anew: no more than {MAX_STREAMS} are remembered", err=True
+        )
     click.echo(
         f"{rows} rows, {anomalies} anomalies, {problems.total} bad rows (threshold {detector.threshold:.6g})",
         err=True,
@@ -154,87 +200,26 @@ def command(  # noqa: PLR0917 - click passes them by name
         raise DataError(f"{table.name}: no usable rows")
 
 
-def score_table(
-    detector: Detector,
-    table: Table,
-    columns: OutputColumns,
-    *,
-    threads: int,
-    alarm_budget: float | None = None,
-) -> Iterator[Scored]:
-    """Read, parse and score a table, chunk by chunk; parsing and scoring run on `threads` threads.
+def score_table(scorer: ChunkScorer, table: Table, threads: int) -> Iterator[Scored]:
+    """Read, parse and score a table, chunk by chunk; parsing runs on `threads` threads.
 
-    A model with memory scores the rows in their order, each in the past of its own stream: those of one value
-    in the id column, or all rows where there is none; `alarm_budget` is the share of `AlarmBudget`.
+    So does scoring, but for models with memory, which score the rows in their order.
     """
-    if detector.scorer.state_dim:
-        yield from _score_streams(detector, table, columns, threads, alarm_budget)
-        return
-
-    def work(block: Block) -> tuple[Part, Scored]:
-        chunk = table.parse(block, np.float32)
-        scores = detector.score(chunk.values)
-        scored = Scored(
-            chunk,
-            scores,
-            scores.astype(np.float64) > detector.threshold,
-            detector.severity_of_scores(scores) if columns.severity else None,
-            detector.p_values_of_scores(scores) if columns.p_value else None,
-            detector.explain(chunk.values, columns.num_reasons) if columns.num_reasons else None,
-        )
-        return block.part, scored
-
-    results = ordered_map(work, table.blocks(), threads)
-    place = table.placer()
-    for part, scored in results:
-        yield replace(scored, chunk=place(part, scored.chunk))
-
-
-def _score_streams(
-    detector: Detector, table: Table, columns: OutputColumns, threads: int, alarm_budget: float | None
-) -> Iterator[Scored]:
-    from datasentinel.streams import MAX_STREAMS, StreamDetector
-
-    id_column, time_column = (table.columns.name_of(c) for c in (table.columns.id, table.columns.time))
 
     def parse(block: Block) -> tuple[Part, Chunk]:
         return block.part, table.parse(block, np.float32)
 
-    require_times(detector, are_there=time_column is not None)
-    streams = StreamDetector(detector)
-    alarms = Alarms(detector.threshold, alarm_budget)
+    def score(block: Block) -> tuple[Part, Scored]:
+        part, chunk = parse(block)
+        return part, scorer.score(chunk)
+
     place = table.placer()
-    for part, parsed in ordered_map(parse, table.blocks(), threads):
-        chunk = place(part, parsed)
-        series = [""] * len(chunk.rows) if id_column is None else chunk.good_texts(id_column)
-        times = None if time_column is None else known_times(chunk.good_values(time_column))
-        reasons: list[list[Reason]] | None = None
-        if columns.num_reasons:
-            scores, warming, reasons = streams.explain_many(
-                chunk.values, series, times, top=columns.num_reasons
-            )
-        else:
-            scores, warming = streams.update_many(chunk.values, series, times)
-        anomalies = alarms.decide(scores, warming, series)
-        yield Scored(
-            chunk,
-            scores,
-            anomalies,
-            detector.severity_of_scores(scores) if columns.severity else None,
-            detector.p_values_of_scores(scores) if columns.p_value else None,
-            reasons,
-            warming,
-        )
-    if streams.stale_rows:
-        click.echo(
-            f"{streams.stale_rows} rows have a column without a value for more than "
-            f"{detector.artifact.config.stale_rows} rows: their scores are of what it was before",
-            err=True,
-        )
-    if streams.evicted:
-        click.echo(
-            f"{streams.evicted} streams began anew: no more than {MAX_STREAMS} are remembered", err=True
-        )
+    if scorer.has_memory:
+        for part, chunk in ordered_map(parse, table.blocks(), threads):
+            yield scorer.score(place(part, chunk))
+    else:
+        for part, scored in ordered_map(score, table.blocks(), threads):
+            yield dataclasses.replace(scored, chunk=place(part, scored.chunk))
 
 
 @contextlib.contextmanager

@@ -35,8 +35,10 @@ def within_descriptors(settings: Settings) -> Settings:
         The same, or with fewer connections where the system does not allow enough: what is left over is then
         refused in words, and health keeps its share. A log line tells the numbers.
     """
-    # The port of health and metrics has the limits of HTTP.
-    names = [f"{name.replace('admin', 'http')}_max_connections" for name in settings.ports]
+    # The port of health and metrics has the limits of HTTP; Flight's few connections are within `_OWN`.
+    names = [
+        f"{name.replace('admin', 'http')}_max_connections" for name in settings.ports if name != "flight"
+    ]
     needed = _OWN + _PER_CONNECTION * sum(getattr(settings, name) for name in names)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from datasentinel.serving.board import Board
     from datasentinel.serving.connections.listener import Listener
+    from datasentinel.serving.flight import FlightTransport
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -214,9 +215,9 @@ def _make_repository(plane: DataPlane, settings: Settings, *, is_successor: bool
 
 def _make_transports(
     plane: DataPlane, repository: ModelRepository, settings: Settings, guard: Guard, metrics: Metrics
-) -> list[Listener]:
+) -> list[Listener | FlightTransport]:
     """Make the transports that are on; a library is imported only where its transport is."""
-    transports: list[Listener] = []
+    transports: list[Listener | FlightTransport] = []
     if settings.tcp:
         from datasentinel.serving.lines.session import tcp_transport
 
@@ -234,4 +235,8 @@ def _make_transports(
         from datasentinel.serving.http.session import admin_transport
 
         transports.append(admin_transport(plane, repository, metrics, settings, guard))
+    if "flight" in settings.ports:
+        from datasentinel.serving.flight import FlightTransport
+
+        transports.append(FlightTransport(plane, settings, guard))
     return transports

@@ -107,6 +107,12 @@ class Settings:
         minimum=-1,
         maximum=65535,
     )
+    flight_port: int = _setting(
+        -1,
+        "Port of Arrow Flight, for bulk; needs datasentinel[flight]. 0 picks a free one, -1: none.",
+        minimum=-1,
+        maximum=65535,
+    )
     page: bool = _setting(True, "Serve the live page at / of the HTTP port.")
 
     tls_certificate: str = _setting(
@@ -164,6 +170,12 @@ class Settings:
         "Close a gRPC connection after this long without a message, pings aside; 0: never.",
         minimum=0,
         maximum=10**6,
+    )
+    flight_max_exchanges: int = _setting(
+        16, "Exchanges at a time over Flight; more are refused as unavailable.", minimum=1, maximum=1 << 16
+    )
+    flight_max_batch_bytes: int = _setting(
+        64 << 20, "Largest record batch accepted over Flight.", minimum=1, maximum=2**31 - 1
     )
     max_request_rows: int = _setting(
         1 << 20, "Largest number of rows in one gRPC or HTTP request.", minimum=1, maximum=2**31 - 1
@@ -275,8 +287,7 @@ class Settings:
     def ports(self) -> dict[str, int]:
         """The port of each transport that is on; 0 stands for a free one."""
         names = [name for name in ("tcp", "grpc", "http") if getattr(self, name)]
-        if self.admin_port >= 0:
-            names.append("admin")
+        names += [name for name in ("admin", "flight") if getattr(self, f"{name}_port") >= 0]
         return {name: getattr(self, f"{name}_port") for name in names}
 
 

@@ -294,13 +294,14 @@ def split_off_bad(
     numbers: npt.NDArray[Any],
     columns: Columns,
     label_values: list[str | float | None] | None,
-    is_missing: Callable[[int, int], bool] = lambda _row, _column: False,
+    original: Callable[[int, int], Any] | None = None,
 ) -> Chunk:
     """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave.
 
     Rows that lack values are good ones where the columns say that they may.
 
-    Formats that tell a missing value from NaN say by `is_missing` which of them a row and column hold.
+    Formats that tell a missing value from NaN, or hold what float32 does not, say by `original` what is in a
+    row and column: a number, or None.
     """
     if numbers.dtype == np.float32 and label_values is None and np.isfinite(_sum(numbers)):
         # Quick, and right: a sum is not finite if any of the numbers is not.
@@ -317,9 +318,8 @@ def split_off_bad(
         wrong = np.flatnonzero(~usable[i])
         if wrong.size:
             column = columns.features[wrong[0]]
-            kind, what = describe_number(numbers[i, wrong[0]])
-            if is_missing(i, column):
-                kind, what = ProblemKind.EMPTY, "is missing"
+            value = numbers[i, wrong[0]] if original is None else original(i, column)
+            kind, what = (ProblemKind.EMPTY, "is missing") if value is None else describe_number(float(value))
             reason = f"{columns.describe(column)}: {what}"
         else:
             kind, reason = ProblemKind.LABEL, empty_label(columns)

@@ -12,6 +12,7 @@ from datasentinel.tables.problems import BadRow, ProblemKind
 
 if TYPE_CHECKING:
     from datasentinel.tables.chunk import Chunk
+    from datasentinel.types import Float64Array
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,16 @@ class CalendarColumn:
         times = chunk.good_values(self.time)
         seconds = second_of_week(times, self.zone)
         values = np.column_stack([chunk.values, seconds.astype(chunk.values.dtype)])
-        known = np.isfinite(seconds)
-        if known.all():
-            return replace(chunk, values=values)
-        bad = [
-            BadRow(row, None, ProblemKind.TIME, f"column '{self.time}': '{time}' is not a time")
-            for row, time, good in zip(chunk.rows.tolist(), times, known.tolist(), strict=True)
-            if not good
-        ]
-        labels = chunk.label_values
-        if labels is not None:
-            labels = [label for label, stays in zip(labels, known.tolist(), strict=True) if stays]
-        return replace(
-            chunk,
-            values=values[known],
-            rows=chunk.rows[known],
-            bad=sorted([*chunk.bad, *bad], key=lambda wrong: wrong.row),
-            label_values=labels,
-        )
+        return replace(chunk, values=values).without(not_times(chunk, self.time, seconds))
+
+
+def not_times(chunk: Chunk, column: str, seconds: Float64Array) -> list[BadRow]:
+    """Return the good rows of a chunk whose times in a column are none: those with seconds [n] not finite."""
+    wrong = np.flatnonzero(~np.isfinite(seconds))
+    if not wrong.size:
+        return []
+    times = chunk.good_values(column)
+    return [
+        BadRow(int(chunk.rows[i]), None, ProblemKind.TIME, f"column '{column}': '{times[i]}' is not a time")
+        for i in wrong.tolist()
+    ]

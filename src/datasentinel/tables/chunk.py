@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,3 +61,19 @@ class Chunk:
     def good_texts(self, column: str) -> list[str]:
         """Return the same as text."""
         return list(map(str, self.good_values(column)))
+
+    def without(self, wrong: Sequence[BadRow]) -> Chunk:
+        """Return the chunk with some of its good rows as bad ones."""
+        if not wrong:
+            return self
+        stays = ~np.isin(self.rows, [bad.row for bad in wrong])
+        labels = self.label_values
+        if labels is not None:
+            labels = [label for label, good in zip(labels, stays.tolist(), strict=True) if good]
+        return replace(
+            self,
+            values=self.values[stays],
+            rows=self.rows[stays],
+            bad=sorted([*self.bad, *wrong], key=lambda bad: bad.row),
+            label_values=labels,
+        )

@@ -102,6 +102,6 @@ class NumpyPart(Part):
             told = [labels.normalise(value) for value in raw.tolist()]
         with np.errstate(over="ignore"):
             numbers: npt.NDArray[Any] = np.ascontiguousarray(values[:, list(columns.features)], dtype)
-        chunk = split_off_bad(numbers, columns, told)
+        chunk = split_off_bad(numbers, columns, told, lambda row, column: values[row, column])
         chunk.kept.update({columns.names[i]: values[:, i].tolist() for i in columns.keep})
         return chunk

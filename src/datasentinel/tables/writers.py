@@ -12,94 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasentinel.errors import DataError
-from datasentinel.tables.parquet_table import import_pyarrow
+from datasentinel.tables.arrow import batch_of, import_pyarrow
+from datasentinel.tables.scored import reasons_as_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
     from typing import TextIO
 
-    import numpy.typing as npt
-
-    from datasentinel.reasons import Reason
-    from datasentinel.tables.chunk import Chunk
-    from datasentinel.types import BoolArray, Float32Array, Float64Array
+    from datasentinel.tables.scored import OutputColumns, Scored
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 _ROW_GROUP_ROWS = 1 << 17
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A chunk's rows, good and bad, with what the model says of the good ones.
-
-    Attributes
-    ----------
-    chunk : Chunk
-        The rows.
-    scores : float32 array, shape [n]
-    anomalies : bool array, shape [n]
-    severities : float32 array, shape [n], or None
-    p_values : float64 array, shape [n], or None
-    reasons : list of list of Reason, or None
-        For the n good rows.
-    warming : bool array, shape [n], or None
-        Of a model with memory: which rows are too early in their stream to tell.
-    """
-
-    chunk: Chunk
-    scores: Float32Array
-    anomalies: BoolArray
-    severities: Float32Array | None = None
-    p_values: Float64Array | None = None
-    reasons: list[list[Reason]] | None = None
-    warming: BoolArray | None = None
-
-    @property
-    def is_good(self) -> BoolArray:
-        """Which of the chunk's rows are good."""
-        good = np.zeros(self.chunk.num_rows, bool)
-        good[self.chunk.rows - self.chunk.first_row] = True
-        return good
-
-    def spread(self, values: Sequence[Any], *, bad: Any = None) -> list[Any]:  # noqa: ANN401
-        """Return the good rows' values at their places, and `bad` at the places of bad rows."""
-        if len(values) == self.chunk.num_rows:
-            return list(values)
-        column = [bad] * self.chunk.num_rows
-        for row, value in zip((self.chunk.rows - self.chunk.first_row).tolist(), values, strict=True):
-            column[row] = value
-        return column
-
-    def errors(self, *, good: str | None) -> list[str | None]:
-        """Return what is wrong with each row, and `good` for those with which nothing is."""
-        column = [good] * self.chunk.num_rows
-        for bad in self.chunk.bad:
-            column[bad.row - self.chunk.first_row] = str(bad)
-        return column
-
-    @property
-    def row_numbers(self) -> range:
-        """Positions of the rows among the table's data rows."""
-        return range(self.chunk.first_row, self.chunk.first_row + self.chunk.num_rows)
-
-
-@dataclass(frozen=True)
-class OutputColumns:
-    """The columns of the output: row, those handed through, score, anomaly, error, and those that follow."""
-
-    kept: tuple[str, ...] = ()
-    severity: bool = False
-    p_value: bool = False
-    num_reasons: int = 0
-    warming: bool = False
-
-    @property
-    def kept_as(self) -> Mapping[str, str]:
-        """Names in the output of the columns handed through, by their names in the input."""
-        taken = {"row", "score", "anomaly", "error", "severity", "p_value", "reasons", "warming"}
-        return {name: f"input_{name}" if name in taken else name for name in self.kept}
 
 
 class ScoreWriter(AbstractContextManager["ScoreWriter"], ABC):
@@ -185,28 +110,12 @@ class JsonScoreWriter(ScoreWriter):
         )
 
 
-def reasons_as_data(reasons: Sequence[Reason]) -> list[dict[str, object]]:
-    """Return a row's reasons as objects; `share` is the feature's part in the score."""
-    return [
-        {
-            "feature": reason.feature,
-            "value": reason.value,
-            "expected": reason.expected,
-            "share": reason.contribution,
-        }
-        for reason in reasons
-    ]
-
-
 @dataclass
 class ParquetScoreWriter(ScoreWriter):
-    """Row (int64), score (float32), anomaly (bool), error (string), and what else there is.
+    """Columns of the types that `datasentinel.tables.arrow.output_schema` has; `row` is the first.
 
-    That is severity (float32), p_value (float64), reasons (list) and warming (bool).
-
-    A reason is a struct of feature (string), value, expected and share (float32). What a bad row does not
-    have is null, and so is the error of a good one. Columns handed through keep the type that they have in a
-    Parquet file, and are strings otherwise.
+    What a bad row does not have is null, and so is the error of a good one. Columns handed through keep the
+    type that they have in a Parquet file, and are strings otherwise.
     """
 
     path: Path
@@ -215,7 +124,7 @@ class ParquetScoreWriter(ScoreWriter):
     _pending: list[Any] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._arrow, self._parquet = import_pyarrow()
+        self._arrow = import_pyarrow()
         # Opened now, so that what cannot be written is known before anything is scored.
         self._file = self.path.open("wb")
 
@@ -230,66 +139,25 @@ class ParquetScoreWriter(ScoreWriter):
 
     def write(self, scored: Scored) -> None:
         """Append rows; a row group is written when there are enough."""
-        pa = self._arrow
-        good = scored.is_good
-        whole = bool(good.all())
-
-        def column(values: npt.NDArray[Any], kind: Any) -> Any:  # noqa: ANN401
-            if not whole:
-                spread = np.zeros(len(good), values.dtype)
-                spread[good] = values
-                values = spread
-            if values.dtype == np.bool_:
-                values = np.packbits(values, bitorder="little")
-            # Not by pa.array, which imports pandas where that is installed.
-            valid = None if whole else pa.py_buffer(np.packbits(good, bitorder="little"))
-            return pa.Array.from_buffers(kind, len(good), [valid, pa.py_buffer(np.ascontiguousarray(values))])
-
-        numbers = np.arange(scored.row_numbers.start, scored.row_numbers.stop)
-        fields = {
-            "row": pa.Array.from_buffers(pa.int64(), len(good), [None, pa.py_buffer(numbers)]),
-        }
-        for name, told in self.columns.kept_as.items():
-            fields[told] = self._kept(scored.chunk.kept[name])
-        fields["score"] = column(scored.scores, pa.float32())
-        fields["anomaly"] = column(scored.anomalies, pa.bool_())
-        fields["error"] = pa.nulls(len(good), pa.string()) if whole else pa.array(scored.errors(good=None))
-        if scored.severities is not None:
-            fields["severity"] = column(scored.severities, pa.float32())
-        if scored.p_values is not None:
-            fields["p_value"] = column(scored.p_values, pa.float64())
-        if scored.reasons is not None:
-            single = pa.float32()
-            reason = pa.struct({"feature": pa.string(), "value": single, "expected": single, "share": single})
-            told_reasons = scored.spread(list(map(reasons_as_data, scored.reasons)))
-            fields["reasons"] = pa.array(told_reasons, type=pa.list_(reason))
-        if scored.warming is not None:
-            fields["warming"] = column(scored.warming, pa.bool_())
-        self._pending.append(pa.table(fields))
-        if sum(table.num_rows for table in self._pending) >= _ROW_GROUP_ROWS:
+        self._pending.append(batch_of(scored, self.columns))
+        if sum(batch.num_rows for batch in self._pending) >= _ROW_GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         if not self._pending:
             return
+        import pyarrow.parquet as pq
+
         pa = self._arrow
         # A block without any text in a column handed through has nulls there.
-        table = pa.concat_tables(self._pending, promote_options="default")
+        tables = [pa.Table.from_batches([batch]) for batch in self._pending]
+        table = pa.concat_tables(tables, promote_options="default")
         self._pending.clear()
         if self._writer is None:
-            self._writer = self._parquet.ParquetWriter(
+            self._writer = pq.ParquetWriter(
                 self._file, table.schema, use_dictionary=[*self.columns.kept_as.values(), "error"]
             )
         try:
             self._writer.write_table(table.cast(self._writer.schema))
         except pa.ArrowException as error:
             raise DataError(f"{self.path}: cannot be written: {error}") from error
-
-    def _kept(self, values: Any) -> Any:  # noqa: ANN401
-        pa = self._arrow
-        if isinstance(values, list):
-            is_text = all(value is None or isinstance(value, str) for value in values)
-            return pa.array(
-                values if is_text else [None if v is None else str(v) for v in values], pa.string()
-            )
-        return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

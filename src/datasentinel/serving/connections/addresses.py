@@ -93,7 +93,7 @@ def _reason(error: OSError) -> str:
 
 def bind_error(address: Address, transport: str, reason: str) -> ServerError:
     """Return the error for an address that cannot be bound."""
-    without = "--admin-port -1" if transport == "admin" else f"--no-{transport}"
+    without = f"--{transport}-port -1" if transport in ("admin", "flight") else f"--no-{transport}"
     return ServerError(
         f"cannot listen for {transport} on {address}: {reason}; choose another port with --{transport}-port "
         f"(0 picks a free one), or leave {transport} out with {without}"

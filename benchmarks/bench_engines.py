@@ -1,0 +1,136 @@
+"""What Ray and Spark cost beside one process: rows a second with 1 and 2 workers, and seconds a row beyond.
+
+    python -m benchmarks.bench_engines --model models/ [--rows 1000000] [--engines process,ray,spark]
+
+Parquet files of float64 columns are scored into Parquet files, a fourth of the rows and all of them by turns,
+after a first run that starts workers and loads the model. The difference of the two is what rows take, their
+common part what a job takes. Medians of `--rounds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from click.testing import CliRunner
+
+from datasentinel.artifact import load_artifact
+from datasentinel.cli import cli
+
+FILES = 8
+
+
+def write_files(folder: Path, names: tuple[str, ...], rows: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(FILES):
+        values = np.random.default_rng(number).normal(size=(rows // FILES, len(names)))
+        table = pa.table({name: values[:, i] for i, name in enumerate(names)})
+        pq.write_table(
+            table.append_column("key", pa.array(np.arange(len(values)))), folder / f"{number}.parquet"
+        )
+
+
+@contextmanager
+def one_process(model: Path, workers: int):
+    def score(folder: Path, out: Path) -> None:
+        arguments = ["score", folder, "--model", model, "--backend", "fused", "--keep", "key"]
+        arguments += ["--threads", workers, "--out", out.with_suffix(".parquet")]
+        done = CliRunner().invoke(cli, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+
+    yield score
+
+
+@contextmanager
+def on_ray(model: Path, workers: int):
+    import ray
+
+    from datasentinel.ray import score_dataset
+
+    ray.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def score(folder: Path, out: Path) -> None:
+        rows = ray.data.read_parquet(str(folder), override_num_blocks=FILES)
+        scored = score_dataset(rows, model, keep=["key"], backend="fused", concurrency=workers)
+        scored.write_parquet(str(out))
+
+    try:
+        yield score
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def on_spark(model: Path, workers: int):
+    from pyspark.sql import SparkSession
+
+    from datasentinel.spark import score as score_frame
+
+    os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    spark = (
+        SparkSession.builder.master(f"local-cluster[{workers},1,1024]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
+        .getOrCreate()
+    )
+
+    def score(folder: Path, out: Path) -> None:
+        scored = score_frame(spark.read.parquet(str(folder)), model, keep=["key"], backend="fused")
+        scored.write.parquet(str(out))
+
+    try:
+        yield score
+    finally:
+        spark.stop()
+
+
+ENGINES = {"process": one_process, "ray": on_ray, "spark": on_spark}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--engines", default="process,ray,spark")
+    options = parser.parse_args()
+    names = load_artifact(options.model).config.feature_names
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = {"some": options.rows // 4, "all": options.rows}
+        for size, rows in sizes.items():
+            write_files(folder / size, names, rows)
+        for engine in options.engines.split(","):
+            for workers in (1, 2):
+                with ENGINES[engine](options.model, workers) as score:
+                    times: dict[str, list[float]] = {size: [] for size in sizes}
+                    for number in range(options.rounds + 1):
+                        for size in sizes:
+                            out = folder / "out"
+                            begun = perf_counter()
+                            score(folder / size, out)
+                            if number:
+                                times[size].append(perf_counter() - begun)
+                            shutil.rmtree(out, ignore_errors=True)
+                some, whole = (statistics.median(times[size]) for size in sizes)
+                row_us = (whole - some) / (sizes["all"] - sizes["some"]) * 1e6
+                print(
+                    f"{engine:8} {workers} worker(s): {options.rows / whole:10,.0f} rows/s, "
+                    f"{row_us:6.2f} us a row, {whole - row_us * options.rows / 1e6:6.2f} s a job",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

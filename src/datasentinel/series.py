@@ -1,0 +1,64 @@
+"""Series of a table's rows: when each was taken, and which are anomalies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasentinel.calendar_time import seconds
+from datasentinel.errors import DataError
+from datasentinel.events import AlarmBudget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasentinel.detector import Detector
+    from datasentinel.types import BoolArray, Float32Array
+
+
+def require_times(detector: Detector, *, are_there: bool) -> None:
+    """Refuse rows without times for a model whose half-lives count time.
+
+    Raises
+    ------
+    DataError
+        It does, and they have none.
+    """
+    if detector.artifact.config.row_s is not None and not are_there:
+        raise DataError("the model's half-lives are times: name the column of times with --time")
+
+
+def known_times(values: Sequence[Any]) -> list[float | None]:
+    """Return times in seconds, None for what is no time."""
+    return [time_s if np.isfinite(time_s) else None for time_s in seconds(values).tolist()]
+
+
+class Alarms:
+    """Calls anomalies by a model's threshold, or by one that adapts to each stream.
+
+    Parameters
+    ----------
+    threshold : float
+    budget : float or None
+        The share of `datasentinel.events.AlarmBudget`.
+    """
+
+    def __init__(self, threshold: float, budget: float | None) -> None:
+        self._threshold = threshold
+        self._budget = budget
+        self._adapting: dict[str, AlarmBudget] = {}
+
+    def decide(self, scores: Float32Array, warming: BoolArray, streams: Sequence[str]) -> BoolArray:
+        """Return which of the next rows are anomalies; rows that warm up never are."""
+        if self._budget is None:
+            return (scores.astype(np.float64) > self._threshold) & ~warming
+        told: dict[str, list[int]] = {}
+        for row in np.flatnonzero(~warming).tolist():
+            told.setdefault(streams[row], []).append(row)
+        anomalies = np.zeros(len(scores), bool)
+        for stream, rows in told.items():
+            if stream not in self._adapting:
+                self._adapting[stream] = AlarmBudget(self._threshold, self._budget)
+            anomalies[rows] = self._adapting[stream].decide(scores[rows])
+        return anomalies

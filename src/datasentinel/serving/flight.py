@@ -1,0 +1,334 @@
+"""Arrow Flight: record batches in, scores out, in bulk.
+
+pyarrow's server has threads of its own, outside the event loop. A handler reads a batch, waits for its turn,
+scores it (the engine lets go of the GIL) and writes the result; gRPC's flow control holds a client back that
+sends faster than it is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from collections import deque
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from datasentinel.errors import (
+    DataSentinelError,
+    InvalidInputError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    ServerError,
+    UnsupportedModelError,
+)
+from datasentinel.record_batches import RecordBatchScorer
+from datasentinel.scoring import ScoringRequest, scoring_roles
+from datasentinel.serving.connections.addresses import bound_socket, resolve
+from datasentinel.serving.logs import log
+
+try:
+    import pyarrow as pa
+    from pyarrow import flight
+except ImportError as error:
+    raise MissingDependencyError(
+        'flight_port needs pyarrow with Flight: pip install "datasentinel[flight]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from datasentinel.detector import Detector
+    from datasentinel.serving.connections.addresses import Address
+    from datasentinel.serving.data_plane import DataPlane
+    from datasentinel.serving.guard import Guard
+    from datasentinel.serving.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+# How long a turn may take, about, and the rows of the first one, when it is not known how long they take.
+_TURN_S = 0.02
+_FIRST_TURN_ROWS, _LEAST_TURN_ROWS = 16_384, 1_024
+_FIND_TIMEOUT_S = 10.0
+_LISTS = ("features", "ignore", "keep")
+_TEXTS = ("model", "version", "time", "id")
+_NUMBERS = {"explain": int, "p_values": bool, "alarm_budget": float}
+
+
+class FlightTransport:
+    """The port of Flight, as one of the server's transports.
+
+    Parameters
+    ----------
+    plane : DataPlane
+        Whose models answer.
+    settings : Settings
+    guard : Guard
+        Who may call. Certificates are read once, at the start.
+    """
+
+    name = "flight"
+
+    def __init__(self, plane: DataPlane, settings: Settings, guard: Guard) -> None:
+        self._plane = plane
+        self._settings = settings
+        self._guard = guard
+        self._server: _Server | None = None
+
+    async def start(self) -> Address:
+        """Listen, and return where.
+
+        Raises
+        ------
+        ServerError
+            The address cannot be bound.
+        """
+        settings = self._settings
+        address = resolve(settings.host, settings.flight_port, self.name)
+        # gRPC shares a port with whoever allows it; only one who does not finds out that somebody listens.
+        bound_socket(address, self.name, reuse_port=settings.workers > 1).close()
+        scheme = "grpc" if self._guard.tls is None else "grpc+tls"
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = _Server(f"{scheme}://{address}", self._plane, settings, self._guard, loop)
+        except (OSError, pa.ArrowException) as error:
+            raise ServerError(f"cannot listen for flight on {address}: {error}") from error
+        return address._replace(port=self._server.port)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accept no more calls, finish those accepted, and cut off what is unfinished after `timeout_s`."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        # Waits for calls in progress, and must not hold up the end of the process.
+        ending = threading.Thread(target=server.shutdown, name="flight-shutdown", daemon=True)
+        ending.start()
+        until_s = asyncio.get_running_loop().time() + timeout_s
+        while ending.is_alive() and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(0.02)
+        while ending.is_alive():
+            _hang_up(server.port)
+            await asyncio.sleep(0.05)
+
+
+def _hang_up(port: int) -> None:
+    """End all connections to a port of this process; Flight has no way to, and a client may keep one open."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            sock = socket.socket(fileno=int(descriptor.name))
+            try:
+                if sock.getsockname()[1:2] == (port,):
+                    sock.shutdown(socket.SHUT_RDWR)
+            finally:
+                sock.detach()  # It is gRPC's to close.
+
+
+class _Turns:
+    """Lets one exchange at a time score, in the order in which they asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._taken = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and hand it on at the end."""
+        mine = threading.Event()
+        with self._lock:
+            if self._taken:
+                self._waiting.append(mine)
+            else:
+                self._taken = True
+                mine.set()
+        mine.wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._waiting:
+                    self._waiting.popleft().set()
+                else:
+                    self._taken = False
+
+
+class _Pace:
+    """How many rows of an exchange fit into a turn, by how long the last ones took.
+
+    Attributes
+    ----------
+    rows : int
+    """
+
+    def __init__(self) -> None:
+        self.rows = _FIRST_TURN_ROWS
+
+    def take(self, rows: int, elapsed_s: float) -> None:
+        """Note how long some rows took."""
+        self.rows = max(_LEAST_TURN_ROWS, int(rows * _TURN_S / max(elapsed_s, 1e-6)))
+
+
+class _Authorization(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
+    """Turns calls without a valid token away."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> None:  # noqa: ANN401, ARG002
+        """Look at the `authorization` header of a call."""
+        shown = next(iter(headers.get("authorization", [])), None)
+        if not self._guard.admits(shown):
+            raise flight.FlightUnauthenticatedError(
+                "a valid bearer token is needed: authorization: Bearer <token>"
+            )
+
+
+class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
+    """Answers `DoExchange`, in threads of gRPC's."""
+
+    def __init__(
+        self,
+        location: str,
+        plane: DataPlane,
+        settings: Settings,
+        guard: Guard,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._plane = plane
+        self._loop = loop
+        self._turns = _Turns()
+        self._account = plane.account(FlightTransport.name)
+        self._max_batch_bytes = settings.flight_max_batch_bytes
+        self._places = threading.BoundedSemaphore(settings.flight_max_exchanges)
+        super().__init__(
+            location, middleware={"authorization": _Authorization(guard)}, **_tls_options(settings, guard)
+        )
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401, ARG002
+        """Score the batches that a client sends, in their order."""
+        if not self._places.acquire(blocking=False):
+            self._refuse("ResourceExhausted")
+            raise flight.FlightUnavailableError(
+                "too many exchanges at a time (flight_max_exchanges); try again later"
+            )
+        try:
+            self._exchange(descriptor, reader, writer)
+        except DataSentinelError as error:
+            self._refuse(type(error).__name__.removesuffix("Error"))
+            raise _told(error) from error
+        finally:
+            self._places.release()
+
+    def _exchange(self, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401
+        asked = _asked(descriptor)
+        detector = self._find(asked.pop("model", ""), asked.pop("version", ""))
+        scorer = RecordBatchScorer(detector, reader.schema, _request(asked), with_rows=True)
+        writer.begin(scorer.schema)
+        pace = _Pace()
+        for chunk in reader:
+            self._answer(scorer, chunk.data, writer, pace)
+
+    def _answer(self, scorer: RecordBatchScorer, batch: Any, writer: Any, pace: _Pace) -> None:  # noqa: ANN401
+        if batch.nbytes > self._max_batch_bytes:
+            raise InvalidInputError(
+                f"a batch of {batch.nbytes} bytes is larger than the {self._max_batch_bytes} that are "
+                "accepted (flight_max_batch_bytes): send smaller ones"
+            )
+        begun_s = perf_counter()
+        parts = []
+        first = 0
+        while first < batch.num_rows:
+            part = batch.slice(first, pace.rows)
+            with self._turns.turn():
+                turn_begun_s = perf_counter()
+                parts.append(scorer.score(part))
+                pace.take(part.num_rows, perf_counter() - turn_begun_s)
+            first += part.num_rows
+        for part in parts:
+            writer.write_batch(part)
+        anomalies = sum(part.column("anomaly").true_count for part in parts)
+        elapsed_s = perf_counter() - begun_s
+        self._loop.call_soon_threadsafe(self._account.add, 1, batch.num_rows, anomalies, elapsed_s)
+
+    def _find(self, name: str, version: str) -> Detector:
+        """Return a model; which ones are served changes on the event loop only."""
+
+        async def find() -> Detector:
+            return self._plane.served.find(name, version).detector
+
+        return asyncio.run_coroutine_threadsafe(find(), self._loop).result(_FIND_TIMEOUT_S)
+
+    def _refuse(self, code: str) -> None:
+        def count() -> None:
+            self._account.add(1, 0, 0, 0.0, errors=1, code=code)
+
+        self._loop.call_soon_threadsafe(count)
+
+
+def _asked(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Read a command: a JSON object, or a path of the model's name and perhaps its version."""
+    if descriptor.path:
+        names = [name.decode("utf-8", "replace") for name in descriptor.path]
+        return dict(zip(("model", "version"), names, strict=False))
+    try:
+        asked = json.loads(descriptor.command or b"{}")
+    except ValueError as error:
+        raise InvalidInputError(f"the command is not JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise InvalidInputError("the command is not a JSON object")
+    known = {*_LISTS, *_TEXTS, *_NUMBERS}
+    for key, value in asked.items():
+        if key not in known:
+            raise InvalidInputError(
+                f"unknown key {key!r} in the command; known are {', '.join(sorted(known))}"
+            )
+        if key in _LISTS:
+            is_right = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        elif key in _TEXTS:
+            is_right = isinstance(value, str)
+        else:
+            kind = _NUMBERS[key]
+            is_right = isinstance(value, kind if kind is not float else (int, float)) and (
+                kind is bool or not isinstance(value, bool)
+            )
+        if not is_right:
+            raise InvalidInputError(f"key {key!r} in the command: {value!r} is of the wrong type")
+    return asked
+
+
+def _request(asked: Mapping[str, Any]) -> ScoringRequest:
+    roles = {key: asked[key] for key in (*_LISTS, "time", "id") if key in asked}
+    return ScoringRequest(
+        scoring_roles(**roles),
+        p_values=asked.get("p_values", False),
+        num_reasons=asked.get("explain", 0),
+        alarm_budget=asked.get("alarm_budget"),
+    )
+
+
+def _told(error: DataSentinelError) -> Exception:
+    """Return what a client gets to know of an error, as Flight's kinds have it."""
+    if isinstance(error, ModelNotFoundError):
+        return KeyError(str(error))
+    kind: type[Exception] = flight.FlightInternalError
+    if isinstance(error, InvalidInputError | UnsupportedModelError):
+        kind = pa.ArrowInvalid
+        return kind(str(error))
+    log(_logger, logging.ERROR, "flight_failed", reason=error)
+    return kind("the server failed to score this batch; its log says why")
+
+
+def _tls_options(settings: Settings, guard: Guard) -> dict[str, Any]:
+    if guard.tls is None:
+        return {}
+    certificate = Path(settings.tls_certificate).read_bytes()
+    key = Path(settings.tls_key).read_bytes() if settings.tls_key else certificate
+    options: dict[str, Any] = {"tls_certificates": [(certificate, key)]}
+    if settings.tls_client_ca:
+        options |= {"verify_client": True, "root_certificates": Path(settings.tls_client_ca).read_bytes()}
+    log(_logger, logging.INFO, "flight_certificate", advice="a renewed one needs a restart on this port")
+    return options

@@ -1,0 +1,169 @@
+"""Arrow Flight on a real server: the same answers as from files, for whoever may ask, until it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datasentinel.record_batches import RecordBatchScorer
+from datasentinel.scoring import ScoringRequest, scoring_roles
+from tests.certificates import Authority
+from tests.integration.conftest import D
+
+flight = pytest.importorskip("pyarrow.flight", reason="this pyarrow has no Flight")
+
+FLAGS = ("--flight-port", "0", "--no-tcp", "--no-grpc", "--backend", "fused")
+
+
+@pytest.fixture(scope="module")
+def server(start_server):
+    with start_server(*FLAGS, "--flight-max-batch-bytes", str(4 << 20)) as process:
+        yield process
+
+
+@pytest.fixture
+def client(server):
+    with flight.connect(f"grpc://127.0.0.1:{server.ports['flight']}") as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def batch(rows):
+    values = rows[:1000].astype(np.float64)
+    values[17, 3] = np.nan
+    columns = {f"f{i}": values[:, i] for i in reversed(range(D))}
+    return pa.record_batch(columns | {"key": np.arange(1000)})
+
+
+def exchange(client, batches, asked=None, options=None):
+    """Send batches, and read all that comes back meanwhile."""
+    descriptor = flight.FlightDescriptor.for_command(json.dumps(asked or {}))
+    writer, reader = client.do_exchange(descriptor, options=options)
+    with writer:
+        writer.begin(batches[0].schema)
+        for one in batches:
+            writer.write_batch(one)
+        writer.done_writing()
+        return reader.read_all()
+
+
+def test_answers_are_those_of_a_file(client, artifact, batch):
+    from datasentinel.detector import Detector
+
+    asked = {"keep": ["key"], "explain": 1}
+    request = ScoringRequest(scoring_roles(keep=["key"]), num_reasons=1)
+    scorer = RecordBatchScorer(
+        Detector.load(artifact, backend="fused"), batch.schema, request, with_rows=True
+    )
+    expected = pa.Table.from_batches([scorer.score(batch), scorer.score(batch)])
+    answered = exchange(client, [batch, batch], asked)
+    assert answered.equals(expected)
+    assert answered["error"][17].as_py() == "row 17: column 'f3': nan is not finite"
+    assert answered["error"][1017].as_py() == "row 1017: column 'f3': nan is not finite"
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"model": "nowhere"}, KeyError, "unknown model 'nowhere'"),
+        ({"keep": ["nowhere"]}, pa.ArrowInvalid, "no column 'nowhere'"),
+        ({"keep": "key"}, pa.ArrowInvalid, "key 'keep' in the command: 'key' is of the wrong type"),
+        ({"explain": True}, pa.ArrowInvalid, "of the wrong type"),
+        ({"speed": 1}, pa.ArrowInvalid, "unknown key 'speed'"),
+        ({"p_values": True}, pa.ArrowInvalid, "score_table"),
+        ([], pa.ArrowInvalid, "not a JSON object"),
+    ],
+)
+def test_what_cannot_be_done_is_told(client, batch, asked, error, message):
+    with pytest.raises(error, match=message):
+        exchange(client, [batch], asked or [1])
+    assert len(exchange(client, [batch])) == 1000
+
+
+def test_batches_are_bounded(client, batch):
+    large = pa.Table.from_batches([batch] * 80).combine_chunks().to_batches()[0]
+    with pytest.raises(pa.ArrowInvalid, match="larger than the 4194304 that are accepted"):
+        exchange(client, [large])
+
+
+def test_exchanges_side_by_side_all_get_their_own(server, batch):
+    answers: dict[int, pa.Table] = {}
+
+    def ask(number):
+        part = batch.slice(number * 100, 100)
+        with flight.connect(f"grpc://127.0.0.1:{server.ports['flight']}") as mine:
+            answers[number] = exchange(mine, [part] * 5, {"keep": ["key"]})
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(8):
+        assert answers[number]["key"].to_pylist() == [*range(number * 100, number * 100 + 100)] * 5
+
+
+def test_more_exchanges_than_are_allowed_are_told_so(start_server, batch):
+    with start_server(*FLAGS, "--flight-max-exchanges", "1") as process:  # noqa: SIM117 - one needs the other
+        with flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}") as client:
+            writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+            writer.begin(batch.schema)
+            writer.write_batch(batch)
+            reader.read_chunk()
+            with pytest.raises(flight.FlightUnavailableError, match="too many exchanges"):
+                exchange(client, [batch])
+            writer.done_writing()
+            reader.read_all()
+
+
+def test_tls_and_tokens_guard_this_port_too(start_server, batch, tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("localhost")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    flags = ("--tls-certificate", certificate, "--tls-key", key, "--token-file", tokens)
+    with start_server(*FLAGS, *map(str, flags)) as process:
+        where = f"grpc+tls://localhost:{process.ports['flight']}"
+        with flight.connect(where, tls_root_certs=authority.file.read_bytes()) as client:
+            with pytest.raises(flight.FlightUnauthenticatedError, match="a valid bearer token is needed"):
+                exchange(client, [batch])
+            options = flight.FlightCallOptions(headers=[(b"authorization", b"Bearer secret")])
+            assert len(exchange(client, [batch], options=options)) == 1000
+
+
+def test_what_was_accepted_is_answered_when_the_server_stops(start_server, batch):
+    with start_server(*FLAGS) as process:
+        client = flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}")
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer.begin(batch.schema)
+        writer.write_batch(batch)
+        assert reader.read_chunk().data.num_rows == 1000
+        process.process.send_signal(signal.SIGTERM)
+        process.wait_for_log("event=draining")
+        writer.write_batch(batch)
+        writer.done_writing()
+        assert reader.read_all().num_rows == 1000
+        assert process.process.wait(30) == 0
+        client.close()
+
+
+def test_an_exchange_that_never_ends_does_not_keep_the_server(start_server, batch):
+    with start_server(*FLAGS, "--drain-timeout-s", "0.5") as process:
+        client = flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}")
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer.begin(batch.schema)
+        writer.write_batch(batch)
+        reader.read_chunk()
+        begun_s = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(30) == 0
+        assert time.monotonic() - begun_s < 20
+        with pytest.raises(pa.ArrowException):
+            reader.read_chunk()
+        client.close()
