@@ -218,9 +218,9 @@ def test_an_unknown_backend_is_named(folder):
 def test_a_precision_is_known_and_the_backend_s_or_an_error(folder):
     with pytest.raises(InvalidInputError, match="unknown precision 'int3'; known: float32, "):
         Detector.load(folder, precision="int3")
-    for backend in ("fused", "onnxruntime"):
-        with pytest.raises(UnsupportedModelError, match="bf16"):
-            Detector.load(folder, backend=backend, precision="bf16")
+    for backend, precision in (("fused", "tf32"), ("onnxruntime", "bf16")):
+        with pytest.raises(UnsupportedModelError, match=precision):
+            Detector.load(folder, backend=backend, precision=precision)
 
 
 def test_a_named_backend_that_cannot_run_is_an_error(folder):
