@@ -11,14 +11,16 @@ namespace datasentinel {
 namespace {
 
 fused::Arithmetic arithmetic_of(std::string_view precision) {
-  if (precision == "float32") return fused::Arithmetic::float32;
+  if (precision == "float32") return fused::Arithmetic::int8;  // where the file says so
   if (precision == "bf16") return fused::Arithmetic::bf16;
   throw Error(ErrorCode::unsupported_model,
               "the fused backend computes in float32 or bf16, not in " + std::string(precision));
 }
 
+/// What multiplies a model's layers in `arithmetic`. Layers whose weights and inputs are quantised in the
+/// file are in int8 then, where the processor has instructions for it.
 const fused::WordKernels* words_for(fused::Arithmetic arithmetic, const fused::InstructionSet& set) {
-  if (arithmetic == fused::Arithmetic::float32) return nullptr;
+  if (arithmetic == fused::Arithmetic::int8) return set.int8 == nullptr ? nullptr : &set.int8();
   if (set.bf16 != nullptr) return &set.bf16();
   throw Error(ErrorCode::unavailable,
               "precision bf16 on the fused backend needs a processor with amx_bf16 or avx512_bf16; here it "
@@ -51,9 +53,9 @@ class FusedBackend final : public Backend {
     const fused::WordKernels* words = words_for(arithmetic, set);
     const onnx::Graph graph = onnx::read_graph(model);
     try {
-      return std::make_unique<fused::FusedSession>(
-          fused::with_layers_in_words(fused::lower(graph), arithmetic), set.kernels(), words,
-          options.num_threads);
+      fused::Program program = fused::lower(graph);
+      if (words != nullptr) program = fused::with_layers_in_words(std::move(program), arithmetic);
+      return std::make_unique<fused::FusedSession>(program, set.kernels(), words, options.num_threads);
     } catch (const Error& error) {
       throw Error(error.code(), std::string(model.name) + ": " + error.what());
     }

@@ -31,6 +31,13 @@ bool all_equal(const Constants& constants) {
   return std::all_of(constants.begin(), constants.end(), [&](double x) { return x == constants.front(); });
 }
 
+/// Nothing but scaled, upwards.
+bool is_scaled(const Symbol& symbol) {
+  return symbol.form == Form::affine && symbol.center.empty() && symbol.offset.empty() &&
+         !symbol.scale.empty() &&
+         std::all_of(symbol.scale.begin(), symbol.scale.end(), [](double scale) { return scale > 0; });
+}
+
 }  // namespace
 
 int ProgramBuilder::new_value(std::size_t width) {
@@ -203,6 +210,7 @@ int ProgramBuilder::materialize(Symbol& symbol) {
     for (std::size_t n = 0; n < width; ++n) {
       const double scale = at(symbol.scale, n, 1);
       for (std::size_t k = 0; k < layer->inputs; ++k) layer->weights[k * width + n] *= scale;
+      if (!layer->quanta.empty()) layer->quanta[n] *= scale;
       layer->bias[n] = (layer->bias[n] - at(symbol.center, n, 0)) * scale + at(symbol.offset, n, 0);
     }
     const int value = symbol.a;
@@ -226,6 +234,12 @@ int ProgramBuilder::materialize(Symbol& symbol) {
 }
 
 Symbol ProgramBuilder::apply(FunctionCall function, Symbol& symbol, bool only_reader) {
+  if (function.function == Function::relu && is_scaled(symbol) && open_layer(symbol.a) == nullptr) {
+    // On what is scaled, so that the scale may go on to a reader that it costs nothing.
+    Symbol base = symbol;
+    base.scale.clear();
+    return multiply(apply(function, base, only_reader), symbol.scale);
+  }
   const int rank = symbol.rank;
   const int value = materialize(symbol);
   if (only_reader && open_layer(value) != nullptr) {
@@ -258,6 +272,11 @@ Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
         layer.bias[n] += shift * weight;
         weight *= scale;
       }
+    }
+    if (!symbol.scale.empty() && all_equal(symbol.scale)) {
+      for (double& quantum : layer.quanta) quantum *= symbol.scale.front();
+    } else if (!symbol.scale.empty()) {
+      layer.quanta.clear();
     }
     share(symbol);
     instruction.a = symbol.a;
@@ -345,7 +364,8 @@ Symbol ProgramBuilder::reduce(Op op, Symbol& symbol, std::size_t width) {
 }
 
 Symbol ProgramBuilder::expand(Symbol& symbol, std::size_t width) {
-  return dense({.inputs = 1, .outputs = width, .weights = Constants(width, 1.0), .bias = {}}, symbol);
+  return dense({.inputs = 1, .outputs = width, .weights = Constants(width, 1.0), .bias = {}, .quanta = {}},
+               symbol);
 }
 
 Program ProgramBuilder::finish(int score, int output, int contributions) {

@@ -75,9 +75,18 @@ template <typename Layout>
 FUSED_INLINE void finish_words(const Layout& layout, const Step& step) {
   float* out = layout.at(step.out);
   const Vector floor = floor_of(step.function.function);
-  layout.each(step.out.width, [=](const auto& place) FUSED_LAMBDA {
-    store(out + place.offset, max(floor, load(out + place.offset) + place.constant(step.bias)));
-  });
+  if (step.first_sums == nullptr) {
+    layout.each(step.out.width, [=](const auto& place) FUSED_LAMBDA {
+      store(out + place.offset, max(floor, load(out + place.offset) + place.constant(step.bias)));
+    });
+  } else {
+    const auto* first_sums = reinterpret_cast<const float*>(step.first_sums);
+    layout.each(step.out.width, [=](const auto& place) FUSED_LAMBDA {
+      const IntVector sums = bits(load(out + place.offset)) + bits(place.constant(first_sums));
+      store(out + place.offset,
+            max(floor, fma(to_float(sums), place.constant(step.scale), place.constant(step.bias))));
+    });
+  }
   if (!is_floor(step.function.function)) layout.apply(step.function, out, step.out.width, out);
 }
 

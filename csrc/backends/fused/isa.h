@@ -13,6 +13,7 @@ struct InstructionSet {
   bool supported;  ///< By this processor and its operating system.
   const Kernels& (*kernels)();
   const WordKernels& (*bf16)() = nullptr;  ///< Null where it has none.
+  const WordKernels& (*int8)() = nullptr;
 };
 
 /// In order of preference; the last one, "portable", is always supported. isa_<processor>.cpp, or

@@ -11,12 +11,15 @@
 namespace datasentinel::fused {
 namespace {
 
-/// Whether the processor multiplies tiles of bf16, which not every compiler's run-time check can tell.
+/// Whether the processor multiplies tiles of bf16 and int8, which not every compiler's run-time check can
+/// tell.
 bool has_tiles() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   constexpr unsigned kBf16 = 1U << 22U;
   constexpr unsigned kTiles = 1U << 24U;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 && (edx & kTiles) != 0;
+  constexpr unsigned kInt8 = 1U << 25U;
+  constexpr unsigned kAll = kBf16 | kTiles | kInt8;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll;
 }
 
 /// Whether the operating system lets this process have the registers of AMX, which Linux wants to be asked
@@ -43,8 +46,9 @@ std::vector<InstructionSet> instruction_sets() {
                       __builtin_cpu_supports("avx512vl") != 0;
   const bool bf16 = __builtin_cpu_supports("avx512bf16") != 0;
   const bool amx = avx512 && bf16 && has_tiles() && may_use_tiles();
-  return {{"amx", amx, kernels_avx512, bf16_amx},
-          {"avx512", avx512, kernels_avx512, bf16 ? bf16_avx512 : nullptr},
+  return {{"amx", amx, kernels_avx512, bf16_amx, int8_amx},
+          {"avx512", avx512, kernels_avx512, bf16 ? bf16_avx512 : nullptr,
+           __builtin_cpu_supports("avx512vnni") != 0 ? int8_avx512 : nullptr},
           {"avx2", avx2, kernels_avx2},
           {"portable", true, kernels_portable}};
 }

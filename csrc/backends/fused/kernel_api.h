@@ -28,6 +28,8 @@ enum class Function : int {
   square,
   reciprocal,
   erf,
+  quantize,  ///< min(max(round(x / a), -128 - b), 127 - b), halves to even: a whole number beside b of an
+             ///< int8
 };
 
 struct FunctionCall {
@@ -37,9 +39,9 @@ struct FunctionCall {
 };
 
 enum class Op : int {
-  dense,       ///< out = function(a W + bias)
-  pack,        ///< out = a in words, as WordKernels multiply them
-  apply,       ///< out = function(a)
+  dense,  ///< out = function(a W + bias)
+  pack,   ///< out = a in words, as WordKernels multiply them; `b` of the function is that of the quantisation
+  apply,  ///< out = function(a)
   affine,      ///< out = (a - center) scale + offset
   difference,  ///< out = (a - center) scale + offset - b scale_b
   add,         ///< out = a + b, and so on; an operand of width 1 is repeated
@@ -78,6 +80,8 @@ struct Step {
   const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;
   const WordKernels* words = nullptr;  ///< pack, and dense of packed inputs: what multiplies them.
+  const int* first_sums =
+      nullptr;  ///< dense in eight bits: the sums begin with these, and are worth `scale`.
   const float* center = nullptr;
   const float* scale = nullptr;
   const float* offset = nullptr;
@@ -114,13 +118,15 @@ struct Block {
 };
 
 /// What layers are multiplied in.
-enum class Arithmetic : int { float32, bf16 };
+enum class Arithmetic : int { float32, bf16, int8 };
 
-/// Layers in words of 32 bits, which hold two neighbouring columns in bf16 (the first one in the low half);
-/// sums are float32. Columns and words are padded with zeros to multiples of `kWordTile`. Both layouts of a
-/// frame (see ProgramView) add up in one order. Column tiles are taken in groups of `kPanelTiles` or
-/// `kFewTiles`: `lane_weights` are packed [group][word tile][column tile][column] [word], `column_weights`
-/// [group][word tile][column tile][word][column]. A frame has room for whole tiles of columns.
+/// Layers in words of 32 bits, which hold neighbouring columns, the first one in the lowest bits: two in
+/// bf16, whose sums are float32, or four in eight bits, whose sums are int32. Those are results of
+/// Function::quantize, packed as x + b + 128 without a sign, and weights with one. Columns and words are
+/// padded to multiples of `kWordTile`, with zeros as weights. Both layouts of a frame (see ProgramView) add
+/// up in one order. Column tiles are taken in groups of `kPanelTiles` or `kFewTiles`: `lane_weights` are
+/// packed [group][word tile][column tile][column][word], `column_weights` [group][word tile][column
+/// tile][word][column]. A frame has room for whole tiles of columns.
 struct WordKernels {
   const char* precision;
   const char* instructions;

@@ -12,5 +12,7 @@ const Kernels& kernels_avx512();
 const Kernels& kernels_neon();
 const WordKernels& bf16_amx();
 const WordKernels& bf16_avx512();
+const WordKernels& int8_amx();
+const WordKernels& int8_avx512();
 
 }  // namespace datasentinel::fused

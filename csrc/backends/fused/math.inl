@@ -144,6 +144,14 @@ FUSED_INLINE Vector softplus_of(Vector x) {
   return max(splat(0.0F), x) + log1p;
 }
 
+/// x / scale to the last bit, given `inverse` = 1 / scale (P. Markstein, "IA-64 and Elementary Functions",
+/// 2000); beyond 1024 anything beyond it. Lets a NaN through.
+FUSED_INLINE Vector divide(Vector x, Vector scale, Vector inverse) {
+  if constexpr (kLanes == 4) return x / scale;  // where multiply-adds may round twice, or division is as fast
+  const Vector near = min(splat(1024.0F), max(splat(-1024.0F), x * inverse));
+  return fma(fma(-near, scale, x), inverse, near);
+}
+
 /// out[i] = function(in[i]) for `vectors` vectors; `out` may be `in`.
 void apply_function(FunctionCall call, const float* in, float* out, long vectors) {
   const Vector a = splat(call.a);
@@ -183,5 +191,12 @@ void apply_function(FunctionCall call, const float* in, float* out, long vectors
     case Function::square: map([](Vector x) { return x * x; }); break;
     case Function::reciprocal: map([](Vector x) { return 1.0F / x; }); break;
     case Function::erf: map([](Vector x) { return erf_of(x); }); break;
+    case Function::quantize: {
+      const Vector inverse = 1.0F / a;
+      const Vector lowest = -128.0F - b;
+      const Vector highest = 127.0F - b;
+      map([=](Vector x) { return round_nearest(min(highest, max(lowest, divide(x, a, inverse)))); });
+      break;
+    }
   }
 }

@@ -5,8 +5,6 @@
 namespace datasentinel::fused {
 
 std::vector<bool> network_layers(const Program& program) {
-  constexpr std::size_t kLeastInputs = 16;
-  constexpr std::size_t kLeastOutputs = 8;
   std::vector<bool> layers(program.widths.size(), false);
   std::vector<bool> activated(program.widths.size(), false);
   std::vector<bool> to_be_activated(program.widths.size(), false);
@@ -21,7 +19,7 @@ std::vector<bool> network_layers(const Program& program) {
     const auto out = static_cast<std::size_t>(step.out);
     const bool is_layer =
         activated[out] || to_be_activated[out] || activated[static_cast<std::size_t>(step.a)];
-    layers[out] = is_layer && step.dense.inputs >= kLeastInputs && step.dense.outputs >= kLeastOutputs;
+    layers[out] = is_layer && is_wide(step.dense);
   }
   return layers;
 }

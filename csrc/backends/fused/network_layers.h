@@ -1,10 +1,18 @@
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "backends/fused/program.h"
 
 namespace datasentinel::fused {
+
+/// Whether it is worth more than moving its inputs to where it would be fast.
+[[nodiscard]] constexpr bool is_wide(const Dense& layer) noexcept {
+  constexpr std::size_t kLeastInputs = 16;
+  constexpr std::size_t kLeastOutputs = 8;
+  return layer.inputs >= kLeastInputs && layer.outputs >= kLeastOutputs;
+}
 
 /// By value: whether it is a layer of a network, as in an artifact of lower precision: a product next to an
 /// activation, and wide enough. Distances and projections cancel, and are none.

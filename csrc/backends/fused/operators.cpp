@@ -92,7 +92,7 @@ bool Operators::fold_constants(const Node& node) {
 
 void Operators::lower(const Node& node) {
   if (node.outputs.empty()) refuse(node, "it has no output");
-  if (fold_constants(node)) return;
+  if (fold_constants(node) || fold_quantized(node)) return;
   if (node.domain.empty() && node.op_type == "Split") {
     split(node);
     return;
@@ -114,6 +114,7 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Cast", &Operators::same},
       {"Clip", &Operators::clip},
       {"Concat", &Operators::concat},
+      {"DequantizeLinear", &Operators::dequantize},
       {"Div", &Operators::divide},
       {"Dropout", &Operators::same},
       {"Elu", &Operators::activation},
@@ -135,6 +136,7 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Mul", &Operators::multiply},
       {"Neg", &Operators::negate},
       {"Pow", &Operators::power},
+      {"QuantizeLinear", &Operators::quantize},
       {"Reciprocal", &Operators::activation},
       {"ReduceL1", &Operators::reduce},
       {"ReduceL2", &Operators::reduce},

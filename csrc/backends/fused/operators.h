@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backends/fused/builder.h"
+#include "backends/fused/quantization.h"
 #include "onnx/graph.h"
 
 namespace datasentinel::fused {
@@ -42,6 +43,7 @@ class Operators {
   [[nodiscard]] std::vector<double> columns(const Node& node, const onnx::Tensor& tensor,
                                             const Symbol& symbol) const;
   [[nodiscard]] bool fold_constants(const Node& node);
+  [[nodiscard]] bool fold_quantized(const Node& node);
 
   // Operators.
   Symbol gemm(const Node& node);
@@ -65,6 +67,8 @@ class Operators {
   Symbol slice(const Node& node);
   Symbol reduce(const Node& node);
   Symbol top_k(const Node& node);
+  Symbol quantize(const Node& node);
+  Symbol dequantize(const Node& node);
   void split(const Node& node);
 
   Symbol affine_layer(const Node& node, Symbol& x, const onnx::Tensor& weights, bool transposed,
@@ -78,6 +82,7 @@ class Operators {
   ProgramBuilder& builder_;
   std::map<std::string, Symbol, std::less<>> symbols_;
   std::map<std::string, onnx::Tensor, std::less<>> folded_;
+  std::map<std::string, Quantized, std::less<>> quantized_;  ///< Constants that were dequantised.
 };
 
 /// Throws Error{unsupported_model}: the fused backend cannot run `node`, because it `problem`.

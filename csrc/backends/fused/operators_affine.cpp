@@ -41,6 +41,10 @@ Symbol Operators::affine_layer(const Node& node, Symbol& x, const Tensor& weight
       layer.weights[k * layer.outputs + n] = alpha * values[transposed ? n * columns + k : k * columns + n];
     }
   }
+  if (const auto found = quantized_.find(weights.name); found != quantized_.end()) {
+    layer.quanta = found->second.along(transposed ? 0 : 1, layer.outputs);
+    for (double& quantum : layer.quanta) quantum *= alpha;
+  }
   return builder_.dense(std::move(layer), x);
 }
 

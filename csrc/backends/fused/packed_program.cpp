@@ -114,6 +114,16 @@ class Arena {
     return start + 1;
   }
 
+  /// What the zero points of the inputs, which are packed without a sign, add to a layer's sums in whole
+  /// numbers.
+  std::size_t add_first_sums(const WordMatrix& matrix, int zero_point) {
+    const std::size_t start = begin(matrix.sums.size());
+    std::transform(matrix.sums.begin(), matrix.sums.end(),
+                   floats_.begin() + static_cast<std::ptrdiff_t>(start),
+                   [=](std::int32_t sum) { return std::bit_cast<float>(-(zero_point + 128) * sum); });
+    return start + 1;
+  }
+
   [[nodiscard]] const std::vector<float>& floats() const { return floats_; }
 
  private:
@@ -130,6 +140,7 @@ class Arena {
 struct Places {
   std::size_t lane_weights = 0, column_weights = 0, bias = 0;
   std::size_t center = 0, scale = 0, offset = 0, scale_b = 0, weights = 0;
+  std::size_t first_sums = 0;
 };
 
 Places place(Arena& arena, const Instruction& instruction, const Geometry& geometry) {
@@ -139,6 +150,11 @@ Places place(Arena& arena, const Instruction& instruction, const Geometry& geome
     places.lane_weights = arena.add_word_tiles(matrix, kPanelTiles, false);
     places.column_weights = arena.add_word_tiles(matrix, kFewTiles, true);
     places.bias = arena.add_bias(instruction.dense);
+    if (instruction.arithmetic == Arithmetic::int8) {
+      places.scale = arena.add(instruction.dense.quanta);
+      places.first_sums = arena.add_first_sums(matrix, instruction.zero_point);
+      return places;
+    }
   } else if (instruction.op == Op::dense) {
     places.lane_weights = arena.add_lane_weights(instruction.dense, geometry);
     places.column_weights = arena.add_column_weights(instruction.dense, geometry);
@@ -205,10 +221,12 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     step.out = columns_of(instruction.out, instruction.out_column);
     if (instruction.op == Op::copy) step.out.width = step.a.width;
     step.function = instruction.function;
+    if (instruction.op == Op::pack) step.function.b = static_cast<float>(instruction.zero_point);
     step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);
     step.bias = address(places[i].bias);
+    step.first_sums = reinterpret_cast<const int*>(address(places[i].first_sums));
     step.words = instruction.arithmetic == Arithmetic::float32 ? nullptr : words;
     step.center = address(places[i].center);
     step.scale = address(places[i].scale);

@@ -13,6 +13,9 @@ struct Dense {
   std::size_t outputs = 0;
   std::vector<double> weights;
   std::vector<double> bias;  ///< Empty: none.
+  /// By output, where every weight is a whole number times this, as quantised ones are; empty where they are
+  /// not.
+  std::vector<double> quanta;
 };
 
 /// One step over values, with its constants in float64. Empty vectors mean what null means in `Step`.
@@ -24,7 +27,8 @@ struct Instruction {
   std::size_t out_column = 0;  ///< copy: where in `out` to write (Concat).
   FunctionCall function;
   Dense dense;
-  Arithmetic arithmetic = Arithmetic::float32;  ///< pack, and dense of packed inputs.
+  Arithmetic arithmetic = Arithmetic::float32;  ///< pack, and dense of packed inputs,
+  int zero_point = 0;  ///< and of what the inputs were quantised with, `b` of the function.
   std::vector<double> center, scale, offset, scale_b, weights;
   std::vector<int> indices;
   double factor = 1;

@@ -10,7 +10,7 @@ namespace datasentinel::fused {
 
 /// Numbers that a word of 32 bits holds.
 [[nodiscard]] constexpr std::size_t numbers_per_word(Arithmetic arithmetic) noexcept {
-  return arithmetic == Arithmetic::bf16 ? 2 : 1;
+  return arithmetic == Arithmetic::int8 ? 4 : arithmetic == Arithmetic::bf16 ? 2 : 1;
 }
 
 /// Columns of packed values, which hold `inputs` numbers.
@@ -19,7 +19,8 @@ namespace datasentinel::fused {
 /// Rounded to the nearest number in bf16, ties to even: the upper half of a float32.
 [[nodiscard]] std::uint16_t to_bf16(float value) noexcept;
 
-/// The program with its network's layers in words, and the values that they read packed first.
+/// The program with its network's layers in words, or for int8 those whose weights and inputs are whole
+/// numbers of eight bits; and the values that they read packed first.
 [[nodiscard]] Program with_layers_in_words(Program program, Arithmetic arithmetic);
 
 /// A layer's weights in words, [word][output], whole tiles of both: zeros beyond the layer.
@@ -27,6 +28,7 @@ struct WordMatrix {
   std::size_t words = 0;
   std::size_t columns = 0;
   std::vector<std::uint32_t> weights;
+  std::vector<std::int32_t> sums;  ///< int8: of each column's weights.
 };
 [[nodiscard]] WordMatrix words_of(const Dense& layer, Arithmetic arithmetic);
 

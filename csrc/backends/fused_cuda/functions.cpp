@@ -36,6 +36,9 @@ static __device__ __forceinline__ float f_clip(float x, float a, float b) {
   const float y = x < a ? a : x;
   return y > b ? b : y;
 }
+static __device__ __forceinline__ float f_quantize(float x, float a, float b) {
+  return rintf(f_clip(x / a, -128.0f - b, 127.0f - b));
+}
 static __device__ __forceinline__ float f_softplus(float x) { return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))); }
 static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 
@@ -82,6 +85,7 @@ std::string function_of(const fused::FunctionCall& call, const std::string& x) {
     case Function::hard_swish: return "(" + x + ") * f_clip(fmaf(" + x + ", 1.0f / 6, 0.5f), 0.0f, 1.0f)";
     case Function::softplus: return "f_softplus(" + x + ")";
     case Function::softsign: return "(" + x + ") / (1.0f + fabsf(" + x + "))";
+    case Function::quantize: return "f_quantize(" + x + a + b + ")";
     case Function::clip: return "f_clip(" + x + a + b + ")";
     case Function::abs: return "fabsf(" + x + ")";
     case Function::sign: return "f_sign(" + x + ")";

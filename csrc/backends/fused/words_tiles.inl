@@ -1,13 +1,6 @@
 // Layers in words on the tiles of AMX. One product of tiles takes 16 words of 16 rows by those of 16 columns.
-
-#include <immintrin.h>
-
-#include "backends/fused/kernels.h"
-
-namespace datasentinel::fused {
-namespace {
-
-#include "backends/fused/words_bf16.inl"
+// Included inside the anonymous namespace of words_amx_<type>.cpp, which defines ADD_FEW(sums, inputs,
+// weights) and ADD_PANEL(sums, weights, inputs) as instructions, which name their tiles.
 
 constexpr int kRows = 16;          // of a tile, and of a vector of rows
 constexpr int kPanel = 2 * kRows;  // rows
@@ -40,9 +33,6 @@ void begin(int few_rows) {
 
 void end() { _tile_release(); }
 
-// The instructions name their tiles.
-#define SUM(sum, first, second) _tile_dpbf16ps(sum, first, second)
-
 /// A group of `kTiles` tiles of columns, of a few rows.
 template <int kTiles>
 void few_tiles(const float* in, long stride, const float* weights, long word_tiles, float* out) {
@@ -53,18 +43,18 @@ void few_tiles(const float* in, long stride, const float* weights, long word_til
   for (long k = 0; k < word_tiles; ++k) {
     _tile_loadd(4, in + k * kWordTile, stride * kWordBytes);
     _tile_loadd(6, weights, kTileBytes);
-    SUM(0, 4, 6);
+    ADD_FEW(0, 4, 6);
     if constexpr (kTiles > 1) {
       _tile_loadd(7, weights + kTileWords, kTileBytes);
-      SUM(1, 4, 7);
+      ADD_FEW(1, 4, 7);
     }
     if constexpr (kTiles > 2) {
       _tile_loadd(6, weights + 2 * kTileWords, kTileBytes);
-      SUM(2, 4, 6);
+      ADD_FEW(2, 4, 6);
     }
     if constexpr (kTiles > 3) {
       _tile_loadd(7, weights + 3 * kTileWords, kTileBytes);
-      SUM(3, 4, 7);
+      ADD_FEW(3, 4, 7);
     }
     weights += kTiles * kTileWords;
   }
@@ -89,12 +79,12 @@ void panel_tiles(const float* in, const float* weights, long word_tiles, float* 
     _tile_loadd(4, weights, kTileBytes);
     _tile_loadd(6, in, kStride);
     _tile_loadd(7, in + kRows, kStride);
-    SUM(0, 4, 6);
-    SUM(1, 4, 7);
+    ADD_PANEL(0, 4, 6);
+    ADD_PANEL(1, 4, 7);
     if constexpr (kTiles == 2) {
       _tile_loadd(5, weights + kTileWords, kTileBytes);
-      SUM(2, 5, 6);
-      SUM(3, 5, 7);
+      ADD_PANEL(2, 5, 6);
+      ADD_PANEL(3, 5, 7);
     }
     in += kWordTile * kPanel;
     weights += kTiles * kTileWords;
@@ -135,12 +125,3 @@ void multiply_panel(const Step& step, const float* in, float* out) {
     out += kPanelTiles * kWordTile * kPanel;
   }
 }
-
-constexpr WordKernels kBf16 = {"bf16",   "amx_bf16",   kRows,      begin,         end,
-                               pack_few, multiply_few, pack_panel, multiply_panel};
-
-}  // namespace
-
-const WordKernels& bf16_amx() { return kBf16; }
-
-}  // namespace datasentinel::fused
