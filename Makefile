@@ -17,7 +17,7 @@ PYTEST_PROCESSES ?= 2
 DEV_FLAGS ?=
 ENGINES_S ?= 1800
 .PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python \
-  test-engines docs lint format wheel sbom clean
+  test-engines coverage-python coverage-cpp tidy docs lint format wheel sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -79,6 +79,26 @@ test-engines:  ## Try Ray and Spark in an environment of their own, for ENGINES_
 	build/engines/bin/python -m pip install --quiet --constraint constraints.txt \
 	  ".[bench,cpu,dev,ray,spark]"
 	timeout $(ENGINES_S) build/engines/bin/python -m pytest --run-slow tests/engines
+
+coverage-python: setup  ## Run the Python tests, and report which branches they never take
+	rm -rf build/coverage/python*
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGUMENTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+coverage-cpp: setup  ## Run the C++ tests, and report which lines and branches they never reach
+	$(CMAKE) --preset coverage
+	$(BIN)/cmake --build --preset coverage
+	find build/coverage -name '*.gcda' -delete
+	$(BIN)/ctest --preset coverage
+	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches build/coverage
+
+tidy: tools  ## Look for faults in the C++ sources with clang-tidy
+	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4
+	$(CMAKE) --preset dev
+	find csrc -name "*.cpp" $(foreach part,bindings neon aarch64 generic,-not -path "*$(part)*") | sort | \
+	  xargs -P 2 -n 1 $(BIN)/clang-tidy -p build/dev --quiet
 
 docs: setup  ## Build the documentation site into build/site; a warning is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site

@@ -159,7 +159,7 @@ const Rule* rule_for(const Node& node) {
 }
 
 std::string in_words(Count count) {
-  const std::string min = std::to_string(count.min);
+  std::string min = std::to_string(count.min);
   if (count.min == count.max) return min;
   return count.max == kAny ? "at least " + min : min + " to " + std::to_string(count.max);
 }

@@ -129,6 +129,7 @@ std::vector<Roof> measure_all(double seconds) {
   const std::vector<Probes> sets = supported_sets();
   const Memory memory;
   std::vector<Roof> roofs;
+  roofs.reserve(sets.size());
   for (const Probes& probes : sets) {
     roofs.push_back(measure_with(probes, memory, seconds / static_cast<double>(sets.size())));
   }

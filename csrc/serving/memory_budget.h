@@ -48,6 +48,8 @@ class MemoryCharge {
   MemoryCharge() = default;
   explicit MemoryCharge(std::shared_ptr<MemoryBudget> budget) noexcept : budget_(std::move(budget)) {}
   MemoryCharge(MemoryCharge&& other) noexcept
+      // What is moved from keeps its budget, and can be charged again.
+      // NOLINTNEXTLINE(performance-move-constructor-init)
       : budget_(other.budget_), bytes_(std::exchange(other.bytes_, 0)) {}
   MemoryCharge& operator=(MemoryCharge&& other) noexcept {
     std::swap(budget_, other.budget_);

@@ -298,7 +298,7 @@ Symbol ProgramBuilder::binary(Op op, Symbol& left, Symbol& right) {
   return result;
 }
 
-Symbol ProgramBuilder::concat(std::vector<Symbol*> parts) {
+Symbol ProgramBuilder::concat(const std::vector<Symbol*>& parts) {
   std::vector<Instruction> copies;
   std::size_t width = 0;
   for (Symbol* part : parts) {

@@ -49,7 +49,7 @@ class ProgramBuilder {
   [[nodiscard]] Symbol apply(FunctionCall function, Symbol& symbol, bool only_reader);
   [[nodiscard]] Symbol dense(Dense layer, Symbol& symbol);
   [[nodiscard]] Symbol binary(Op op, Symbol& left, Symbol& right);
-  [[nodiscard]] Symbol concat(std::vector<Symbol*> parts);
+  [[nodiscard]] Symbol concat(const std::vector<Symbol*>& parts);
   [[nodiscard]] Symbol gather(Symbol& symbol, std::vector<int> columns);
   /// factor times the sum of the columns.
   [[nodiscard]] Symbol sum(Symbol& symbol, double factor);

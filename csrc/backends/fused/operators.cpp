@@ -64,7 +64,7 @@ bool Operators::is_used(const std::string& name) const { return uses_.contains(n
 
 /// `tensor` as one number per column of `symbol`, which it must be broadcast to without changing its shape.
 std::vector<double> Operators::columns(const Node& node, const Tensor& tensor, const Symbol& symbol) const {
-  const std::vector<double> values = numbers(tensor);
+  std::vector<double> values = numbers(tensor);
   const std::size_t axes = tensor.dims.size();
   const bool leading_ones = std::all_of(tensor.dims.begin(), tensor.dims.end() - (axes > 0 ? 1 : 0),
                                         [](std::int64_t dim) { return dim == 1; });

@@ -63,6 +63,7 @@ Symbol Operators::squeeze(const Node& node) {
 
 Symbol Operators::concat(const Node& node) {
   std::vector<Symbol*> parts;
+  parts.reserve(node.inputs.size());
   for (std::size_t i = 0; i < node.inputs.size(); ++i) parts.push_back(&input(node, i));
   const auto axis = node.integer_or("axis", 0);
   const bool matrices =

@@ -246,7 +246,7 @@ class StepWriter {
 
   std::string expression(const Instruction& s) {
     if (s.op == Op::gather) return form_.at(s.a, form_.constant(s.indices, "c"));
-    const std::string a = operand(s, s.a);
+    std::string a = operand(s, s.a);
     const std::string b = s.b < 0 ? std::string() : operand(s, s.b);
     switch (s.op) {
       case Op::apply: return function_of(s.function, a);

@@ -68,7 +68,7 @@ void parse(abi::IParser& parser, const Model& model) {
     if (error.node() < 0) continue;
     text += " (node " + std::to_string(error.node());
     if (error.nodeOperator() != nullptr) text += std::string(", ") + error.nodeOperator();
-    text += ")";
+    text += ')';
   }
   throw Error(ErrorCode::unsupported_model,
               "'" + std::string(model.name) + "': TensorRT's parser refuses it: " + text, text);

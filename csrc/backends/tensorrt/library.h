@@ -36,7 +36,7 @@ enum class Product {
 /// small number instead of null, so nothing in the first 64 KiB of the address space, which no object can
 /// occupy, is one.
 [[nodiscard]] inline bool is_object(const void* pointer) noexcept {
-  constexpr std::uintptr_t kLowestObject = 64 * 1024;
+  constexpr std::uintptr_t kLowestObject = 1 << 16;
   return reinterpret_cast<std::uintptr_t>(pointer) >= kLowestObject;
 }
 
