@@ -40,6 +40,7 @@ class Broker(ABC):
     package: str
     restarts = True
     moves = True  # The messages of a lost consumer go to others.
+    many = 100_000  # Messages that make a long run.
     always: ClassVar[dict[str, object]] = {}
     # Options of what reads a topic alone.
     alone: ClassVar[dict[str, object]] = {}
@@ -97,6 +98,7 @@ class Broker(ABC):
 
 class Nats(Broker):
     scheme, program, package = "nats", "nats-server", "nats-server"
+    many = 1_000_000
     soon: ClassVar[dict[str, object]] = {"ack_wait_s": 5}
 
     def command(self) -> list[str]:
@@ -163,6 +165,7 @@ class Kafka(Broker):
         "session.timeout.ms": 6000
     }  # Who leaves is waited for by the mock.
     restarts = False
+    many = 20_000  # The mock keeps the last 5 MB of a partition.
 
     def __init__(self, folder: Path) -> None:
         pytest.importorskip("confluent_kafka")
