@@ -110,8 +110,9 @@ Symbol Operators::quantize(const Node& node) {
                                  .a = static_cast<float>(quantized.scales.front()),
                                  .b = signed_zero_point},
                                 x, only_reader(node, 0));
-  return zero_point == 0 ? whole
-                         : builder_.add(std::move(whole), std::vector<double>(whole.width, zero_point));
+  if (zero_point == 0) return whole;
+  const std::size_t width = whole.width;
+  return builder_.add(std::move(whole), std::vector<double>(width, zero_point));
 }
 
 Symbol Operators::dequantize(const Node& node) {
