@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def score_on_ray(
     _require_new(out)
     from datasentinel.ray import score_dataset
 
-    with _cluster(address) as engine:
+    with _cluster(address, workers or 1) as engine:
         scored = score_dataset(
             engine.read_parquet(paths, file_extensions=None),
             model,
@@ -63,15 +64,20 @@ def score_on_ray(
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+def _cluster(address: str | None, workers: int) -> Iterator[Any]:
     """Lend `ray.data` on a cluster, and tell what its workers raise on purpose in their own words."""
     import ray
     import ray.data
 
     begun_here = not ray.is_initialized()
     if begun_here:
+        # Each worker has a core of Ray's count for itself; without one more nothing would be read for them.
+        is_own = address is None and "RAY_ADDRESS" not in os.environ
+        cores = max(os.cpu_count() or 1, workers + 1) if is_own else None
         # Only what this command has to say; a cluster's own messages are in its logs.
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray.data
     except ray.exceptions.RayError as error:
