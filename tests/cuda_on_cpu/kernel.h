@@ -27,6 +27,9 @@
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -292,6 +295,9 @@ void multiply(float* d, const unsigned* a, const unsigned* b, Element element) {
 inline void __syncthreads() {
   shim::meet(shim::block->all, [] {});
 }
+inline void __syncwarp() {
+  shim::meet(shim::own_warp(), [] {});
+}
 /// What the prelude writes with atomics: all threads of all blocks wait.
 inline void wait_for_all_blocks(unsigned*) {
   shim::meet(*shim::block->all_blocks, [] {});
@@ -310,6 +316,9 @@ inline void atomicMin(unsigned long long* target, unsigned long long value) {
 inline float __int_as_float(int bits) { return shim::float_of(static_cast<unsigned>(bits)); }
 
 // What the prelude writes in PTX for a GPU.
+inline int made_anew(int x) { return x; }
+inline float smaller(float x, float y) { return x < y || x != x ? x : y; }
+inline float larger(float x, float y) { return x > y || x != x ? x : y; }
 inline unsigned pack_bf16(float low, float high) { return shim::to_bf16(low) | shim::to_bf16(high) << 16; }
 inline unsigned pack_fp16(float low, float high) { return shim::to_f16(low) | shim::to_f16(high) << 16; }
 inline unsigned round_tf32(float x) { return (shim::bits_of(x) + 0x1000U) & ~0x1fffU; }
@@ -322,3 +331,12 @@ inline void multiply_fp16(float* d, const unsigned* a, const unsigned* b) {
 inline void multiply_tf32(float* d, const unsigned* a, const unsigned* b) {
   shim::multiply<8>(d, a, b, [](unsigned value, int) { return shim::float_of(value & ~0x1fffU); });
 }
+inline void copy_async(float* to, const float* from, bool is_wanted) {
+  if (is_wanted) {
+    std::memcpy(to, from, 16);
+  } else {
+    std::memset(to, 0, 16);
+  }
+}
+inline void end_copies() {}
+inline void wait_for_copies_but_one() {}

@@ -204,6 +204,8 @@ def test_the_default_model_s_graph_runs(tmp_path):
     result = train(rows, settings=TrainingSettings(steps=5))
     model = build_graph(result.model)
     source = gpu.cuda_source(model, name="ensemble")
+    # All its distances at once would leave room for a few rows only.
+    assert source.all["bulk"]["rows"] > source.all["few"]["rows"]
     folder = write_artifact(tmp_path / "model", model, input_dim=9, threshold=1.0)
     reference = Detector.load(folder, backend="onnxruntime")
     (compiled,) = compile_for_cpu([source], tmp_path)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 namespace datasentinel::fused {
 namespace {
@@ -9,9 +10,9 @@ namespace {
 constexpr int kAlignment = 16;  // the widest vector
 
 /// Room for whole vectors from any column of the value, as a Concat writes them and a range is read.
-int padded(std::size_t width, bool is_shifted) {
-  const int columns = (static_cast<int>(width) + kAlignment - 1) / kAlignment * kAlignment;
-  return is_shifted ? columns + kAlignment : columns;
+int padded(std::size_t width, bool is_shifted, int alignment) {
+  const int columns = (static_cast<int>(width) + alignment - 1) / alignment * alignment;
+  return is_shifted && alignment > 1 ? columns + alignment : columns;
 }
 
 struct Life {
@@ -26,10 +27,54 @@ struct Place {
   int column = 0;
 };
 
+/// Whether each column of the result is made of the same column of the operands alone.
+bool is_by_column(Op op) {
+  switch (op) {
+    case Op::apply:
+    case Op::affine:
+    case Op::difference:
+    case Op::add:
+    case Op::subtract:
+    case Op::multiply:
+    case Op::divide:
+    case Op::minimum:
+    case Op::maximum: return true;
+    default: return false;
+  }
+}
+
+/// Puts what is made column by column where an operand lay that nothing needs any more.
+void take_over_places(const Program& program, std::vector<Place>& places) {
+  const std::size_t end = program.instructions.size();
+  std::vector<std::size_t> last_use(places.size(), 0);
+  for (std::size_t i = 0; i < end; ++i) {
+    for (const int value : {program.instructions[i].a, program.instructions[i].b}) {
+      if (value >= 0) last_use[static_cast<std::size_t>(value)] = i;
+    }
+  }
+  for (const int value : {program.score, program.output, program.contributions}) {
+    if (value >= 0) last_use[static_cast<std::size_t>(value)] = end;
+  }
+  for (std::size_t i = 0; i < end; ++i) {
+    const Instruction& step = program.instructions[i];
+    if (!is_by_column(step.op)) continue;
+    const auto out = static_cast<std::size_t>(step.out);
+    for (const int value : {step.b, step.a}) {
+      if (value < 0) continue;
+      const auto operand = static_cast<std::size_t>(value);
+      if (last_use[operand] == i && program.widths[operand] == program.widths[out])
+        places[out] = places[operand];
+    }
+  }
+}
+
 std::vector<Place> places_of(const Program& program, bool copies_ranges) {
   std::vector<Place> places(program.widths.size());
   for (std::size_t value = 0; value < places.size(); ++value) places[value] = {value, 0};
-  if (copies_ranges) return places;
+  if (copies_ranges) {
+    take_over_places(program, places);
+    return places;
+  }
   for (const Instruction& instruction : program.instructions) {
     if (!is_range(instruction)) continue;
     const Place whole = places[static_cast<std::size_t>(instruction.a)];
@@ -39,8 +84,11 @@ std::vector<Place> places_of(const Program& program, bool copies_ranges) {
   return places;
 }
 
-std::vector<Life> lives_of(const Program& program, const std::vector<Place>& places) {
-  const int end = static_cast<int>(program.instructions.size());
+/// In half steps: in the first half operands are read, in the second one results are written.
+std::vector<Life> lives_of(const Program& program, const std::vector<Place>& places,
+                           const std::function<bool(const Instruction&)>& overwrites) {
+  const int steps = static_cast<int>(program.instructions.size());
+  const int end = 2 * steps;
   std::vector<Life> lives(program.widths.size(), Life{end, -1, false});
   const auto touch = [&](int value, int when) {
     if (value < 0) return;
@@ -54,11 +102,12 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
     if (!is_range(instruction)) continue;
     lives[places[static_cast<std::size_t>(instruction.a)].value].is_shifted = true;
   }
-  for (int i = 0; i < end; ++i) {
+  for (int i = 0; i < steps; ++i) {
     const Instruction& instruction = program.instructions[static_cast<std::size_t>(i)];
-    touch(instruction.a, i);
-    touch(instruction.b, i);
-    touch(instruction.out, i);
+    touch(instruction.a, 2 * i);
+    touch(instruction.b, 2 * i);
+    if (!overwrites || !overwrites(instruction)) touch(instruction.out, 2 * i);
+    touch(instruction.out, 2 * i + 1);
     if (instruction.op == Op::copy) lives[static_cast<std::size_t>(instruction.out)].is_shifted = true;
   }
   touch(program.score, end);
@@ -68,41 +117,55 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
   return lives;
 }
 
+struct Placed {
+  std::size_t value = 0;
+  int begin = 0;
+  int end = 0;
+};
+
+/// Puts one value after the other where there is room first.
+FrameLayout placed_in(const std::vector<std::size_t>& order, const Program& program,
+                      const std::vector<Life>& lives, int alignment) {
+  const int output_end = 2 * static_cast<int>(program.output_instructions);
+  FrameLayout layout;
+  layout.offsets.assign(lives.size(), 0);
+  std::vector<Placed> all;  // by position
+  for (const std::size_t value : order) {
+    const Life& life = lives[value];
+    const int width = padded(program.widths[value], life.is_shifted, alignment);
+    int begin = 0;
+    for (const Placed& other : all) {
+      const Life& its = lives[other.value];
+      if (its.last < life.first || life.last < its.first) continue;
+      if (other.begin - begin >= width) break;
+      begin = std::max(begin, other.end);
+    }
+    const Placed placed{value, begin, begin + width};
+    all.insert(std::ranges::upper_bound(all, begin, {}, &Placed::begin), placed);
+    layout.offsets[value] = begin;
+    layout.columns = std::max(layout.columns, placed.end);
+    if (life.first < output_end) layout.output_columns = std::max(layout.output_columns, placed.end);
+  }
+  return layout;
+}
+
 }  // namespace
 
-FrameLayout lay_out(const Program& program, bool copies_ranges) {
+FrameLayout lay_out(const Program& program, bool copies_ranges,
+                    const std::function<bool(const Instruction&)>& overwrites) {
   const std::vector<Place> places = places_of(program, copies_ranges);
-  const std::vector<Life> lives = lives_of(program, places);
+  const std::vector<Life> lives = lives_of(program, places, overwrites);
+  const int alignment = copies_ranges ? 1 : kAlignment;
   std::vector<std::size_t> order;
   for (std::size_t value = 0; value < lives.size(); ++value) {
     if (lives[value].last >= lives[value].first) order.push_back(value);
   }
-  std::sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) {
-    return lives[x].first != lives[y].first ? lives[x].first < lives[y].first : x < y;
-  });
-
-  const int output_instructions = static_cast<int>(program.output_instructions);
-  FrameLayout layout;
-  layout.offsets.assign(lives.size(), 0);
-  struct Placed {
-    int begin;
-    int end;
-    int last;
-  };
-  std::vector<Placed> alive;  // by position
-  for (const std::size_t value : order) {
-    const Life& life = lives[value];
-    std::erase_if(alive, [&](const Placed& placed) { return placed.last < life.first; });
-    const int width = padded(program.widths[value], life.is_shifted);
-    int begin = 0;
-    auto next = alive.begin();
-    for (; next != alive.end() && next->begin - begin < width; ++next) begin = next->end;
-    alive.insert(next, Placed{begin, begin + width, life.last});
-    layout.offsets[value] = begin;
-    layout.columns = std::max(layout.columns, begin + width);
-    if (life.first < output_instructions) {
-      layout.output_columns = std::max(layout.output_columns, begin + width);
-    }
+  std::ranges::stable_sort(order, {}, [&](std::size_t value) { return lives[value].first; });
+  FrameLayout layout = placed_in(order, program, lives, alignment);
+  // Wide values that have to go around narrow ones may leave gaps.
+  std::ranges::stable_sort(order, std::greater<>{}, [&](std::size_t value) { return program.widths[value]; });
+  if (FrameLayout other = placed_in(order, program, lives, alignment); other.columns < layout.columns) {
+    layout = std::move(other);
   }
   for (std::size_t value = 0; value < places.size(); ++value) {
     layout.offsets[value] = layout.offsets[places[value].value] + places[value].column;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "backends/fused/kernel_api.h"
@@ -16,7 +17,9 @@ struct FrameLayout {
 };
 
 /// Without `copies_ranges`, neighbouring columns that a step picks out of a value lie in that value, and the
-/// step has nothing to do.
-[[nodiscard]] FrameLayout lay_out(const Program& program, bool copies_ranges);
+/// step has nothing to do. Results of steps that `overwrites` is true for may lie where the step's operands
+/// do.
+[[nodiscard]] FrameLayout lay_out(const Program& program, bool copies_ranges,
+                                  const std::function<bool(const Instruction&)>& overwrites = {});
 
 }  // namespace datasentinel::fused

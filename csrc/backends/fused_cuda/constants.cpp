@@ -33,12 +33,12 @@ std::size_t Constants::add(const std::vector<int>& values) {
 }
 
 std::size_t Constants::add_grouped(const std::vector<double>& weights, std::size_t inputs,
-                                   std::size_t outputs, std::size_t group) {
+                                   std::size_t outputs, std::size_t group, std::size_t padded_inputs) {
   std::vector<double> grouped;
   for (std::size_t first = 0; first < outputs; first += group) {
-    for (std::size_t k = 0; k < inputs; ++k) {
+    for (std::size_t k = 0; k < padded_inputs; ++k) {
       for (std::size_t c = first; c < first + group; ++c) {
-        grouped.push_back(c < outputs ? weights[k * outputs + c] : 0.0);
+        grouped.push_back(c < outputs && k < inputs ? weights[k * outputs + c] : 0.0);
       }
     }
   }

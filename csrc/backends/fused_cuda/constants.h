@@ -14,10 +14,13 @@ class Constants {
   /// Bits, as they are.
   std::size_t add(const std::vector<float>& values);
 
-  /// [group of columns][k][column of the group], columns padded with zeros.
+  /// [group of columns][k][column of the group], columns, and inputs up to `padded_inputs`, padded with
+  /// zeros.
   std::size_t add_grouped(const std::vector<double>& weights, std::size_t inputs, std::size_t outputs,
-                          std::size_t group);
+                          std::size_t group, std::size_t padded_inputs);
 
+  /// Of all entries so far, a multiple of four.
+  [[nodiscard]] std::size_t size() const noexcept { return (floats_.size() + 3) / 4 * 4; }
   [[nodiscard]] std::vector<float> take();
 
  private:

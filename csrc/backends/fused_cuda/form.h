@@ -55,9 +55,10 @@ class Form {
   [[nodiscard]] virtual std::string each(std::size_t width, const std::string& body) const = 0;
   [[nodiscard]] virtual Pieces reduce(const Reduction& reduction) const = 0;
   [[nodiscard]] virtual Pieces dense(const fused::Instruction& step) = 0;
-  /// Whether `step`'s result is to be taken by the next step, `reduction`, some columns at a time.
+  /// Whether `step`'s result is to be taken by the next steps, `reductions`, some columns at a time.
   [[nodiscard]] virtual bool in_parts(const fused::Instruction& step) const = 0;
-  [[nodiscard]] virtual Pieces dense_in_parts(const fused::Instruction& step, const Reduction& reduction) = 0;
+  [[nodiscard]] virtual Pieces dense_in_parts(const fused::Instruction& step,
+                                              const std::vector<Reduction>& reductions) = 0;
   /// Where all threads wait for each other.
   [[nodiscard]] virtual std::string barrier() const = 0;
 };

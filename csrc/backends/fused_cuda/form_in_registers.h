@@ -59,7 +59,7 @@ class InRegisters final : public Form {
   }
   [[nodiscard]] bool in_parts(const fused::Instruction& /*step*/) const override { return false; }
   [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& /*step*/,
-                                      const Reduction& /*reduction*/) override {
+                                      const std::vector<Reduction>& /*reductions*/) override {
     return {};
   }
   [[nodiscard]] std::string barrier() const override { return ""; }

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "backends/fused/network_layers.h"
-#include "backends/fused_cuda/steps.h"
+#include "backends/fused_cuda/takers.h"
 #include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {
@@ -14,12 +14,18 @@ using fused::Program;
 
 namespace {
 
+/// Most numbers that a thread keeps of a row while it takes a value's columns.
 std::size_t numbers_kept(const Program& program) {
+  const auto kept = [&](std::size_t position) {
+    const Instruction& step = program.instructions[position];
+    const bool is_list = step.op == Op::smallest || step.op == Op::largest;
+    return is_list ? program.widths[static_cast<std::size_t>(step.out)] : 1;
+  };
   std::size_t most = 1;
-  for (const Instruction& step : program.instructions) {
-    if (step.op == Op::smallest || step.op == Op::largest) {
-      most = std::max(most, program.widths[static_cast<std::size_t>(step.out)]);
-    }
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    std::size_t together = 0;
+    for (std::size_t j = 1; j <= takers(program, i); ++j) together += kept(i + j);
+    most = std::max({most, kept(i), together});
   }
   return most;
 }
@@ -33,7 +39,7 @@ Program cut_into_parts(Program program, const Blocking& blocking) {
     const Instruction& step = program.instructions[i];
     if (step.op != Op::dense || step.dense.outputs <= kPartColumns) continue;
     const auto out = static_cast<std::size_t>(step.out);
-    if (!low[out] && next_takes_all(program, i)) program.widths[out] = kPartColumns;
+    if (!low[out] && takers(program, i) > 0) program.widths[out] = kPartColumns;
   }
   return program;
 }
@@ -47,6 +53,14 @@ std::size_t shared_floats(const Program& program, const fused::FrameLayout& layo
   return static_cast<std::size_t>(layout.columns) * static_cast<std::size_t>(blocking.pitch()) + scratch;
 }
 
+fused::FrameLayout layout_of(const Program& program, const Blocking& blocking) {
+  return fused::lay_out(program, true, [&](const Instruction& step) {
+    const auto out = static_cast<std::size_t>(step.out);
+    return !blocking.few_rows && step.op == Op::dense && program.widths[out] == step.dense.outputs &&
+           !layers_in(blocking.precision, program)[out] && overwrites_inputs(blocking, step);
+  });
+}
+
 std::vector<bool> layers_in(Precision precision, const Program& program) {
   if (precision == Precision::float32) return std::vector<bool>(program.widths.size(), false);
   return fused::network_layers(program);
@@ -58,7 +72,12 @@ InSharedMemory::InSharedMemory(const Program& program, const fused::FrameLayout&
       layout_(layout),
       blocking_(blocking),
       low_(layers_in(blocking.precision, program)),
-      constants_(constants) {}
+      in_parts_(program.widths.size(), false),
+      constants_(constants) {
+  for (const Instruction& step : program.instructions) {
+    if (step.op == Op::dense && in_parts(step)) in_parts_[static_cast<std::size_t>(step.out)] = true;
+  }
+}
 
 std::string InSharedMemory::offset(int value) const {
   return std::to_string(layout_.offsets[static_cast<std::size_t>(value)]);
@@ -69,7 +88,8 @@ std::size_t InSharedMemory::width(int value) const {
 }
 
 std::string InSharedMemory::at(int value, const std::string& column) const {
-  return "frame[(" + offset(value) + " + " + column + ") * PITCH + r]";
+  const std::string from = in_parts_[static_cast<std::size_t>(value)] ? " - first" : "";
+  return "frame[(" + offset(value) + " + " + column + from + ") * PITCH + r]";
 }
 
 Slots InSharedMemory::slots(int value) const {
@@ -95,20 +115,22 @@ std::string InSharedMemory::each(std::size_t width, const std::string& body) con
 }
 
 /// The lists of all threads of a row, made one.
-std::string InSharedMemory::merged(const Reduction& reduction) const {
+std::string InSharedMemory::merged(const Reduction& reduction, std::size_t before) const {
   return fill(R"(    for (int r = THREAD; r < ROWS; r += THREADS) {
+      const float* const lists = scratch + @before@ * THREADS + r;
       float t[@kept@];
       #pragma unroll
-      for (int j = 0; j < @kept@; ++j) t[j] = scratch[j * ROWS + r];
+      for (int j = 0; j < @kept@; ++j) t[j] = lists[j * ROWS];
       for (int part = 1; part < THREADS / ROWS; ++part) {
         #pragma unroll
-        for (int i = 0; i < @kept@; ++i) { float x = scratch[(part * @kept@ + i) * ROWS + r]; @merge@ }
+        for (int i = 0; i < @kept@; ++i) { float x = lists[(part * @kept@ + i) * ROWS]; @merge@ }
       }
       #pragma unroll
       for (int j = 0; j < @kept@; ++j) @out@ = @result@;
     }
 )",
-              {{"kept", text_of(reduction.kept)},
+              {{"before", text_of(before)},
+               {"kept", text_of(reduction.kept)},
                {"merge", reduction.merge},
                {"out", at(reduction.out, "j")},
                {"result", reduction.result}});
@@ -180,7 +202,7 @@ Pieces InSharedMemory::reduce(const Reduction& reduction) const {
 )"),
            .reads = reads,
            .writes = {scratch()}},
-          {.text = merged(reduction), .reads = {scratch()}, .writes = {slots(reduction.out)}}};
+          {.text = merged(reduction, 0), .reads = {scratch()}, .writes = {slots(reduction.out)}}};
 }
 
 }  // namespace datasentinel::fused_cuda

@@ -12,7 +12,7 @@
 namespace datasentinel::fused_cuda {
 
 /// Columns that `dense_in_parts` has at a time.
-inline constexpr std::size_t kPartColumns = 128;
+inline constexpr std::size_t kPartColumns = 256;
 
 /// How a block of threads works on a block of rows.
 struct Blocking {
@@ -24,9 +24,21 @@ struct Blocking {
   /// its own.
   int blocks = 0;
   Precision precision = Precision::float32;
+  int at_a_time = 1;  ///< Blocks that a multiprocessor is to have room for.
 
   [[nodiscard]] int all_threads() const noexcept { return threads * (blocks > 0 ? blocks : 1); }
-  [[nodiscard]] int pitch() const noexcept { return few_rows ? rows : rows + 1; }  ///< Floats of a column.
+  /// Floats of a column: a multiple of four, and none of 32 where threads write columns side by side.
+  [[nodiscard]] int pitch() const noexcept { return few_rows ? rows : rows + 4; }
+};
+
+/// What a lane of a warp has of a matrix product: of four lanes' rows and eight lanes' columns.
+struct Tile {
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+
+  [[nodiscard]] constexpr std::size_t vector() const noexcept { return columns < 4 ? columns : 4; }
+  [[nodiscard]] constexpr std::size_t warp_rows() const noexcept { return 4 * rows; }
+  [[nodiscard]] constexpr std::size_t warp_columns() const noexcept { return 8 * columns; }
 };
 
 /// `program` with the width of every value that is made and taken in parts, as this blocking does, cut to
@@ -36,6 +48,12 @@ struct Blocking {
 /// What the threads that share a block of rows need in memory that they share, in floats.
 [[nodiscard]] std::size_t shared_floats(const fused::Program& program, const fused::FrameLayout& layout,
                                         const Blocking& blocking);
+
+/// Whether all warps compute the layer at once, so that its result may lie where its inputs do.
+[[nodiscard]] bool overwrites_inputs(const Blocking& blocking, const fused::Instruction& step);
+
+/// Where values lie: a layer may take the place of its inputs.
+[[nodiscard]] fused::FrameLayout layout_of(const fused::Program& program, const Blocking& blocking);
 
 /// By value: whether it is a layer that `precision` applies to.
 [[nodiscard]] std::vector<bool> layers_in(Precision precision, const fused::Program& program);
@@ -55,7 +73,8 @@ class InSharedMemory final : public Form {
   [[nodiscard]] Pieces reduce(const Reduction& reduction) const override;
   [[nodiscard]] Pieces dense(const fused::Instruction& step) override;
   [[nodiscard]] bool in_parts(const fused::Instruction& step) const override;
-  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step, const Reduction& reduction) override;
+  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step,
+                                      const std::vector<Reduction>& reductions) override;
   [[nodiscard]] std::string barrier() const override {
     return blocking_.blocks > 0 ? "    wait_for_all_blocks(arrived);\n" : "    __syncthreads();\n";
   }
@@ -65,9 +84,10 @@ class InSharedMemory final : public Form {
   [[nodiscard]] Pieces dense_over_blocks(const fused::Instruction& step);
   [[nodiscard]] Pieces dense_on_tensor_cores(const fused::Instruction& step);
   /// The columns from `first` (an expression, of which `count` at most) of a layer, written from column 0 on.
-  [[nodiscard]] std::string dense_in_tiles(const fused::Instruction& step, const std::string& first,
-                                           std::size_t count);
-  [[nodiscard]] std::string merged(const Reduction& reduction) const;
+  [[nodiscard]] Pieces dense_in_tiles(const fused::Instruction& step, const std::string& first,
+                                      std::size_t count);
+  /// The lists that all threads of a row have in `scratch`, behind `before` others, made one.
+  [[nodiscard]] std::string merged(const Reduction& reduction, std::size_t before) const;
   [[nodiscard]] std::string offset(int value) const;
   [[nodiscard]] std::size_t width(int value) const;
   [[nodiscard]] Slots scratch() const noexcept { return {layout_.columns, layout_.columns + 1}; }
@@ -76,6 +96,7 @@ class InSharedMemory final : public Form {
   const fused::FrameLayout& layout_;
   const Blocking blocking_;
   const std::vector<bool> low_;  ///< By value: whether tensor cores compute it.
+  std::vector<bool> in_parts_;   ///< By value: whether only some columns of it are there, from `first` on.
   Constants& constants_;
 };
 

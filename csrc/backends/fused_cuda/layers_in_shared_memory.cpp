@@ -1,6 +1,7 @@
 // The dense layers of `InSharedMemory`.
 
 #include <algorithm>
+#include <array>
 
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/functions.h"
@@ -14,20 +15,41 @@ using fused::Instruction;
 namespace {
 
 constexpr std::size_t kWarp = 32;
+constexpr std::size_t kAhead = 4;  ///< Inputs whose weights a lane has asked for before it needs them.
 
 std::size_t padded(std::size_t number, std::size_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
 }
 
+std::size_t warps_of(const Blocking& blocking) { return static_cast<std::size_t>(blocking.threads) / kWarp; }
+
+std::size_t tiles_of(const Blocking& blocking, Tile tile, std::size_t columns) {
+  const std::size_t row_tiles = static_cast<std::size_t>(blocking.rows) / tile.warp_rows();
+  return row_tiles * ((columns + tile.warp_columns() - 1) / tile.warp_columns());
+}
+
+/// The largest tile of which every warp has one, and no larger than the layer.
+Tile tile_of(const Blocking& blocking, std::size_t columns) {
+  constexpr std::array kTiles{Tile{8, 8}, Tile{8, 4}, Tile{8, 2}, Tile{4, 4}, Tile{4, 2}};
+  const auto* const tile = std::find_if(kTiles.begin(), kTiles.end() - 1, [&](Tile tile) {
+    const bool is_too_wide = tile.columns > 2 && tile.warp_columns() / 2 >= columns;
+    return !is_too_wide && tiles_of(blocking, tile, columns) >= warps_of(blocking);
+  });
+  return *tile;
+}
+
 }  // namespace
+
+bool overwrites_inputs(const Blocking& blocking, const Instruction& step) {
+  const std::size_t columns = step.dense.outputs;
+  return tiles_of(blocking, tile_of(blocking, columns), columns) <= warps_of(blocking);
+}
 
 Pieces InSharedMemory::dense(const Instruction& step) {
   if (low_[static_cast<std::size_t>(step.out)]) return dense_on_tensor_cores(step);
   if (blocking_.blocks > 0) return dense_over_blocks(step);
   if (blocking_.few_rows) return dense_of_few_rows(step);
-  return {{.text = dense_in_tiles(step, "0", step.dense.outputs),
-           .reads = {slots(step.a)},
-           .writes = {slots(step.out)}}};
+  return dense_in_tiles(step, "0", step.dense.outputs);
 }
 
 /// A thread has one column and some of the inputs, for all rows of the block, so that its weights are read
@@ -145,105 +167,171 @@ Pieces InSharedMemory::dense_over_blocks(const Instruction& step) {
   return {{.text = text, .reads = {slots(step.a)}, .writes = {slots(step.out)}}};
 }
 
-/// A warp computes some columns for all rows of the block: weights are the same for its lanes, rows lie side
-/// by side.
-std::string InSharedMemory::dense_in_tiles(const Instruction& step, const std::string& first,
-                                           std::size_t count) {
+/// A warp multiplies tiles of some rows and columns, of which each of its lanes has a square: what a lane
+/// reads for an input grows with the square's sides, what it multiplies with the area. Rows come from shared
+/// memory; weights, which come from afar, some inputs ahead.
+Pieces InSharedMemory::dense_in_tiles(const Instruction& step, const std::string& first, std::size_t count) {
   const fused::Dense& layer = step.dense;
-  const std::size_t warps = static_cast<std::size_t>(blocking_.threads) / kWarp;
-  // The more columns a warp has, the less it reads for each multiplication; but every warp is to have some.
-  std::size_t group = 16;
-  while (group > 4 && (count + group - 1) / group < warps) group /= 2;
+  const Tile tile = tile_of(blocking_, count);
+  const std::size_t group = tile.warp_columns();
+  const std::size_t padded_inputs = padded(layer.inputs, kAhead);
   std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
   bias.resize(padded(layer.outputs, group), 0.0);
-  return fill(
-      R"(    for (int group = (@first@) / @group@ + THREAD / 32;
-         group < @groups@ && group * @group@ < @first@ + @count@; group += THREADS / 32) {
-      const int lane = THREAD % 32;
-      const float4* w = reinterpret_cast<const float4*>(constants + @weights@ + group * @inputs@ * @group@);
-      float sum[ROWS / 32][@group@];
-      #pragma unroll
-      for (int t = 0; t < @group@; ++t) {
-        const float b = constants[@bias@ + group * @group@ + t];
+  const auto text = [&](const char* form) {
+    return fill(form, {{"first", first},
+                       {"group", text_of(group)},
+                       {"groups", text_of((layer.outputs + group - 1) / group)},
+                       {"tiles", text_of(tiles_of(blocking_, tile, count))},
+                       {"tile_rows", text_of(tile.warp_rows())},
+                       {"rows", text_of(tile.rows)},
+                       {"columns", text_of(tile.columns)},
+                       {"vector", text_of(tile.vector())},
+                       {"ahead", text_of(kAhead)},
+                       {"weights", text_of(constants_.add_grouped(layer.weights, layer.inputs, layer.outputs,
+                                                                  group, padded_inputs))},
+                       {"bias", text_of(constants_.add(bias))},
+                       {"inputs", text_of(layer.inputs)},
+                       {"padded", text_of(padded_inputs)},
+                       {"outputs", text_of(layer.outputs)},
+                       {"a", offset(step.a)},
+                       {"out", offset(step.out)},
+                       {"y0", function_of(step.function, "sum[i][j]")},
+                       {"y1", function_of(step.function, "sum[i + 1][j]")},
+                       {"y2", function_of(step.function, "sum[i + 2][j]")},
+                       {"y3", function_of(step.function, "sum[i + 3][j]")}});
+  };
+  // Sums start as zeros also where they are not used: a compiler keeps registers for what it takes for values
+  // of the loop before.
+  const std::string sums =
+      text(R"(      const int first_row = tile % (ROWS / @tile_rows@) * @tile_rows@ + THREAD % 4 * 4;
+      const int group = (@first@) / @group@ + tile / (ROWS / @tile_rows@);
+      const int first_column = group * @group@ + THREAD % 32 / 4 * @vector@;
+      float sum[@rows@][@columns@] = {};
+      if (tile < @tiles@ && group < @groups@) {
+        const float* x = frame + @a@ * PITCH + first_row;
+        const float* w = constants + @weights@ + group * (@padded@ - 1) * @group@ + first_column;
         #pragma unroll
-        for (int j = 0; j < ROWS / 32; ++j) sum[j][t] = b;
-      }
-      #pragma unroll 4
-      for (int k = 0; k < @inputs@; ++k) {
-        float x[ROWS / 32];
-        #pragma unroll
-        for (int j = 0; j < ROWS / 32; ++j) x[j] = frame[(@a@ + k) * PITCH + lane + 32 * j];
-        #pragma unroll
-        for (int q = 0; q < @group@ / 4; ++q) {
-          const float4 v = w[k * (@group@ / 4) + q];
+        for (int j = 0; j < @columns@; ++j) {
+          const float b = constants[@bias@ + first_column + j / @vector@ * 8 * @vector@ + j % @vector@];
           #pragma unroll
-          for (int j = 0; j < ROWS / 32; ++j) {
-            sum[j][4 * q] = fmaf(x[j], v.x, sum[j][4 * q]);
-            sum[j][4 * q + 1] = fmaf(x[j], v.y, sum[j][4 * q + 1]);
-            sum[j][4 * q + 2] = fmaf(x[j], v.z, sum[j][4 * q + 2]);
-            sum[j][4 * q + 3] = fmaf(x[j], v.w, sum[j][4 * q + 3]);
+          for (int i = 0; i < @rows@; ++i) sum[i][j] = b;
+        }
+        alignas(16) float next[@ahead@][@columns@];
+        const auto fetch = [&](int input) {
+          #pragma unroll
+          for (int u = 0; u < @ahead@; ++u) {
+            #pragma unroll
+            for (int j = 0; j < @columns@; j += @vector@) {
+              *reinterpret_cast<float@vector@*>(&next[u][j]) =
+                  *reinterpret_cast<const float@vector@*>(w + (input + u) * @group@ + 8 * j);
+            }
+          }
+        };
+        fetch(0);
+        #pragma unroll 2
+        for (int input = 0; input < @inputs@; input += @ahead@) {
+          float right[@ahead@][@columns@];
+          #pragma unroll
+          for (int u = 0; u < @ahead@; ++u) {
+            #pragma unroll
+            for (int j = 0; j < @columns@; ++j) right[u][j] = next[u][j];
+          }
+          if (input + @ahead@ < @inputs@) fetch(input + @ahead@);
+          #pragma unroll
+          for (int u = 0; u < @ahead@; ++u) {
+            if (@inputs@ % @ahead@ != 0 && input + u >= @inputs@) break;
+            alignas(16) float left[@rows@];
+            #pragma unroll
+            for (int i = 0; i < @rows@; i += 4) {
+              *reinterpret_cast<float4*>(&left[i]) =
+                  *reinterpret_cast<const float4*>(x + (input + u) * PITCH + 4 * i);
+            }
+            #pragma unroll
+            for (int i = 0; i < @rows@; ++i) {
+              #pragma unroll
+              for (int j = 0; j < @columns@; ++j) sum[i][j] = fmaf(left[i], right[u][j], sum[i][j]);
+            }
           }
         }
       }
-      #pragma unroll
-      for (int t = 0; t < @group@; ++t) {
-        const int c = group * @group@ + t;
-        if (c >= @outputs@) break;
+)");
+  const std::string stores = text(R"(      if (tile < @tiles@ && group < @groups@) {
         #pragma unroll
-        for (int j = 0; j < ROWS / 32; ++j) {
-          frame[(@out@ + c - (@first@)) * PITCH + lane + 32 * j] = @y@;
+        for (int j = 0; j < @columns@; ++j) {
+          const int c = first_column + j / @vector@ * 8 * @vector@ + j % @vector@;
+          if (@outputs@ % @group@ != 0 && c >= @outputs@) break;
+          float* const y = frame + (@out@ + c - (@first@)) * PITCH + first_row;
+          #pragma unroll
+          for (int i = 0; i < @rows@; i += 4) *reinterpret_cast<float4*>(y + 4 * i) = {@y0@, @y1@, @y2@, @y3@};
         }
       }
     }
-)",
-      {{"first", first},
-       {"count", text_of(count)},
-       {"group", text_of(group)},
-       {"groups", text_of((layer.outputs + group - 1) / group)},
-       {"weights", text_of(constants_.add_grouped(layer.weights, layer.inputs, layer.outputs, group))},
-       {"bias", text_of(constants_.add(bias))},
-       {"inputs", text_of(layer.inputs)},
-       {"outputs", text_of(layer.outputs)},
-       {"a", offset(step.a)},
-       {"out", offset(step.out)},
-       {"y", function_of(step.function, "sum[j][t]")}});
+)");
+  if (!in_parts(step) && overwrites_inputs(blocking_, step)) {
+    // The sums wait in registers, so that they may take the place of the layer's inputs.
+    return {{.text = "    {\n      const int tile = THREAD / 32;\n" + sums, .reads = {slots(step.a)}},
+            {.text = stores, .writes = {slots(step.out)}}};
+  }
+  const std::string loop = text("    for (int tile = THREAD / 32; tile < @tiles@; tile += THREADS / 32) {\n");
+  return {{.text = loop + sums + stores, .reads = {slots(step.a)}, .writes = {slots(step.out)}}};
 }
 
 bool InSharedMemory::in_parts(const Instruction& step) const { return width(step.out) < step.dense.outputs; }
 
-Pieces InSharedMemory::dense_in_parts(const Instruction& step, const Reduction& reduction) {
+Pieces InSharedMemory::dense_in_parts(const Instruction& step, const std::vector<Reduction>& reductions) {
+  std::string start, take, finish;
+  std::size_t kept = 0;
+  Pieces merges;
+  for (const Reduction& reduction : reductions) {
+    const auto text = [&](const char* form) {
+      return fill(form, {{"kept", text_of(reduction.kept)},
+                         {"before", text_of(kept)},
+                         {"start", reduction.start},
+                         {"take", reduction.take}});
+    };
+    start += text(R"(      float t@before@[@kept@];
+      #pragma unroll
+      for (int j = 0; j < @kept@; ++j) t@before@[j] = @start@;
+)");
+    take += text("          { float (&t)[@kept@] = t@before@; @take@ }\n");
+    finish += text(R"(      #pragma unroll
+      for (int j = 0; j < @kept@; ++j) scratch[@before@ * THREADS + (THREAD / ROWS * @kept@ + j) * ROWS + r] = t@before@[j];
+)");
+    merges.push_back(
+        {.text = merged(reduction, kept), .reads = {scratch()}, .writes = {slots(reduction.out)}});
+    kept += reduction.kept;
+  }
+  std::string dense;
+  for (const Piece& piece : dense_in_tiles(step, "first", kPartColumns)) dense += piece.text;
   const std::string text = fill(R"(    {
       const int r = THREAD % ROWS;
-      float t[@kept@];
-      #pragma unroll
-      for (int j = 0; j < @kept@; ++j) t[j] = @start@;
-      for (int first = 0; first < @outputs@; first += @part@) {
+@start@      for (int first = 0; first < @outputs@; first += @part@) {
 @dense@        __syncthreads();
         #pragma unroll 8
-        for (int c = THREAD / ROWS; c < @part@ && first + c < @outputs@; c += THREADS / ROWS) { @take@ }
+        for (int p = THREAD / ROWS; p < @part@ && first + p < @outputs@; p += THREADS / ROWS) {
+          const int c = first + p;
+@take@        }
         __syncthreads();
       }
-      #pragma unroll
-      for (int j = 0; j < @kept@; ++j) scratch[(THREAD / ROWS * @kept@ + j) * ROWS + r] = t[j];
-    }
+@finish@    }
 )",
-                                {{"kept", text_of(reduction.kept)},
-                                 {"start", reduction.start},
+                                {{"start", start},
                                  {"outputs", text_of(step.dense.outputs)},
                                  {"part", text_of(kPartColumns)},
-                                 {"dense", dense_in_tiles(step, "first", kPartColumns)},
-                                 {"take", reduction.take}});
-  return {{.text = text, .reads = {slots(step.a)}, .writes = {slots(step.out), scratch()}},
-          {.text = merged(reduction), .reads = {scratch()}, .writes = {slots(reduction.out)}}};
+                                 {"dense", dense},
+                                 {"take", take},
+                                 {"finish", finish}});
+  Pieces pieces{{.text = text, .reads = {slots(step.a)}, .writes = {slots(step.out), scratch()}}};
+  pieces.insert(pieces.end(), merges.begin(), merges.end());
+  return pieces;
 }
 
-/// Warps multiply tiles of 32 rows and some groups of eight columns. The order of the inputs does not matter
-/// to a sum, so lane t of a group of four takes eight in a row of every 32 inputs, for rows and weights
-/// alike: then the frame's columns are read without bank conflicts, and weights 16 bytes at a time.
+/// Warps multiply tiles of 32 rows and some groups of eight columns. Lane t of a group of
+/// four takes two in a row of every eight inputs: then the frame's columns are read without bank conflicts.
 Pieces InSharedMemory::dense_on_tensor_cores(const Instruction& step) {
   const fused::Dense& layer = step.dense;
   const Fragments fragments(blocking_.precision, layer);
-  const std::size_t warps = static_cast<std::size_t>(blocking_.threads) / kWarp;
+  const std::size_t warps = warps_of(blocking_);
   const std::size_t row_tiles = static_cast<std::size_t>(blocking_.rows) / kWarp;
   std::size_t groups = 8;
   while (groups > 1 && row_tiles * ((fragments.column_groups() + groups - 1) / groups) < warps) groups /= 2;
@@ -271,7 +359,7 @@ Pieces InSharedMemory::dense_on_tensor_cores(const Instruction& step) {
           float x[2][8];
           #pragma unroll
           for (int j = 0; j < 8; ++j) {
-            const int k = 32 * chunk + 8 * t + j;
+            const int k = 32 * chunk + j / 2 * 8 + 2 * t + j % 2;
             const float* from = frame + (@a@ + k) * PITCH + first_row + 16 * m + g;
             x[0][j] = @inputs@ % 32 == 0 || k < @inputs@ ? from[0] : 0.0f;
             x[1][j] = @inputs@ % 32 == 0 || k < @inputs@ ? from[8] : 0.0f;

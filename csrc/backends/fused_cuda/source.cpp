@@ -1,18 +1,38 @@
 #include "backends/fused_cuda/source.h"
 
 #include <algorithm>
-#include <string_view>
+#include <utility>
 
 #include "backends/fused/frame_layout.h"
 #include "backends/fused_cuda/constants.h"
 #include "backends/fused_cuda/form_in_registers.h"
 #include "backends/fused_cuda/form_in_shared_memory.h"
+#include "backends/fused_cuda/fragments_source.h"
+#include "backends/fused_cuda/kernel_text.h"
 #include "backends/fused_cuda/steps.h"
+#include "backends/fused_cuda/takers.h"
 #include "backends/fused_cuda/tensor_cores.h"
 #include "backends/fused_cuda/text.h"
 #include "core/error.h"
 
 namespace datasentinel::fused_cuda {
+
+std::string signature(const std::string& name, int threads, int blocks) {
+  return fill(R"(extern "C" __global__ void __launch_bounds__(@threads@, @blocks@) @name@(
+    const float* __restrict__ input, long long rows, const float* __restrict__ constants,
+    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
+    unsigned long long* __restrict__ bad, float* workspace) {
+)",
+              {{"threads", std::to_string(threads)}, {"blocks", std::to_string(blocks)}, {"name", name}});
+}
+
+fused::Program score_of(fused::Program program) {
+  program.instructions.resize(program.score_instructions);
+  program.output_instructions = program.score_instructions;
+  program.output = program.contributions = -1;
+  return program;
+}
+
 namespace {
 
 using fused::Program;
@@ -27,24 +47,6 @@ constexpr int kMostSpreadBlocks = 64;
 // Beyond this a thread's values spill, and the code of unrolled layers outgrows the instruction cache.
 constexpr std::size_t kMaxRegisterColumns = 96;
 constexpr std::size_t kMaxRegisterWeights = 1536;
-
-std::string signature(const std::string& name, int threads) {
-  return fill(R"(extern "C" __global__ void __launch_bounds__(@threads@) @name@(
-    const float* __restrict__ input, long long rows, const float* __restrict__ constants,
-    float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
-    unsigned long long* __restrict__ bad, float* workspace) {
-)",
-              {{"threads", std::to_string(threads)}, {"name", name}});
-}
-
-std::size_t width_of(const Program& program, int value) {
-  return program.widths[static_cast<std::size_t>(value)];
-}
-
-/// Scores are always finite, as the core's are: one that overflowed stays above every threshold.
-std::string written(std::string_view target, const std::string& value) {
-  return target == "scores" ? "made_finite(" + value + ")" : value;
-}
 
 Source in_registers(const Program& program) {
   InRegisters form(program);
@@ -104,23 +106,16 @@ constexpr const char* kFrameOfAllBlocks =
   float* const frame = workspace + 4;
 )";
 
-/// The first steps of a program: those of the score.
-Program score_of(Program program) {
-  program.instructions.resize(program.score_instructions);
-  program.output_instructions = program.score_instructions;
-  program.output = program.contributions = -1;
-  return program;
-}
-
 /// Writes the kernels of one source and collects their constants.
 class SharedMemorySource {
  public:
   SharedMemorySource(std::size_t shared_bytes, Precision precision)
       : shared_bytes_(shared_bytes), precision_(precision) {}
 
-  Kernels add(const Program& program, const std::string& name) {
+  Kernels add(const Program& original, const std::string& name) {
+    const Program program = in_order(original);
     // The same arithmetic whatever the number of rows, where it is not float32's.
-    const Blocking few = precision_ == Precision::float32 ? kFewRows : in_tiles(kWarpRows);
+    const Blocking few = precision_ == Precision::float32 ? kFewRows : in_tiles(kWarpRows, kThreads, 1);
     const std::size_t least = bytes_of(program, few);
     if (least > shared_bytes_) {
       throw Error(ErrorCode::unsupported_model, "its layers are too wide: " + std::to_string(few.rows) +
@@ -145,25 +140,27 @@ class SharedMemorySource {
  private:
   static constexpr int kWarpRows = 32;
 
-  [[nodiscard]] Blocking in_tiles(int rows, int threads = kThreads) const {
-    return {.rows = rows, .threads = threads, .few_rows = false, .precision = precision_};
+  [[nodiscard]] Blocking in_tiles(int rows, int threads, int at_a_time) const {
+    return {.rows = rows, .threads = threads, .precision = precision_, .at_a_time = at_a_time};
   }
 
   [[nodiscard]] static std::size_t bytes_of(const Program& program, const Blocking& blocking) {
     const Program cut = cut_into_parts(program, blocking);
-    return shared_floats(cut, fused::lay_out(cut, true), blocking) * sizeof(float);
+    return shared_floats(cut, layout_of(cut, blocking), blocking) * sizeof(float);
   }
 
-  /// As many rows as leave room for a second block, which works while the first one waits; else as many as
-  /// fit, with more threads to hide each other's waiting.
+  /// What was fastest on an H100, of what fits: blocks that work while others wait; for float32, rather few
+  /// warps with large tiles.
   [[nodiscard]] Blocking bulk_of(const Program& program, const Blocking& few) const {
-    for (const int blocks : {2, 1}) {
-      for (int rows = 4 * kWarpRows; rows >= kWarpRows; rows /= 2) {
-        const Blocking blocking = in_tiles(rows, blocks == 2 ? kThreads : 2 * kThreads);
-        if (static_cast<std::size_t>(blocks) * bytes_of(program, blocking) <= shared_bytes_) return blocking;
-      }
-    }
-    return few;
+    const std::vector<Blocking> choices =
+        precision_ == Precision::float32
+            ? std::vector{in_tiles(64, 128, 4), in_tiles(64, 256, 2), in_tiles(32, 256, 1)}
+            : std::vector{in_tiles(128, 256, 2), in_tiles(64, 256, 2), in_tiles(32, 256, 2),
+                          in_tiles(128, 512, 1), in_tiles(64, 512, 1), in_tiles(32, 512, 1)};
+    const auto best = std::ranges::find_if(choices, [&](const Blocking& choice) {
+      return static_cast<std::size_t>(choice.at_a_time) * bytes_of(program, choice) <= shared_bytes_;
+    });
+    return best == choices.end() ? few : *best;
   }
 
   /// A warp for each column of the widest layer, as far as there may be so many.
@@ -184,7 +181,7 @@ class SharedMemorySource {
 
   Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {
     const Program program = cut_into_parts(whole, blocking);
-    const fused::FrameLayout layout = fused::lay_out(program, true);
+    const fused::FrameLayout layout = layout_of(program, blocking);
     InSharedMemory form(program, layout, blocking, constants_);
     const auto offset = [&](int value) {
       return std::to_string(layout.offsets[static_cast<std::size_t>(value)]);
@@ -210,16 +207,19 @@ class SharedMemorySource {
     text_ += fill(
         R"(#define ROWS @rows@
 #define THREADS @threads@
-#define THREAD @thread@
+#define THREAD thread
 #define PITCH @pitch@
 @signature@@memory@  float* const scratch = frame + @frame_columns@ * PITCH;
   (void)scratch; (void)output; (void)contributions; (void)workspace;
   for (long long first = @first@; first < rows; first += @step@) {
     const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;
-    for (int i = THREAD; i < @columns@ * ROWS; i += THREADS) {
-      const int c = i % @columns@, r = i / @columns@;
-      const float x = r < count ? input[first * @columns@ + i] : 0.0f;
-      if (bad != nullptr) check(x, first * @columns@ + i, bad);
+    const int thread = made_anew(@thread@);
+    // Lanes have 8 columns of 4 rows, so that what they store lies in different banks.
+    for (int i = THREAD; i < (@columns@ + 7) / 8 * 8 * ROWS; i += THREADS) {
+      const int c = i / 32 % ((@columns@ + 7) / 8) * 8 + i % 8, r = i / 32 / ((@columns@ + 7) / 8) * 4 + i % 32 / 8;
+      if (@columns@ % 8 != 0 && c >= @columns@) continue;
+      const float x = r < count ? input[(first + r) * @columns@ + c] : 0.0f;
+      if (bad != nullptr) check(x, (first + r) * @columns@ + c, bad);
       frame[(@input@ + c) * PITCH + r] = x;
     }
 @barrier@@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
@@ -236,7 +236,7 @@ class SharedMemorySource {
          {"thread", is_spread ? "(int)(blockIdx.x * " + std::to_string(blocking.threads) + " + threadIdx.x)"
                               : "(int)threadIdx.x"},
          {"pitch", std::to_string(blocking.pitch())},
-         {"signature", signature(name, blocking.threads)},
+         {"signature", signature(name, blocking.threads, blocking.at_a_time)},
          {"memory", is_spread ? kFrameOfAllBlocks : "  EXTERN_SHARED(frame);\n"},
          {"first", is_spread ? "0" : "blockIdx.x * (long long)ROWS"},
          {"step", is_spread ? "ROWS" : "gridDim.x * (long long)ROWS"},
@@ -264,8 +264,7 @@ Source in_shared_memory(const Program& program, std::size_t shared_bytes, Precis
   Source source;
   SharedMemorySource text(shared_bytes, precision);
   source.scores_only = text.add(score_of(program), "score");
-  source.all =
-      program.output < 0 && program.contributions < 0 ? source.scores_only : text.add(program, "all");
+  source.all = has_more_than_scores(program) ? text.add(program, "all") : source.scores_only;
   text.finish(source);
   return source;
 }
@@ -285,8 +284,14 @@ Source generate(const Program& program, std::size_t shared_bytes, Precision prec
   if (program.state >= 0) {
     throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no models with memory");
   }
-  Source source =
-      fits_registers(program) ? in_registers(program) : in_shared_memory(program, shared_bytes, precision);
+  Source source;
+  if (fits_registers(program)) {
+    source = in_registers(program);
+  } else if (auto in_fragments = source_in_fragments(program, shared_bytes, precision)) {
+    source = *std::move(in_fragments);
+  } else {
+    source = in_shared_memory(program, shared_bytes, precision);
+  }
   source.precision = precision;
   const std::vector<bool> low = layers_in(precision, program);
   for (const fused::Instruction& step : program.instructions) {

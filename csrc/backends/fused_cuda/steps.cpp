@@ -7,6 +7,7 @@
 
 #include "backends/fused/packed_program.h"
 #include "backends/fused_cuda/functions.h"
+#include "backends/fused_cuda/takers.h"
 #include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {
@@ -112,7 +113,11 @@ class StepWriter {
         continue;
       }
       if (form_.in_parts(step)) {
-        sequence.put(form_.dense_in_parts(step, reduction(program_.instructions[++i])));
+        std::vector<Reduction> reductions;
+        for (std::size_t left = takers(program_, i); left > 0; --left) {
+          reductions.push_back(reduction(program_.instructions[++i]));
+        }
+        sequence.put(form_.dense_in_parts(step, reductions));
       } else {
         sequence.put(form_.dense(step));
       }
@@ -287,7 +292,7 @@ class StepWriter {
     return {.a = step.a,
             .kept = width(step.out),
             .start = worst,
-            .take = "float x = " + form_.at(step.a, "c") + "; " + insert,
+            .take = "float x = " + map(step, form_.at(step.a, "c")) + "; " + insert,
             .merge = insert,
             .result = "t[j]",
             .out = step.out};
@@ -296,7 +301,7 @@ class StepWriter {
   Reduction extreme(const Instruction& step, const std::string& worst, const std::string& better) {
     return {.a = step.a,
             .start = worst,
-            .take = "t[0] = " + better + "(t[0], " + form_.at(step.a, "c") + ");",
+            .take = "t[0] = " + better + "(t[0], " + map(step, form_.at(step.a, "c")) + ");",
             .merge = "t[0] = " + better + "(t[0], x);",
             .result = "t[j]",
             .out = step.out};
@@ -335,28 +340,6 @@ std::string all_steps(const fused::Program& program, Form& form) {
   }
   if (all > output) text += "    if (contributions != nullptr) {\n" + writer.steps(output, all) + "    }\n";
   return text;
-}
-
-bool next_takes_all(const fused::Program& program, std::size_t position) {
-  const std::size_t next = position + 1;
-  // Both belong to what is asked for together.
-  if (next >= program.instructions.size() || next == program.score_instructions ||
-      next == program.output_instructions) {
-    return false;
-  }
-  const int value = program.instructions[position].out;
-  if (value == program.score || value == program.output || value == program.contributions) return false;
-  switch (program.instructions[next].op) {
-    case Op::min_columns:
-    case Op::max_columns:
-    case Op::smallest:
-    case Op::largest: break;
-    default: return false;
-  }
-  if (program.instructions[next].a != value) return false;
-  return std::none_of(program.instructions.begin() + static_cast<std::ptrdiff_t>(next + 1),
-                      program.instructions.end(),
-                      [value](const Instruction& later) { return later.a == value || later.b == value; });
 }
 
 }  // namespace datasentinel::fused_cuda

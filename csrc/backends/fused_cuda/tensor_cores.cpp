@@ -62,6 +62,13 @@ static __device__ __forceinline__ unsigned round_tf32(float x) {
 MULTIPLY(multiply_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 MULTIPLY(multiply_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 MULTIPLY(multiply_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+// 16 bytes into shared memory, or zeros, there after `wait_for_copies` of this group of copies or a later one.
+static __device__ __forceinline__ void copy_async(float* to, const float* from, bool is_wanted) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(is_wanted ? 16 : 0) : "memory");
+}
+static __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+static __device__ __forceinline__ void wait_for_copies_but_one() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 #endif
 // What 16 bits cannot hold becomes the largest number they can, not infinity; NaN stays.
 static __device__ __forceinline__ float within_fp16(float x) {
@@ -84,14 +91,14 @@ std::vector<float> Fragments::packed() const {
       for (std::size_t part = 0; part < parts; ++part) {
         for (std::size_t lane = 0; lane < 32; ++lane) {
           const std::size_t column = 8 * group + lane / 4;
-          const std::size_t first = 32 * chunk + 8 * (lane % 4);
+          const auto input = [&](std::size_t j) { return 32 * chunk + 8 * (j / 2) + 2 * (lane % 4) + j % 2; };
           for (std::size_t word = 0; word < 4; ++word) {
             if (precision_ == Precision::tf32) {
-              put(to_tf32(weight(first + 4 * part + word, column)));
+              put(to_tf32(weight(input(4 * part + word), column)));
               continue;
             }
-            const float low = weight(first + 2 * word, column);
-            const float high = weight(first + 2 * word + 1, column);
+            const float low = weight(input(2 * word), column);
+            const float high = weight(input(2 * word + 1), column);
             put(precision_ == Precision::bf16 ? to_bf16(low) | to_bf16(high) << 16U
                                               : to_fp16(low) | to_fp16(high) << 16U);
           }

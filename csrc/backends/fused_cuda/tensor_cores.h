@@ -16,8 +16,10 @@ extern const char* const kTensorCoreFunctions;
 /// A layer's weights in the order in which the lanes of a warp hand them to the tensor cores.
 ///
 /// Inputs are taken 32 at a time (a chunk), columns eight at a time (a group). Of a chunk, lane 4 g + t holds
-/// the weights of inputs 8 t to 8 t + 7 for column g, which are the second operands of `steps()`
-/// multiplications: two of m16n8k16 in 16 bits, four of m16n8k8 in tf32. Whatever is beyond the layer is 0.
+/// the weights of inputs 2 t, 2 t + 1, 2 t + 8, 2 t + 9 and so on for column g, the columns of which a lane
+/// has the sums of a layer before. They are the second operands of `steps()` multiplications: two of m16n8k16
+/// in 16 bits, four of m16n8k8 in tf32, to whose sums the order of the inputs makes no difference. Whatever
+/// is beyond the layer is 0.
 class Fragments {
  public:
   Fragments(Precision precision, const fused::Dense& layer) : precision_(precision), layer_(layer) {}
