@@ -166,7 +166,8 @@ def _measure_aims(
         for size, *case in goal.cases():
             cases.setdefault(size, {})[tuple(case)] = None
     left = sum(map(len, cases.values()))
-    for size, some in cases.items():
+    # Who has the most cases can go beyond its part; nobody is to pay for that.
+    for size, some in sorted(cases.items(), key=lambda item: len(item[1])):
         wanted = list(some)
         rows = sorted({case[0] for case in wanted})
         _write_model(folder, size)

@@ -56,20 +56,19 @@ struct WorkPlace {
   bool is_callers = false;
 };
 
+/// `tensor` is what the object's library tells at once, if it does.
 DeviceTensor import_dlpack(py::handle object, const std::string& name, const dlpack::DLDevice& device,
-                           const WorkPlace& place) {
+                           std::optional<dlpack::DLTensor> tensor, const WorkPlace& place) {
   if ((device.device_type != dlpack::kDLCUDA && device.device_type != dlpack::kDLCUDAManaged) ||
       device.device_id != place.on.device()) {
     refuse(name + " lies on " + describe(device) + ", and this model runs on CUDA device " +
            std::to_string(place.on.device()));
   }
   DeviceTensor result;
-  std::optional<dlpack::DLTensor> tensor;
   try {
     const auto current = place.is_callers ? place.stream : dlpack::current_stream_of(object, device);
     const bool is_ready = current && named(*current) == place.stream;
-    if (is_ready) tensor = dlpack::borrow(object);
-    if (!tensor) {
+    if (!is_ready || !tensor) {
       result.owner = dlpack::ImportedTensor(object, is_ready ? -1 : static_cast<std::int64_t>(place.stream));
       tensor = result.owner.tensor();
     }
@@ -115,8 +114,9 @@ DeviceTensor import_cuda_array(py::handle object, const std::string& name, const
 }
 
 DeviceTensor import(py::handle object, const std::string& name, const WorkPlace& place) {
-  const auto device = dlpack::device_of(object);
-  if (device && !dlpack::is_on_host(*device)) return import_dlpack(object, name, *device, place);
+  const auto tensor = dlpack::borrow(object);
+  const auto device = tensor ? tensor->device : dlpack::device_of(object);
+  if (device && !dlpack::is_on_host(*device)) return import_dlpack(object, name, *device, tensor, place);
   if (!device && py::hasattr(object, kCudaArray)) return import_cuda_array(object, name, place);
   refuse(name + " must lie on the same CUDA device as the rows");
 }

@@ -11,15 +11,16 @@ namespace {
 
 constexpr const char* kCapsule = "dltensor";
 constexpr const char* kUsedCapsule = "used_dltensor";
-constexpr const char* kExchange = "__dlpack_c_exchange_api__";
 constexpr const char* kExchangeCapsule = "dlpack_exchange_api";
 constexpr std::uint32_t kExchangeVersion = 1;
 
 /// What the object's type offers, or null.
 const DLPackExchangeAPI* exchange_of(py::handle object) {
+  // Interned, the name is found in the type's cache; it lives as long as the process.
+  static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   const py::handle type = py::type::handle_of(object);
-  if (!py::hasattr(type, kExchange)) return nullptr;
-  const py::object capsule = type.attr(kExchange);
+  if (!py::hasattr(type, name)) return nullptr;
+  const py::object capsule = py::getattr(type, name);
   if (PyCapsule_IsValid(capsule.ptr(), kExchangeCapsule) == 0) return nullptr;
   const auto* header =
       static_cast<const DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), kExchangeCapsule));

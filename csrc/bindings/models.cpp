@@ -55,7 +55,6 @@ py::dict as_dict(const fused_cuda::Kernel& kernel) {
   result["threads"] = kernel.threads;
   result["shared_bytes"] = kernel.shared_bytes;
   result["blocks"] = kernel.blocks;
-  result["workspace_floats"] = kernel.workspace_floats;
   return result;
 }
 

@@ -110,9 +110,14 @@ class Session {
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
+  /// Told while others are still being computed that the scores of `count` rows from `first` on are there:
+  /// the rows in order. From row 0 on, all that was told before is void.
+  using ScoresArrived = std::function<void(std::size_t first, std::size_t count)>;
+
   /// As `run`, for rows that may have values that are not finite. Returns the first of these; the outputs
-  /// mean nothing then.
-  [[nodiscard]] virtual std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) {
+  /// mean nothing then. Not every session tells when scores arrive.
+  [[nodiscard]] virtual std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
+                                                        const ScoresArrived& /*arrived*/) {
     if (const auto cell = find_non_finite(rows)) return cell;
     run(rows, outputs);
     return std::nullopt;

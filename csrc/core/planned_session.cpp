@@ -34,9 +34,13 @@ class PlannedSession final : public Session {
     score(rows.rows, [&](Session& session) { session.run(rows, outputs); });
   }
 
-  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) override {
+  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
+                                                const ScoresArrived& arrived) override {
     std::optional<Cell> cell;
-    score(rows.rows, [&](Session& session) { cell = session.run_checked(rows, outputs); });
+    score(rows.rows, [&](Session& session) {
+      arrived(0, 0);  // What one that failed has told of is void.
+      cell = session.run_checked(rows, outputs, arrived);
+    });
     return cell;
   }
 

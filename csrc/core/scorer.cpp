@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
 #include <utility>
@@ -15,6 +16,15 @@ namespace {
 /// The input is finite, so only overflow leads to another number: further from normal than float32 can say.
 float made_finite(float value) noexcept {
   return std::isfinite(value) ? value : std::numeric_limits<float>::max();
+}
+
+/// The highest float32 that is not above a finite threshold.
+float highest_not_above(double threshold) noexcept {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  if (threshold >= kLargest) return kLargest;
+  if (threshold < -kLargest) return -std::numeric_limits<float>::infinity();
+  const auto nearest = static_cast<float>(threshold);
+  return nearest > threshold ? std::nextafter(nearest, -kLargest) : nearest;
 }
 
 /// Any row of a batch, so that none has a fixed place in a sample (Steele et al., "Fast splittable
@@ -36,6 +46,7 @@ Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<s
                std::size_t warm_up_rows)
     : session_(std::move(session)),
       threshold_(threshold),
+      highest_normal_(highest_not_above(threshold)),
       feature_names_(std::move(feature_names)),
       histogram_(std::move(histogram)),
       features_(std::move(features)),
@@ -87,7 +98,9 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   }
   check_width(rows);
   score(
-      rows, outputs, [&] { return session_->run_checked(rows, outputs); }, [](std::size_t) { return false; });
+      rows, outputs,
+      [&](const Session::ScoresArrived& arrived) { return session_->run_checked(rows, outputs, arrived); },
+      [](std::size_t) { return false; });
 }
 
 void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
@@ -95,7 +108,7 @@ void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
   check(rows);
   score(
       rows, outputs,
-      [&] {
+      [&](const Session::ScoresArrived& /*arrived*/) {
         session_->step(rows, {.before = states, .after = states}, outputs);
         return std::optional<Cell>();
       },
@@ -106,7 +119,7 @@ std::size_t Scorer::scan(ConstRows rows, float* state, Outputs outputs, const fl
   require_memory();
   check(rows);
   std::size_t warming = 0;
-  const auto call = [&] {
+  const auto call = [&](const Session::ScoresArrived& /*arrived*/) {
     const States states{.before = state, .after = state};
     for (std::size_t i = 0; i < rows.rows; ++i) {
       const ConstRows row{.data = rows.row(i), .rows = 1, .columns = rows.columns};
@@ -141,11 +154,47 @@ void Scorer::check(ConstRows rows) const {
   if (const auto cell = find_non_finite(rows)) refuse(*cell);
 }
 
+std::uint64_t Scorer::judge(std::span<float> scores) const noexcept {
+  // A plain loop over 32-bit numbers, which the compiler turns into vector code; scores are hardly ever
+  // written.
+  constexpr std::size_t kBlock = 4096;
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  std::uint64_t anomalies = 0;
+  for (std::size_t first = 0; first < scores.size(); first += kBlock) {
+    const std::span<float> block = scores.subspan(first, std::min(kBlock, scores.size() - first));
+    std::uint32_t above = 0;
+    std::uint32_t finite = 0;
+    for (const float score : block) {
+      above += static_cast<std::uint32_t>(score > highest_normal_);
+      finite += static_cast<std::uint32_t>(std::fabs(score) <= kLargest);
+    }
+    if (finite != block.size()) {
+      std::transform(block.begin(), block.end(), block.begin(), made_finite);
+      above = static_cast<std::uint32_t>(
+          std::count_if(block.begin(), block.end(), [this](float score) { return is_anomaly(score); }));
+    }
+    anomalies += above;
+  }
+  return anomalies;
+}
+
 template <typename Call, typename IsWarming>
 void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming) {
   if (rows.rows == 0) return;
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
-  if (const auto cell = call()) refuse(*cell);
+  struct Judged {
+    const Scorer& scorer;
+    float* scores;
+    std::size_t rows = 0;  ///< Up to here.
+    std::uint64_t anomalies = 0;
+    void operator()(std::size_t first, std::size_t count) {
+      if (first == 0) anomalies = 0;
+      anomalies += scorer.judge({scores + first, count});
+      rows = first + count;
+    }
+  };
+  Judged judged{.scorer = *this, .scores = outputs.scores};
+  if (const auto cell = call(std::ref(judged))) refuse(*cell);
   const Clock::time_point finished = histograms_ ? Clock::now() : started;
   const std::chrono::duration<double> compute = finished - started;
   if (outputs.contributions != nullptr) {
@@ -154,22 +203,18 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warm
   }
   if (outputs.scores == nullptr) return record(rows.rows, compute.count());
 
-  std::uint64_t anomalies = 0;
-  std::size_t counted = 0;  // Scores up to here are in the histogram, or not to be.
-  const auto count_up_to = [&](std::size_t row) {
-    if (histogram_ && row > counted) histogram_->add({outputs.scores + counted, row - counted});
-  };
-  for (std::size_t i = 0; i < rows.rows; ++i) {
-    float& score = outputs.scores[i];
-    score = made_finite(score);
-    if (is_warming(i)) {
-      count_up_to(i);
-      counted = i + 1;
-    } else {
-      anomalies += static_cast<std::uint64_t>(is_anomaly(score));
+  for (std::size_t first = 0, end = 0; first < rows.rows; first = end) {
+    const bool warming = is_warming(first);
+    for (end = first + 1; end < rows.rows && is_warming(end) == warming;) ++end;
+    if (warming) {
+      std::transform(outputs.scores + first, outputs.scores + end, outputs.scores + first, made_finite);
+      continue;
     }
+    const std::size_t next = std::max(first, judged.rows);
+    if (next < end) judged(next, end - next);
+    if (histogram_) histogram_->add({outputs.scores + first, end - first});
   }
-  count_up_to(rows.rows);
+  const std::uint64_t anomalies = judged.anomalies;
   const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -105,8 +106,10 @@ class Scorer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// Scores by `call`, which returns the first value that is not finite, and counts; a row that `is_warming`
-  /// counts as no anomaly, and its score not.
+  /// Makes scores finite. Returns how many are anomalies.
+  std::uint64_t judge(std::span<float> scores) const noexcept;
+  /// Scores by `call`, which returns the first value that is not finite and may tell of scores as they
+  /// arrive, and counts; a row that `is_warming` counts as no anomaly, and its score not.
   template <typename Call, typename IsWarming>
   void score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming);
   void require_memory() const;
@@ -116,6 +119,7 @@ class Scorer {
 
   std::shared_ptr<Session> session_;
   double threshold_;
+  float highest_normal_;  ///< The highest score that is no anomaly.
   std::vector<std::string> feature_names_;
   std::optional<ScoreHistogram> histogram_;
   std::optional<FeatureHistograms> features_;

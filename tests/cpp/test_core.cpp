@@ -30,6 +30,7 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 void finds_the_first_non_finite_value() {
   std::vector<float> values(100, 1.0F);
@@ -75,6 +76,69 @@ void scores_decides_and_counts() {
 
   scorer.run({.data = nullptr, .rows = 0, .columns = 2}, {.scores = nullptr});
   CHECK(scorer.counts().batches == 1);
+}
+
+void decides_on_many_rows_as_on_each() {
+  // Neither 0.1 nor 1e300 is a float32; one is rounded up.
+  for (const double threshold : {0.1, 0.3, 3.0, -1e300, 1e300, static_cast<double>(kLargest)}) {
+    constexpr std::size_t kRows = 9001;  // Of several blocks, and some rows more.
+    Scorer scorer(std::make_shared<SumSession>(2), threshold);
+    const auto at = static_cast<float>(std::clamp(threshold, -1e38, 1e38));
+    std::vector<float> rows;
+    for (std::size_t i = 0; i < kRows; ++i) {
+      const float near = i % 3 == 0 ? at : std::nextafter(at, i % 3 == 1 ? -kLargest : kLargest);
+      const bool overflows = i % 1000 == 999;
+      rows.insert(rows.end(), {overflows ? kLargest : near, overflows ? kLargest : 0});
+    }
+    std::vector<float> scores(kRows);
+    scorer.run({.data = rows.data(), .rows = kRows, .columns = 2}, {.scores = scores.data()});
+    CHECK(scores[999] == kLargest);
+    CHECK(std::all_of(scores.begin(), scores.end(), [](float score) { return std::isfinite(score); }));
+    const auto anomalies =
+        std::count_if(scores.begin(), scores.end(), [threshold](double score) { return score > threshold; });
+    CHECK(scorer.counts().anomalies == static_cast<std::uint64_t>(anomalies));
+  }
+}
+
+/// Tells of scores as they arrive, wrong ones at first, and may fail then.
+class TellingSession final : public Session {
+ public:
+  explicit TellingSession(bool fails) : fails_(fails) {}
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "telling"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows rows, Outputs outputs) override { std::copy_n(rows.data, rows.rows, outputs.scores); }
+  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
+                                                const ScoresArrived& arrived) override {
+    const std::size_t half = rows.rows / 2;
+    std::fill_n(outputs.scores, half, kInfinity);
+    arrived(0, half);
+    if (fails_) throw Error(ErrorCode::backend_failure, "half-way");
+    run(rows, outputs);
+    arrived(0, half);
+    arrived(half, 1);  // Of the rest nothing is told.
+    return std::nullopt;
+  }
+
+ private:
+  const bool fails_;
+};
+
+void counts_scores_once_that_arrive_in_parts() {
+  const std::vector<float> rows{1, 5, 2, 3, 4, 6, 3};
+  const auto check = [&rows](std::shared_ptr<Session> session) {
+    Scorer scorer(std::move(session), 3.0, {}, ScoreHistogram({3}));
+    std::vector<float> scores(rows.size());
+    scorer.run({.data = rows.data(), .rows = rows.size(), .columns = 1}, {.scores = scores.data()});
+    CHECK(scores == rows);
+    CHECK(scorer.counts().anomalies == 3);
+    CHECK((scorer.score_counts() == std::vector<std::uint64_t>{4, 3}));
+  };
+  check(std::make_shared<TellingSession>(false));
+  Plan plan;
+  plan.steps = {{.min_rows = 1, .backend = "telling"}};
+  check(make_planned_session(
+      {{"telling", std::make_shared<TellingSession>(true)}, {"sum", std::make_shared<SumSession>(1)}}, plan));
 }
 
 void looks_up_p_values() {
@@ -410,6 +474,8 @@ int main() {
   finds_the_first_non_finite_value();
   computes_the_mean_squared_error();
   scores_decides_and_counts();
+  decides_on_many_rows_as_on_each();
+  counts_scores_once_that_arrive_in_parts();
   looks_up_p_values();
   counts_scores_by_interval();
   counts_a_sample_of_the_columns();

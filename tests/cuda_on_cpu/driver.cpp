@@ -41,9 +41,9 @@ enum Result {
   not_found = 500,
   illegal_address = 700,
   launch_failed = 719,
-  cooperative_launch_too_large = 720,
   capture_unsupported = 900,
   capture_unmatched = 903,
+  invalid_cluster_size = 912,
 };
 
 struct Words {
@@ -64,7 +64,7 @@ constexpr Words kWords[] = {
     {not_found, "named symbol not found"},
     {illegal_address, "an illegal memory access was encountered"},
     {launch_failed, "unspecified launch failure"},
-    {cooperative_launch_too_large, "too many blocks in cooperative launch"},
+    {invalid_cluster_size, "invalid cluster size"},
     {capture_unsupported, "operation not permitted when stream is capturing"},
     {capture_unmatched, "stream capture was not begun in this stream"},
 };
@@ -222,7 +222,6 @@ struct Launch {
   const EntryPoint* entry;
   int blocks, threads;
   std::size_t shared_bytes;
-  bool together;
   std::vector<std::vector<char>> arguments;
 
   /// A graph does it again and again.
@@ -240,7 +239,7 @@ struct Launch {
       std::memcpy(values[i].data(), &bytes, sizeof bytes);
     }
     const bool survived =
-        survives([&] { entry->run(blocks, threads, shared_bytes, together, pointers.data()); });
+        survives([&] { entry->run(blocks, threads, shared_bytes, entry->cluster_size, pointers.data()); });
     return survived ? success : illegal_address;
   }
 };
@@ -255,7 +254,7 @@ int most_blocks(const Device& d, const Function& function, int threads, std::siz
 }
 
 int launch(Device& d, void* handle, unsigned blocks, unsigned threads, unsigned shared_bytes, void* stream,
-           void** arguments, bool together) {
+           void** arguments) {
   const Function* const function = d.functions.find(handle);
   const Streams::Id id = stream_of(d, stream);
   if (function == nullptr || id == 0) return invalid_handle;
@@ -264,11 +263,11 @@ int launch(Device& d, void* handle, unsigned blocks, unsigned threads, unsigned 
     return invalid_value;
   }
   const EntryPoint& entry = *function->entry;
+  if (blocks % static_cast<unsigned>(entry.cluster_size) != 0) return invalid_cluster_size;
   auto launch = std::make_shared<Launch>(Launch{.entry = &entry,
                                                 .blocks = static_cast<int>(blocks),
                                                 .threads = static_cast<int>(threads),
                                                 .shared_bytes = shared_bytes,
-                                                .together = together,
                                                 .arguments = {}});
   std::vector<std::uint64_t> addresses;
   for (int i = 0; i < entry.arguments; ++i) {
@@ -344,8 +343,8 @@ CUDA_FUNCTION cuDeviceGetAttribute(int* value, int attribute, int which) {
       case 16: *value = d.multiprocessors; return success;
       case 75: *value = d.major; return success;
       case 76: *value = d.minor; return success;
-      case 95: *value = 1; return success;
       case 97: *value = d.shared_bytes; return success;
+      case 120: *value = d.major >= 9 ? 1 : 0; return success;
       default: die("device attribute " + std::to_string(attribute) + " is not simulated");
     }
   });
@@ -639,22 +638,7 @@ CUDA_FUNCTION cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, uns
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || extra != nullptr) {
       die("launches in several dimensions, and `extra`, are not simulated");
     }
-    return launch(d, handle, grid_x, block_x, shared_bytes, stream, arguments, false);
-  });
-}
-
-CUDA_FUNCTION cuLaunchCooperativeKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                                        unsigned block_x, unsigned block_y, unsigned block_z,
-                                        unsigned shared_bytes, void* stream, void** arguments) {
-  return call("cuLaunchCooperativeKernel", Needs::context, [&](Device& d) -> int {
-    if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1) {
-      die("launches in several dimensions are not simulated");
-    }
-    const Function* const function = d.functions.find(handle);
-    if (function == nullptr) return invalid_handle;
-    const int at_a_time = most_blocks(d, *function, static_cast<int>(block_x), shared_bytes);
-    if (grid_x > static_cast<unsigned>(at_a_time * d.multiprocessors)) return cooperative_launch_too_large;
-    return launch(d, handle, grid_x, block_x, shared_bytes, stream, arguments, true);
+    return launch(d, handle, grid_x, block_x, shared_bytes, stream, arguments);
   });
 }
 

@@ -12,8 +12,8 @@ struct EntryPoint {
   int arguments;
   const std::size_t* sizes;  ///< Of the arguments, in bytes.
   const bool* is_pointer;    ///< Which of them are addresses.
-  /// `together`: its blocks wait for each other.
-  void (*run)(int blocks, int threads, std::size_t shared_bytes, bool together, void** arguments);
+  int cluster_size;          ///< Blocks that wait for each other.
+  void (*run)(int blocks, int threads, std::size_t shared_bytes, int cluster_size, void** arguments);
 };
 
 /// Stands before the shared object's bytes: a driver is not told an image's size.

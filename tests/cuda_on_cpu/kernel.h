@@ -1,6 +1,6 @@
 // Just enough of CUDA for a generated kernel to run on the CPU. Included before the kernel's text.
 //
-// A block's threads (and those of all blocks that are launched together) take turns (each has a stack of its
+// A block's threads (and those of all blocks of a cluster) take turns (each has a stack of its
 // own) and go on at a barrier only when all have come. Each runs as far as it gets before the next one
 // starts, in ascending order in one block and in descending order in the next, and shared memory starts as
 // NaN: a missing barrier shows as a wrong result.
@@ -22,6 +22,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define EXTERN_SHARED(name) float* name = shim::block->shared.data()
 
 struct alignas(16) float4 {
@@ -69,6 +70,8 @@ struct Lane {
   unsigned value;
 };
 
+struct Cluster;
+
 struct Block {
   std::vector<Thread> threads;
   std::vector<float> shared;
@@ -79,7 +82,14 @@ struct Block {
   Thread* running = nullptr;
   jmp_buf scheduler;
   std::function<void()> kernel;
-  Meeting* all_blocks = nullptr;  ///< For those that are launched together.
+  Cluster* cluster = nullptr;
+};
+
+/// Blocks that wait for each other and write to each other's shared memory.
+struct Cluster {
+  std::vector<Block> blocks;
+  Meeting all;
+  unsigned long sent = 0;
 };
 
 inline thread_local Block* block = nullptr;
@@ -172,30 +182,31 @@ inline int take_turns(Block& state) {
   return ended;
 }
 
-/// Runs `blocks` blocks of `count` threads one after the other, or `together`.
+/// Runs `blocks` blocks of `count` threads, one cluster of `cluster_size` after the other.
 template <typename Kernel>
-void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes, bool together = false) {
-  const int at_a_time = together ? blocks : 1;
-  while (stacks.size() < static_cast<std::size_t>(at_a_time * count)) stacks.emplace_back(new char[kStack]);
-  Meeting all_blocks{.members = blocks * count};
-  std::vector<Block> states(static_cast<std::size_t>(at_a_time));
-  for (int first = 0; first < blocks; first += at_a_time) {
-    for (int i = 0; i < at_a_time; ++i) {
-      Block& state = states[static_cast<std::size_t>(i)];
+void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes, int cluster_size = 1) {
+  while (stacks.size() < static_cast<std::size_t>(cluster_size * count))
+    stacks.emplace_back(new char[kStack]);
+  for (int first = 0; first < blocks; first += cluster_size) {
+    Cluster cluster;
+    cluster.blocks = std::vector<Block>(static_cast<std::size_t>(cluster_size));
+    cluster.all.members = cluster_size * count;
+    for (int i = 0; i < cluster_size; ++i) {
+      Block& state = cluster.blocks[static_cast<std::size_t>(i)];
       state.grid_size.x = blocks;
       state.kernel = kernel;
-      state.all_blocks = together ? &all_blocks : nullptr;
+      state.cluster = &cluster;
       prepare(state, first + i, count, shared_bytes, static_cast<std::size_t>(i * count));
     }
     const auto progress = [&] {
-      unsigned long sum = all_blocks.round + static_cast<unsigned long>(all_blocks.arrived);
-      for (const Block& state : states) sum += progress_of(state);
+      unsigned long sum = cluster.sent + cluster.all.round + static_cast<unsigned long>(cluster.all.arrived);
+      for (const Block& state : cluster.blocks) sum += progress_of(state);
       return sum;
     };
-    for (int left = at_a_time * count; left > 0;) {
+    for (int left = cluster_size * count; left > 0;) {
       const unsigned long before = progress();
       int ended = 0;
-      for (Block& state : states) ended += take_turns(state);
+      for (Block& state : cluster.blocks) ended += take_turns(state);
       left -= ended;
       if (ended == 0 && progress() == before) {
         std::fputs("threads wait for each other at different barriers\n", stderr);
@@ -298,9 +309,25 @@ inline void __syncthreads() {
 inline void __syncwarp() {
   shim::meet(shim::own_warp(), [] {});
 }
-/// What the prelude writes with atomics: all threads of all blocks wait.
-inline void wait_for_all_blocks(unsigned*) {
-  shim::meet(*shim::block->all_blocks, [] {});
+// What the prelude writes in PTX for clusters. An arrival is the number of bytes that are still expected.
+inline void expect(unsigned long long* arrival, unsigned bytes) { *arrival = bytes; }
+inline void meet_cluster() {
+  shim::meet(shim::block->cluster->all, [] {});
+}
+template <typename T>
+T* in_block(int number, T* memory) {
+  const auto* const own = reinterpret_cast<char*>(shim::block->shared.data());
+  auto* const other =
+      reinterpret_cast<char*>(shim::block->cluster->blocks[static_cast<std::size_t>(number)].shared.data());
+  return reinterpret_cast<T*>(other + (reinterpret_cast<char*>(memory) - own));
+}
+inline void send(float* target, const float* values, int number, unsigned long long* arrival) {
+  std::copy_n(values, 4, in_block(number, target));
+  *in_block(number, arrival) -= 4 * sizeof(float);
+  ++shim::block->cluster->sent;
+}
+inline void wait_for(unsigned long long* arrival) {
+  while (*arrival != 0) shim::yield();
 }
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
   shim::own_lane().value = shim::bits_of(value);

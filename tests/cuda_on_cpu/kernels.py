@@ -17,10 +17,7 @@ class CpuKernel:
     def __init__(self, run, constants: np.ndarray, about: dict) -> None:
         self._run = run
         self._constants = aligned(constants)
-        self._blocks = about["blocks"]
-        # A count of zero; nothing may be read that was not written before.
-        self._workspace = aligned(np.full(about["workspace_floats"] + 4, np.nan, np.float32))
-        self._workspace[:4] = 0
+        self._cluster = about["blocks"]
 
     def __call__(
         self, rows: np.ndarray, wanted: str = "soc", blocks: int = 2, bad: np.ndarray | None = None
@@ -43,8 +40,7 @@ class CpuKernel:
             address(self._constants),
             *targets,
             place,
-            address(self._workspace),
-            self._blocks or blocks,
+            blocks * self._cluster,
         )
         return results
 
@@ -77,11 +73,11 @@ def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
             parts.append(f"""
                 extern "C" void run_{index}_{number}(const float* input, long long rows,
                     const float* constants, float* scores, float* output, float* contributions,
-                    unsigned long long* bad, float* workspace, int blocks) {{
+                    unsigned long long* bad, int blocks) {{
                   shim::launch([=] {{
                     source_{index}::{kernel["name"]}(
-                        input, rows, constants, scores, output, contributions, bad, workspace);
-                  }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]}, {int(kernel["blocks"] > 0)});
+                        input, rows, constants, scores, output, contributions, bad);
+                  }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]}, {kernel["blocks"]});
                 }}""")
     (folder / "kernels.cpp").write_text("\n".join(parts))
     library = folder / "kernels.so"

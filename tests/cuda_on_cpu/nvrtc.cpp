@@ -95,12 +95,21 @@ std::string unit_of(const std::string& source) {
   std::string unit =
       "#include \"kernel.h\"\n#line 1 \"fused.cu\"\n" + source + "\n#include \"entry_point.h\"\n";
   constexpr std::string_view kStart = "extern \"C\" __global__ void ";
+  constexpr std::string_view kCluster = "__cluster_dims__(";
   constexpr std::string_view kBounds = "__launch_bounds__(";
   for (std::size_t at = source.find(kStart); at != std::string::npos; at = source.find(kStart, at)) {
     at += kStart.size();
+    std::string cluster_size = "1";
+    if (source.compare(at, kCluster.size(), kCluster) == 0) {
+      const std::size_t first = at + kCluster.size();
+      at = source.find(')', at);
+      cluster_size = source.substr(first, at - first);
+      at = source.find_first_not_of(" \n", at + 1);
+    }
     if (source.compare(at, kBounds.size(), kBounds) == 0) at = source.find(')', at) + 1;
     at = source.find_first_not_of(" \n", at);
-    unit += "CUDA_ON_CPU_ENTRY_POINT(" + source.substr(at, source.find('(', at) - at) + ")\n";
+    const std::string name = source.substr(at, source.find('(', at) - at);
+    unit += "CUDA_ON_CPU_ENTRY_POINT(" + name + ", " + cluster_size + ")\n";
   }
   return unit;
 }

@@ -43,11 +43,11 @@ def test_streams_memory_and_rows_on_the_device(device, tmp_path, seed):
     assert len(outcomes) >= 50
 
 
-@pytest.mark.parametrize("multiprocessors", [132, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_few_rows_of_wide_layers(device, tmp_path, multiprocessors):
+@pytest.mark.parametrize("capability", ["9.0", pytest.param("8.0", marks=pytest.mark.slow)])
+def test_a_few_rows_of_wide_layers(device, tmp_path, capability):
     tests = f"{FOLDER}/inside/wide_layers.py"
     outcomes = device.run_tests(
-        tmp_path / "report.xml", tests, multiprocessors=multiprocessors, memory_mib=256
+        tmp_path / "report.xml", tests, capability=capability, multiprocessors=16, memory_mib=256
     )
     assert set(outcomes.values()) == {"passed"}
     assert len(outcomes) >= 6

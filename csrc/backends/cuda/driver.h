@@ -21,8 +21,8 @@ inline constexpr int kOutOfMemory = 2;             // CUDA_ERROR_OUT_OF_MEMORY
 inline constexpr int kMultiprocessorCount = 16;    // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 inline constexpr int kComputeMajor = 75;           // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 inline constexpr int kComputeMinor = 76;           // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-inline constexpr int kCooperativeLaunch = 95;      // CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
 inline constexpr int kSharedBytesPerBlock = 97;    // CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+inline constexpr int kClusterLaunch = 120;         // CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH
 inline constexpr int kFunctionSharedBytes = 8;     // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
 inline constexpr int kCaptureThreadLocal = 1;      // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -65,8 +65,6 @@ inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
   X(cuGraphLaunch, void*, void*)                                                                        \
   X(cuGraphDestroy, void*)                                                                              \
   X(cuGraphExecDestroy, void*)                                                                          \
-  X(cuLaunchCooperativeKernel, void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,       \
-    unsigned, void*, void**)                                                                            \
   X(cuLaunchKernel, void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, \
     void**, void**)
 // clang-format on
@@ -99,8 +97,8 @@ class Driver {
   [[nodiscard]] std::string compute_capability() const { return dotted(architecture_); }  ///< e.g. "9.0"
   [[nodiscard]] int version() const noexcept { return version_; }                         ///< e.g. 13010
   [[nodiscard]] int multiprocessors() const { return attribute(kMultiprocessorCount); }
-  /// Whether blocks of one launch can be made to run all at once, to wait for each other.
-  [[nodiscard]] bool launches_cooperatively() const { return attribute(kCooperativeLaunch) != 0; }
+  /// Whether blocks form clusters, which share memory and wait for each other.
+  [[nodiscard]] bool has_clusters() const { return attribute(kClusterLaunch) != 0; }
   [[nodiscard]] std::size_t shared_bytes() const {
     return static_cast<std::size_t>(attribute(kSharedBytesPerBlock));
   }

@@ -2,7 +2,7 @@
 
 namespace datasentinel::fused {
 
-ThreadPool::ThreadPool(std::size_t workers) {
+ThreadPool::ThreadPool(std::size_t workers, std::chrono::microseconds lookout) : lookout_(lookout) {
   threads_.reserve(workers);
   for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
 }
@@ -22,20 +22,31 @@ void ThreadPool::run(std::size_t parts, const std::function<void(std::size_t)>& 
     const std::lock_guard lock(mutex_);
     part_ = &part;
     parts_ = parts;
-    busy_ = threads_.size();
+    busy_.store(threads_.size());
     next_.store(0, std::memory_order_relaxed);
     ++round_;
   }
   started_.notify_all();
   take_parts(part, parts);
+  look_out([this] { return busy_ == 0; });
   std::unique_lock lock(mutex_);
   finished_.wait(lock, [this] { return busy_ == 0; });
 }
 
+/// Until the condition holds, or for as long as is worth it.
+template <typename Condition>
+void ThreadPool::look_out(Condition condition) const {
+  if (lookout_.count() == 0) return;
+  const auto end = std::chrono::steady_clock::now() + lookout_;
+  while (!condition() && std::chrono::steady_clock::now() < end) {
+  }
+}
+
 void ThreadPool::work() {
   std::size_t seen = 0;
-  std::unique_lock lock(mutex_);
   while (true) {
+    look_out([&] { return stopping_ || round_ != seen; });
+    std::unique_lock lock(mutex_);
     started_.wait(lock, [&] { return stopping_ || round_ != seen; });
     if (stopping_) return;
     seen = round_;

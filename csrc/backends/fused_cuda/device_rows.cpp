@@ -51,12 +51,7 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
   try {
     driver_->enter();
     bad = kNowhere;
-    launch({.input = rows,
-            .rows = count,
-            .scores = scores,
-            .bad = device_rows_.bad.mapped,
-            .workspace = device_rows_.workspace.get()},
-           handle);
+    launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, handle);
     driver_->check(driver_->cuStreamSynchronize(handle), "running the kernel");
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
@@ -71,7 +66,6 @@ void CudaSession::launch(std::uint64_t rows, std::size_t count, std::uint64_t sc
   refuse_if_failed();
   driver_->enter();
   device_rows_.has_launched.store(true, std::memory_order_relaxed);
-  // Calls on several streams may run at once, so that none has a workspace.
   launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.launched_bad.mapped},
          reinterpret_cast<void*>(stream));
 }

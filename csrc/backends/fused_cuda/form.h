@@ -20,6 +20,8 @@ struct Piece {
   std::string text;
   std::vector<Slots> reads = {};
   std::vector<Slots> writes = {};
+  std::string arrival =
+      {};  ///< Text that waits for its writes, where others make them: no barrier does then.
 };
 using Pieces = std::vector<Piece>;
 

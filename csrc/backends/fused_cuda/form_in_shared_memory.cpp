@@ -30,6 +30,17 @@ std::size_t numbers_kept(const Program& program) {
   return most;
 }
 
+/// Each value for itself.
+fused::FrameLayout laid_out_apart(const Program& program) {
+  constexpr int kMultiple = 16;
+  fused::FrameLayout layout;
+  for (const std::size_t width : program.widths) {
+    layout.offsets.push_back(layout.columns);
+    layout.columns += (static_cast<int>(width) + kMultiple - 1) / kMultiple * kMultiple;
+  }
+  return layout;
+}
+
 }  // namespace
 
 Program cut_into_parts(Program program, const Blocking& blocking) {
@@ -47,13 +58,14 @@ Program cut_into_parts(Program program, const Blocking& blocking) {
 std::size_t shared_floats(const Program& program, const fused::FrameLayout& layout,
                           const Blocking& blocking) {
   const auto threads = static_cast<std::size_t>(blocking.threads);
-  const std::size_t scratch = blocking.blocks > 0 ? 0
+  const std::size_t scratch = blocking.blocks > 1 ? 0
                               : blocking.few_rows ? threads * static_cast<std::size_t>(blocking.rows)
                                                   : threads * numbers_kept(program);
   return static_cast<std::size_t>(layout.columns) * static_cast<std::size_t>(blocking.pitch()) + scratch;
 }
 
 fused::FrameLayout layout_of(const Program& program, const Blocking& blocking) {
+  if (blocking.blocks > 1) return laid_out_apart(program);
   return fused::lay_out(program, true, [&](const Instruction& step) {
     const auto out = static_cast<std::size_t>(step.out);
     return !blocking.few_rows && step.op == Op::dense && program.widths[out] == step.dense.outputs &&

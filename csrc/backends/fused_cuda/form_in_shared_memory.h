@@ -20,13 +20,12 @@ struct Blocking {
   int threads = 0;
   /// For the least latency: as many threads as possible on one column, weights read once by the whole block.
   bool few_rows = false;
-  /// So many blocks of threads share the rows, whose values then lie in global memory; 0: each has rows of
-  /// its own.
-  int blocks = 0;
+  /// So many blocks of threads, a cluster, share the rows: each has all their values, and computes some
+  /// columns of every layer for all.
+  int blocks = 1;
   Precision precision = Precision::float32;
   int at_a_time = 1;  ///< Blocks that a multiprocessor is to have room for.
 
-  [[nodiscard]] int all_threads() const noexcept { return threads * (blocks > 0 ? blocks : 1); }
   /// Floats of a column: a multiple of four, and none of 32 where threads write columns side by side.
   [[nodiscard]] int pitch() const noexcept { return few_rows ? rows : rows + 4; }
 };
@@ -45,21 +44,22 @@ struct Tile {
 /// that of a part.
 [[nodiscard]] fused::Program cut_into_parts(fused::Program program, const Blocking& blocking);
 
-/// What the threads that share a block of rows need in memory that they share, in floats.
+/// What a block of threads needs in shared memory, in floats.
 [[nodiscard]] std::size_t shared_floats(const fused::Program& program, const fused::FrameLayout& layout,
                                         const Blocking& blocking);
 
 /// Whether all warps compute the layer at once, so that its result may lie where its inputs do.
 [[nodiscard]] bool overwrites_inputs(const Blocking& blocking, const fused::Instruction& step);
 
-/// Where values lie: a layer may take the place of its inputs.
+/// Where values lie: a layer may take the place of its inputs. For a cluster, whose blocks write to each
+/// other without waiting for who still reads, each value lies for itself.
 [[nodiscard]] fused::FrameLayout layout_of(const fused::Program& program, const Blocking& blocking);
 
 /// By value: whether it is a layer that `precision` applies to.
 [[nodiscard]] std::vector<bool> layers_in(Precision precision, const fused::Program& program);
 
-/// One block of threads for a block of rows: values are columns of a frame, weights in global memory. The
-/// program has been cut into parts. Where several blocks share the rows, the frame is in global memory too.
+/// One block of threads, or a cluster, for a block of rows: values are columns of a frame, weights in global
+/// memory. The program has been cut into parts.
 class InSharedMemory final : public Form {
  public:
   InSharedMemory(const fused::Program& program, const fused::FrameLayout& layout, const Blocking& blocking,
@@ -75,13 +75,13 @@ class InSharedMemory final : public Form {
   [[nodiscard]] bool in_parts(const fused::Instruction& step) const override;
   [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step,
                                       const std::vector<Reduction>& reductions) override;
-  [[nodiscard]] std::string barrier() const override {
-    return blocking_.blocks > 0 ? "    wait_for_all_blocks(arrived);\n" : "    __syncthreads();\n";
-  }
+  [[nodiscard]] std::string barrier() const override { return "    __syncthreads();\n"; }
+  /// Bytes of each layer that a cluster computes.
+  [[nodiscard]] const std::vector<std::size_t>& arrivals() const noexcept { return arrivals_; }
 
  private:
   [[nodiscard]] Pieces dense_of_few_rows(const fused::Instruction& step);
-  [[nodiscard]] Pieces dense_over_blocks(const fused::Instruction& step);
+  [[nodiscard]] Pieces dense_over_cluster(const fused::Instruction& step);
   [[nodiscard]] Pieces dense_on_tensor_cores(const fused::Instruction& step);
   /// The columns from `first` (an expression, of which `count` at most) of a layer, written from column 0 on.
   [[nodiscard]] Pieces dense_in_tiles(const fused::Instruction& step, const std::string& first,
@@ -98,6 +98,7 @@ class InSharedMemory final : public Form {
   const std::vector<bool> low_;  ///< By value: whether tensor cores compute it.
   std::vector<bool> in_parts_;   ///< By value: whether only some columns of it are there, from `first` on.
   Constants& constants_;
+  std::vector<std::size_t> arrivals_;
 };
 
 }  // namespace datasentinel::fused_cuda

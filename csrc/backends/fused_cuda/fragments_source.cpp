@@ -104,7 +104,7 @@ Kernel FragmentsSource::add(const Program& program, const std::string& name, con
 #define X_PITCH @pitch@
 #define ROW (first + 16 * m + g + e / 2 * 8)
 @signature@  EXTERN_SHARED(shared);
-  (void)output; (void)contributions; (void)workspace;
+  (void)output; (void)contributions;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 @hold@  const auto fetch = [&](float* to, long long from) {
 @fetch@    end_copies();

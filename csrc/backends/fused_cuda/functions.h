@@ -8,8 +8,9 @@ namespace datasentinel::fused_cuda {
 
 /// What every generated source starts with: helpers that NVRTC compiles without any header.
 extern const char* const kPrelude;
-/// Where blocks that are launched cooperatively wait for each other.
-extern const char* const kBlocksFunctions;
+/// How the blocks of a cluster wait for each other and write to each other's shared memory, where the
+/// compute capability has clusters.
+extern const char* const kClusterFunctions;
 
 /// A float32 literal that is exactly `value`.
 [[nodiscard]] std::string literal(float value);

@@ -8,8 +8,9 @@
 
 namespace datasentinel::fused_cuda {
 
-/// The head of an entry point of which a multiprocessor is to hold `blocks` blocks at a time.
-[[nodiscard]] std::string signature(const std::string& name, int threads, int blocks = 1);
+/// The head of an entry point of which a multiprocessor is to hold `at_a_time` blocks, which form clusters of
+/// `blocks`.
+[[nodiscard]] std::string signature(const std::string& name, int threads, int at_a_time = 1, int blocks = 1);
 
 [[nodiscard]] inline std::size_t width_of(const fused::Program& program, int value) {
   return program.widths[static_cast<std::size_t>(value)];

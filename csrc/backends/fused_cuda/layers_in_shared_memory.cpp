@@ -47,7 +47,7 @@ bool overwrites_inputs(const Blocking& blocking, const Instruction& step) {
 
 Pieces InSharedMemory::dense(const Instruction& step) {
   if (low_[static_cast<std::size_t>(step.out)]) return dense_on_tensor_cores(step);
-  if (blocking_.blocks > 0) return dense_over_blocks(step);
+  if (blocking_.blocks > 1) return dense_over_cluster(step);
   if (blocking_.few_rows) return dense_of_few_rows(step);
   return dense_in_tiles(step, "0", step.dense.outputs);
 }
@@ -121,50 +121,6 @@ Pieces InSharedMemory::dense_of_few_rows(const Instruction& step) {
 )"),
            .reads = {scratch()},
            .writes = {slots(step.out)}}};
-}
-
-/// A warp has a column: its lanes take inputs in turns, and exchange what they found. Weights lie column by
-/// column, so that lanes read side by side.
-Pieces InSharedMemory::dense_over_blocks(const Instruction& step) {
-  const fused::Dense& layer = step.dense;
-  std::vector<double> columns(layer.weights.size());
-  for (std::size_t k = 0; k < layer.inputs; ++k) {
-    for (std::size_t c = 0; c < layer.outputs; ++c) {
-      columns[c * layer.inputs + k] = layer.weights[k * layer.outputs + c];
-    }
-  }
-  const std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
-  const std::string text = fill(
-      R"(    for (int c = THREAD / 32; c < @outputs@; c += THREADS / 32) {
-      const float* w = constants + @weights@ + c * @inputs@;
-      const float4* x = reinterpret_cast<const float4*>(frame) + @a@;
-      float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      #pragma unroll 16
-      for (int k = THREAD % 32; k < @inputs@; k += 32) {
-        const float weight = w[k];
-        const float4 v = x[k];
-        sum[0] = fmaf(v.x, weight, sum[0]);
-        sum[1] = fmaf(v.y, weight, sum[1]);
-        sum[2] = fmaf(v.z, weight, sum[2]);
-        sum[3] = fmaf(v.w, weight, sum[3]);
-      }
-      #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        #pragma unroll
-        for (int lanes = 16; lanes > 0; lanes /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], lanes);
-        sum[r] += constants[@bias@ + c];
-        if (THREAD % 32 == 0) frame[(@out@ + c) * PITCH + r] = @y@;
-      }
-    }
-)",
-      {{"a", offset(step.a)},
-       {"out", offset(step.out)},
-       {"inputs", text_of(layer.inputs)},
-       {"outputs", text_of(layer.outputs)},
-       {"weights", text_of(constants_.add(columns))},
-       {"bias", text_of(constants_.add(bias))},
-       {"y", function_of(step.function, "sum[r]")}});
-  return {{.text = text, .reads = {slots(step.a)}, .writes = {slots(step.out)}}};
 }
 
 /// A warp multiplies tiles of some rows and columns, of which each of its lanes has a square: what a lane

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "backends/cuda/driver.h"
@@ -27,11 +28,11 @@ using cuda::Stream;
 
 /// A generated kernel, loaded on one device with its constants. Thread-safe.
 ///
-/// A row or two of wide layers take many blocks, which are launched together and need memory of their own to
-/// share values. A few rows are read from and answered into page-locked host memory by the kernel itself: one
-/// launch and nothing else. More rows go in chunks over several streams, so that one chunk's copies overlap
-/// another's work: straight from and to the caller's memory where that is page-locked, otherwise by way of
-/// ours, into which a few threads copy. Their values are checked by the kernel.
+/// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
+/// nothing else, and their scores are taken as they arrive. More rows go in chunks over several streams, so
+/// that one chunk's copies overlap another's work: straight from and to the caller's memory where that is
+/// page-locked, otherwise by way of ours, into which a few threads copy. Their values are checked by the
+/// kernel.
 class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
@@ -39,8 +40,11 @@ class CudaSession final : public Session, public DeviceScoring {
   ~CudaSession() override;
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
-  void run(ConstRows rows, Outputs outputs) override { static_cast<void>(run_chunks(rows, outputs, false)); }
-  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs) override;
+  void run(ConstRows rows, Outputs outputs) override {
+    static_cast<void>(run_chunks(rows, outputs, false, nullptr));
+  }
+  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
+                                                const ScoresArrived& arrived) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   [[nodiscard]] DeviceScoring* device_scoring() noexcept override { return this; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
@@ -68,7 +72,9 @@ class CudaSession final : public Session, public DeviceScoring {
   struct EntryPoints {
     EntryPoint few, bulk;
     std::optional<EntryPoint> spread;
-    std::size_t few_rows = 0;  ///< Up to so many `few` is the faster one.
+    std::size_t spread_rows = 0;  ///< Up to so many `spread` is the fastest,
+    std::size_t few_rows = 0;     ///< and up to so many `few`.
+    [[nodiscard]] const EntryPoint& for_rows(std::size_t rows) const noexcept;
   };
 
   /// Memory for one matrix of a chunk, on both sides.
@@ -93,36 +99,65 @@ class CudaSession final : public Session, public DeviceScoring {
   struct Call {
     ConstRows rows;
     Outputs outputs;
+    const ScoresArrived* arrived = nullptr;
+    std::size_t chunk_rows = 0;
     bool is_checked = false;
+    bool is_mapped = false;  ///< The kernel reads and answers in host memory.
     bool rows_locked = false, scores_locked = false, output_locked = false, contributions_locked = false;
+    [[nodiscard]] bool wants_scores_only() const noexcept {
+      return outputs.reconstructions == nullptr && outputs.contributions == nullptr;
+    }
   };
 
   /// One chunk in flight.
   struct Slot {
     Stream stream;
     Buffer input, scores, output, contributions;
-    DeviceMemory workspace;  ///< Of the first slot of a lane that has had a row or two.
     BadValue bad;
     std::size_t first = 0;
-    std::size_t rows = 0;  ///< 0: nothing in flight.
+    std::size_t rows = 0;     ///< 0: nothing in flight.
+    std::size_t arrived = 0;  ///< Scores of its last chunk, of which nobody has been told.
+  };
+
+  /// A piece of host memory to be copied.
+  struct Copy {
+    char* to = nullptr;
+    const char* from = nullptr;
+    std::size_t bytes = 0;
+    bool is_for_device = false;  ///< No core reads it then.
+    void run(std::size_t first, std::size_t most) const noexcept;
+  };
+
+  /// What is copied at a time: rows into a slot and results out of it.
+  class Copies {
+   public:
+    void add(float* to, const float* from, std::size_t values, bool is_for_device) noexcept {
+      all_[count_++] = {.to = reinterpret_cast<char*>(to),
+                        .from = reinterpret_cast<const char*>(from),
+                        .bytes = values * sizeof(float),
+                        .is_for_device = is_for_device};
+    }
+    [[nodiscard]] std::span<const Copy> all() const noexcept { return {all_.data(), count_}; }
+
+   private:
+    std::array<Copy, 4> all_;
+    std::size_t count_ = 0;
   };
 
   /// What scoring rows on the device needs. One call that waits at a time: the kernel fills the device.
   struct DeviceRows {
     std::mutex mutex;
     Stream stream;
-    DeviceMemory workspace;  ///< Of the call that waits.
-    BadValue bad;            ///< Likewise.
-    BadValue launched_bad;   ///< Of all that nobody waits for.
+    BadValue bad;           ///< Of the call that waits.
+    BadValue launched_bad;  ///< Of all that nobody waits for.
     std::atomic<bool> has_launched{false};
   };
 
-  /// Addresses for one launch, on the device; 0 for what is not wanted. Without a workspace of its own, rows
-  /// are not spread over blocks.
+  /// Addresses for one launch, on the device; 0 for what is not wanted.
   struct Arguments {
     DeviceAddress input = 0;
     std::size_t rows = 0;
-    DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0, workspace = 0;
+    DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0;
   };
 
   static constexpr std::size_t kSlots = 3;
@@ -132,18 +167,20 @@ class CudaSession final : public Session, public DeviceScoring {
 
   [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
   [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const;
-  [[nodiscard]] DeviceMemory make_workspace() const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
   void launch(Arguments arguments, void* stream) const;
-  void launch(const Slot& slot, const Call& call, bool mapped) const;
+  void launch(const Slot& slot, const Call& call) const;
   [[nodiscard]] std::optional<Cell> cell_of(std::uint64_t place, std::size_t first_row = 0) const noexcept;
   void refuse_if_failed() const;
   [[nodiscard]] BadValue make_bad_value() const;
   [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, bool is_checked) const;
-  [[nodiscard]] std::optional<Cell> run_chunks(ConstRows rows, Outputs outputs, bool is_checked);
-  void stage(float* target, const float* source, std::size_t bytes);
-  void start(Slot& slot, const Call& call, std::size_t first, std::size_t count);
-  [[nodiscard]] std::optional<Cell> finish(Slot& slot, const Call& call) const;
+  [[nodiscard]] std::optional<Cell> run_chunks(ConstRows rows, Outputs outputs, bool is_checked,
+                                               const ScoresArrived* arrived);
+  void copy(const Copies& copies);
+  void take(Slot& slot, const Call& call, std::size_t first, std::size_t count, Copies& copies) const;
+  void start(const Slot& slot, const Call& call) const;
+  void await_scores(const Slot& slot) const;
+  [[nodiscard]] std::optional<Cell> finish(Slot& slot, const Call& call, Copies& copies) const;
   void abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;
@@ -153,12 +190,12 @@ class CudaSession final : public Session, public DeviceScoring {
   Module module_;
   DeviceMemory constants_;
   EntryPoints scores_only_, all_;
-  std::size_t workspace_floats_ = 0;  ///< For every kernel; 0: none wants any.
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
   DeviceRows device_rows_;
-  std::once_flag stagers_made_;
-  std::unique_ptr<fused::ThreadPool> stagers_;  ///< Copy into page-locked memory; made when first needed.
+  std::once_flag copiers_made_;
+  std::unique_ptr<fused::ThreadPool>
+      copiers_;  ///< Into and out of page-locked memory; made when first needed.
   Pool<Lane> lanes_;
 };
 

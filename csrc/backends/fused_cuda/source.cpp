@@ -17,13 +17,16 @@
 
 namespace datasentinel::fused_cuda {
 
-std::string signature(const std::string& name, int threads, int blocks) {
-  return fill(R"(extern "C" __global__ void __launch_bounds__(@threads@, @blocks@) @name@(
+std::string signature(const std::string& name, int threads, int at_a_time, int blocks) {
+  return fill(R"(extern "C" __global__ void @cluster@__launch_bounds__(@threads@, @at_a_time@) @name@(
     const float* __restrict__ input, long long rows, const float* __restrict__ constants,
     float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
-    unsigned long long* __restrict__ bad, float* workspace) {
+    unsigned long long* __restrict__ bad) {
 )",
-              {{"threads", std::to_string(threads)}, {"blocks", std::to_string(blocks)}, {"name", name}});
+              {{"cluster", blocks > 1 ? "__cluster_dims__(" + std::to_string(blocks) + ") " : ""},
+               {"threads", std::to_string(threads)},
+               {"at_a_time", std::to_string(at_a_time)},
+               {"name", name}});
 }
 
 fused::Program score_of(fused::Program program) {
@@ -40,10 +43,11 @@ using fused::Program;
 constexpr int kRegisterThreads = 128;
 constexpr int kThreads = 256;
 constexpr Blocking kFewRows{.rows = 4, .threads = 512, .few_rows = true};
+// What every device with clusters can run.
+constexpr Blocking kSpread{.rows = 4, .threads = 512, .few_rows = true, .blocks = 8};
+constexpr std::size_t kMostArrivalBytes = 4096;
 // With fewer weights, waiting for other blocks takes longer than reading them all with one.
 constexpr std::size_t kLeastSpreadWeights = std::size_t{1} << 16;
-// More blocks than that wait longer for each other, and fewer devices have room for them.
-constexpr int kMostSpreadBlocks = 64;
 // Beyond this a thread's values spill, and the code of unrolled layers outgrows the instruction cache.
 constexpr std::size_t kMaxRegisterColumns = 96;
 constexpr std::size_t kMaxRegisterWeights = 1536;
@@ -90,7 +94,7 @@ Source in_registers(const Program& program) {
   source.scores_only = source.all = {.few = kernel, .bulk = kernel};
   source.constants.assign(4, 0.0F);
   source.text = std::string(kPrelude) + signature(kernel.name, kernel.threads) + form.declarations() +
-                fill(R"(  (void)constants; (void)output; (void)contributions; (void)workspace;
+                fill(R"(  (void)constants; (void)output; (void)contributions;
   for (long long row = blockIdx.x * @threads@LL + threadIdx.x; row < rows; row += gridDim.x * @threads@LL) {
 @body@  }
 }
@@ -98,13 +102,6 @@ Source in_registers(const Program& program) {
                      {{"threads", std::to_string(kernel.threads)}, {"body", body}});
   return source;
 }
-
-// A workspace begins with a count of the blocks that have arrived, as long as the frame's alignment.
-constexpr std::size_t kArrivedFloats = 4;
-constexpr const char* kFrameOfAllBlocks =
-    R"(  unsigned* const arrived = reinterpret_cast<unsigned*>(workspace);
-  float* const frame = workspace + 4;
-)";
 
 /// Writes the kernels of one source and collects their constants.
 class SharedMemorySource {
@@ -127,12 +124,12 @@ class SharedMemorySource {
     const Blocking bulk = bulk_of(program, few);
     const bool is_same = bulk.rows == few.rows && bulk.threads == few.threads;
     Kernels kernels{.few = few_rows, .bulk = is_same ? few_rows : add(program, name + "_rows", bulk)};
-    if (const auto spread = spread_of(program)) kernels.spread = add(program, name + "_spread", *spread);
+    if (is_spread(program)) kernels.spread = add(program, name + "_spread", kSpread);
     return kernels;
   }
 
   void finish(Source& source) {
-    source.text = std::string(kPrelude) + kBlocksFunctions +
+    source.text = std::string(kPrelude) + kClusterFunctions +
                   (precision_ == Precision::float32 ? "" : kTensorCoreFunctions) + text_;
     source.constants = constants_.take();
   }
@@ -163,20 +160,11 @@ class SharedMemorySource {
     return best == choices.end() ? few : *best;
   }
 
-  /// A warp for each column of the widest layer, as far as there may be so many.
-  [[nodiscard]] std::optional<Blocking> spread_of(const Program& program) const {
+  [[nodiscard]] bool is_spread(const Program& program) const {
     std::size_t weights = 0;
-    std::size_t widest = 0;
-    for (const fused::Instruction& step : program.instructions) {
-      weights += step.dense.weights.size();
-      widest = std::max(widest, step.dense.outputs);
-    }
-    if (precision_ != Precision::float32 || weights < kLeastSpreadWeights) return std::nullopt;
-    int blocks = 1;
-    while (blocks < kMostSpreadBlocks && static_cast<std::size_t>(blocks * kThreads / kWarpRows) < widest) {
-      blocks *= 2;
-    }
-    return Blocking{.rows = kFewRows.rows, .threads = kThreads, .few_rows = true, .blocks = blocks};
+    for (const fused::Instruction& step : program.instructions) weights += step.dense.weights.size();
+    return precision_ == Precision::float32 && weights >= kLeastSpreadWeights &&
+           bytes_of(program, kSpread) + kMostArrivalBytes <= shared_bytes_;
   }
 
   Kernel add(const Program& whole, const std::string& name, const Blocking& blocking) {
@@ -190,7 +178,9 @@ class SharedMemorySource {
     const auto write = [&](const std::string& target, int value) {
       if (value < 0) return;
       writes += fill(R"(    if (@target@ != nullptr) {
-      for (int i = THREAD; i < count * @width@; i += THREADS) @target@[first * @width@ + i] = @value@;
+      for (int i = THREADS * RANK + THREAD; i < count * @width@; i += BLOCKS * THREADS) {
+        @target@[first * @width@ + i] = @value@;
+      }
     }
 )",
                      {{"target", target},
@@ -202,18 +192,30 @@ class SharedMemorySource {
     write("scores", program.score);
     write("output", program.output);
     write("contributions", program.contributions);
-    const bool is_spread = blocking.blocks > 0;
-    const std::size_t floats = shared_floats(program, layout, blocking);
+    const bool is_cluster = blocking.blocks > 1;
+    const std::string steps = all_steps(program, form);
+    std::string expected;
+    for (std::size_t i = 0; i < form.arrivals().size(); ++i) {
+      expected += "    expect(arrivals + " + text_of(i) + ", " + text_of(form.arrivals()[i]) + ");\n";
+    }
+    const std::size_t arrival_floats = (form.arrivals().size() + 1) / 2 * 4;
     text_ += fill(
-        R"(#define ROWS @rows@
+        R"(@open@#define ROWS @rows@
 #define THREADS @threads@
 #define THREAD thread
+#define BLOCKS @blocks@
+#define RANK ((int)blockIdx.x % BLOCKS)
+#define WARP (THREAD / 32 * BLOCKS + RANK)
+#define LANE (THREAD % 32)
 #define PITCH @pitch@
-@signature@@memory@  float* const scratch = frame + @frame_columns@ * PITCH;
-  (void)scratch; (void)output; (void)contributions; (void)workspace;
-  for (long long first = @first@; first < rows; first += @step@) {
+@signature@  EXTERN_SHARED(shared);
+  float* const frame = shared + @arrival_floats@;
+  float* const scratch = frame + @frame_columns@ * PITCH;
+  (void)scratch; (void)output; (void)contributions;
+@start@  for (long long first = blockIdx.x / BLOCKS * (long long)ROWS; first < rows;
+       first += gridDim.x / BLOCKS * (long long)ROWS) {
     const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;
-    const int thread = made_anew(@thread@);
+    const int thread = made_anew((int)threadIdx.x);
     // Lanes have 8 columns of 4 rows, so that what they store lies in different banks.
     for (int i = THREAD; i < (@columns@ + 7) / 8 * 8 * ROWS; i += THREADS) {
       const int c = i / 32 % ((@columns@ + 7) / 8) * 8 + i % 8, r = i / 32 / ((@columns@ + 7) / 8) * 4 + i % 32 / 8;
@@ -228,30 +230,39 @@ class SharedMemorySource {
 #undef ROWS
 #undef THREADS
 #undef THREAD
+#undef BLOCKS
+#undef RANK
+#undef WARP
+#undef LANE
 #undef PITCH
-
+@close@
 )",
-        {{"rows", std::to_string(blocking.rows)},
-         {"threads", std::to_string(blocking.all_threads())},
-         {"thread", is_spread ? "(int)(blockIdx.x * " + std::to_string(blocking.threads) + " + threadIdx.x)"
-                              : "(int)threadIdx.x"},
+        {{"open", is_cluster ? "#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900\n" : ""},
+         {"close", is_cluster ? "#endif\n" : ""},
+         {"rows", std::to_string(blocking.rows)},
+         {"threads", std::to_string(blocking.threads)},
+         {"blocks", std::to_string(blocking.blocks)},
          {"pitch", std::to_string(blocking.pitch())},
-         {"signature", signature(name, blocking.threads, blocking.at_a_time)},
-         {"memory", is_spread ? kFrameOfAllBlocks : "  EXTERN_SHARED(frame);\n"},
-         {"first", is_spread ? "0" : "blockIdx.x * (long long)ROWS"},
-         {"step", is_spread ? "ROWS" : "gridDim.x * (long long)ROWS"},
+         {"signature", signature(name, blocking.threads, blocking.at_a_time, blocking.blocks)},
+         {"arrival_floats", text_of(arrival_floats)},
+         // Nothing may be sent to a block that has not begun. A cluster has one group of rows.
+         {"start",
+          is_cluster
+              ? "  unsigned long long* const arrivals = reinterpret_cast<unsigned long long*>(shared);\n"
+                "  if (threadIdx.x == 0) {\n" +
+                    expected + "  }\n  meet_cluster();\n"
+              : ""},
+         {"input", offset(program.input)},
          {"barrier", form.barrier()},
          {"frame_columns", std::to_string(layout.columns)},
          {"columns", text_of(width_of(program, program.input))},
-         {"input", offset(program.input)},
-         {"steps", all_steps(program, form)},
+         {"steps", steps},
          {"writes", writes}});
     return {.name = name,
             .rows = blocking.rows,
             .threads = blocking.threads,
-            .shared_bytes = is_spread ? 0 : floats * sizeof(float),
-            .blocks = blocking.blocks,
-            .workspace_floats = is_spread ? kArrivedFloats + floats : 0};
+            .shared_bytes = (arrival_floats + shared_floats(program, layout, blocking)) * sizeof(float),
+            .blocks = blocking.blocks};
   }
 
   const std::size_t shared_bytes_;

@@ -16,12 +16,11 @@ struct Kernel {
   int rows = 0;  ///< Rows of one block of threads at a time.
   int threads = 0;
   std::size_t shared_bytes = 0;
-  int blocks = 0;  ///< Launched cooperatively with so many blocks, which share the rows; 0: with any number.
-  std::size_t workspace_floats = 0;  ///< Of global memory that a launch has for itself, zeros at first.
+  int blocks = 1;  ///< Blocks of threads that share these rows, as a cluster.
 };
 
 /// `few` has the lower latency for a handful of rows, `bulk` the higher throughput; they may be the same.
-/// `spread`, for wide layers only, has the lowest latency for a row or two.
+/// `spread`, for wide layers only, has the lowest latency for a few rows; it needs clusters.
 struct Kernels {
   Kernel few, bulk;
   std::optional<Kernel> spread = {};
@@ -30,10 +29,10 @@ struct Kernels {
 /// CUDA C++ made for one program's dimensions.
 ///
 /// All kernels take (const float* input, long long rows, const float* constants, float* scores, float*
-/// output, float* contributions, unsigned long long* bad, float* workspace). Of the targets any may be null,
-/// and only what is asked for is computed; `scores_only` leaves the last two alone and needs less memory for
-/// it. Scores are finite. `bad`, where not null, is lowered to the place (row * columns + column) of the
-/// first input that is not finite. `workspace` is for kernels that want one.
+/// output, float* contributions, unsigned long long* bad). Of the targets any may be null, and only what is
+/// asked for is computed; `scores_only` leaves the last two alone and needs less memory for it. Scores are
+/// finite. `bad`, where not null, is lowered to the place (row * columns + column) of the first input that is
+/// not finite.
 struct Source {
   std::string text;
   std::vector<float> constants;
@@ -47,8 +46,9 @@ struct Source {
 /// Two forms. A small program is one thread a row, with every value in registers and the weights as immediate
 /// operands of the instructions. Any other keeps the values of a block of rows in shared memory, column by
 /// column; a warp computes some columns of a layer for all rows of the block, so that weights are read once
-/// per warp and rows side by side, or, for a few rows, a thread some inputs of a column. For a row or two of
-/// wide layers many blocks share the columns, by way of global memory, and wait for each other.
+/// per warp and rows side by side, or, for a few rows, a thread some inputs of a column. For a few rows of
+/// wide layers the blocks of a cluster share the columns: each has all values of the rows in its own shared
+/// memory, and what one computes it writes to all.
 ///
 /// In a lower `precision` wide layers run on tensor cores; sums and everything else are float32, as are
 /// programs in registers.

@@ -43,34 +43,51 @@ void append(std::vector<Slots>& to, const std::vector<Slots>& more) {
   to.insert(to.end(), more.begin(), more.end());
 }
 
-/// Puts pieces after each other, with a barrier before one that touches what others wrote or still read.
+/// Puts pieces after each other, with a barrier before one that touches what others wrote or still read, or
+/// what waits for writes that have a way of their own.
 class Sequence {
  public:
   explicit Sequence(const Form& form) : form_(form) {}
 
   void put(const Piece& piece) {
+    std::erase_if(under_way_, [&](const Piece& sent) {
+      const bool is_needed = overlaps(piece.reads, sent.writes) || overlaps(piece.writes, sent.writes);
+      if (is_needed) text_ += sent.arrival;
+      return is_needed;
+    });
     if (overlaps(piece.reads, written_) || overlaps(piece.writes, written_) ||
         overlaps(piece.writes, read_)) {
-      wait();
+      wait_for_threads();
     }
     text_ += piece.text;
     append(read_, piece.reads);
-    append(written_, piece.writes);
+    if (piece.arrival.empty()) {
+      append(written_, piece.writes);
+    } else {
+      under_way_.push_back(piece);
+    }
   }
   void put(const Pieces& pieces) {
     for (const Piece& piece : pieces) put(piece);
   }
   void wait() {
-    text_ += form_.barrier();
-    read_.clear();
-    written_.clear();
+    for (const Piece& sent : under_way_) text_ += sent.arrival;
+    under_way_.clear();
+    wait_for_threads();
   }
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
 
  private:
+  void wait_for_threads() {
+    text_ += form_.barrier();
+    read_.clear();
+    written_.clear();
+  }
+
   const Form& form_;
   std::string text_;
   std::vector<Slots> read_, written_;
+  Pieces under_way_;
 };
 
 /// Steps on single values that one loop does.
