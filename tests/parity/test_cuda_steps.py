@@ -202,6 +202,26 @@ def test_huge_values_score_high_in_lower_precision(low, precision):
     assert abnormal > 1e10 * normal
 
 
+def test_single_columns_are_reduced_once_in_lower_precision(tmp_path):
+    g = Graph()
+    random = np.random.default_rng(6)
+    weights = random.normal(0, 0.2, (24, 80))
+    layer = g.add("Tanh", g.add("Gemm", "input", g.constant(weights), g.constant(random.normal(size=80))))
+    mean = g.reduce("ReduceMean", layer, keepdims=1)
+    g.reduce(
+        "ReduceSum", g.add("Add", g.add("Mul", mean, mean), g.constant([1.0])), keepdims=0, output="score"
+    )
+    model = g.model(24, ["score"])
+    source = gpu.cuda_source(model, name="m", precision="fp16")
+    assert not source.in_registers
+    assert source.low_layers == 1
+    (kernels,) = compile_for_cpu([source], tmp_path)
+    rows = random.normal(size=(40, 24)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(["score"], {"input": rows})
+    for name in ("few", "bulk"):
+        np.testing.assert_allclose(kernels[name](rows, "s")["s"], expected, rtol=1e-3, err_msg=name)
+
+
 @pytest.mark.parametrize("name", LOW)
 def test_the_first_value_that_is_not_finite_is_found_in_lower_precision(low, name):
     network, kernels = low["bf16", name]

@@ -138,13 +138,15 @@ Pieces InFragments::reduce(const Reduction& reduction) const {
           (void)n; (void)c;
           float (&t)[1] = sums[m][e / 2];
           #pragma unroll
-          for (int lanes = 1; lanes < 4; lanes *= 2) { float x = __shfl_xor_sync(0xffffffffu, t[0], lanes); @merge@ }
+          for (int lanes = 1; lanes < @sharers@; lanes *= 2) { float x = __shfl_xor_sync(0xffffffffu, t[0], lanes); @merge@ }
           @out@ = @result@;
         }
       }
     }
 )",
                     {{"tiles", tiles},
+                     // A single column is the same in all four lanes of a row.
+                     {"sharers", width(reduction.a) == 1 ? "1" : "4"},
                      {"start", reduction.start},
                      {"take", each(width(reduction.a), "float (&t)[1] = sums[m][e / 2]; " + reduction.take)},
                      {"merge", reduction.merge},
