@@ -101,6 +101,11 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
   auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
   const double* const times = data_of(times_s, rows.rows);
   const CarryRule& carry = self.rules().carry;
+  if (carry.carries() && carry.first.size() != rows.columns) {
+    throw Error(ErrorCode::invalid_argument, "the store carries values of " +
+                                                 std::to_string(carry.first.size()) + " columns, x has " +
+                                                 std::to_string(rows.columns));
+  }
   float* const to_fill = carry.carries() ? FloatArray(x).mutable_data() : nullptr;
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.

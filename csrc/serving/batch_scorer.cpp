@@ -65,7 +65,7 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
                        .outputs = outputs.from_row(from - begin, columns),
                        .warming = task.warming.data() + from,
                        .times_s = task.times_s.empty() ? nullptr : task.times_s.data() + from,
-                       .to_fill = carry.carries() ? task.values.data() + from * columns : nullptr,
+                       .to_fill = task.values.data() + from * columns,
                        .starts = of_stream.starts && from == first,
                        .ends = of_stream.ends && to == last});
     }

@@ -23,8 +23,12 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
     throw Error(ErrorCode::invalid_argument,
                 "a model with memory needs a store of states of its size, and one without needs none");
   }
-  if (abilities.states != nullptr && abilities.states->rules().carry.carries() &&
-      abilities.states->rules().carry.first.size() != scorer->input_dim()) {
+  const auto is_carried_in_part = [&](const StateStore& states) {
+    const CarryRule& carry = states.rules().carry;
+    return carry.carries() && carry.first.size() != scorer->input_dim();
+  };
+  if ((abilities.states != nullptr && is_carried_in_part(*abilities.states)) ||
+      (abilities.shadow != nullptr && is_carried_in_part(abilities.shadow->states()))) {
     throw Error(ErrorCode::invalid_argument, "values are carried for each of a model's columns or for none");
   }
   if (const Shadow* const shadow = abilities.shadow.get();

@@ -20,6 +20,9 @@ StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLi
       rules_(std::move(rules)),
       chunk_slots_(std::max<std::size_t>(1, kChunkFloats / std::max<std::size_t>(1, record_size()))) {
   if (state_size == 0) throw Error(ErrorCode::invalid_argument, "a state has at least one value");
+  if (rules_.row_s > 0 && state_size < 2) {
+    throw Error(ErrorCode::invalid_argument, "a state that fades with time has at least two values");
+  }
   if (limits.max_streams == 0 || limits.max_bytes == 0) {
     throw Error(ErrorCode::invalid_argument, "max_streams and the memory for streams must be at least 1");
   }

@@ -108,6 +108,7 @@ void StreamScorer::make_lanes(std::span<const StreamPart> parts) {
 std::span<const StreamPart> StreamScorer::follow_times(std::span<const StreamPart> parts,
                                                        const StreamRules& rules, std::size_t columns) {
   constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kMostSteps = 1e6;  // Whatever was remembered has faded, and a state stays finite.
   std::vector<float*> extra_of(rules.row_s > 0 ? parts.size() : 0);
   if (rules.row_s > 0) {
     std::size_t rows = 0;
@@ -133,7 +134,8 @@ std::span<const StreamPart> StreamScorer::follow_times(std::span<const StreamPar
         if (step_s > rules.gap_s) cuts_.push_back({.part = at, .row = row});
         if (rules.row_s > 0) {
           const bool is_usual = std::isnan(step_s) || step_s > rules.gap_s;
-          extra_of[at][row] = is_usual ? 0 : static_cast<float>(std::max(step_s, 0.0) / rules.row_s - 1);
+          const double steps = std::min(std::max(step_s, 0.0) / rules.row_s, kMostSteps);
+          extra_of[at][row] = is_usual ? 0 : static_cast<float>(steps - 1);
         }
         last_s = time_s;
       }

@@ -22,7 +22,7 @@ struct StreamPart {
   Outputs outputs = {};
   std::uint8_t* warming = nullptr;     ///< One a row, 1 for a row that is; may be null.
   const double* times_s = nullptr;     ///< When each was taken; null where that is not known.
-  float* to_fill = nullptr;            ///< Where values may be missing: the rows, to fill in what is carried.
+  float* to_fill = nullptr;            ///< The rows, to fill in what is carried; for a model that carries.
   const float* extra_steps = nullptr;  ///< The scorer's own; see `StreamRules::row_s`.
   bool starts = false;                 ///< The stream begins anew before these rows.
   bool ends = false;                   ///< The stream is forgotten after them.

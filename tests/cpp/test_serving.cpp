@@ -350,6 +350,22 @@ void a_shadow_sees_all_rows_and_answers_nobody() {
   CHECK(Shadowed::rows_seen(*models.old_states, "a") == 10);
 }
 
+void a_shadow_may_carry_what_the_old_model_does_not() {
+  Shadowed models;
+  const auto carrying = [](std::size_t columns) {
+    const StreamRules rules{.carry = {.first = std::vector<float>(columns, 0.5F), .stale_rows = 1}};
+    return std::make_shared<StateStore>(2, 0, StateLimits{}, rules);
+  };
+  const auto states = carrying(1);
+  models.put(std::make_shared<Shadow>(models.new_scorer, states));
+  ScoringTask task;
+  models.fill(task, "a", 3);
+  BatchScorer::score_rows(task, 0, 3);
+  CHECK(!task.failure && Shadowed::rows_seen(*states, "a") == 3);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried",
+                    models.put(std::make_shared<Shadow>(models.new_scorer, carrying(2))));
+}
+
 void a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one() {
   Shadowed models;
   models.put(models.shadow);
@@ -536,6 +552,7 @@ int main() {
   a_long_job_is_scored_in_parts_and_holds_up_no_short_one();
   requests_for_one_stream_are_scored_one_after_the_other();
   a_shadow_sees_all_rows_and_answers_nobody();
+  a_shadow_may_carry_what_the_old_model_does_not();
   a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one();
   a_model_and_its_store_belong_together();
   a_full_queue_takes_no_more_until_it_has_room();

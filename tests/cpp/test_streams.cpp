@@ -51,6 +51,7 @@ void the_stream_used_least_recently_goes_first() {
   write(store, "e", 5);
   CHECK(store.size() == 3 && store.evicted() == 1);
   CHECK_THROWS(ErrorCode::invalid_argument, StateStore(0, 1, {}));
+  CHECK_THROWS(ErrorCode::invalid_argument, StateStore(1, 1, {}, {.row_s = 10}));
   CHECK_THROWS(ErrorCode::invalid_argument, StateStore(1, 1, {.max_streams = 0}));
 }
 

@@ -98,7 +98,9 @@ class Driver {
   [[nodiscard]] int version() const noexcept { return version_; }                         ///< e.g. 13010
   [[nodiscard]] int multiprocessors() const { return attribute(kMultiprocessorCount); }
   /// Whether blocks form clusters, which share memory and wait for each other.
-  [[nodiscard]] bool has_clusters() const { return attribute(kClusterLaunch) != 0; }
+  [[nodiscard]] bool has_clusters() const {
+    return architecture_ >= 90 && attribute(kClusterLaunch) != 0;  // Older drivers do not know the attribute.
+  }
   [[nodiscard]] std::size_t shared_bytes() const {
     return static_cast<std::size_t>(attribute(kSharedBytesPerBlock));
   }

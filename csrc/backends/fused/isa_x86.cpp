@@ -45,10 +45,11 @@ std::vector<InstructionSet> instruction_sets() {
                       __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
                       __builtin_cpu_supports("avx512vl") != 0;
   const bool bf16 = __builtin_cpu_supports("avx512bf16") != 0;
-  const bool amx = avx512 && bf16 && has_tiles() && may_use_tiles();
+  const bool vnni = __builtin_cpu_supports("avx512vnni") != 0;
+  // A row or two are multiplied without tiles.
+  const bool amx = avx512 && bf16 && vnni && has_tiles() && may_use_tiles();
   return {{"amx", amx, kernels_avx512, bf16_amx, int8_amx},
-          {"avx512", avx512, kernels_avx512, bf16 ? bf16_avx512 : nullptr,
-           __builtin_cpu_supports("avx512vnni") != 0 ? int8_avx512 : nullptr},
+          {"avx512", avx512, kernels_avx512, bf16 ? bf16_avx512 : nullptr, vnni ? int8_avx512 : nullptr},
           {"avx2", avx2, kernels_avx2},
           {"portable", true, kernels_portable}};
 }

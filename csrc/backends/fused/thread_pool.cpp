@@ -1,10 +1,16 @@
 #include "backends/fused/thread_pool.h"
 
+#include <system_error>
+
 namespace datasentinel::fused {
 
 ThreadPool::ThreadPool(std::size_t workers, std::chrono::microseconds lookout) : lookout_(lookout) {
   threads_.reserve(workers);
-  for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that are there share the work with the caller.
+  }
 }
 
 ThreadPool::~ThreadPool() {

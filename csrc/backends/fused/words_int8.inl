@@ -17,7 +17,9 @@ void pack_panel(const Step& step, const float* in, float* out) {
       const float* column = in + 4 * word * kPanelRows + row;
       __m512i packed = _mm512_setzero_si512();
       for (unsigned i = 0; i < 4 && 4 * word + i < columns; ++i) {
-        const __m512i number = whole_numbers(_mm512_loadu_ps(column + i * kPanelRows), above);
+        // Of what is no number, the lowest byte alone is taken, as below.
+        const __m512i number = _mm512_and_si512(
+            whole_numbers(_mm512_loadu_ps(column + i * kPanelRows), above), _mm512_set1_epi32(255));
         packed =
             _mm512_or_si512(packed, _mm512_sll_epi32(number, _mm_cvtsi32_si128(static_cast<int>(8 * i))));
       }

@@ -31,11 +31,11 @@ std::size_t tiles_of(const Blocking& blocking, Tile tile, std::size_t columns) {
 /// The largest tile of which every warp has one, and no larger than the layer.
 Tile tile_of(const Blocking& blocking, std::size_t columns) {
   constexpr std::array kTiles{Tile{8, 8}, Tile{8, 4}, Tile{8, 2}, Tile{4, 4}, Tile{4, 2}};
-  const auto* const tile = std::find_if(kTiles.begin(), kTiles.end() - 1, [&](Tile tile) {
+  const auto fits = [&](Tile tile) {
     const bool is_too_wide = tile.columns > 2 && tile.warp_columns() / 2 >= columns;
     return !is_too_wide && tiles_of(blocking, tile, columns) >= warps_of(blocking);
-  });
-  return *tile;
+  };
+  return *std::find_if(kTiles.begin(), kTiles.end() - 1, fits);
 }
 
 }  // namespace

@@ -398,6 +398,9 @@ std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, boo
     failed_.store(true, std::memory_order_relaxed);
     abandon(*lane);
     throw;
+  } catch (...) {  // No memory or no thread: nothing of the device's.
+    abandon(*lane);
+    throw;
   }
 }
 
