@@ -137,7 +137,9 @@ std::span<const StreamPart> StreamScorer::follow_times(std::span<const StreamPar
           const double steps = std::min(std::max(step_s, 0.0) / rules.row_s, kMostSteps);
           extra_of[at][row] = is_usual ? 0 : static_cast<float>(steps - 1);
         }
-        last_s = time_s;
+        // A row that comes late takes nothing back: the next is as much later as it would be without it. A
+        // clock that was set back by more than a gap counts from there.
+        if (!(last_s - time_s > 0 && last_s - time_s <= rules.gap_s)) last_s = time_s;
       }
       if (part.ends) last_s = kUnknown;
     }

@@ -194,7 +194,9 @@ class Detector:
         """Convert `x`, with values for those that are missing where the model carries them."""
         rows = self._as_rows(x)
         first_values = self.artifact.config.first_values
-        return fill_forward(np.atleast_2d(rows), first_values).reshape(rows.shape) if first_values else rows
+        if not first_values or rows.shape[-1] != len(first_values):  # The core refuses rows of another width.
+            return rows
+        return fill_forward(np.atleast_2d(rows), first_values).reshape(rows.shape)
 
     @property
     def input_dim(self) -> int:

@@ -24,7 +24,8 @@ def fill_forward(
     rows : float array, shape [N, D]
         Recordings, one behind the other; NaN where a value is missing.
     first_values : sequence of float, length D
-        What a column has before the first value of a recording.
+        What a column has before the first value of a recording; NaN for one that must have its own in every
+        row, which is left as it is.
     starts : sequence of int
         The rows that the recordings begin with, ascending from 0.
 
@@ -43,4 +44,5 @@ def fill_forward(
     # For each value the row, counted from 1, of the last one that is there; 0 to `beginning` where none is.
     last = np.maximum.accumulate(np.where(missing, 0, numbers), axis=0)
     found = np.take_along_axis(rows, np.maximum(last - 1, 0), axis=0)
-    return np.where(last > beginning, found, np.asarray(first_values, rows.dtype))
+    first = np.asarray(first_values, rows.dtype)
+    return np.where(np.isnan(first), rows, np.where(last > beginning, found, first))

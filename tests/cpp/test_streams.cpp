@@ -266,22 +266,24 @@ void values_that_are_missing_are_carried_unless_scoring_fails() {
   CHECK(other.stale() == 1 && other.warming() == store.warming());
 }
 
-void rows_say_how_much_later_than_usual_they_are() {
-  class Steps final : public Session {
-   public:
-    [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
-    [[nodiscard]] std::size_t state_dim() const noexcept override { return 2; }
-    [[nodiscard]] std::string_view backend() const noexcept override { return "steps"; }
-    [[nodiscard]] Facts facts() const override { return {}; }
-    void run(ConstRows, Outputs) override {}
-    void step(ConstRows rows, States states, Outputs outputs) override {
-      for (std::size_t i = 0; i < rows.rows; ++i) {
-        outputs.scores[i] = states.before[2 * i];
-        states.after[2 * i + 1] = states.before[2 * i + 1] + 1 + states.before[2 * i];
-        states.after[2 * i] = 0;
-      }
+/// Scores a row by the extra steps that its state was given.
+class Steps final : public Session {
+ public:
+  [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
+  [[nodiscard]] std::size_t state_dim() const noexcept override { return 2; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "steps"; }
+  [[nodiscard]] Facts facts() const override { return {}; }
+  void run(ConstRows, Outputs) override {}
+  void step(ConstRows rows, States states, Outputs outputs) override {
+    for (std::size_t i = 0; i < rows.rows; ++i) {
+      outputs.scores[i] = states.before[2 * i];
+      states.after[2 * i + 1] = states.before[2 * i + 1] + 1 + states.before[2 * i];
+      states.after[2 * i] = 0;
     }
-  };
+  }
+};
+
+void rows_say_how_much_later_than_usual_they_are() {
   Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
   StateStore store(2, kWarmUp, {}, {.gap_s = 100, .row_s = 10});
   StreamScorer streams;
@@ -308,6 +310,30 @@ void rows_say_how_much_later_than_usual_they_are() {
     // 1, 1.5, 4.5 and 4.5 steps; then a gap, and two rows.
     CHECK((std::vector(warming.begin(), warming.begin() + 6) == std::vector<std::uint8_t>{1, 1, 0, 0, 1, 1}));
   }
+}
+
+void a_late_row_takes_no_time_back() {
+  const auto extra_steps_of = [](std::vector<double> times_s, double gap_s = 100) {
+    Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+    StateStore store(2, kWarmUp, {}, {.gap_s = gap_s, .row_s = 10});
+    const std::vector<float> rows(times_s.size());
+    std::vector<float> scores(times_s.size());
+    std::vector<std::uint8_t> warming(times_s.size());
+    const StreamPart part{.stream = "a",
+                          .rows = rows.data(),
+                          .count = rows.size(),
+                          .outputs = {.scores = scores.data()},
+                          .warming = warming.data(),
+                          .times_s = times_s.data()};
+    StreamScorer().score(scorer, store, {&part, 1});
+    return scores;
+  };
+  CHECK(extra_steps_of({1000, 1010, 950, 1020, 1040}) == std::vector<float>({0, 0, -1, 0, 1}));
+  // A clock that was set back, and one that was ahead for a row.
+  CHECK(extra_steps_of({5000, 1000, 1010, 9000, 1020, 1030}) == std::vector<float>({0, -1, 0, 0, -1, 0}));
+  // Whatever the times, a state stays finite.
+  CHECK(extra_steps_of({-1e300, 0}, std::numeric_limits<double>::infinity()) ==
+        std::vector<float>({0, 999'999}));
 }
 
 void warming_rows_are_no_anomalies() {
@@ -365,6 +391,7 @@ int main() {
   a_fault_leaves_every_stream_as_it_was();
   values_that_are_missing_are_carried_unless_scoring_fails();
   rows_say_how_much_later_than_usual_they_are();
+  a_late_row_takes_no_time_back();
   warming_rows_are_no_anomalies();
   a_store_is_scored_from_and_copied_at_once();
   return check::result();

@@ -213,3 +213,11 @@ def test_a_column_without_a_first_value_must_have_its_own(detector):
     row[0, 0] = np.nan
     with pytest.raises(InvalidInputError, match="row 0, column 0"):
         store.score(detector.scorer, row, ["a"])
+    rows = np.array([[1, 2, 3], [np.nan, np.nan, 4]], np.float32)
+    filled = fill_forward(rows, (float("nan"), 8.0, 9.0))
+    np.testing.assert_array_equal(filled, [[1, 2, 3], [np.nan, 2, 4]])
+
+
+def test_missing_values_in_rows_of_another_width_are_an_error(detector):
+    with pytest.raises(InvalidInputError, match="values per row"):
+        detector.score(np.full((2, detector.input_dim + 1), np.nan, np.float32))
