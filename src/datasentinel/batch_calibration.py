@@ -9,9 +9,14 @@ import numpy as np
 
 from datasentinel.artifact import Artifact, save_config
 from datasentinel.detector import Detector
-from datasentinel.errors import DataError, UnsupportedModelError
+from datasentinel.errors import DataError, InvalidInputError, UnsupportedModelError
 from datasentinel.record_batches import BatchLayout
-from datasentinel.score_counts import ScoreCounts, calibrate_counts, intervals_to_count
+from datasentinel.score_counts import (
+    ScoreCounts,
+    calibrate_counts,
+    intervals_to_count,
+    require_same_rows,
+)
 from datasentinel.tables.arrow import import_pyarrow
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ def calibrate_by_counts(
     target_fpr: float,
     backend: str,
 ) -> Calibration:
-    """Find the threshold of `calibrate` on all rows but those trained on, and write it into the artifact.
+    """Find the conformal threshold of all rows but those trained on, and write it into the artifact.
 
     Parameters
     ----------
@@ -110,10 +115,19 @@ def calibrate_by_counts(
     Raises
     ------
     DataError
-        `target_fpr` is not between 0 and 1, or the rows to leave out are not among those counted.
+        `target_fpr` is not between 0 and 1, the rows to leave out are not among those counted, the rows
+        changed between the passes over them, or one has no finite score.
+    InvalidInputError
+        The backend is "auto" and there are rows to leave out.
     """
     if not 0 < target_fpr < 1:
         raise DataError(f"target_fpr must be between 0 and 1, got {target_fpr}")
+    if backend == "auto" and trained_on is not None:
+        raise InvalidInputError(
+            'backend "auto" may choose another one here than on a worker, with scores that differ in the '
+            "last bits, and then the rows trained on are not found among the others: name one, such as "
+            '"fused"'
+        )
     detector = Detector(artifact, backend=backend)
     batches = [] if trained_on is None else trained_on.combine_chunks().to_batches()
 
@@ -123,9 +137,12 @@ def calibrate_by_counts(
         counter = BatchCounter(detector, trained_on.schema, request, intervals)
         return ScoreCounts.total(map(counter.count, batches))
 
-    coarse = count(None).without(left_out(None))
+    all_coarse = count(None)
+    coarse = all_coarse.without(left_out(None))
     intervals = intervals_to_count(coarse, target_fpr)
-    fine = count(intervals).without(left_out(intervals))
+    all_fine = count(intervals)
+    require_same_rows(all_coarse, all_fine, intervals)
+    fine = all_fine.without(left_out(intervals))
     rows = None
     if batches:
         counter = BatchCounter(detector, trained_on.schema, request)

@@ -248,12 +248,7 @@ def calibrate(
     DataError
         There is no score, or one is not finite or overflowed.
     """
-    finite = int(np.count_nonzero(np.abs(scores.astype(np.float64)) < _OVERFLOWED))
-    if not scores.size or finite < len(scores):
-        raise DataError(
-            f"{len(scores) - finite} of {len(scores)} normal rows have no finite score, so no threshold "
-            "means anything; leave out rows with a value far beyond all others, or mend the model"
-        )
+    require_finite(scores)
     ordered = SortedScores(np.sort(scores.astype(np.float64)))
     fpr_bound = None
     drifting = DriftingScores(scores) if recording and DriftingScores.applies(scores) else None
@@ -280,6 +275,18 @@ def calibrate(
         if recording
         else None,
     )
+
+
+def require_finite(scores: Float32Array, repeats: Int64Array | None = None) -> None:
+    """Raise a DataError where one of scores [N], which occur so often, is not finite, or there is none."""
+    repeats = np.ones(len(scores), np.int64) if repeats is None else repeats
+    rows = int(repeats.sum())
+    lost = rows - int(repeats[np.abs(scores.astype(np.float64)) < _OVERFLOWED].sum())
+    if lost or not rows:
+        raise DataError(
+            f"{lost} of {rows} normal rows have no finite score, so no threshold means anything; leave out "
+            "rows with a value far beyond all others, or mend the model"
+        )
 
 
 def feature_histograms(config: Config) -> tuple[Histogram, ...]:

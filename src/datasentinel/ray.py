@@ -161,14 +161,15 @@ def calibrate_dataset(
     features: Sequence[str] = (),
     ignore: Sequence[str] = (),
     time: str | None = None,
-    backend: str = "auto",
+    backend: str = "fused",
     concurrency: int | tuple[int, int] | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> Calibration:
-    """Move a model's threshold to suit all normal rows of a dataset, as `datasentinel recalibrate` does.
+    """Move a model's threshold to suit all normal rows of a dataset.
 
     The rows are scored twice, and only counts travel (`datasentinel.score_counts`): the threshold is the one
-    that a single process would find among all scores.
+    that `datasentinel.calibration.calibrate` would find among all scores by the method "conformal", and
+    p-values are at most 4 % greater.
 
     Parameters
     ----------
@@ -180,13 +181,18 @@ def calibrate_dataset(
         Rows of `ds` that the model was trained on, as `sample_dataset` gave them: they do not count.
     target_fpr : float
         Share of normal rows that may be called anomalies.
-    features, ignore, time, backend, concurrency, batch_rows
+    features, ignore, time, concurrency, batch_rows
         As for `score_dataset`.
+    backend : str
+        With `trained_on` not "auto": rows are taken away by their scores, which must be the same everywhere.
 
     Raises
     ------
     DataError
-        There are no rows, or those trained on are not among them.
+        There are no rows, those trained on are not among them, the rows changed between the two passes, or
+        one has no finite score.
+    InvalidInputError
+        The backend is "auto", and `trained_on` is given.
     UnsupportedModelError
         The model has a memory.
     """

@@ -22,6 +22,7 @@ from datasentinel.calibration import (
     ScoreTable,
     conformal_quantile,
     conformal_rank,
+    require_finite,
 )
 from datasentinel.errors import DataError
 from datasentinel.histogram import Histogram
@@ -181,6 +182,35 @@ def intervals_to_count(coarse: ScoreCounts, target_fpr: float) -> Keys:
     return chosen
 
 
+def require_same_rows(coarse: ScoreCounts, fine: ScoreCounts, intervals: Keys) -> None:
+    """Check that both passes counted the same scores.
+
+    Parameters
+    ----------
+    coarse : ScoreCounts
+        Of all rows, by intervals.
+    fine : ScoreCounts
+        Of the same rows, by number, in `intervals`, which are among those of `coarse`.
+    intervals : uint32 array, shape [K]
+        Strictly ascending.
+
+    Raises
+    ------
+    DataError
+        They did not.
+    """
+    found = ScoreCounts.total([ScoreCounts((fine.keys >> FINE_BITS).astype(np.uint32), fine.counts)])
+    among = np.isin(coarse.keys, intervals)
+    if not (
+        np.array_equal(found.keys, coarse.keys[among]) and np.array_equal(found.counts, coarse.counts[among])
+    ):
+        raise DataError(
+            f"the data changed between the two passes over it, or its scores did: {fine.rows} scores lie "
+            f"where {int(coarse.counts[among].sum())} were counted before; calibrate on data that stays as "
+            "it is, with one backend"
+        )
+
+
 def calibrate_counts(
     coarse: ScoreCounts, fine: ScoreCounts, *, target_fpr: float, rows: Float32Array | None = None
 ) -> Calibration:
@@ -195,8 +225,14 @@ def calibrate_counts(
     target_fpr : float
     rows : float32 array, shape [M, D], optional
         Some normal rows, to remember how each column is distributed.
+
+    Raises
+    ------
+    DataError
+        There is no score, or one is not finite or overflowed.
     """
     scores = CountedScores.of(coarse, fine)
+    require_finite(scores_of(scores.keys), np.diff(scores.upto, prepend=0))
     threshold, fpr_bound = conformal_quantile(scores, target_fpr, scores.rows)
     return Calibration(
         threshold=threshold,

@@ -152,12 +152,13 @@ def calibrate(
     features: Sequence[str] = (),
     ignore: Sequence[str] = (),
     time: str | None = None,
-    backend: str = "auto",
+    backend: str = "fused",
 ) -> Calibration:
-    """Move a model's threshold to suit all normal rows of a data frame, as `datasentinel recalibrate` does.
+    """Move a model's threshold to suit all normal rows of a data frame.
 
     The rows are scored twice, and only counts travel (`datasentinel.score_counts`): the threshold is the one
-    that a single process would find among all scores.
+    that `datasentinel.calibration.calibrate` would find among all scores by the method "conformal", and
+    p-values are at most 4 % greater.
 
     Parameters
     ----------
@@ -169,13 +170,18 @@ def calibrate(
         Rows of `df` that the model was trained on, as `sample` gave them: they do not count.
     target_fpr : float
         Share of normal rows that may be called anomalies.
-    features, ignore, time, backend
+    features, ignore, time
         As for `score`.
+    backend : str
+        With `trained_on` not "auto": rows are taken away by their scores, which must be the same everywhere.
 
     Raises
     ------
     DataError
-        There are no rows, or those trained on are not among them.
+        There are no rows, those trained on are not among them, the rows changed between the two passes, or
+        one has no finite score.
+    InvalidInputError
+        The backend is "auto", and `trained_on` is given.
     UnsupportedModelError
         The model has a memory.
     """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
 import time
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +16,13 @@ import pytest
 
 from datasentinel.record_batches import RecordBatchScorer
 from datasentinel.scoring import ScoringRequest, scoring_roles
+from datasentinel.serving.guard import Guard
+from datasentinel.serving.settings import Settings
 from tests.certificates import Authority
 from tests.integration.conftest import D
 
 flight = pytest.importorskip("pyarrow.flight", reason="this pyarrow has no Flight")
+from datasentinel.serving.flight import FlightTransport  # noqa: E402
 
 FLAGS = ("--flight-port", "0", "--no-tcp", "--no-grpc", "--backend", "fused")
 
@@ -69,26 +75,82 @@ def test_answers_are_those_of_a_file(client, artifact, batch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "message"),
+    ("asked", "code", "message"),
     [
-        ({"model": "nowhere"}, KeyError, "unknown model 'nowhere'"),
-        ({"keep": ["nowhere"]}, pa.ArrowInvalid, "no column 'nowhere'"),
-        ({"keep": "key"}, pa.ArrowInvalid, "key 'keep' in the command: 'key' is of the wrong type"),
-        ({"explain": True}, pa.ArrowInvalid, "of the wrong type"),
-        ({"speed": 1}, pa.ArrowInvalid, "unknown key 'speed'"),
-        ({"p_values": True}, pa.ArrowInvalid, "score_table"),
-        ([], pa.ArrowInvalid, "not a JSON object"),
+        ({"model": "nowhere"}, b"ModelNotFound", "unknown model 'nowhere'"),
+        ({"keep": ["nowhere"]}, b"Data", "no column 'nowhere'"),
+        ({"keep": "key"}, b"InvalidInput", "key 'keep' in the command: 'key' is of the wrong type"),
+        ({"explain": True}, b"InvalidInput", "of the wrong type"),
+        ({"speed": 1}, b"InvalidInput", "unknown key 'speed'"),
+        ({"p_values": True}, b"UnsupportedModel", "score_table"),
+        ([], b"InvalidInput", "not a JSON object"),
     ],
 )
-def test_what_cannot_be_done_is_told(client, batch, asked, error, message):
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_done_is_told_in_a_message_and_no_more(client, batch, asked, code, message):
+    with pytest.raises(flight.FlightServerError, match=message) as caught:
         exchange(client, [batch], asked or [1])
+    assert caught.value.extra_info == code
+    assert "Traceback" not in str(caught.value)
+    assert ".py" not in str(caught.value)
     assert len(exchange(client, [batch])) == 1000
+
+
+def test_an_exchange_without_batches_is_told_so(client):
+    writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+    writer.done_writing()
+    with pytest.raises(flight.FlightServerError, match="the record batches cannot be read"):
+        reader.read_all()
+
+
+def test_a_malformed_batch_is_refused_and_the_server_goes_on(client, batch):
+    offsets = np.zeros(len(batch) + 1, np.int32)
+    offsets[500] = 1 << 30
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"text")]
+    bad = batch.append_column("host", pa.Array.from_buffers(pa.string(), len(batch), buffers))
+    indices = pa.py_buffer(np.full(len(batch), 1 << 20, np.int32))
+    codes = pa.Array.from_buffers(pa.int32(), len(batch), [None, indices])
+    coded = batch.append_column("host", pa.DictionaryArray.from_arrays(codes, pa.array(["a"]), safe=False))
+    for one in (bad, coded):
+        with pytest.raises(
+            flight.FlightServerError, match="a malformed record batch: column 'host': "
+        ) as caught:
+            exchange(client, [one], {"keep": ["host"]})
+        assert caught.value.extra_info == b"InvalidInput"
+    assert len(exchange(client, [batch])) == 1000
+
+
+def test_a_fault_of_the_server_is_logged_and_told_without_what_it_was(detector, batch):
+    class Broken:
+        def find(self, name, version):
+            raise LookupError("of /srv/secret")
+
+    class Account:
+        codes: ClassVar = []
+
+        def add(self, requests, rows, anomalies, elapsed_s, *, errors, code):
+            self.codes.append((requests, rows, errors, code))
+
+    plane = SimpleNamespace(served=Broken(), account=lambda name: Account())
+
+    async def ask():
+        transport = FlightTransport(plane, Settings(flight_port=0), Guard())
+        address = await transport.start()
+        client = flight.connect(f"grpc://127.0.0.1:{address.port}")
+        with pytest.raises(flight.FlightInternalError, match="its log says why") as caught:
+            await asyncio.to_thread(exchange, client, [batch])
+        client.close()
+        await transport.stop(5.0)
+        return caught.value
+
+    told = asyncio.run(ask())
+    assert "secret" not in str(told)
+    assert "Traceback" not in str(told)
+    assert Account.codes == [(1, 0, 1, "Internal")]
 
 
 def test_batches_are_bounded(client, batch):
     large = pa.Table.from_batches([batch] * 80).combine_chunks().to_batches()[0]
-    with pytest.raises(pa.ArrowInvalid, match="larger than the 4194304 that are accepted"):
+    with pytest.raises(flight.FlightServerError, match="larger than the 4194304 that are accepted"):
         exchange(client, [large])
 
 
@@ -120,6 +182,26 @@ def test_more_exchanges_than_are_allowed_are_told_so(start_server, batch):
                 exchange(client, [batch])
             writer.done_writing()
             reader.read_all()
+
+
+def test_a_client_that_sends_nothing_takes_no_place_and_is_cut_off(start_server, batch):
+    with start_server(*FLAGS, "--flight-max-exchanges", "1", "--receive-timeout-s", "1") as process:
+        where = f"grpc://127.0.0.1:{process.ports['flight']}"
+        silent, stuck, busy = (flight.connect(where) for _ in range(3))
+        _, unanswered = silent.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer, reader = stuck.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer.begin(batch.schema)
+        writer.write_batch(batch)
+        assert reader.read_chunk().data.num_rows == 1000
+        with pytest.raises(flight.FlightUnavailableError, match="too many exchanges"):
+            exchange(busy, [batch])
+        for waiting in (unanswered, reader):
+            with pytest.raises((pa.ArrowException, OSError)):
+                waiting.read_chunk()
+        process.wait_for_log("event=slow_sender_closed transport=flight")
+        assert len(exchange(busy, [batch])) == 1000
+        for client in (silent, stuck, busy):
+            client.close()
 
 
 def test_tls_and_tokens_guard_this_port_too(start_server, batch, tmp_path):

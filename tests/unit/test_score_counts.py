@@ -16,6 +16,7 @@ from datasentinel.score_counts import (
     calibrate_counts,
     intervals_to_count,
     keys_of,
+    require_same_rows,
     scores_of,
 )
 
@@ -102,6 +103,30 @@ def test_rows_that_were_not_there_cannot_be_taken_away():
 def test_there_must_be_scores():
     with pytest.raises(DataError, match="no rows"):
         intervals_to_count(ScoreCounts.total([]), 0.01)
+
+
+@pytest.mark.parametrize("lost", [np.finfo(np.float32).max, -np.finfo(np.float32).max, np.inf, np.nan])
+def test_scores_that_overflowed_are_refused_as_by_one_process(lost):
+    scores = np.random.default_rng(4).lognormal(0, 1, 5_000).astype(np.float32)
+    scores[7:17] = lost
+    for find in (
+        lambda: calibrate(scores, method="conformal", target_fpr=0.01),
+        lambda: calibrated_in_parts(scores, 0.01),
+    ):
+        with pytest.raises(DataError, match="10 of 5000 normal rows have no finite score"):
+            find()
+
+
+def test_both_passes_must_have_seen_the_same_rows():
+    scores = np.random.default_rng(5).lognormal(0, 1, 1_000).astype(np.float32)
+    coarse = ScoreCounts.coarse(scores)
+    wanted = intervals_to_count(coarse, 0.01)
+    require_same_rows(coarse, ScoreCounts.fine(scores, wanted), wanted)
+    moved = scores.copy()
+    moved[np.argmax(moved)] = 0
+    for other in (np.delete(scores, np.argmax(scores)), np.append(scores, scores.max()), moved):
+        with pytest.raises(DataError, match="the data changed between the two passes"):
+            require_same_rows(coarse, ScoreCounts.fine(other, wanted), wanted)
 
 
 def test_a_table_of_counts_is_that_of_the_scores():

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import threading
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,14 +21,16 @@ from datasentinel.errors import (
     DataSentinelError,
     InvalidInputError,
     MissingDependencyError,
-    ModelNotFoundError,
+    ResourceExhaustedError,
     ServerError,
-    UnsupportedModelError,
 )
 from datasentinel.record_batches import RecordBatchScorer
 from datasentinel.scoring import ScoringRequest, scoring_roles
 from datasentinel.serving.connections.addresses import bound_socket, resolve
-from datasentinel.serving.logs import log
+from datasentinel.serving.control.status import status_of
+from datasentinel.serving.logs import RateLimitedLog, log
+from datasentinel.serving.waits import Waits, hang_up
+from datasentinel.tables.arrow import validate
 
 try:
     import pyarrow as pa
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
+_slow_log = RateLimitedLog(_logger, logging.INFO, "slow_sender_closed")
 
 # How long a turn may take, about, and the rows of the first one, when it is not known how long they take.
 _TURN_S = 0.02
@@ -78,6 +80,7 @@ class FlightTransport:
         self._settings = settings
         self._guard = guard
         self._server: _Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> Address:
         """Listen, and return where.
@@ -97,6 +100,8 @@ class FlightTransport:
             self._server = _Server(f"{scheme}://{address}", self._plane, settings, self._guard, loop)
         except (OSError, pa.ArrowException) as error:
             raise ServerError(f"cannot listen for flight on {address}: {error}") from error
+        if settings.receive_timeout_s:
+            self._sweeping = loop.create_task(self._server.sweep(settings.receive_timeout_s))
         return address._replace(port=self._server.port)
 
     async def stop(self, timeout_s: float) -> None:
@@ -111,20 +116,11 @@ class FlightTransport:
         while ending.is_alive() and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.02)
         while ending.is_alive():
-            _hang_up(server.port)
+            hang_up(server.port)
             await asyncio.sleep(0.05)
-
-
-def _hang_up(port: int) -> None:
-    """End all connections to a port of this process; Flight has no way to, and a client may keep one open."""
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            sock = socket.socket(fileno=int(descriptor.name))
-            try:
-                if sock.getsockname()[1:2] == (port,):
-                    sock.shutdown(socket.SHUT_RDWR)
-            finally:
-                sock.detach()  # It is gRPC's to close.
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
 
 
 class _Turns:
@@ -172,6 +168,62 @@ class _Pace:
         self.rows = max(_LEAST_TURN_ROWS, int(rows * _TURN_S / max(elapsed_s, 1e-6)))
 
 
+class _GoneError(Exception):
+    """A client took too long, and its connection was ended."""
+
+
+class _Client:
+    """The other end of an exchange, which is waited for within limits.
+
+    All methods raise an InvalidInputError for what cannot be read.
+    """
+
+    def __init__(self, waits: Waits, peer: str, reader: Any, writer: Any) -> None:  # noqa: ANN401
+        self._waits = waits
+        self._peer = peer
+        self._reader = reader
+        self._writer = writer
+
+    def schema(self) -> Any:  # noqa: ANN401
+        """Return the pyarrow.Schema of the batches, once it is there."""
+        with self._waiting(), _reading():
+            return self._reader.schema
+
+    def next_batch(self) -> Any:  # noqa: ANN401
+        """Return the next pyarrow.RecordBatch, or None at the end."""
+        with self._waiting(), _reading():
+            chunk = next(self._reader, None)
+        return None if chunk is None else chunk.data
+
+    def begin(self, schema: Any) -> None:  # noqa: ANN401
+        """Send the schema of the answers."""
+        with self._waiting():
+            self._writer.begin(schema)
+
+    def write(self, batch: Any) -> None:  # noqa: ANN401
+        """Send an answer."""
+        with self._waiting():
+            self._writer.write_batch(batch)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with self._waits.wait(self._peer) as wait:
+            try:
+                yield
+            finally:
+                # However it ended: to pyarrow, the end of a connection may be that of the batches.
+                if wait.is_over:
+                    raise _GoneError("the client sent or read nothing for too long (receive_timeout_s)")
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInputError(f"the record batches cannot be read: {error}") from error
+
+
 class _Authorization(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
     """Turns calls without a valid token away."""
 
@@ -201,6 +253,7 @@ class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         self._plane = plane
         self._loop = loop
         self._turns = _Turns()
+        self._waits = Waits()
         self._account = plane.account(FlightTransport.name)
         self._max_batch_bytes = settings.flight_max_batch_bytes
         self._places = threading.BoundedSemaphore(settings.flight_max_exchanges)
@@ -208,31 +261,45 @@ class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             location, middleware={"authorization": _Authorization(guard)}, **_tls_options(settings, guard)
         )
 
-    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401, ARG002
+    async def sweep(self, timeout_s: float) -> None:
+        """Cut off, again and again, who is waited for longer."""
+        while True:
+            await asyncio.sleep(min(1.0, timeout_s / 4))
+            for late in self._waits.end_late(self.port, timeout_s):
+                self._account.timed_out_connections += 1
+                _slow_log(transport=FlightTransport.name, peer=late.peer)
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401
         """Score the batches that a client sends, in their order."""
+        try:
+            self._exchange(_Client(self._waits, context.peer(), reader, writer), descriptor)
+        except _GoneError as error:
+            raise flight.FlightTimedOutError(str(error)) from error
+        except Exception as error:  # whatever it was, it stays in this exchange
+            if context.is_cancelled():  # Nobody waits for the answer.
+                raise flight.FlightCancelledError("the exchange was cancelled") from error
+            self._refuse(_code(error))
+            raise _told(error) from error
+
+    def _exchange(self, client: _Client, descriptor: Any) -> None:  # noqa: ANN401
+        asked = _asked(descriptor)
+        schema = client.schema()
         if not self._places.acquire(blocking=False):
-            self._refuse("ResourceExhausted")
-            raise flight.FlightUnavailableError(
+            raise ResourceExhaustedError(
                 "too many exchanges at a time (flight_max_exchanges); try again later"
             )
         try:
-            self._exchange(descriptor, reader, writer)
-        except DataSentinelError as error:
-            self._refuse(type(error).__name__.removesuffix("Error"))
-            raise _told(error) from error
+            detector = self._find(asked.pop("model", ""), asked.pop("version", ""))
+            scorer = RecordBatchScorer(detector, schema, _request(asked), with_rows=True)
+            client.begin(scorer.schema)
+            pace = _Pace()
+            while (batch := client.next_batch()) is not None:
+                self._answer(scorer, batch, client, pace)
         finally:
             self._places.release()
 
-    def _exchange(self, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401
-        asked = _asked(descriptor)
-        detector = self._find(asked.pop("model", ""), asked.pop("version", ""))
-        scorer = RecordBatchScorer(detector, reader.schema, _request(asked), with_rows=True)
-        writer.begin(scorer.schema)
-        pace = _Pace()
-        for chunk in reader:
-            self._answer(scorer, chunk.data, writer, pace)
-
-    def _answer(self, scorer: RecordBatchScorer, batch: Any, writer: Any, pace: _Pace) -> None:  # noqa: ANN401
+    def _answer(self, scorer: RecordBatchScorer, batch: Any, client: _Client, pace: _Pace) -> None:  # noqa: ANN401
+        validate(batch)
         if batch.nbytes > self._max_batch_bytes:
             raise InvalidInputError(
                 f"a batch of {batch.nbytes} bytes is larger than the {self._max_batch_bytes} that are "
@@ -249,7 +316,7 @@ class _Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 pace.take(part.num_rows, perf_counter() - turn_begun_s)
             first += part.num_rows
         for part in parts:
-            writer.write_batch(part)
+            client.write(part)
         anomalies = sum(part.column("anomaly").true_count for part in parts)
         elapsed_s = perf_counter() - begun_s
         self._loop.call_soon_threadsafe(self._account.add, 1, batch.num_rows, anomalies, elapsed_s)
@@ -276,7 +343,7 @@ def _asked(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
         return dict(zip(("model", "version"), names, strict=False))
     try:
         asked = json.loads(descriptor.command or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the command is not JSON: {error}") from error
     if not isinstance(asked, dict):
         raise InvalidInputError("the command is not a JSON object")
@@ -310,16 +377,24 @@ def _request(asked: Mapping[str, Any]) -> ScoringRequest:
     )
 
 
-def _told(error: DataSentinelError) -> Exception:
-    """Return what a client gets to know of an error, as Flight's kinds have it."""
-    if isinstance(error, ModelNotFoundError):
-        return KeyError(str(error))
-    kind: type[Exception] = flight.FlightInternalError
-    if isinstance(error, InvalidInputError | UnsupportedModelError):
-        kind = pa.ArrowInvalid
-        return kind(str(error))
-    log(_logger, logging.ERROR, "flight_failed", reason=error)
-    return kind("the server failed to score this batch; its log says why")
+def _code(error: Exception) -> str:
+    """Return what an error is counted as."""
+    return type(error).__name__.removesuffix("Error") if isinstance(error, DataSentinelError) else "Internal"
+
+
+def _told(error: Exception) -> Exception:
+    """Return what a client gets to know: one of Flight's errors, as only these bring no traceback along."""
+    text = str(error)
+    if isinstance(error, ResourceExhaustedError):
+        kind = flight.FlightUnavailableError
+    elif isinstance(error, DataSentinelError) and not status_of(error).is_fault_of_ours:
+        kind = flight.FlightServerError
+    else:
+        kind, text = flight.FlightInternalError, "the server failed to score this batch; its log says why"
+        facts = {"reason" if isinstance(error, DataSentinelError) else "exception": error}
+        log(_logger, logging.ERROR, "request_failed", transport=FlightTransport.name, **facts)
+    told: Exception = kind(text, _code(error).encode())
+    return told
 
 
 def _tls_options(settings: Settings, guard: Guard) -> dict[str, Any]:

@@ -187,7 +187,8 @@ class Settings:
     )
     receive_timeout_s: float = _setting(
         30.0,
-        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun; 0: no limit.",
+        "How long a TLS handshake, a line or an HTTP request may take to arrive once begun, and a client "
+        "over Flight be waited for; 0: no limit.",
         minimum=0,
     )
     max_inline_us: float = _setting(

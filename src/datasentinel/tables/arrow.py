@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasentinel.errors import DataError, MissingDependencyError
+from datasentinel.errors import DataError, InvalidInputError, MissingDependencyError
 from datasentinel.tables import labels
 from datasentinel.tables.base import split_off_bad
 from datasentinel.tables.roles import SampleColumn
@@ -44,6 +44,25 @@ def has_order(kind: Any) -> bool:  # noqa: ANN401
     """Whether the values of a type are in order of time when they ascend: times and numbers, no text."""
     types = import_pyarrow().types
     return bool(types.is_temporal(kind) or types.is_integer(kind) or types.is_floating(kind))
+
+
+def validate(batch: Any) -> None:  # noqa: ANN401
+    """Check a pyarrow.RecordBatch from elsewhere before its values are read; Arrow trusts its offsets.
+
+    Raises
+    ------
+    InvalidInputError
+        Its buffers are not what its schema says; the column is named.
+    """
+    pa = import_pyarrow()
+    where = ""
+    try:
+        batch.validate()
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            where = f"column '{name}': "
+            column.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidInputError(f"a malformed record batch: {where}{error}") from error
 
 
 def schema_columns(schema: Any) -> list[SampleColumn]:  # noqa: ANN401

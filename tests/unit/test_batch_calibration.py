@@ -1,0 +1,58 @@
+"""The threshold of all rows of an engine, as the driver finds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datasentinel.artifact import load_artifact
+from datasentinel.batch_calibration import BatchCounter, calibrate_by_counts
+from datasentinel.detector import Detector
+from datasentinel.errors import DataError, InvalidInputError
+from datasentinel.scoring import ScoringRequest, scoring_roles
+from tests.networks import Network, write_artifact
+
+D = 6
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    onnx = Network.random([D, 4, D]).to_onnx()
+    return load_artifact(write_artifact(tmp_path, onnx, input_dim=D, threshold=4.0))
+
+
+@pytest.fixture
+def table():
+    values = np.random.default_rng(0).normal(0, 2, (1000, D)).astype(np.float32)
+    return pa.table({f"f{i}": values[:, i] for i in range(D)})
+
+
+def calibrated(artifact, passes, trained_on, backend):
+    """Calibrate on tables, one for each pass."""
+    request = ScoringRequest(scoring_roles())
+    detector = Detector(artifact, backend="fused")
+    tables = iter(passes)
+
+    def count(intervals):
+        (batch,) = next(tables).combine_chunks().to_batches()
+        return BatchCounter(detector, batch.schema, request, intervals).count(batch)
+
+    return calibrate_by_counts(
+        artifact, request, count, trained_on=trained_on, target_fpr=0.01, backend=backend
+    )
+
+
+def test_rows_that_change_between_the_passes_are_refused(artifact, table):
+    before = (artifact.directory / "config.json").read_bytes()
+    for trained_on in (None, table.slice(0, 100)):
+        with pytest.raises(DataError, match="the data changed between the two passes"):
+            calibrated(artifact, [table, table.slice(0, 900)], trained_on, "fused")
+    assert (artifact.directory / "config.json").read_bytes() == before
+    assert calibrated(artifact, [table, table], table.slice(0, 100), "fused").rows == 900
+
+
+def test_rows_are_not_taken_away_by_scores_of_a_backend_that_may_be_another(artifact, table):
+    with pytest.raises(InvalidInputError, match='name one, such as "fused"'):
+        calibrated(artifact, [], table.slice(0, 100), "auto")
+    assert calibrated(artifact, [table, table], None, "auto").rows == 1000
