@@ -74,5 +74,9 @@ class BrokerError(DataSentinelError, ConnectionError):
     """A message broker cannot be reached, or did not do what it was asked to."""
 
 
+class RefusedError(BrokerError):
+    """A message broker will never take a message, for example because it is too large."""
+
+
 class MissingDependencyError(DataSentinelError, ImportError):
     """An optional package is needed for this; the message says what to install."""

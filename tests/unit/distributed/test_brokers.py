@@ -76,3 +76,33 @@ def test_certificates_become_options_of_librdkafka(tmp_path):
     kafka.Producer(config)  # Reads the files, and refuses what it does not know.
     config = kafka._config(BrokerUrl.parse(f"kafka://u:p@h/t?{query}"))
     assert (config["security.protocol"], config["sasl.password"]) == ("SASL_SSL", "p")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nats://u:{}/x@host/t",
+        "nats://u:12/{}@host/t",
+        "nats://u:{}?x@host/t",
+        "nats://u:x?{}@host/t",
+        "nats://u:{}#x@host/t",
+        "nats://u:x@{}?y@host/t",
+        "nats://u:x@{}/y@host/t",
+        "nats://u:[{}@host/t",
+        "nats://u:{}@host:x/t",
+        "kafka://host?sasl.password=x@{}",
+        "u:{}@host/t",
+        "{}",
+        "nats://nats://u:{}@host",
+    ],
+)
+def test_no_error_quotes_a_part_of_a_password(text):
+    with pytest.raises(SettingsError, match="is no URL of a broker") as caught:
+        BrokerUrl.parse(text.format("s3cret"))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_errors_say_how_passwords_are_written():
+    with pytest.raises(SettingsError, match=r"must be percent-encoded \(%2F %3F %23 %40\)"):
+        BrokerUrl.parse("nats://u:p/w@host/t")
+    assert BrokerUrl.parse("mqtt://host/a/%23").topic == "a/#"

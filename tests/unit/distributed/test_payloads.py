@@ -175,3 +175,38 @@ def test_a_model_of_one_nameless_feature_takes_numbers_by_place():
     np.testing.assert_array_equal(
         reader.join([reader.decode(b"[2]"), reader.decode(b"3\n4")]), [[2], [3], [4]]
     )
+
+
+@pytest.mark.parametrize("payload", ["[[1,-,2]]", "[[1,,2]]", "[[1,NA,2]]", "[[,,]]"])
+def test_what_is_not_json_is_refused_where_values_may_lack(payload):
+    lacking = decoder(config(state={"missing": {"first_values": [0.0, 0.0, 0.0]}}))
+    with pytest.raises(InvalidInputError, match="is not JSON"):
+        lacking.decode(payload.encode())
+    with pytest.raises(InvalidInputError, match="is not JSON"):
+        decoder().decode(payload.encode())
+
+
+def test_objects_without_any_feature_are_refused_where_values_may_lack():
+    lacking = decoder(config(state={"missing": {"first_values": [0.0, 0.0, 0.0]}}))
+    for payload, reason in {
+        "{}": "^has none of the model's features",
+        '{"x": 1}': "^has none of the model's features",
+        '[{"a": 1}, {"x": 1}]': "^row 1: has none of the model's features",
+    }.items():
+        with pytest.raises(InvalidInputError, match=reason):
+            lacking.decode(payload.encode())
+    (row,) = lacking.decode(b'{"b": 2, "a": null}').values
+    np.testing.assert_array_equal(row, [np.nan, 2, np.nan])
+
+
+def test_arrow_with_offsets_beyond_its_data_is_refused():
+    column = pa.array(["x", "y"])
+    numbers = pa.array([1.0, 2.0])
+    sound = pa.table({"a": numbers, "b": numbers, "c": numbers, "host": column})
+    payload = ipc(sound)
+    at = payload.index(np.array([0, 1, 2], np.int32).tobytes())
+    evil = payload[: at + 8] + np.int32(1 << 30).tobytes() + payload[at + 12 :]
+    reader = decoder(id="host")
+    assert reader.decode(payload).series == ["x", "y"]
+    with pytest.raises(InvalidInputError, match="is not Arrow IPC"):
+        reader.decode(evil)

@@ -9,7 +9,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import aio_pika
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelInvalidStateError,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
 
 from datasentinel.distributed.brokers.base import (
     REPLY_TIMEOUT_S,
@@ -21,7 +26,7 @@ from datasentinel.distributed.brokers.base import (
     Source,
     broker_errors,
 )
-from datasentinel.errors import BrokerError
+from datasentinel.errors import BrokerError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +35,9 @@ _DEFAULT_PORT, _DEFAULT_TLS_PORT = 5672, 5671
 # The broker gives a consumer that hangs up, and its messages to others, after two of them.
 _HEARTBEAT_S = 10
 _OPTIONS = ("vhost", "prefetch")
+# A frame holds 128 KiB, and all headers; the broker would hang up. Ids have a length of one byte.
+_MOST_HEADER_BYTES = 125_000
+_LONGEST_ID = 255
 _ERRORS = (AMQPError, ChannelInvalidStateError, DeliveryError, RuntimeError)
 
 
@@ -123,13 +131,28 @@ class AmqpSink(Sink):
         """See `Sink.publish`."""
         if self._channel is None or not self._connection.connected.is_set():
             raise BrokerError(f"{self._url}: no connection")
+        for record in records:
+            self._check(record)
         with broker_errors(self._url, *_ERRORS):
-            async with asyncio.timeout(REPLY_TIMEOUT_S):
-                await asyncio.gather(*map(self._publish, records))
+            try:
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    await asyncio.gather(*map(self._publish, records))
+            except ChannelPreconditionFailed as error:
+                if "message size" in str(error):
+                    raise RefusedError(f"{self._url}: {error}") from error
+                raise
 
     async def close(self) -> None:
         """See `Sink.close`."""
         await _disconnect(self._connection)
+
+    def _check(self, record: Record) -> None:
+        headers = {**record.headers, "key": record.key}
+        header_bytes = sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
+        if header_bytes > _MOST_HEADER_BYTES:
+            raise RefusedError(f"{self._url}: headers of {header_bytes} bytes; a frame holds no more")
+        if len(record.id.encode()) > _LONGEST_ID:
+            raise RefusedError(f"{self._url}: an id of more than {_LONGEST_ID} bytes")
 
     async def _publish(self, record: Record) -> None:
         message = aio_pika.Message(

@@ -25,6 +25,7 @@ REPLY_TIMEOUT_S = 10.0
 # The schemes that mean another one with TLS.
 TLS_SCHEMES = {"amqps": "amqp", "mqtts": "mqtt", "rediss": "redis", "tls": "nats"}
 _PASSWORD_FILE = "password_file"  # noqa: S105  # the name of an option
+_ENCODED = "/ ? # @ in passwords and # @ in topics must be percent-encoded (%2F %3F %23 %40)"
 _TLS_OPTIONS = ("tls_ca", "tls_certificate", "tls_key")
 
 
@@ -147,6 +148,8 @@ class Sink(ABC):
 
         Raises
         ------
+        RefusedError
+            It will never take one of them; others may have been published.
         BrokerError
             It did not confirm all of them; publishing all again may help.
         """
@@ -196,8 +199,12 @@ class BrokerUrl:
         try:
             parts = urlsplit(text)
             port = parts.port
-        except ValueError as error:
-            raise SettingsError(f"'{_without_password(text)}' is no URL of a broker: {error}") from None
+        except ValueError:  # Whose text may quote a part of the password.
+            raise SettingsError(
+                f"'{_without_password(text)}' is no URL of a broker: host or port cannot be read; {_ENCODED}"
+            ) from None
+        if "#" in text or "@" in parts.path:
+            raise SettingsError(f"'{_without_password(text)}' is no URL of a broker: {_ENCODED}")
         topic = unquote(parts.path.lstrip("/"))
         if not (parts.scheme and parts.hostname and topic):
             raise SettingsError(
@@ -269,9 +276,12 @@ class BrokerUrl:
 
 
 def _without_password(text: str) -> str:
-    text = text.partition("?")[0]  # Options may hold passwords, too.
-    before, at, after = text.rpartition("@")
-    return f"{before.split('://')[0]}://…@{after}" if at and "://" in before else text
+    """Return what of a text is surely no part of a password, be it ill-formed."""
+    scheme, _, rest = text.rpartition("://") if text.count("://") == 1 else ("", "", "")
+    place = rest.partition("?")[0]  # Options may hold passwords, too.
+    if rest.count("@") == 1 and "@" in place:
+        return f"{scheme}://…@{place.partition('@')[2]}"
+    return f"{scheme}://…"
 
 
 @contextmanager

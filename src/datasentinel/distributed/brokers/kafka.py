@@ -10,7 +10,7 @@ import logging
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from datasentinel.distributed.brokers.base import (
     REPLY_TIMEOUT_S,
@@ -22,7 +22,7 @@ from datasentinel.distributed.brokers.base import (
     Source,
     broker_errors,
 )
-from datasentinel.errors import BrokerError, SettingsError
+from datasentinel.errors import BrokerError, RefusedError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,8 @@ _logger = logging.getLogger(__name__)
 
 _DEFAULT_PORT = 9092
 _LOOK_AGAIN_S = 0.2
+# What no broker takes however often it is sent.
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 class KafkaSource(Source):
@@ -149,12 +151,17 @@ class KafkaSink(Sink):
 
         for record in records:
             headers = [(name, value.encode()) for name, value in {**record.headers, "id": record.id}.items()]
-            self._produce(record, headers, note)
+            try:
+                self._produce(record, headers, note)
+            except KafkaException as error:
+                failures.append(error.args[0])
+                break
         if self._producer.flush(2 * REPLY_TIMEOUT_S):
             self._producer.purge()
             raise BrokerError(f"{self._url}: not confirmed after {2 * REPLY_TIMEOUT_S:g} s")
         if failures:
-            raise BrokerError(f"{self._url}: {failures[0]}")
+            kind = RefusedError if any(failure.code() in _TOO_LARGE for failure in failures) else BrokerError
+            raise kind(f"{self._url}: {failures[0]}")
 
     def _produce(self, record: Record, headers: list[tuple[str, bytes]], note: Any) -> None:  # noqa: ANN401
         while True:

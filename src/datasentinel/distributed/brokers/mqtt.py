@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import socket
 from collections import deque
@@ -30,7 +31,7 @@ from datasentinel.distributed.brokers.base import (
     Source,
     broker_errors,
 )
-from datasentinel.errors import BrokerError, SettingsError
+from datasentinel.errors import BrokerError, RefusedError, SettingsError
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ _AT_LEAST_ONCE = 1
 # The broker closes the session of a consumer that hangs after one and a half of them.
 _KEEPALIVE_S = 10
 _NO_MATCHING_SUBSCRIBERS = 0x10
+# What a packet has besides topic, properties and payload, at most.
+_HEAD_BYTES = 16
+_LARGEST_PACKET = 0x0FFFFFFF
+_LONGEST_TEXT = 0xFFFF
+# What the standard lets a broker hang up for: control characters and those that are none.
+_NOT_IN_TEXT = re.compile(
+    "[\0-\x1f\x7f-\x9f\ufdd0-\ufdef"
+    + "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
+    + "]"
+)
 _WILDCARDS = "+#"
 # What nobody subscribes to: to end the subscription has no effect but the broker's answer.
 _NOTHING = "datasentinel/nothing"
@@ -64,9 +75,11 @@ class _Connection:
         self._has_read_all = False
         self._failure = ""
         self._unconfirmed = 0
+        self._largest_packet = _LARGEST_PACKET
+        self._overflow_log = RateLimitedLog(_logger, logging.WARNING, "messages_dropped")
         self.arrived: deque[MQTTMessage] = deque()
         self.has_unheard = False  # Whether something was published that nobody has subscribed to.
-        self._in_flight = in_flight
+        self._in_flight = self._most_arrived = in_flight
         self._properties = Properties(PacketTypes.CONNECT)
         self._properties.SessionExpiryInterval = session_expiry_s
         self._properties.ReceiveMaximum = in_flight
@@ -140,14 +153,24 @@ class _Connection:
                 await self._until(lambda: bool(self.arrived), timeout_s=None)
 
     async def publish(self, topic: str, records: Sequence[Record]) -> None:
-        """Publish in order, and return when all are confirmed."""
-        for record in records:
+        """Publish in order, and return when all are confirmed.
+
+        Raises
+        ------
+        RefusedError
+            One is larger than the broker takes.
+        BrokerError
+            Not all were confirmed.
+        """
+        told = [_properties_of(record) for record in records]
+        for record, properties in zip(records, told, strict=True):
+            size = _HEAD_BYTES + len(topic.encode()) + len(properties.pack()) + len(record.payload)
+            if size > self._largest_packet:
+                raise RefusedError(f"{self._url}: {size} bytes; it takes {self._largest_packet}")
+        for record, properties in zip(records, told, strict=True):
             await self._until(lambda: self._unconfirmed < self._in_flight)
-            properties = Properties(PacketTypes.PUBLISH)
-            told = {**record.headers, "id": record.id, "key": record.key}
-            properties.UserProperty = [(name, value.replace("\0", " ")) for name, value in told.items()]
-            self._unconfirmed += 1
             self._client.publish(topic, record.payload, _AT_LEAST_ONCE, properties=properties)
+            self._unconfirmed += 1
         await self._until(lambda: not self._unconfirmed)
 
     def acknowledge(self, number: int) -> None:
@@ -187,6 +210,7 @@ class _Connection:
         else:
             self._is_accepted = True
             self._in_flight = min(self._in_flight, getattr(told, "ReceiveMaximum", self._in_flight))
+            self._largest_packet = getattr(told, "MaximumPacketSize", self._largest_packet)
 
     def _note_loss(
         self, _client: object, _data: object, _flags: object, code: ReasonCode, _told: object
@@ -213,7 +237,11 @@ class _Connection:
             self._failure = str(code)
 
     def _note_message(self, _client: object, _data: object, message: MQTTMessage) -> None:
-        self.arrived.append(message)
+        # Of those that it wants acknowledged the broker does not send more ahead.
+        if message.qos or len(self.arrived) < self._most_arrived:
+            self.arrived.append(message)
+        else:
+            self._overflow_log(topic=message.topic, reason="quality of service 0 faster than they are scored")
 
 
 class MqttSource(Source):
@@ -271,7 +299,8 @@ class MqttSource(Source):
         for message in messages:
             connection, number = message.handle
             connection.check()
-            connection.acknowledge(number)
+            if number:
+                connection.acknowledge(number)
 
     async def close(self) -> None:
         """See `Source.close`; the session keeps what was not acknowledged for whoever has its name next."""
@@ -313,6 +342,8 @@ class MqttSink(Sink):
         assert connection is not None  # noqa: S101
         try:
             await connection.publish(self._url.topic, records)
+        except RefusedError:
+            raise
         except BrokerError:
             await self.close()
             raise
@@ -331,6 +362,19 @@ def _in_flight(url: BrokerUrl) -> int:
     return min(url.number("in_flight", 2048, minimum=1), 65_535)
 
 
+def _properties_of(record: Record) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)
+    told = {**record.headers, "id": record.id, "key": record.key}
+    properties.UserProperty = [(_text(name), _text(value)) for name, value in told.items()]
+    return properties
+
+
+def _text(text: str) -> str:
+    """Return what of a text a property can hold."""
+    encoded = _NOT_IN_TEXT.sub(" ", text).encode(errors="replace")
+    return encoded[:_LONGEST_TEXT].decode(errors="ignore")
+
+
 def _send_at_once(_client: object, _data: object, sock: Any) -> None:  # noqa: ANN401
     """Keep the kernel from holding small packets back until the last one has been acknowledged."""
     with contextlib.suppress(OSError):
@@ -340,4 +384,5 @@ def _send_at_once(_client: object, _data: object, sock: Any) -> None:  # noqa: A
 def _message_of(message: MQTTMessage, connection: _Connection) -> Message:
     headers = dict(getattr(message.properties, "UserProperty", ()))
     key = headers.pop("key", "") or message.topic
-    return Message(bytes(message.payload), key, "", headers, message.dup, (connection, message.mid))
+    number = message.mid if message.qos else 0  # 0 for what is not acknowledged.
+    return Message(bytes(message.payload), key, "", headers, message.dup, (connection, number))

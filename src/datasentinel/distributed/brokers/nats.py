@@ -28,7 +28,7 @@ from datasentinel.distributed.brokers.base import (
     Source,
     broker_errors,
 )
-from datasentinel.errors import BrokerError, SettingsError
+from datasentinel.errors import BrokerError, RefusedError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,8 @@ _PULL_S = 1.0
 _PULL_LOST_S = 5.0
 _KEY_HEADER = "key"
 _ID_HEADER = "Nats-Msg-Id"
+# JetStream's codes for a message, or its headers, larger than a stream may keep.
+_TOO_LARGE = (10054, 10097)
 
 
 class NatsSource(Source):
@@ -190,7 +192,7 @@ class NatsSink(Sink):
         self._inbox = ""
         self._round = 0
         self._confirmed: set[int] = set()
-        self._refusal = ""
+        self._refusal: BrokerError | None = None
         self._change = asyncio.Event()
 
     async def open(self) -> None:
@@ -206,17 +208,23 @@ class NatsSink(Sink):
         """See `Sink.publish`."""
         if self._client is None or not self._client.is_connected:
             raise BrokerError(f"{self._url}: no connection")
+        told = [
+            _clean({_ID_HEADER: record.id, _KEY_HEADER: record.key, **record.headers}) for record in records
+        ]
+        for record, headers in zip(records, told, strict=True):
+            # The server would hang up.
+            if (size := len(record.payload) + _size_of(headers)) > self._client.max_payload:
+                raise RefusedError(f"{self._url}: {size} bytes; it takes {self._client.max_payload}")
         self._round += 1
         self._confirmed.clear()
-        self._refusal = ""
+        self._refusal = None
         with broker_errors(self._url, NatsError):
-            for number, record in enumerate(records):
-                headers = {_ID_HEADER: record.id, _KEY_HEADER: record.key, **record.headers}
+            for number, (record, headers) in enumerate(zip(records, told, strict=True)):
                 reply = f"{self._inbox}.{self._round}-{number}"
-                await self._client.publish(self._url.topic, record.payload, reply, _clean(headers))
+                await self._client.publish(self._url.topic, record.payload, reply, headers)
             while len(self._confirmed) < len(records):
-                if self._refusal:
-                    raise BrokerError(f"{self._url}: {self._refusal}")
+                if self._refusal is not None:
+                    raise self._refusal
                 self._change.clear()
                 await asyncio.wait_for(self._change.wait(), REPLY_TIMEOUT_S)
 
@@ -229,8 +237,10 @@ class NatsSink(Sink):
         if int(number[0]) != self._round:
             return  # Of an attempt that was given up.
         if b'"error"' in message.data or not message.data:
-            reply = json.loads(message.data) if message.data else {}
-            self._refusal = reply.get("error", {}).get("description", "no JetStream stream keeps the subject")
+            error = json.loads(message.data).get("error", {}) if message.data else {}
+            kind = RefusedError if error.get("err_code") in _TOO_LARGE else BrokerError
+            reason = error.get("description", "no JetStream stream keeps the subject")
+            self._refusal = kind(f"{self._url}: {reason}")
         else:
             self._confirmed.add(int(number[1]))
         self._change.set()
@@ -314,3 +324,9 @@ def _message_of(message: Msg) -> Message:
 def _clean(headers: dict[str, str]) -> dict[str, str]:
     """Return what a line of a header can hold."""
     return {name: " ".join(value.split()) for name, value in headers.items() if value}
+
+
+def _size_of(headers: dict[str, str]) -> int:
+    """Return how many bytes headers have on the wire."""
+    lines = sum(len(name.encode()) + len(value.encode()) + len(": \r\n") for name, value in headers.items())
+    return len("NATS/1.0\r\n\r\n") + lines

@@ -23,12 +23,15 @@ from datasentinel.distributed.brokers.base import (
     Source,
     broker_errors,
 )
+from datasentinel.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DEFAULT_PORT = 6379
 _PAYLOAD = b"payload"
+# Of a field, unless `proto-max-bulk-len` says otherwise; the server would hang up.
+_LARGEST_FIELD = 512 << 20
 
 
 class RedisSource(Source):
@@ -164,6 +167,9 @@ class RedisSink(Sink):
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Sink.publish`."""
+        for record in records:
+            if (size := len(record.payload)) > _LARGEST_FIELD:
+                raise RefusedError(f"{self._url}: {size} bytes; it takes {_LARGEST_FIELD}")
         with broker_errors(self._url, RedisError):
             pipeline = self._client.pipeline(transaction=False)
             for record in records:

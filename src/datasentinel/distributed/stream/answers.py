@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _JSON = {"content-type": "application/json"}
 _MAX_REASON_CHARACTERS = 1000
+# RabbitMQ takes 255 bytes.
+_LONGEST_ID = 63
 
 
 @dataclass
@@ -216,6 +218,17 @@ def dead_letter(message: Message, reason: str) -> Record:
         "source-key": message.key,
     }
     return Record(message.payload, message.key, identity_of(message), headers)
+
+
+def bare(letter: Record) -> Record:
+    """Return a dead letter that is too large without what its message brought along."""
+    headers = {
+        "reason": letter.headers["reason"],
+        "source-position": letter.headers["source-position"],
+        "left-out": f"a payload of {len(letter.payload)} bytes, and the message's headers",
+    }
+    identity = letter.id if len(letter.id) <= _LONGEST_ID else hashlib.sha256(letter.id.encode()).hexdigest()
+    return Record(b"", "", identity, headers)
 
 
 def identity_of(message: Message) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -13,9 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from datasentinel.distributed.brokers import open_sink, open_source
-from datasentinel.distributed.stream.answers import Answerer, Answers, dead_letter
+from datasentinel.distributed.stream.answers import Answerer, Answers, bare, dead_letter, identity_of
 from datasentinel.distributed.stream.payloads import PayloadOptions
-from datasentinel.errors import DataSentinelError
+from datasentinel.errors import DataSentinelError, RefusedError
 from datasentinel.serving.logs import RateLimitedLog, log
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Consumer(Collector):
         self._lag: int | None = None
         self._message_bytes = options.max_batch_bytes * _FIRST_SHARE
         self._failure_log = RateLimitedLog(_logger, logging.WARNING, "broker_failed")
+        self._refusal_log = RateLimitedLog(_logger, logging.ERROR, "dead_letter_refused")
         self._dead_letter_log = RateLimitedLog(_logger, logging.WARNING, "dead_letter")
 
     async def start(self) -> BrokerUrl:
@@ -137,6 +139,7 @@ class Consumer(Collector):
             await self._close()
             raise
         self._consuming = asyncio.create_task(self._consume())
+        self._consuming.add_done_callback(_end_after_fault)
         self._measuring = asyncio.create_task(self._measure_lag())
         return self._options.source
 
@@ -200,12 +203,13 @@ class Consumer(Collector):
         largest = max(len(message.payload) for message in messages)
         self._message_bytes = max(1, largest, self._message_bytes / 2)
         self._repeats += sum(message.is_repeat for message in messages)
-        calm = [message for message in messages if message.deliveries <= _CALM_DELIVERIES]
+        most_calm = min(_CALM_DELIVERIES, self._options.max_deliveries or _CALM_DELIVERIES)
+        calm = [message for message in messages if message.deliveries <= most_calm]
         if calm:
             await self._answer_together(calm)
         # One of the others may kill this process: each is answered by itself, so that it takes no other
         # along, and in another order each time, so that those behind it have their turn.
-        others = [message for message in messages if message.deliveries > _CALM_DELIVERIES]
+        others = [message for message in messages if message.deliveries > most_calm]
         for message in random.sample(others, len(others)):
             await self._answer_together([message])
 
@@ -215,18 +219,28 @@ class Consumer(Collector):
             answers = Answers(dead_letters=[dead_letter(messages[0], _given_up_reason(messages[0]))])
         else:
             answers = await self._until_done("score", lambda: self._score(messages))
-        await self._publish(self._sink, answers.results)
-        await self._publish(self._dead_letters, answers.dead_letters)
+        if refused := await self._publish(self._sink, answers.results):
+            by_id = {identity_of(message): message for message in messages}
+            answers.dead_letters += [
+                dead_letter(by_id[record.id], f"its result is refused: {reason}")
+                for record, reason in refused
+            ]
+        for letter, reason in await self._publish(self._dead_letters, answers.dead_letters):
+            lost = await self._publish(self._dead_letters, [bare(letter)])
+            self._refusal_log(
+                position=letter.headers["source-position"],
+                reason=reason,
+                published="nothing" if lost else "without payload and headers",
+            )
         try:
             await self._source.acknowledge(messages)
-        except DataSentinelError as error:
-            self._retries += 1  # They come again.
-            self._failure_log(action="acknowledge", reason=error)
+        except Exception as error:  # whatever it was, they come again
+            self._note_failure("acknowledge", error)
         self._count(answers, len(messages), perf_counter() - began_s)
 
     def _is_given_up(self, message: Message) -> bool:
         most = self._options.max_deliveries
-        return most > 0 and max(most, _CALM_DELIVERIES) < message.deliveries
+        return 0 < most < message.deliveries
 
     async def _measure_lag(self) -> None:
         """Ask the broker now and then how much waits; while it does not say, nothing is told."""
@@ -245,9 +259,19 @@ class Consumer(Collector):
         warming = shadow.new if shadow is not None and shadow.old is model else None
         return await asyncio.to_thread(self._answerer.answer, model, messages, warming)
 
-    async def _publish(self, sink: Sink, records: list[Record]) -> None:
-        if records:
+    async def _publish(self, sink: Sink, records: list[Record]) -> list[tuple[Record, str]]:
+        """Publish, and return what the broker will never take, with its reasons."""
+        if not records:
+            return []
+        try:
             await self._until_done("publish", lambda: sink.publish(records))
+        except RefusedError as error:
+            if len(records) == 1:
+                return [(records[0], str(error))]
+            middle = len(records) // 2
+            first = await self._publish(sink, records[:middle])
+            return first + await self._publish(sink, records[middle:])
+        return []
 
     async def _until_done(
         self,
@@ -255,19 +279,30 @@ class Consumer(Collector):
         attempt: Callable[[], Awaitable[_Result]],
         otherwise: Callable[[], _Result] | None = None,
     ) -> _Result:
-        """Do something again and again until it succeeds; a consumer that stops settles for `otherwise`."""
+        """Do something again and again until it succeeds; a consumer that stops settles for `otherwise`.
+
+        Raises
+        ------
+        RefusedError
+            It will never succeed.
+        """
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return await attempt()
+            except RefusedError:
+                raise
             except Exception as error:  # whatever it was, the messages are still to be answered
-                self._retries += 1
-                is_ours = not isinstance(error, DataSentinelError)
-                self._failure_log(action=action, reason=error, **({"exception": error} if is_ours else {}))
+                self._note_failure(action, error)
             if self._stopping.is_set() and otherwise is not None:
                 return otherwise()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _note_failure(self, action: str, error: Exception) -> None:
+        self._retries += 1
+        is_ours = not isinstance(error, DataSentinelError)
+        self._failure_log(action=action, reason=error, **({"exception": error} if is_ours else {}))
 
     def _count(self, answers: Answers, messages: int, duration_s: float) -> None:
         for letter in answers.dead_letters:
@@ -285,3 +320,10 @@ class Consumer(Collector):
 
 def _given_up_reason(message: Message) -> str:
     return f"was delivered {message.deliveries} times and never answered: whoever took it may have died of it"
+
+
+def _end_after_fault(consuming: asyncio.Task[None]) -> None:
+    """End a server that would look alive and answer nothing, so that it is started anew."""
+    if not consuming.cancelled() and (error := consuming.exception()) is not None:
+        log(_logger, logging.CRITICAL, "consumer_failed", exception=error)
+        signal.raise_signal(signal.SIGTERM)

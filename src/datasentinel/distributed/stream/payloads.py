@@ -191,6 +191,7 @@ class Decoder:
     def _decode_json(self, payload: bytes) -> Rows:
         if (
             self._in_order
+            and not self._may_lack  # CSV has more ways to lack a value than JSON.
             and payload.startswith(b"[[")
             and (arrays := self._arrays_at_once(payload)) is not None
         ):
@@ -259,6 +260,8 @@ class Decoder:
 
     def _read_carefully(self, row: Any, number: int, *, many: bool) -> list[float]:  # noqa: ANN401
         """Return the numbers of a row, NaN for those that it may lack, or say what is wrong with it."""
+        if self._may_lack and isinstance(row, dict) and row.keys().isdisjoint(self.features):
+            raise InvalidInputError(f"{f'row {number}: ' if many else ''}has none of the model's features")
         found = numbers_of_object(row, self.features, may_lack=self._may_lack)
         if not isinstance(found, list):
             raise InvalidInputError(f"row {number}: {found[1]}" if many else found[1])
@@ -282,6 +285,7 @@ class Decoder:
         try:
             opened = pa.ipc.open_file if payload.startswith(_ARROW_FILE) else pa.ipc.open_stream
             table = opened(pa.py_buffer(payload)).read_all()
+            table.validate(full=True)  # Lengths and offsets are a stranger's.
             names = table.column_names
             numbers = numbers_of(table, self.features, names)
         except (pa.ArrowException, OSError, ValueError) as error:
