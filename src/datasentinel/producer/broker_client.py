@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BROKER_FAULTS = (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN)
 _NOT_A_NUMBER_WORD = "abc"
 _MOST_AT_ONCE = 1000
+# How long an MQTT broker keeps results for a producer that has left, unless its URL says otherwise.
+_SESSION_EXPIRY_S = "60"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def broker_connector(topics: Topics, payloads: Payloads) -> Connect:
 
     async def connect(listener: Listener) -> Connection:
         sink = open_sink(topics.samples)
-        sources = [open_source(url, topics.group) for url in (topics.results, topics.dead_letters)]
+        sources = [
+            open_source(_soon_forgotten(url), topics.group) for url in (topics.results, topics.dead_letters)
+        ]
         ends: list[Source | Sink] = [*sources, sink]  # Nothing is sent before what comes of it can be read.
         try:
             for end in ends:
@@ -102,6 +106,12 @@ def broker_connector(topics: Topics, payloads: Payloads) -> Connect:
         return BrokerConnection(sink, sources, payloads, run, listener)
 
     return connect
+
+
+def _soon_forgotten(url: BrokerUrl) -> BrokerUrl:
+    if url.scheme != "mqtt":
+        return url
+    return replace(url, options={"session_expiry_s": _SESSION_EXPIRY_S, **url.options})
 
 
 class BrokerConnection(Connection):

@@ -12,6 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from datasentinel.cli import cli
+from datasentinel.distributed.brokers.base import BrokerUrl
+from datasentinel.errors import BrokerError
+from datasentinel.producer import broker_client
 from tests.integration.stream.brokers import others_slowly
 from tests.integration.stream.pipeline import Pipeline, consuming, read
 
@@ -97,3 +100,27 @@ async def produce(*arguments: str) -> tuple[int, str, str]:
 async def start(*arguments: str) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "datasentinel", "produce", *arguments]
     return await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(("option", "expiry_s"), [("", "60"), ("?session_expiry_s=5", "5")])
+def test_an_mqtt_broker_soon_forgets_a_producer(option, expiry_s, monkeypatch):
+    opened = []
+
+    class Unreachable:
+        async def open(self):
+            raise BrokerError("gone")
+
+        async def close(self):
+            pass
+
+    def note(url, group):
+        opened.append(url)
+        return Unreachable()
+
+    monkeypatch.setattr(broker_client, "open_source", note)
+    monkeypatch.setattr(broker_client, "open_sink", lambda _: Unreachable())
+    urls = [BrokerUrl.parse(f"mqtt://127.0.0.1/{topic}{option}") for topic in ("in", "out", "dead")]
+    connect = broker_client.broker_connector(broker_client.Topics(*urls), broker_client.Payloads())
+    with pytest.raises(BrokerError, match="gone"):
+        asyncio.run(connect(lambda *_: None))
+    assert [url.options["session_expiry_s"] for url in opened] == [expiry_s, expiry_s]
