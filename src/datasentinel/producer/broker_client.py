@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from datasentinel.distributed.brokers import open_sink, open_source
 from datasentinel.distributed.brokers.base import BrokerUrl, Record
 from datasentinel.errors import BrokerError
-from datasentinel.producer.replies import ANOMALY, ERROR, OK, WARMING, Connection, Reply
+from datasentinel.producer.replies import ANOMALY, ERROR, NOT_A_NUMBER_WORD, OK, WARMING, Connection, Reply
 from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from datasentinel.producer.samples import Sample
 
 BROKER_FAULTS = (Fault.WRONG_COUNT, Fault.NOT_A_NUMBER, Fault.NAN)
-_NOT_A_NUMBER_WORD = "abc"
 _MOST_AT_ONCE = 1000
 # How long an MQTT broker keeps results for a producer that has left, unless its URL says otherwise.
 _SESSION_EXPIRY_S = "60"
@@ -66,7 +65,7 @@ class Payloads:
         """Write a sample as JSON, each value as the shortest decimal that reads back as the same float32."""
         values: list[float | str] = [float(str(value)) for value in sample.values]
         if sample.fault is Fault.NOT_A_NUMBER:
-            values = [_NOT_A_NUMBER_WORD if value != value else value for value in values]  # noqa: PLR0124
+            values = [NOT_A_NUMBER_WORD if value != value else value for value in values]  # noqa: PLR0124
         if not self.names:
             return json.dumps(values).encode()
         # What an object has too many is passed over, so that one whose count is wrong has too few.
