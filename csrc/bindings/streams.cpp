@@ -28,15 +28,19 @@ namespace {
 using FloatArray = py::array_t<float, py::array::c_style>;
 using DoubleArray = py::array_t<double, py::array::c_style>;
 
-std::shared_ptr<StateStore> make_store(std::size_t state_size, std::size_t warm_up_rows,
-                                       std::size_t max_streams, std::size_t max_bytes, double gap_s,
-                                       double row_s, std::vector<float> first_values,
-                                       std::size_t stale_rows) {
-  return std::make_shared<StateStore>(
-      state_size, warm_up_rows, StateLimits{.max_streams = max_streams, .max_bytes = max_bytes},
-      StreamRules{.gap_s = gap_s,
-                  .row_s = row_s,
-                  .carry = {.first = std::move(first_values), .stale_rows = stale_rows}});
+StreamRules make_rules(std::size_t warm_up_rows, double gap_s, double row_s, std::vector<float> first_values,
+                       std::size_t stale_rows) {
+  return {.warm_up_rows = warm_up_rows,
+          .gap_s = gap_s,
+          .row_s = row_s,
+          .carry = {.first = std::move(first_values), .stale_rows = stale_rows}};
+}
+
+/// For the streams of a model with these rules, and of others that carry as many values.
+std::shared_ptr<StateStore> make_store(std::size_t state_size, const StreamRules& rules,
+                                       std::size_t max_streams, std::size_t max_bytes) {
+  return std::make_shared<StateStore>(state_size, rules.carry.size(),
+                                      StateLimits{.max_streams = max_streams, .max_bytes = max_bytes});
 }
 
 /// Rows that follow each other in the same stream are a part.
@@ -78,8 +82,8 @@ const double* data_of(const std::optional<DoubleArray>& times_s, std::size_t row
 }
 
 /// The scores of the rows, [N], each of the stream of this id, and whether they are warming; fills in what
-/// else there is room for, and the rows where they lack values that the store carries.
-py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& x,
+/// else there is room for, and the rows where they lack values that the rules carry.
+py::tuple score(StateStore& self, const LoadedScorer& scorer, const StreamRules& rules, const FloatArray& x,
                 const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s,
                 const std::optional<FloatArray>& reconstructions,
                 const std::optional<FloatArray>& contributions) {
@@ -91,6 +95,7 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
                                                  " values, the model's of " +
                                                  std::to_string(scorer.scorer->state_dim()));
   }
+  self.require_fit(rules, static_cast<std::size_t>(x.shape(1)));
   const ConstRows rows{
       .data = x.data(), .rows = streams.size(), .columns = static_cast<std::size_t>(x.shape(1))};
   py::array_t<float> scores(x.shape(0));
@@ -100,17 +105,11 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const FloatArray& 
                         .contributions = room_in(contributions, x)};
   auto* const warm = reinterpret_cast<std::uint8_t*>(warming.mutable_data());
   const double* const times = data_of(times_s, rows.rows);
-  const CarryRule& carry = self.rules().carry;
-  if (carry.carries() && carry.first.size() != rows.columns) {
-    throw Error(ErrorCode::invalid_argument, "the store carries values of " +
-                                                 std::to_string(carry.first.size()) + " columns, x has " +
-                                                 std::to_string(rows.columns));
-  }
-  float* const to_fill = carry.carries() ? FloatArray(x).mutable_data() : nullptr;
+  float* const to_fill = rules.carry.carries() ? FloatArray(x).mutable_data() : nullptr;
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
-    StreamScorer::check(*scorer.scorer, carry, rows);
-    StreamScorer().score(*scorer.scorer, self, parts_of(streams, rows, outputs, warm, times, to_fill));
+    StreamScorer::check(*scorer.scorer, rules.carry, rows);
+    StreamScorer().score(*scorer.scorer, rules, self, parts_of(streams, rows, outputs, warm, times, to_fill));
   }
   return py::make_tuple(std::move(scores), std::move(warming));
 }
@@ -134,8 +133,8 @@ py::tuple copy(const StateStore& self, std::size_t place, std::size_t count) {
                         std::move(last_used), std::move(records), std::move(times_s));
 }
 
-std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const FloatArray& records,
-                   const std::optional<DoubleArray>& times_s) {
+std::size_t insert(StateStore& self, const std::vector<std::string>& streams, const StreamRules& rules,
+                   const FloatArray& records, const std::optional<DoubleArray>& times_s) {
   if (records.ndim() != 2 || static_cast<std::size_t>(records.shape(0)) != streams.size() ||
       static_cast<std::size_t>(records.shape(1)) != self.record_size()) {
     throw Error(ErrorCode::invalid_argument,
@@ -144,7 +143,7 @@ std::size_t insert(StateStore& self, const std::vector<std::string>& streams, co
   const float* const first = records.data();
   const double* const times = data_of(times_s, streams.size());
   const py::gil_scoped_release release;
-  return self.insert(streams, first, times);
+  return self.insert(streams, rules, first, times);
 }
 
 }  // namespace
@@ -153,21 +152,29 @@ void bind_streams(py::module_& module) {
   py::class_<WallClock, std::shared_ptr<WallClock>>(module, "WallClock")
       .def(py::init<std::vector<double>, std::vector<double>>(), py::arg("starts_s"), py::arg("offsets_s"))
       .def("second_of_week", &WallClock::second_of_week, py::arg("time_s"));
-  py::class_<StateStore, std::shared_ptr<StateStore>>(module, "StateStore")
-      .def(py::init(&make_store), py::arg("state_size"), py::arg("warm_up_rows"), py::kw_only(),
-           py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max(),
+  py::class_<StreamRules>(module, "StreamRules")
+      .def(py::init(&make_rules), py::kw_only(), py::arg("warm_up_rows") = 0,
            py::arg("gap_s") = std::numeric_limits<double>::infinity(), py::arg("row_s") = 0.0,
-           py::arg("first_values") = std::vector<float>(), py::arg("stale_rows") = 0)
-      .def("score", &score, py::arg("scorer"), py::arg("x"), py::arg("streams"),
+           py::arg("first_values") = std::vector<float>(), py::arg("stale_rows") = 0);
+  py::class_<StateStore, std::shared_ptr<StateStore>>(module, "StateStore")
+      .def(py::init(&make_store), py::arg("state_size"), py::arg("rules"), py::kw_only(),
+           py::arg("max_streams"), py::arg("max_bytes") = std::numeric_limits<std::size_t>::max())
+      .def("score", &score, py::arg("scorer"), py::arg("rules"), py::arg("x"), py::arg("streams"),
            py::arg("times_s") = py::none(), py::kw_only(),
            py::arg("reconstructions").noconvert() = py::none(),
            py::arg("contributions").noconvert() = py::none())
       .def("forget", &StateStore::forget, py::arg("stream"))
       .def("copy", &copy, py::arg("place"), py::arg("count"))
-      .def("insert", &insert, py::arg("streams"), py::arg("records"), py::arg("times_s") = py::none())
+      .def("insert", &insert, py::arg("streams"), py::arg("rules"), py::arg("records"),
+           py::arg("times_s") = py::none())
       .def("__contains__", &StateStore::contains)
       .def("__len__", &StateStore::size)
-      .def("stale_columns", &StateStore::stale_columns, py::arg("stream"))
+      .def(
+          "stale_columns",
+          [](const StateStore& self, std::string_view stream, const StreamRules& rules) {
+            return self.stale_columns(stream, rules.carry);
+          },
+          py::arg("stream"), py::arg("rules"))
       .def_property_readonly("state_size", &StateStore::state_size)
       .def_property_readonly("record_size", &StateStore::record_size)
       .def_property_readonly("bytes", &StateStore::bytes)

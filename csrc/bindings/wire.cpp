@@ -200,10 +200,10 @@ py::list take_grpc_events(GrpcSession& session) {
 
 void bind_wire(py::module_& module) {
   py::class_<Shadow, std::shared_ptr<Shadow>>(module, "Shadow")
-      .def(py::init([](const LoadedScorer& scorer, std::shared_ptr<StateStore> states) {
-             return std::make_shared<Shadow>(scorer.scorer, std::move(states));
+      .def(py::init([](const LoadedScorer& scorer, std::shared_ptr<StateStore> states, StreamRules rules) {
+             return std::make_shared<Shadow>(scorer.scorer, std::move(states), std::move(rules));
            }),
-           py::arg("scorer"), py::arg("states").none(false))
+           py::arg("scorer"), py::arg("states").none(false), py::arg("rules"))
       .def_property_readonly("failure", &Shadow::failure);
   py::class_<ModelTable, std::shared_ptr<ModelTable>>(module, "ModelTable")
       .def(py::init<>())
@@ -211,17 +211,18 @@ void bind_wire(py::module_& module) {
           "put",
           [](ModelTable& self, std::string name, std::string version, const LoadedScorer& scorer,
              bool reconstructs, std::shared_ptr<PValueTable> p_values, std::shared_ptr<StateStore> states,
-             std::shared_ptr<WallClock> clock, std::shared_ptr<Shadow> shadow) {
+             StreamRules rules, std::shared_ptr<WallClock> clock, std::shared_ptr<Shadow> shadow) {
             self.put(std::move(name), std::move(version), scorer.scorer,
                      {.reconstructs = reconstructs,
                       .p_values = std::move(p_values),
                       .states = std::move(states),
+                      .rules = std::move(rules),
                       .clock = std::move(clock),
                       .shadow = std::move(shadow)});
           },
           py::arg("name"), py::arg("version"), py::arg("scorer"), py::kw_only(),
           py::arg("reconstructs") = false, py::arg("p_values") = py::none(), py::arg("states") = py::none(),
-          py::arg("clock") = py::none(), py::arg("shadow") = py::none())
+          py::arg("rules") = StreamRules(), py::arg("clock") = py::none(), py::arg("shadow") = py::none())
       .def("remove", &ModelTable::remove, py::arg("name"), py::arg("version"))
       .def("set_default", &ModelTable::set_default, py::arg("name"))
       .def("find", &find_model, py::arg("name") = "", py::arg("version") = "")

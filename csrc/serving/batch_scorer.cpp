@@ -47,9 +47,9 @@ Outputs extend(ScoringTask& task, std::size_t count, std::size_t columns) {
 void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::vector<StreamPart>& parts) {
   const Scorer& scorer = *task.model->scorer;
   const std::size_t columns = scorer.input_dim();
-  const CarryRule& carry = task.model->states()->rules().carry;
   if (begin == 0) {
-    StreamScorer::check(scorer, carry, {.data = task.values.data(), .rows = task.rows, .columns = columns});
+    StreamScorer::check(scorer, task.model->abilities.rules.carry,
+                        {.data = task.values.data(), .rows = task.rows, .columns = columns});
   }
   const Outputs outputs = extend(task, count, columns);
   task.warming.resize(begin + count);
@@ -76,7 +76,7 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
 /// Scores the rows, and then lets the model's shadow see them, filled in where they lacked values: whatever
 /// becomes of that is no answer's matter.
 void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<StreamPart>& parts) {
-  scorer.score(*model.scorer, *model.states(), parts);
+  scorer.score(*model.scorer, model.abilities.rules, *model.states(), parts);
   Shadow* const shadow = model.abilities.shadow.get();
   if (shadow == nullptr || shadow->has_failed()) return;
   for (StreamPart& part : parts) {
@@ -84,7 +84,7 @@ void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<Str
     part.warming = nullptr;
   }
   try {
-    scorer.score(shadow->scorer(), shadow->states(), parts);
+    scorer.follow(shadow->scorer(), shadow->rules(), shadow->states(), parts, *model.states());
   } catch (const std::exception& error) {
     shadow->fail(error.what());
   }

@@ -23,20 +23,16 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
     throw Error(ErrorCode::invalid_argument,
                 "a model with memory needs a store of states of its size, and one without needs none");
   }
-  const auto is_carried_in_part = [&](const StateStore& states) {
-    const CarryRule& carry = states.rules().carry;
-    return carry.carries() && carry.first.size() != scorer->input_dim();
-  };
-  if ((abilities.states != nullptr && is_carried_in_part(*abilities.states)) ||
-      (abilities.shadow != nullptr && is_carried_in_part(abilities.shadow->states()))) {
-    throw Error(ErrorCode::invalid_argument, "values are carried for each of a model's columns or for none");
-  }
+  if (abilities.states != nullptr) abilities.states->require_fit(abilities.rules, scorer->input_dim());
   if (const Shadow* const shadow = abilities.shadow.get();
       shadow != nullptr &&
       (abilities.states == nullptr || shadow->scorer().input_dim() != scorer->input_dim() ||
        shadow->scorer().state_dim() != shadow->states().state_size())) {
     throw Error(ErrorCode::invalid_argument,
                 "a shadow is a model with memory, of as many columns as the one with memory that it follows");
+  }
+  if (abilities.shadow != nullptr) {
+    abilities.shadow->states().require_fit(abilities.shadow->rules(), scorer->input_dim());
   }
   const auto model = std::make_shared<ServedModel>(std::move(name), std::move(version), std::move(scorer),
                                                    std::move(abilities));

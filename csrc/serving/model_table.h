@@ -27,6 +27,7 @@ struct ModelAbilities {
   bool reconstructs = false;
   std::shared_ptr<const PValueTable> p_values = nullptr;  ///< Null for one that was not calibrated.
   std::shared_ptr<StateStore> states = nullptr;      ///< Of one with memory; versions of one graph share it.
+  StreamRules rules = {};                            ///< Its own, by which it goes on with them.
   std::shared_ptr<const WallClock> clock = nullptr;  ///< Of one with a season: what its last column says.
   std::shared_ptr<Shadow> shadow = nullptr;  ///< What is to take the place of one with memory, if anything.
 };
@@ -51,6 +52,9 @@ struct ServedModel {
 
   /// The states of the streams of a model with memory; null for one without.
   [[nodiscard]] StateStore* states() const noexcept { return abilities.states.get(); }
+
+  /// Whether rows may lack values: those of their streams are carried.
+  [[nodiscard]] bool carries() const noexcept { return abilities.rules.carry.carries(); }
 
   /// All states that its rows change: the model's own and its shadow's, null where there are none.
   [[nodiscard]] std::array<StateStore*, 2> changed_states() const noexcept {

@@ -17,11 +17,12 @@ namespace datasentinel {
 /// Thread-safe.
 class Shadow {
  public:
-  Shadow(std::shared_ptr<Scorer> scorer, std::shared_ptr<StateStore> states)
-      : scorer_(std::move(scorer)), states_(std::move(states)) {}
+  Shadow(std::shared_ptr<Scorer> scorer, std::shared_ptr<StateStore> states, StreamRules rules)
+      : scorer_(std::move(scorer)), states_(std::move(states)), rules_(std::move(rules)) {}
 
   [[nodiscard]] Scorer& scorer() const noexcept { return *scorer_; }
   [[nodiscard]] StateStore& states() const noexcept { return *states_; }
+  [[nodiscard]] const StreamRules& rules() const noexcept { return rules_; }
 
   /// From now on it sees no more rows; the first reason stays.
   void fail(std::string reason) {
@@ -40,6 +41,7 @@ class Shadow {
  private:
   std::shared_ptr<Scorer> scorer_;
   std::shared_ptr<StateStore> states_;
+  StreamRules rules_;
   mutable std::mutex mutex_;
   std::string failure_;
   std::atomic<bool> failed_{false};

@@ -12,49 +12,60 @@ constexpr std::size_t kChunkFloats = std::size_t{1} << 16;
 
 }  // namespace
 
-StateStore::StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits,
-                       StreamRules rules)
+StateStore::StateStore(std::size_t state_size, std::size_t carried_size, StateLimits limits)
     : state_size_(state_size),
-      warm_up_rows_(static_cast<float>(warm_up_rows)),
+      carried_size_(carried_size),
       limits_(limits),
-      rules_(std::move(rules)),
       chunk_slots_(std::max<std::size_t>(1, kChunkFloats / std::max<std::size_t>(1, record_size()))) {
   if (state_size == 0) throw Error(ErrorCode::invalid_argument, "a state has at least one value");
-  if (rules_.row_s > 0 && state_size < 2) {
-    throw Error(ErrorCode::invalid_argument, "a state that fades with time has at least two values");
-  }
   if (limits.max_streams == 0 || limits.max_bytes == 0) {
     throw Error(ErrorCode::invalid_argument, "max_streams and the memory for streams must be at least 1");
   }
   limits_.max_streams = std::min<std::size_t>(limits.max_streams, kNone);
 }
 
-void StateStore::read(std::string_view stream, float* state) const { read({&stream, 1}, state); }
+void StateStore::require_fit(const StreamRules& rules, std::size_t columns) const {
+  if (rules.row_s > 0 && state_size_ < 2) {
+    throw Error(ErrorCode::invalid_argument, "a state that fades with time has at least two values");
+  }
+  if (rules.carry.size() != carried_size_ || (rules.carry.carries() && rules.carry.first.size() != columns)) {
+    throw Error(ErrorCode::invalid_argument,
+                "values are carried for each of a model's " + std::to_string(columns) +
+                    " columns or for none, and the states have room for those of " +
+                    std::to_string(carried_size_ / 2));
+  }
+}
 
-void StateStore::read(std::span<const std::string_view> streams, float* states, double* times_s,
-                      float* carried) const {
+void StateStore::read(std::string_view stream, float* state) const {
+  read({&stream, 1}, {}, state, nullptr, nullptr);
+}
+
+void StateStore::read(std::span<const std::string_view> streams, const CarryRule& carry, float* states,
+                      double* times_s, float* carried) const {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
     const Place place = find(stream);
     if (times_s != nullptr) *times_s++ = place == kNone ? kUnknown : slots_[place].time_s;
-    if (place != kNone) {
-      std::copy_n(state_at(place), state_size_, states);
-    } else {
-      std::fill_n(states, state_size_, 0.0F);
+    if (states != nullptr) {
+      if (place != kNone) {
+        std::copy_n(state_at(place), state_size_, states);
+      } else {
+        std::fill_n(states, state_size_, 0.0F);
+      }
+      states += state_size_;
     }
-    states += state_size_;
     if (carried == nullptr) continue;
     if (place != kNone) {
-      std::copy_n(state_at(place) + state_size_, rules_.carry.size(), carried);
+      std::copy_n(state_at(place) + state_size_, carried_size_, carried);
     } else {
-      rules_.carry.begin(carried);
+      carry.begin(carried);
     }
-    carried += rules_.carry.size();
+    carried += carried_size_;
   }
 }
 
-void StateStore::write(std::span<const std::string_view> streams, const float* states, const double* times_s,
-                       const float* carried) {
+void StateStore::write(std::span<const std::string_view> streams, const StreamRules& rules,
+                       const float* states, const double* times_s, const float* carried) {
   const std::lock_guard lock(mutex_);
   for (const std::string_view stream : streams) {
     Place place = find(stream);
@@ -66,9 +77,9 @@ void StateStore::write(std::span<const std::string_view> streams, const float* s
     link_newest(place);
     slots_[place].last_used = ++last_use_;
     slots_[place].time_s = times_s == nullptr ? kUnknown : *times_s++;
-    set_record(place, states, carried);
+    set_record(place, rules, states, carried);
     states += state_size_;
-    if (carried != nullptr) carried += rules_.carry.size();
+    if (carried != nullptr) carried += carried_size_;
     while (oldest_ != newest_ && (by_stream_.size() > limits_.max_streams || bytes_ > limits_.max_bytes)) {
       ++evicted_;
       drop(oldest_);
@@ -109,13 +120,13 @@ std::size_t StateStore::stale() const {
   return stale_;
 }
 
-std::vector<std::size_t> StateStore::stale_columns(std::string_view stream) const {
+std::vector<std::size_t> StateStore::stale_columns(std::string_view stream, const CarryRule& carry) const {
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> columns;
   const Place place = find(stream);
   if (place == kNone) return columns;
-  for (std::size_t column = 0; column < rules_.carry.first.size(); ++column) {
-    if (rules_.carry.is_stale(state_at(place) + state_size_, column)) columns.push_back(column);
+  for (std::size_t column = 0; column < carry.first.size(); ++column) {
+    if (carry.is_stale(state_at(place) + state_size_, column)) columns.push_back(column);
   }
   return columns;
 }
@@ -140,8 +151,8 @@ bool StateStore::copy(std::size_t& place, std::size_t count, StatePage& page) co
   return place < slots_.size();
 }
 
-std::size_t StateStore::insert(std::span<const std::string> streams, const float* records,
-                               const double* times_s) {
+std::size_t StateStore::insert(std::span<const std::string> streams, const StreamRules& rules,
+                               const float* records, const double* times_s) {
   const std::lock_guard lock(mutex_);
   std::size_t taken = 0;
   for (const std::string& stream : streams) {
@@ -154,7 +165,7 @@ std::size_t StateStore::insert(std::span<const std::string> streams, const float
     link_oldest(place);
     slots_[place].last_used = before_uses_--;
     slots_[place].time_s = time_s;
-    set_record(place, record, record + state_size_);
+    set_record(place, rules, record, record + state_size_);
     ++taken;
   }
   return taken;
@@ -189,16 +200,13 @@ StateStore::Place StateStore::add(std::string_view stream) {
   by_stream_.emplace(slot.stream, place);
   slot.taken = true;
   free_.pop_back();
-  std::fill_n(state_at(place), record_size(), 0.0F);
-  ++warming_;
   bytes_ += bytes_of(stream);
   return place;
 }
 
 void StateStore::drop(Place place) {
   Slot& slot = slots_[place];
-  warming_ -= static_cast<std::size_t>(is_warming(place));
-  stale_ -= static_cast<std::size_t>(is_stale(place));
+  mark(slot, false, false);
   bytes_ -= bytes_of(slot.stream);
   by_stream_.erase(slot.stream);
   unlink(place);
@@ -206,25 +214,24 @@ void StateStore::drop(Place place) {
   free_.push_back(place);
 }
 
-bool StateStore::is_stale(Place place) const noexcept {
-  const CarryRule& carry = rules_.carry;
-  for (std::size_t column = 0; column < carry.first.size(); ++column) {
-    if (carry.is_stale(state_at(place) + state_size_, column)) return true;
+void StateStore::set_record(Place place, const StreamRules& rules, const float* state,
+                            const float* carried) noexcept {
+  float* const own = state_at(place);
+  std::copy_n(state, state_size_, own);
+  if (carried == nullptr) {
+    rules.carry.begin(own + state_size_);
+  } else {
+    std::copy_n(carried, carried_size_, own + state_size_);
   }
-  return false;
+  mark(slots_[place], state[state_size_ - 1] < static_cast<float>(rules.warm_up_rows) + 1,
+       rules.carry.is_stale(own + state_size_));
 }
 
-void StateStore::set_record(Place place, const float* state, const float* carried) noexcept {
-  warming_ -= static_cast<std::size_t>(is_warming(place));
-  stale_ -= static_cast<std::size_t>(is_stale(place));
-  std::copy_n(state, state_size_, state_at(place));
-  if (carried == nullptr) {
-    rules_.carry.begin(state_at(place) + state_size_);
-  } else {
-    std::copy_n(carried, rules_.carry.size(), state_at(place) + state_size_);
-  }
-  warming_ += static_cast<std::size_t>(is_warming(place));
-  stale_ += static_cast<std::size_t>(is_stale(place));
+void StateStore::mark(Slot& slot, bool warming, bool stale) noexcept {
+  warming_ += static_cast<std::size_t>(warming) - static_cast<std::size_t>(slot.warming);
+  stale_ += static_cast<std::size_t>(stale) - static_cast<std::size_t>(slot.stale);
+  slot.warming = warming;
+  slot.stale = stale;
 }
 
 void StateStore::link_newest(Place place) noexcept {

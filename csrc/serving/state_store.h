@@ -30,9 +30,12 @@ struct StatePage {
   std::vector<double> times_s;           ///< Of a stream's last row; NaN where that is not known.
 };
 
-/// The states of the streams of one model, by stream id: floats, the last of which is the number of rows
+/// The states of the streams of one graph, by stream id: floats, the last of which is the number of rows
 /// seen; the time of a stream's last row, where that is known; and what is carried of it. Bounded: the stream
 /// that was heard of least recently goes first, and begins anew when it is heard of again.
+///
+/// What the states mean is up to the graph; by which rules a stream goes on, to the version that scores its
+/// next row. So versions that differ in their rules share the states.
 ///
 /// An id that begins with a zero byte is of a stream that lasts no longer than its connection.
 ///
@@ -40,29 +43,32 @@ struct StatePage {
 /// so at once is the callers' concern.
 class StateStore {
  public:
-  /// Streams that have seen no more than `warm_up_rows` are warming. Throws Error{invalid_argument} for a
-  /// limit or a size of 0.
-  StateStore(std::size_t state_size, std::size_t warm_up_rows, StateLimits limits, StreamRules rules = {});
+  /// For states of `state_size` floats and `CarryRule::size` of what is carried. Throws
+  /// Error{invalid_argument} for a limit or a state's size of 0.
+  StateStore(std::size_t state_size, std::size_t carried_size, StateLimits limits);
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
 
   [[nodiscard]] std::size_t state_size() const noexcept { return state_size_; }
+  [[nodiscard]] std::size_t carried_size() const noexcept { return carried_size_; }
   [[nodiscard]] const StateLimits& limits() const noexcept { return limits_; }
-  [[nodiscard]] const StreamRules& rules() const noexcept { return rules_; }
   /// Floats that are kept of a stream: its state, and what is carried.
-  [[nodiscard]] std::size_t record_size() const noexcept { return state_size_ + rules_.carry.size(); }
+  [[nodiscard]] std::size_t record_size() const noexcept { return state_size_ + carried_size_; }
+  /// Throws Error{invalid_argument} for rules of a model of so many columns that these states do not fit.
+  void require_fit(const StreamRules& rules, std::size_t columns) const;
 
-  /// Copies a stream's state, or zeros for a stream that is not known. The second form does so for several,
-  /// with the times of their last rows and what is carried of them where these are not null.
+  /// Copies a stream's state, or zeros for a stream that is not known.
   void read(std::string_view stream, float* state) const;
-  void read(std::span<const std::string_view> streams, float* states, double* times_s = nullptr,
-            float* carried = nullptr) const;
+  /// The same for several, with the times of their last rows and what is carried of them by this rule; what
+  /// is null is left out.
+  void read(std::span<const std::string_view> streams, const CarryRule& carry, float* states, double* times_s,
+            float* carried) const;
 
   /// Keeps the states of these streams from now on, the times of their last rows, which are not known without
-  /// `times_s`, and what is carried; without that, nothing is. Streams that do not fit are dropped, the
-  /// oldest first.
-  void write(std::span<const std::string_view> streams, const float* states, const double* times_s = nullptr,
-             const float* carried = nullptr);
+  /// `times_s`, and what is carried by rules that carry. The rules say, too, which of them are warming or
+  /// stale. Streams that do not fit are dropped, the oldest first.
+  void write(std::span<const std::string_view> streams, const StreamRules& rules, const float* states,
+             const double* times_s = nullptr, const float* carried = nullptr);
 
   /// Drops a stream's state; whether there was one.
   bool forget(std::string_view stream);
@@ -71,9 +77,9 @@ class StateStore {
   [[nodiscard]] std::size_t size() const;
   /// Memory of the streams: states, ids, and what it takes to find them.
   [[nodiscard]] std::size_t bytes() const;
-  /// Streams that are still warming.
+  /// Streams that are still warming, by the rules that they were last written by.
   [[nodiscard]] std::size_t warming() const;
-  /// Streams with a column that is stale.
+  /// Streams with a column that is stale, by the same.
   [[nodiscard]] std::size_t stale() const;
   /// Rows that were scored with such a column.
   [[nodiscard]] std::uint64_t stale_rows() const noexcept {
@@ -83,7 +89,7 @@ class StateStore {
     stale_rows_.fetch_add(rows, std::memory_order_relaxed);
   }
   /// The columns of a stream that are stale.
-  [[nodiscard]] std::vector<std::size_t> stale_columns(std::string_view stream) const;
+  [[nodiscard]] std::vector<std::size_t> stale_columns(std::string_view stream, const CarryRule& carry) const;
   /// Streams that were dropped to make room.
   [[nodiscard]] std::uint64_t evicted() const;
 
@@ -93,7 +99,7 @@ class StateStore {
 
   /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.
   /// They come in the order of their use, the latest first. Returns how many were taken.
-  std::size_t insert(std::span<const std::string> streams, const float* records,
+  std::size_t insert(std::span<const std::string> streams, const StreamRules& rules, const float* records,
                      const double* times_s = nullptr);
 
   /// Work that is under way off the event loop; while there is any, the order of rows depends on all other
@@ -116,15 +122,13 @@ class StateStore {
     Place older = kNone;
     Place newer = kNone;
     bool taken = false;
+    bool warming = false;
+    bool stale = false;
   };
 
   [[nodiscard]] float* state_at(Place place) const noexcept {
     return chunks_[place / chunk_slots_].get() + place % chunk_slots_ * record_size();
   }
-  [[nodiscard]] bool is_warming(Place place) const noexcept {
-    return state_at(place)[state_size_ - 1] < warm_up_rows_ + 1;
-  }
-  [[nodiscard]] bool is_stale(Place place) const noexcept;
   [[nodiscard]] std::size_t bytes_of(std::string_view stream) const noexcept;
   [[nodiscard]] Place find(std::string_view stream) const noexcept;
   [[nodiscard]] Place add(std::string_view stream);
@@ -132,12 +136,13 @@ class StateStore {
   void link_newest(Place place) noexcept;
   void link_oldest(Place place) noexcept;
   void unlink(Place place) noexcept;
-  void set_record(Place place, const float* state, const float* carried) noexcept;
+  void set_record(Place place, const StreamRules& rules, const float* state, const float* carried) noexcept;
+  /// Counts it among those that are warming or stale, or no longer.
+  void mark(Slot& slot, bool warming, bool stale) noexcept;
 
   std::size_t state_size_;
-  float warm_up_rows_;
+  std::size_t carried_size_;
   StateLimits limits_;
-  StreamRules rules_;
   std::size_t chunk_slots_;
 
   mutable std::mutex mutex_;

@@ -32,6 +32,13 @@ struct CarryRule {
   [[nodiscard]] bool is_stale(const float* carried, std::size_t column) const noexcept {
     return carried[first.size() + column] > static_cast<float>(stale_rows);
   }
+  /// Whether any column is.
+  [[nodiscard]] bool is_stale(const float* carried) const noexcept {
+    for (std::size_t column = 0; column < first.size(); ++column) {
+      if (is_stale(carried, column)) return true;
+    }
+    return false;
+  }
 
   /// The first value that can be neither scored nor carried.
   [[nodiscard]] std::optional<Cell> find_unusable(ConstRows rows) const noexcept {
@@ -45,8 +52,11 @@ struct CarryRule {
   }
 };
 
-/// How the streams of a model are kept.
+/// How a version of a model keeps its streams. They go on by other rules when another version of the same
+/// graph follows.
 struct StreamRules {
+  /// Streams that have seen no more are warming.
+  std::size_t warm_up_rows = 0;
   /// One that has seen nothing for longer than that begins anew.
   double gap_s = std::numeric_limits<double>::infinity();
   /// Of a model whose averages fade with time: seconds of the usual step from row to row. The last value but

@@ -18,17 +18,27 @@ void StreamScorer::check(const Scorer& scorer, const CarryRule& rule, ConstRows 
   if (const auto cell = rule.find_unusable(rows)) scorer.refuse(*cell);
 }
 
-void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const StreamPart> parts) {
+void StreamScorer::score(Scorer& scorer, const StreamRules& rules, StateStore& states,
+                         std::span<const StreamPart> parts) {
+  score(scorer, rules, states, parts, nullptr);
+}
+
+void StreamScorer::follow(Scorer& scorer, const StreamRules& rules, StateStore& states,
+                          std::span<const StreamPart> parts, const StateStore& leader) {
+  score(scorer, rules, states, parts, states.carried_size() == leader.carried_size() ? &leader : nullptr);
+}
+
+void StreamScorer::score(Scorer& scorer, const StreamRules& rules, StateStore& states,
+                         std::span<const StreamPart> parts, const StateStore* leader) {
   make_lanes(parts);
   if (lanes_.empty()) return;
-  const StreamRules& rules = states.rules();
   const std::size_t carry_size = rules.carry.size();
   streams_.clear();
   for (const Lane& lane : lanes_) streams_.push_back(lane.stream);
   states_.clear();
   carried_.clear();
   times_s_.resize(has_times_ ? lanes_.size() : 0);
-  states.read(streams_, states_.extend(lanes_.size() * states.state_size()),
+  states.read(streams_, rules.carry, states_.extend(lanes_.size() * states.state_size()),
               has_times_ ? times_s_.data() : nullptr,
               rules.carry.carries() ? carried_.extend(lanes_.size() * carry_size) : nullptr);
   if (has_times_) parts = follow_times(parts, rules, scorer.input_dim());
@@ -58,7 +68,11 @@ void StreamScorer::score(Scorer& scorer, StateStore& states, std::span<const Str
     if (has_times_) times_s_[kept] = times_s_[i];
     streams_[kept++] = lanes_[i].stream;
   }
-  states.write(std::span(streams_).first(kept), states_.data(), has_times_ ? times_s_.data() : nullptr,
+  const auto kept_streams = std::span(streams_).first(kept);
+  if (leader != nullptr && rules.carry.carries()) {
+    leader->read(kept_streams, rules.carry, nullptr, nullptr, carried_.data());
+  }
+  states.write(kept_streams, rules, states_.data(), has_times_ ? times_s_.data() : nullptr,
                rules.carry.carries() ? carried_.data() : nullptr);
   for (FloatBuffer* buffer :
        {&states_, &carried_, &extra_steps_, &rows_, &scores_, &reconstructions_, &contributions_}) {

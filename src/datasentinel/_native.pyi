@@ -208,20 +208,25 @@ class Scorer:
         contributions: Float32Array | None = None,
     ) -> None: ...
 
-# The states of streams; the one that was used least recently makes room.
+# How a version of a model keeps its streams.
 @final
-class StateStore:
+class StreamRules:
     def __init__(
         self,
-        state_size: int,
-        warm_up_rows: int,
         *,
-        max_streams: int,
-        max_bytes: int = ...,
+        warm_up_rows: int = 0,
         gap_s: float = ...,
         row_s: float = 0.0,
         first_values: Sequence[float] = ...,
         stale_rows: int = 0,
+    ) -> None: ...
+
+# The states of streams; the one that was used least recently makes room.
+@final
+class StateStore:
+    # With room for what these rules carry; versions with other rules that carry as much may share it.
+    def __init__(
+        self, state_size: int, rules: StreamRules, *, max_streams: int, max_bytes: int = ...
     ) -> None: ...
     # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
     # stream follow each other, and begin anew after a gap between two times. Fills in what else is given,
@@ -229,6 +234,7 @@ class StateStore:
     def score(
         self,
         scorer: Scorer,
+        rules: StreamRules,
         x: Float32Array,
         streams: Sequence[str],
         times_s: Float64Array | None = None,
@@ -244,7 +250,11 @@ class StateStore:
     ) -> tuple[int | None, list[bytes], npt.NDArray[np.uint64], Float32Array, Float64Array]: ...
     # Takes over streams that are not known while there is room, the one used latest first; how many.
     def insert(
-        self, streams: Sequence[bytes], records: Float32Array, times_s: Float64Array | None = None
+        self,
+        streams: Sequence[bytes],
+        rules: StreamRules,
+        records: Float32Array,
+        times_s: Float64Array | None = None,
     ) -> int: ...
     def __contains__(self, stream: str) -> bool: ...
     def __len__(self) -> int: ...
@@ -258,7 +268,7 @@ class StateStore:
     def stale(self) -> int: ...
     @property
     def stale_rows(self) -> int: ...
-    def stale_columns(self, stream: str) -> list[int]: ...
+    def stale_columns(self, stream: str, rules: StreamRules) -> list[int]: ...
     @property
     def record_size(self) -> int: ...
     @property
@@ -303,7 +313,7 @@ class WallClock:
 
 @final
 class Shadow:
-    def __init__(self, scorer: Scorer, states: StateStore) -> None: ...
+    def __init__(self, scorer: Scorer, states: StateStore, rules: StreamRules) -> None: ...
     # Empty while it can score.
     @property
     def failure(self) -> str: ...
@@ -321,6 +331,7 @@ class ModelTable:
         reconstructs: bool = False,
         p_values: PValueTable | None = None,
         states: StateStore | None = None,
+        rules: StreamRules = ...,
         clock: WallClock | None = None,
         shadow: Shadow | None = None,
     ) -> None: ...

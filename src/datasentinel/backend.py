@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import math
 import os
@@ -41,6 +40,7 @@ Scorer = _native.Scorer
 Shadow = _native.Shadow
 WallClock = _native.WallClock
 StateStore = _native.StateStore
+StreamRules = _native.StreamRules
 error_name = _native.error_name
 error_table = _native.error_table
 
@@ -260,7 +260,7 @@ def build_engines(
         name=str(artifact.directory / "model.onnx"),
         backend=backend,
         precision=precision,
-        sha256=hashlib.sha256(artifact.onnx).hexdigest(),
+        sha256=artifact.sha256,
         engine=_native_options(engine or EngineOptions(), on_progress),
         architectures=architectures,
     )
@@ -321,7 +321,6 @@ def load_scorer(
         raise InvalidInputError(f"plan_budget_s must be finite and not negative, got {plan_budget_s}")
     _check_signature(artifact)
     engine = engine or EngineOptions()
-    sha256 = hashlib.sha256(artifact.onnx).hexdigest()
     table = ScoreTable.of_config(artifact.config)
     features = feature_histograms(artifact.config)
     load = functools.partial(
@@ -337,10 +336,10 @@ def load_scorer(
         feature_edges=[feature.edges.tolist() for feature in features]
         if len(features) <= _MAX_COUNTED_COLUMNS
         else [],
-        sha256=sha256,
+        sha256=artifact.sha256,
         warm_up_rows=artifact.config.warm_up_rows,
         engine=_native_options(engine, on_progress),
     )
     if backend != "auto" or plan_budget_s == 0:
         return load(plan_budget_s=plan_budget_s)
-    return _load_planned(load, _plan_key(sha256, num_threads, precision, engine), plan_budget_s)
+    return _load_planned(load, _plan_key(artifact.sha256, num_threads, precision, engine), plan_budget_s)

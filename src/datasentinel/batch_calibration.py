@@ -22,6 +22,7 @@ from datasentinel.tables.arrow import import_pyarrow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasentinel.artifact import Config
     from datasentinel.calibration import Calibration
     from datasentinel.score_counts import Keys
     from datasentinel.scoring import ScoringRequest
@@ -53,14 +54,9 @@ class BatchCounter:
         self._layout = BatchLayout(detector.artifact.config, schema, request)
         self._intervals = intervals
 
-    def rows(self, batch: Any) -> Float32Array:  # noqa: ANN401
-        """Return the features of a batch's good rows, shape [n, D]."""
-        values: Float32Array = self._layout.chunk(batch).values
-        return values
-
     def count(self, batch: Any) -> ScoreCounts:  # noqa: ANN401
         """Count the scores of a pyarrow.RecordBatch."""
-        scores = self._detector.score(self.rows(batch))
+        scores = self._detector.score(self._layout.chunk(batch).values)
         if self._intervals is None:
             return ScoreCounts.coarse(scores)
         return ScoreCounts.fine(scores, self._intervals)
@@ -128,28 +124,24 @@ def calibrate_by_counts(
             "last bits, and then the rows trained on are not found among the others: name one, such as "
             '"fused"'
         )
-    detector = Detector(artifact, backend=backend)
-    batches = [] if trained_on is None else trained_on.combine_chunks().to_batches()
-
-    def left_out(intervals: Keys | None) -> ScoreCounts:
-        if not batches:
-            return ScoreCounts.total([])
-        counter = BatchCounter(detector, trained_on.schema, request, intervals)
-        return ScoreCounts.total(map(counter.count, batches))
-
+    rows = None if trained_on is None else _rows_of(trained_on, artifact.config, request)
+    left_out = np.empty(0, np.float32) if rows is None else Detector(artifact, backend=backend).score(rows)
     all_coarse = count(None)
-    coarse = all_coarse.without(left_out(None))
+    coarse = all_coarse.without(ScoreCounts.coarse(left_out))
     intervals = intervals_to_count(coarse, target_fpr)
     all_fine = count(intervals)
     require_same_rows(all_coarse, all_fine, intervals)
-    fine = all_fine.without(left_out(intervals))
-    rows = None
-    if batches:
-        counter = BatchCounter(detector, trained_on.schema, request)
-        rows = np.concatenate([counter.rows(batch) for batch in batches])
+    fine = all_fine.without(ScoreCounts.fine(left_out, intervals))
     calibration = calibrate_counts(coarse, fine, target_fpr=target_fpr, rows=rows)
     config = dataclasses.replace(
         artifact.config, threshold=calibration.threshold, calibration=calibration.facts()
     )
     save_config(artifact.directory, config)
     return calibration
+
+
+def _rows_of(table: Any, config: Config, request: ScoringRequest) -> Float32Array | None:  # noqa: ANN401
+    """Return the features of a pyarrow.Table's good rows, shape [n, D]; None where there are none."""
+    layout = BatchLayout(config, table.schema, request)
+    rows = [layout.chunk(batch).values for batch in table.to_batches()]
+    return np.concatenate(rows) if rows else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from datasentinel.backend import StateStore
+    from datasentinel.backend import StateStore, StreamRules
     from datasentinel.types import Float32Array, Float64Array
 
 _MAGIC = b"datasentinel streams 2\n"
@@ -54,10 +54,10 @@ def save_states(store: StateStore, model_sha256: str, path: Path) -> int:
     return count
 
 
-def restore_states(store: StateStore, model_sha256: str, path: Path) -> int:
+def restore_states(store: StateStore, rules: StreamRules, model_sha256: str, path: Path) -> int:
     """Restore the states of a file, the last used first if there is not room for all; return their number.
 
-    Streams that are known already keep the state they have.
+    Streams that are known already keep the state they have. By the rules they are warming or stale.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def restore_states(store: StateStore, model_sha256: str, path: Path) -> int:
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a snapshot of these streams: {error}") from error
     order = np.argsort(last_used)[::-1]
-    return store.insert([streams[i] for i in order], states[order], times_s[order])
+    return store.insert([streams[i] for i in order], rules, states[order], times_s[order])
 
 
 def _write(store: StateStore, model_sha256: str, file: BinaryIO) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import StateStore
+from datasentinel.backend import StateStore, StreamRules
 from datasentinel.calendar_time import second_of_week, seconds
 from datasentinel.detector import Detector, as_float32_rows
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from datasentinel.artifact import Config
     from datasentinel.reasons import Reason
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
@@ -73,6 +74,7 @@ class StreamDetector:
         self.detector = detector
         if max_streams < 1:
             raise InvalidInputError(f"max_streams must be at least 1, got {max_streams}")
+        self._rules = rules_of(detector.artifact.config)
         self._store = store_for(detector, max_streams=max_streams) if store is None else store
         self._carries = bool(detector.artifact.config.first_values)
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class StreamDetector:
         """
         return [
             feature_name(self.detector.feature_names, column)
-            for column in self._store.stale_columns(_text(stream))
+            for column in self._store.stale_columns(_text(stream), self._rules)
         ]
 
     @property
@@ -206,7 +208,7 @@ class StreamDetector:
         """
         values, ids, times_s = self._read(rows, streams, timestamps)
         with self._lock:
-            scores, warming = self._store.score(self.detector.scorer, values, ids, times_s)
+            scores, warming = self._store.score(self.detector.scorer, self._rules, values, ids, times_s)
         if filled is not None:
             filled[:] = values
         return scores, warming
@@ -250,6 +252,7 @@ class StreamDetector:
         with self._lock:
             scores, warming = self._store.score(
                 self.detector.scorer,
+                self._rules,
                 values,
                 ids,
                 times_s,
@@ -279,7 +282,7 @@ class StreamDetector:
         InvalidInputError
             The file cannot be written.
         """
-        save_states(self._store, self._model_digest(), Path(path))
+        save_states(self._store, self.detector.artifact.sha256, Path(path))
 
     def restore(self, path: str | os.PathLike[str]) -> int:
         """Restore the states that `save` wrote; return their number.
@@ -291,7 +294,7 @@ class StreamDetector:
         ArtifactError
             The file is not a snapshot of streams of this model.
         """
-        return restore_states(self._store, self._model_digest(), Path(path))
+        return restore_states(self._store, self._rules, self.detector.artifact.sha256, Path(path))
 
     def _read(
         self, rows: object, streams: Sequence[str | int], timestamps: Sequence[object] | None
@@ -322,12 +325,9 @@ class StreamDetector:
             return rows
         return np.column_stack([rows, second_of_week(timestamps, zone).astype(np.float32)])
 
-    def _model_digest(self) -> str:
-        return self.detector.artifact.config.model_sha256
-
 
 def store_for(detector: Detector, *, max_streams: int, max_bytes: int = sys.maxsize) -> StateStore:
-    """Make an empty store for the streams of a detector with memory, by the rules in its config.json.
+    """Make an empty store for the streams of a detector with memory.
 
     Parameters
     ----------
@@ -336,12 +336,14 @@ def store_for(detector: Detector, *, max_streams: int, max_bytes: int = sys.maxs
     max_bytes : int
         Of memory for all of them.
     """
-    config = detector.artifact.config
-    return StateStore(
-        detector.scorer.state_dim,
-        config.warm_up_rows,
-        max_streams=max_streams,
-        max_bytes=max_bytes,
+    rules = rules_of(detector.artifact.config)
+    return StateStore(detector.scorer.state_dim, rules, max_streams=max_streams, max_bytes=max_bytes)
+
+
+def rules_of(config: Config) -> StreamRules:
+    """Return the rules by which a model with memory keeps its streams."""
+    return StreamRules(
+        warm_up_rows=config.warm_up_rows,
         gap_s=config.gap_s or math.inf,
         row_s=config.row_s or 0.0,
         first_values=config.first_values,

@@ -296,16 +296,17 @@ void a_full_queue_keeps_lines_waiting_and_refuses_none() {
 
 /// A model with memory: an anomaly is more than 5 above the mean of its stream so far, whose first 3 rows
 /// warm it up.
-std::shared_ptr<ModelTable> serving_memory(const std::shared_ptr<StateStore>& states) {
+std::shared_ptr<ModelTable> serving_memory(const std::shared_ptr<StateStore>& states,
+                                           StreamRules rules = {}) {
   auto models = std::make_shared<ModelTable>();
   const auto scorer = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 5.0,
                                                std::vector<std::string>(), std::nullopt, std::nullopt, 3);
-  models->put("mean", "1", scorer, {.states = states});
+  models->put("mean", "1", scorer, {.states = states, .rules = std::move(rules)});
   return models;
 }
 
 void a_connection_is_a_stream_unless_lines_name_others() {
-  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  const auto states = std::make_shared<StateStore>(2, 0, StateLimits{});
   const Server server(serving_memory(states));
   {
     LineSession session = server.open();
@@ -323,7 +324,7 @@ void a_connection_is_a_stream_unless_lines_name_others() {
 
 void a_line_names_its_stream_well() {
   const std::string rest = std::string(256, 'x');
-  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  const auto states = std::make_shared<StateStore>(2, 0, StateLimits{});
   const Server server(serving_memory(states));
   LineSession session = server.open();
   CHECK(feed(session, "@ 1\n") == "ERROR: expected a stream's id after '@'\n");
@@ -338,9 +339,9 @@ void a_line_names_its_stream_well() {
 }
 
 void lines_tell_times_and_may_lack_values() {
-  const auto states = std::make_shared<StateStore>(
-      2, 3, StateLimits{}, StreamRules{.gap_s = 10, .carry = {.first = {7}, .stale_rows = 2}});
-  const Server server(serving_memory(states));
+  const StreamRules rules{.gap_s = 10, .carry = {.first = {7}, .stale_rows = 2}};
+  const auto states = std::make_shared<StateStore>(2, rules.carry.size(), StateLimits{});
+  const Server server(serving_memory(states, rules));
   LineSession session = server.open();
   CHECK(feed(session, "@a t=100 1\n@a t=105.5 1\n@a\tt=106\tnan\n@a NAN\n@a t=107 9\n") ==
         "WARMING\nWARMING\nWARMING\nOK\nANOMALY\n");
@@ -365,7 +366,7 @@ void lines_tell_times_and_may_lack_values() {
 }
 
 void lines_of_a_stream_keep_their_order_through_the_queue() {
-  const auto states = std::make_shared<StateStore>(2, 3, StateLimits{});
+  const auto states = std::make_shared<StateStore>(2, 0, StateLimits{});
   Server server(serving_memory(states), {.max_inline_us = -1});
   LineSession session = server.open();
   std::string replies;

@@ -292,7 +292,7 @@ struct Shadowed {
   std::shared_ptr<Scorer> new_scorer = std::make_shared<Scorer>(new_session, 1e9);
   std::shared_ptr<StateStore> old_states = std::make_shared<StateStore>(2, 0, StateLimits{});
   std::shared_ptr<StateStore> new_states = std::make_shared<StateStore>(2, 0, StateLimits{});
-  std::shared_ptr<Shadow> shadow = std::make_shared<Shadow>(new_scorer, new_states);
+  std::shared_ptr<Shadow> shadow = std::make_shared<Shadow>(new_scorer, new_states, StreamRules{});
   ModelTable models;
 
   void put(std::shared_ptr<Shadow> with) {
@@ -352,18 +352,19 @@ void a_shadow_sees_all_rows_and_answers_nobody() {
 
 void a_shadow_may_carry_what_the_old_model_does_not() {
   Shadowed models;
-  const auto carrying = [](std::size_t columns) {
+  const auto carrying = [&](const std::shared_ptr<StateStore>& states, std::size_t columns) {
     const StreamRules rules{.carry = {.first = std::vector<float>(columns, 0.5F), .stale_rows = 1}};
-    return std::make_shared<StateStore>(2, 0, StateLimits{}, rules);
+    return std::make_shared<Shadow>(models.new_scorer, states, rules);
   };
-  const auto states = carrying(1);
-  models.put(std::make_shared<Shadow>(models.new_scorer, states));
+  const auto states = std::make_shared<StateStore>(2, 2, StateLimits{});
+  models.put(carrying(states, 1));
   ScoringTask task;
   models.fill(task, "a", 3);
   BatchScorer::score_rows(task, 0, 3);
   CHECK(!task.failure && Shadowed::rows_seen(*states, "a") == 3);
-  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried",
-                    models.put(std::make_shared<Shadow>(models.new_scorer, carrying(2))));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried", models.put(carrying(states, 2)));
+  const auto wider = std::make_shared<StateStore>(2, 4, StateLimits{});
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried", models.put(carrying(wider, 2)));
 }
 
 void a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one() {
@@ -402,8 +403,8 @@ void a_model_and_its_store_belong_together() {
                     models.put("m", "1", without, {.states = states}));
   const auto of_its_size = std::make_shared<StateStore>(2, 0, StateLimits{});
   const auto wider = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(2), 1.0);
-  for (const auto& shadow :
-       {std::make_shared<Shadow>(wider, of_its_size), std::make_shared<Shadow>(with_memory, states)}) {
+  for (const auto& shadow : {std::make_shared<Shadow>(wider, of_its_size, StreamRules{}),
+                             std::make_shared<Shadow>(with_memory, states, StreamRules{})}) {
     CHECK_THROWS_WITH(ErrorCode::invalid_argument, "a shadow is",
                       models.put("m", "1", with_memory, {.states = of_its_size, .shadow = shadow}));
   }

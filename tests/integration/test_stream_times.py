@@ -254,11 +254,13 @@ def test_produce_replays_a_recording_with_its_times(protocol, models, server, re
         [
             *("produce", "--protocol", protocol, "--port", str(server.ports[protocol]), "--window", "1"),
             *("--file", str(path), "--time", "ts", "--id", "host", "--model", str(models), "--replies"),
-            *("--invalid-every", "0"),
+            *("--invalid-every", "3"),
         ],
     )  # fmt: skip
     assert replies.exit_code == 0, replies.output
     lines = [line.split() for line in replies.stdout.splitlines() if line[:1].isdigit()]
+    assert {line[1] for line in lines[2::3]} == {"ERROR:"}
+    del lines[2::3]
     threshold = load_artifact(models).config.threshold
     assert [line[1] for line in lines] == [
         "WARMING" if warms else "ANOMALY" if score > threshold else "OK"

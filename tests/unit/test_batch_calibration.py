@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from datasentinel import batch_calibration
 from datasentinel.artifact import load_artifact
 from datasentinel.batch_calibration import BatchCounter, calibrate_by_counts
 from datasentinel.detector import Detector
@@ -50,6 +51,19 @@ def test_rows_that_change_between_the_passes_are_refused(artifact, table):
             calibrated(artifact, [table, table.slice(0, 900)], trained_on, "fused")
     assert (artifact.directory / "config.json").read_bytes() == before
     assert calibrated(artifact, [table, table], table.slice(0, 100), "fused").rows == 900
+
+
+def test_rows_trained_on_are_scored_once(artifact, table, monkeypatch):
+    detectors = []
+
+    def load(*args, **kwargs):
+        detectors.append(Detector(*args, **kwargs))
+        return detectors[-1]
+
+    monkeypatch.setattr(batch_calibration, "Detector", load)
+    calibrated(artifact, [table, table], table.slice(0, 100), "fused")
+    (detector,) = detectors
+    assert detector.scorer.counts["rows"] == 100
 
 
 def test_rows_are_not_taken_away_by_scores_of_a_backend_that_may_be_another(artifact, table):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasentinel.artifact import format_config, parse_config
-from datasentinel.backend import StateStore
+from datasentinel.backend import StateStore, StreamRules
 from datasentinel.detector import Detector
 from datasentinel.errors import ArtifactError, DataError, InvalidInputError, SettingsError
 from datasentinel.estimator import AutoencoderDetector
@@ -204,15 +204,14 @@ def test_config_is_checked(detector, tmp_path):
 
 def test_a_column_without_a_first_value_must_have_its_own(detector):
     first_values = [float("nan"), *detector.artifact.config.first_values[1:]]
-    store = StateStore(
-        detector.scorer.state_dim, 3, max_streams=2, first_values=first_values, stale_rows=5
-    )  # fmt: skip
+    rules = StreamRules(warm_up_rows=3, first_values=first_values, stale_rows=5)
+    store = StateStore(detector.scorer.state_dim, rules, max_streams=2)
     row = oscillations(1)
     row[0, 1] = np.nan
-    store.score(detector.scorer, row.copy(), ["a"])
+    store.score(detector.scorer, rules, row.copy(), ["a"])
     row[0, 0] = np.nan
     with pytest.raises(InvalidInputError, match="row 0, column 0"):
-        store.score(detector.scorer, row, ["a"])
+        store.score(detector.scorer, rules, row, ["a"])
     rows = np.array([[1, 2, 3], [np.nan, np.nan, 4]], np.float32)
     filled = fill_forward(rows, (float("nan"), 8.0, 9.0))
     np.testing.assert_array_equal(filled, [[1, 2, 3], [np.nan, 2, 4]])

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasentinel.artifact import Artifact, format_config, load_artifact, parse_config, save_artifact
-from datasentinel.backend import StateStore
+from datasentinel.backend import StateStore, StreamRules
 from datasentinel.detector import Detector
 from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
 from datasentinel.estimator import AutoencoderDetector
@@ -260,13 +260,14 @@ def test_the_streams_used_last_are_restored_where_not_all_fit(detector, tmp_path
 )
 def test_a_damaged_snapshot_or_one_of_another_model_is_refused(detector, tmp_path, damage, message):
     path = tmp_path / "states"
-    store = StateStore(3, 0, max_streams=10)
-    store.insert([b"a", b"b"], np.ones((2, 3), np.float32))
+    rules = StreamRules()
+    store = StateStore(3, rules, max_streams=10)
+    store.insert([b"a", b"b"], rules, np.ones((2, 3), np.float32))
     assert save_states(store, "0123456789abcdef", path) == 2
-    restored = StateStore(3, 0, max_streams=10)
+    restored = StateStore(3, rules, max_streams=10)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ArtifactError, match=message):
-        restore_states(restored, "0123456789abcdef", path)
+        restore_states(restored, rules, "0123456789abcdef", path)
     assert len(restored) == 0
 
 
@@ -328,9 +329,36 @@ def test_a_state_that_is_not_the_graphs_is_found_at_load(artifact):
         Detector(Artifact(Path("m"), config, artifact.onnx), backend="fused")
 
 
+def test_a_snapshot_is_of_one_graph_whether_config_says_which_or_not(artifact, tmp_path):
+    other = AutoencoderDetector(model="context").fit(oscillations(2500, seed=4)).artifact_
+    silent = [replace(made, config=replace(made.config, model_sha256="")) for made in (artifact, other)]
+    ours, theirs = (StreamDetector(Detector(made, backend="fused")) for made in silent)
+    ours.update(oscillations(1)[0], "a")
+    ours.save(tmp_path / "states")
+    assert StreamDetector(Detector(artifact, backend="fused")).restore(tmp_path / "states") == 1
+    with pytest.raises(ArtifactError, match="of another model"):
+        theirs.restore(tmp_path / "states")
+
+
 def test_the_number_of_streams_is_at_least_one(detector):
     with pytest.raises(InvalidInputError, match="max_streams must be at least 1"):
         StreamDetector(detector, max_streams=0)
+
+
+def test_the_estimator_takes_context_where_groups_tell_recordings():
+    recordings = np.concatenate([oscillations(1200), oscillations(1300, seed=1)])
+    groups = ["a"] * 1200 + ["b"] * 1300
+    told = AutoencoderDetector().fit(recordings, groups=groups)
+    assert told.artifact_.config.training["model"] == "context"
+    assert told.artifact_.config.state
+    # Not where nothing tells recordings, rows do not follow each other, or another model's options are given.
+    shuffled = np.random.default_rng(0).permutation(recordings)
+    for estimator, rows, of in (
+        (AutoencoderDetector(), recordings, None),
+        (AutoencoderDetector(), shuffled, groups),
+        (AutoencoderDetector(steps=20), recordings, groups),
+    ):
+        assert not estimator.fit(rows, groups=of).artifact_.config.state
 
 
 def test_the_estimator_scores_each_group_as_a_recording_of_its_own():

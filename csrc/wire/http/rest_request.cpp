@@ -30,8 +30,7 @@ class Reader {
         values_(request.task.values),
         columns_(request.task.model->scorer->input_dim()),
         max_values_(request.max_rows * columns_),
-        may_lack_(request.task.model->states() != nullptr &&
-                  request.task.model->states()->rules().carry.carries()) {}
+        may_lack_(request.task.model->carries()) {}
 
   void read(std::string_view text) {
     const std::size_t json_bytes = request_.json_bytes.value_or(text.size());

@@ -189,7 +189,7 @@ void LineSession::take_line(std::string_view line) {
   const StateStore* const states = task.model->states();
   const std::size_t columns = task.model->scorer->input_dim();
   float* const row = task.values.extend(columns);
-  std::string reason = read_row(line, {row, columns}, states != nullptr && states->rules().carry.carries());
+  std::string reason = read_row(line, {row, columns}, task.model->carries());
   if (reason.empty()) {
     if (const WallClock* const clock = task.model->abilities.clock.get();
         clock != nullptr && !std::isnan(time_s)) {

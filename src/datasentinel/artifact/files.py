@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from datasentinel.artifact.config import Config, format_config, parse_config
@@ -41,6 +42,11 @@ class Artifact:
     directory: Path
     config: Config
     onnx: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of `onnx` in hexadecimal, whether config.json says it or not."""
+        return hashlib.sha256(self.onnx).hexdigest()
 
 
 def load_artifact(path: str | os.PathLike[str], *, within: str | os.PathLike[str] | None = None) -> Artifact:

@@ -252,13 +252,17 @@ def _with_invalid(
         index += 1
         if invalid_every and (index + 1) % invalid_every == 0:
             fault = next(turns)
-            yield Sample(index, _spoil(values, fault, rng), None, fault, name, time_s)
+            yield Sample(index, _spoil(values, fault, rng, time_s), None, fault, name, time_s)
             index += 1
 
 
-def _spoil(values: Float32Array, fault: Fault, rng: np.random.Generator) -> Float32Array:
+def _spoil(
+    values: Float32Array, fault: Fault, rng: np.random.Generator, time_s: float | None
+) -> Float32Array:
     if fault is Fault.WRONG_COUNT:
         return np.append(values, values[-1])
     spoilt = values.copy()
-    spoilt[rng.integers(values.size)] = np.inf if fault is Fault.INFINITE else np.nan
+    # The last column may be a season's own, which the server fills in where it is told the time.
+    last = max(1, values.size - (time_s is not None))
+    spoilt[rng.integers(last)] = np.inf if fault is Fault.INFINITE else np.nan
     return spoilt

@@ -13,6 +13,7 @@ from datasentinel.calendar_time import utc_offsets
 from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
 from datasentinel.serving.served_model import ServedModel
 from datasentinel.serving.shadows import Shadow
+from datasentinel.streams import rules_of
 
 if TYPE_CHECKING:
     from datasentinel.detector import Detector
@@ -207,7 +208,7 @@ class ServedModels:
 
     def _put(self, model: ServedModel) -> None:
         shadow = self.shadows.get(model.name)
-        zone = model.detector.artifact.config.time_zone
+        config = model.detector.artifact.config
         self.table.put(
             model.name,
             model.version,
@@ -215,7 +216,8 @@ class ServedModels:
             reconstructs="output" in model.outputs,
             p_values=model.detector.p_value_table,
             states=model.streams.store if model.streams is not None else None,
-            clock=WallClock(*utc_offsets(zone)) if zone is not None else None,
+            rules=rules_of(config),
+            clock=WallClock(*utc_offsets(config.time_zone)) if config.time_zone is not None else None,
             shadow=shadow.native if shadow is not None and shadow.old is model else None,
         )
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from datasentinel import backend
+from datasentinel.streams import rules_of
 
 if TYPE_CHECKING:
     from datasentinel.serving.served_model import ServedModel
@@ -37,7 +38,9 @@ class Shadow:
 
     def __post_init__(self) -> None:
         """Make what the core hands the rows to."""
-        object.__setattr__(self, "native", backend.Shadow(self.new.detector.scorer, _states(self.new)))
+        detector = self.new.detector
+        native = backend.Shadow(detector.scorer, _states(self.new), rules_of(detector.artifact.config))
+        object.__setattr__(self, "native", native)
 
     @property
     def failure(self) -> str:

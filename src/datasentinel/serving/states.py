@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,12 @@ from urllib.parse import quote
 from datasentinel.errors import ArtifactError, InvalidInputError, SettingsError
 from datasentinel.serving.logs import log
 from datasentinel.stream_snapshot import restore_states, save_states
-from datasentinel.streams import store_for
+from datasentinel.streams import rules_of, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from datasentinel.backend import StateStore
+    from datasentinel.backend import StateStore, StreamRules
     from datasentinel.detector import Detector
     from datasentinel.serving.settings import Settings
 
@@ -29,24 +28,30 @@ _MAX_NAME_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class ModelStreams:
-    """The streams of a model, and of all its versions with the same graph: there a state means the same.
+    """The streams of a model, and of all its versions whose states mean the same.
+
+    They go on by the rules of the version that scores their next row.
 
     Attributes
     ----------
     name : str
     sha256 : str
         Of the graph.
+    carries : bool
+        Whether what is missing is carried, and so kept beside the state.
     store : StateStore
     """
 
     name: str
     sha256: str
+    carries: bool
     store: StateStore = field(compare=False)
 
     @property
     def file_name(self) -> str:
         """Where a snapshot of them goes."""
-        return f"{quote(self.name, safe='')[:_MAX_NAME_CHARACTERS]}-{self.sha256[:16]}.streams"
+        kind = "-carried" if self.carries else ""
+        return f"{quote(self.name, safe='')[:_MAX_NAME_CHARACTERS]}-{self.sha256[:16]}{kind}.streams"
 
 
 class StreamStates:
@@ -66,7 +71,7 @@ class StreamStates:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder = Path(settings.stream_snapshot) if settings.stream_snapshot else None
-        self._kept: dict[tuple[str, str], ModelStreams] = {}
+        self._kept: dict[tuple[str, str, bool], ModelStreams] = {}
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -85,16 +90,17 @@ class StreamStates:
         """
         if not detector.scorer.state_dim:
             return None
-        sha256 = hashlib.sha256(detector.artifact.onnx).hexdigest()
-        streams = self._kept.get((name, sha256))
+        config = detector.artifact.config
+        key = (name, detector.artifact.sha256, bool(config.first_values))
+        streams = self._kept.get(key)
         if streams is None:
             store = store_for(
                 detector,
                 max_streams=self._settings.max_streams,
                 max_bytes=self._settings.stream_memory_mib << 20,
             )
-            streams = self._kept[name, sha256] = ModelStreams(name, sha256, store)
-            self._restore(streams)
+            streams = self._kept[key] = ModelStreams(*key, store)
+            self._restore(streams, rules_of(config))
         return streams
 
     def keep_only(self, used: Collection[ModelStreams]) -> None:
@@ -120,11 +126,11 @@ class StreamStates:
             else:
                 log(_logger, logging.DEBUG, "streams_saved", name=streams.name, streams=count, path=path)
 
-    def _restore(self, streams: ModelStreams) -> None:
+    def _restore(self, streams: ModelStreams, rules: StreamRules) -> None:
         if self._folder is None or not (path := self._folder / streams.file_name).exists():
             return
         try:
-            count = restore_states(streams.store, streams.sha256, path)
+            count = restore_states(streams.store, rules, streams.sha256, path)
         except ArtifactError as error:
             log(_logger, logging.ERROR, "streams_not_restored", name=streams.name, reason=error)
         else:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from datasentinel.artifact import load_artifact
-from datasentinel.backend import StateStore
 from datasentinel.detector import Detector
 from datasentinel.distributed.brokers.base import Message
 from datasentinel.distributed.stream.answers import Answerer, identity_of
@@ -135,17 +134,16 @@ def test_a_model_with_memory_scores_each_series_in_its_own_past(memory_detector)
 
 def test_a_gap_in_the_times_of_a_series_begins_it_anew(memory_detector):
     rows = oscillations(200)
-    config = memory_detector.artifact.config
-    assert config.warm_up_rows == 96
-    store = StateStore(memory_detector.scorer.state_dim, 96, max_streams=10, gap_s=60.0)
-    streams = StreamDetector(memory_detector, store=store)
+    artifact = memory_detector.artifact
+    state = {**artifact.config.state, "gap_s": 60.0}
+    detector = Detector(replace(artifact, config=replace(artifact.config, state=state)), backend="fused")
+    assert artifact.config.warm_up_rows == 96
+    streams = StreamDetector(detector)
     times = [float(second + (3600 if second >= 150 else 0)) for second in range(200)]
     expected, warming = streams.update_many(rows, ["a"] * 200, times)
     assert warming.tolist() == [*[True] * 96, *[False] * 54, *[True] * 50]
 
-    model = DataPlane(memory_detector).served.find()
-    again = StateStore(memory_detector.scorer.state_dim, 96, max_streams=10, gap_s=60.0)
-    model = replace(model, streams=replace(model.streams, store=again))
+    model = DataPlane(detector).served.find()
     answerer = Answerer(PayloadOptions(format="csv", columns=(*_names(memory_detector), "time"), time="time"))
     messages = [
         message(",".join(map(str, [*row.tolist(), time])).encode(), key="a")

@@ -76,6 +76,20 @@ def test_every_tenth_sample_is_invalid_and_no_row_is_lost():
     assert valid == [(float(index), index % 2 == 0) for index in range(27)]
 
 
+def test_what_is_spoilt_is_not_what_a_server_fills_in_from_the_time():
+    rows = [Row(np.zeros(2, np.float32), time_s=float(second)) for second in range(100)]
+    spoilt = [
+        np.flatnonzero(~np.isfinite(sample.values)).tolist()
+        for sample in stream(rows, invalid_every=2, faults=[Fault.NAN, Fault.INFINITE])
+        if sample.fault
+    ]
+    assert spoilt == [[0]] * 100
+    untimed = stream(
+        [row._replace(time_s=None) for row in rows], invalid_every=2, faults=[Fault.NAN]
+    )  # fmt: skip
+    assert {int(np.flatnonzero(np.isnan(sample.values))[0]) for sample in untimed if sample.fault} == {0, 1}
+
+
 def test_no_invalid_samples_when_not_asked_for():
     rows = [Row(np.zeros(2, np.float32))] * 25
     assert not any(sample.fault for sample in stream(rows, invalid_every=0, faults=PROTOCOLS["grpc"]))
