@@ -112,6 +112,7 @@ lint: setup  ## Check style, types, and the stubs of the extension
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --no-progress --quiet .github
 	$(BIN)/hadolint docker/Dockerfile
 
 format: setup  ## Rewrite the sources in the house style
@@ -124,8 +125,9 @@ wheel: setup  ## Build the source distribution and the wheel into dist/, and run
 	wheel/build.sh
 	wheel/check.sh dist/*.whl
 
-sbom:  ## List what a wheel in dist/ brings along when it is installed, as CycloneDX
+sbom: setup  ## List what the wheel in dist/ brings along, and what the images hold, as CycloneDX
 	wheel/sbom.sh dist/*.whl
+	$(BIN)/python docker/sbom.py dist
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

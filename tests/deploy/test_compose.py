@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -231,3 +233,22 @@ def test_scripts_are_shell_that_parses():
         interpreter = script.read_text().splitlines()[0].split()[-1].rpartition("/")[2]
         subprocess.run([interpreter, "-n", script], check=True)
         assert script.stat().st_mode & 0o111, f"{script} cannot be executed"
+
+
+def test_an_images_bill_of_materials_names_its_base_its_packages_and_those_locked_for_its_python(tmp_path):
+    script = REPOSITORY / "docker" / "sbom.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
+    documents = {path.name.split(".")[0]: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert sorted(documents) == ["datasentinel-producer", "datasentinel-server", "datasentinel-trainer"]
+    digest = re.search("@(sha256:[0-9a-f]{64})$", DOCKERFILE, re.MULTILINE)[1]
+    for name, document in documents.items():
+        assert document["metadata"]["component"]["name"] == name
+        parts = {part["name"]: part for part in document["components"]}
+        assert len(parts) == len(document["components"]), "a package is listed twice"
+        assert parts["debian"]["purl"] == f"pkg:docker/debian@{digest}"
+        assert {"python3", "tini", "libnghttp2-14", "numpy", "datasentinel"} <= set(parts)
+        assert "g++" not in parts, "a package of the stages that only build"
+        (root,) = document["dependencies"]
+        assert root["dependsOn"] == [part["bom-ref"] for part in document["components"]]
+    torch = next(part for part in documents["datasentinel-trainer"]["components"] if part["name"] == "torch")
+    assert torch["version"].endswith("+cpu")
