@@ -14,9 +14,18 @@ if TYPE_CHECKING:
 
     from datasentinel.types import BoolArray
 
-# A column of such a name is the label; one of the others is if its values are those of a label.
-LABEL_NAMES = frozenset({"label", "labels", "is_anomaly", "is_outlier", "is_attack", "anomaly_label"})
-POSSIBLE_LABEL_NAMES = frozenset({"anomaly", "class", "target", "y", "outlier", "attack", "ground_truth"})
+_EVENTS = frozenset(
+    {"anomaly", "anomalous", "abnormal", "outlier", "novelty", "attack", "intrusion", "malicious", "malware"}
+    | {"fraud", "fraudulent", "fault", "faulty", "failure", "defect", "defective"}
+)
+# A column of such a name is the label; one of the others is if its values are those of a label. Case, spaces
+# and what joins words make no difference.
+_NAMES = frozenset(
+    {"label", "labels"} | {f"is{event}" for event in _EVENTS} | {f"{event}label" for event in _EVENTS}
+)
+_POSSIBLE_NAMES = frozenset(
+    {"class", "target", "y", "gt", "groundtruth", "normalattack", "machinefailure", "machinefault"} | _EVENTS
+)
 
 _NORMAL_WORDS = frozenset(
     {"normal", "false", "f", "no", "n", "benign", "inlier", "ok", "good", "nominal", "regular", "healthy"}
@@ -27,6 +36,20 @@ _ANOMALY_WORDS = frozenset(
 )
 _MAX_CLASSES = 20
 _SHOWN = 6
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a column of this name is the label: `label`, `anomaly_label`, `isFraud`."""
+    return _joined(name) in _NAMES
+
+
+def may_be_label_name(name: str) -> bool:
+    """Whether a column of this name is the label if its values are those of one: `y`, `Normal/Attack`."""
+    return _joined(name) in _POSSIBLE_NAMES
+
+
+def _joined(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def normalise(value: object) -> str | float | None:

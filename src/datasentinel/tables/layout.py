@@ -235,8 +235,7 @@ def _is_numbered_header(
     if values != list(range(values[0], values[0] + len(values))):
         return False
     others = [name for i, name in enumerate(names) if i not in numbered]
-    known = labels.LABEL_NAMES | labels.POSSIBLE_LABEL_NAMES | {"", "index", "id", "time", "timestamp"}
-    if others and all(name.lower() in known for name in others):
+    if others and all(map(_is_common_name, others)):
         return True
     if values[0] not in (0, 1) or (len(values) < 2 and not others):
         return False
@@ -244,6 +243,14 @@ def _is_numbered_header(
     columns = list(zip(*rest, strict=True))
     fractions = [i for i in numbered if i < len(columns) and any(decimal in field for field in columns[i])]
     return 2 * len(fractions) > len(numbered)
+
+
+def _is_common_name(name: str) -> bool:
+    return (
+        name.lower() in {"", "index", "id", "time", "timestamp"}
+        or labels.is_label_name(name)
+        or labels.may_be_label_name(name)
+    )
 
 
 def _mostly(column: Sequence[str], decimal: str) -> bool:

@@ -348,10 +348,10 @@ def _find_label(
 ) -> int | None:
     """Find the label by its name and, where the name alone does not tell, by its values."""
     free = [column for column in range(len(names)) if column not in taken]
-    certain = [column for column in free if names[column].strip().lower() in labels.LABEL_NAMES]
+    certain = [column for column in free if labels.is_label_name(names[column])]
     possible, unclear = [], []
     for column in free:
-        if names[column].strip().lower() not in labels.POSSIBLE_LABEL_NAMES or sample[column].nested:
+        if not labels.may_be_label_name(names[column]) or sample[column].nested:
             continue
         values = {labels.normalise(value) for value in sample[column].present} - {None}
         if labels.looks_like_labels(values):  # type: ignore[arg-type]

@@ -151,7 +151,9 @@ def test_roles_by_option(frame, write):
         write(frame, roles=Roles(features=("a", "ts"), time="ts"))
 
 
-@pytest.mark.parametrize("name", ["label", "is_anomaly", "Anomaly", "class", "target", "y", "outlier"])
+@pytest.mark.parametrize(
+    "name", ["label", "isFraud", "Anomaly", "class", "y", "Normal/Attack", "Machine failure"]
+)
 @pytest.mark.parametrize(
     ("normal", "anomaly"),
     [
