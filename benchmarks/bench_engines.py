@@ -1,10 +1,12 @@
-"""What Ray and Spark cost beside one process: rows a second with 1 and 2 workers, and seconds a row beyond.
+"""What Ray and Spark cost beside one process: time and CPU of a row and of a job, with 1 and 2 workers.
 
     python -m benchmarks.bench_engines --model models/ [--rows 1000000] [--engines process,ray,spark]
 
 Parquet files of float64 columns are scored into Parquet files, a fourth of the rows and all of them by turns,
 after a first run that starts workers and loads the model. The difference of the two is what rows take, their
-common part what a job takes. Medians of `--rounds`.
+common part what a job takes. Medians of `--rounds`. CPU is that of this process and all that it started; on a
+machine that does other work, too, only that can be compared. Without `--model` the network is so small that
+hardly anything but reading, writing and the engine is measured.
 """
 
 from __future__ import annotations
@@ -15,19 +17,22 @@ import shutil
 import statistics
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
 
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
+from tests.networks import Network, write_artifact
 
 FILES = 8
+COLUMNS = 8
 
 
 def write_files(folder: Path, names: tuple[str, ...], rows: int) -> None:
@@ -98,36 +103,62 @@ def on_spark(model: Path, workers: int):
 ENGINES = {"process": one_process, "ray": on_ray, "spark": on_spark}
 
 
+def cpu_s() -> float:
+    """CPU seconds so far of this process and all under it, those that ended too."""
+    used = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            used += sum(process.cpu_times()[:4])
+    return used
+
+
+def small_model(folder: Path) -> Path:
+    onnx = Network.random([COLUMNS, 6, 3, 6, COLUMNS]).to_onnx()
+    return write_artifact(folder, onnx, input_dim=COLUMNS, threshold=5.0)
+
+
+def row_and_job(some: list[float], whole: list[float], rows: dict[str, int]) -> tuple[float, float]:
+    """Take the microseconds a row and the seconds a job out of what some rows and all rows took."""
+    some_s, whole_s = statistics.median(some), statistics.median(whole)
+    row_s = (whole_s - some_s) / (rows["all"] - rows["some"])
+    return row_s * 1e6, whole_s - row_s * rows["all"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", default="process,ray,spark")
     options = parser.parse_args()
-    names = load_artifact(options.model).config.feature_names
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        model = options.model or small_model(folder / "model")
+        names = load_artifact(model).config.feature_names
         sizes = {"some": options.rows // 4, "all": options.rows}
         for size, rows in sizes.items():
             write_files(folder / size, names, rows)
         for engine in options.engines.split(","):
             for workers in (1, 2):
-                with ENGINES[engine](options.model, workers) as score:
+                with ENGINES[engine](model, workers) as score:
                     times: dict[str, list[float]] = {size: [] for size in sizes}
+                    used: dict[str, list[float]] = {size: [] for size in sizes}
                     for number in range(options.rounds + 1):
                         for size in sizes:
                             out = folder / "out"
-                            begun = perf_counter()
+                            begun, before = perf_counter(), cpu_s()
                             score(folder / size, out)
                             if number:
                                 times[size].append(perf_counter() - begun)
+                                used[size].append(cpu_s() - before)
                             shutil.rmtree(out, ignore_errors=True)
-                some, whole = (statistics.median(times[size]) for size in sizes)
-                row_us = (whole - some) / (sizes["all"] - sizes["some"]) * 1e6
+                row_us, job_s = row_and_job(times["some"], times["all"], sizes)
+                row_cpu_us, job_cpu_s = row_and_job(used["some"], used["all"], sizes)
+                rows_s = options.rows / statistics.median(times["all"])
                 print(
-                    f"{engine:8} {workers} worker(s): {options.rows / whole:10,.0f} rows/s, "
-                    f"{row_us:6.2f} us a row, {whole - row_us * options.rows / 1e6:6.2f} s a job",
+                    f"{engine:8} {workers} worker(s): {rows_s:10,.0f} rows/s, "
+                    f"{row_us:5.2f} us a row and {job_s:5.2f} s a job; "
+                    f"CPU: {row_cpu_us:5.2f} us a row and {job_cpu_s:5.2f} s a job",
                     flush=True,
                 )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import threading
 import time
+import urllib.request
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -22,7 +25,7 @@ from tests.certificates import Authority
 from tests.integration.conftest import D
 
 flight = pytest.importorskip("pyarrow.flight", reason="this pyarrow has no Flight")
-from datasentinel.serving.flight import FlightTransport  # noqa: E402
+from datasentinel.serving.flight.transport import FlightTransport  # noqa: E402
 
 FLAGS = ("--flight-port", "0", "--no-tcp", "--no-grpc", "--backend", "fused")
 
@@ -219,6 +222,50 @@ def test_tls_and_tokens_guard_this_port_too(start_server, batch, tmp_path):
             assert len(exchange(client, [batch], options=options)) == 1000
 
 
+def test_a_client_without_a_certificate_is_turned_away_where_one_is_asked_for(start_server, batch, tmp_path):
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.sign("localhost")
+    shown, shown_key = (file.read_bytes() for file in authority.sign("client"))
+    stranger, stranger_key = (file.read_bytes() for file in Authority(tmp_path / "stranger").sign("client"))
+    flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", authority.file)
+    with start_server(*FLAGS, *map(str, flags)) as process:
+        where = f"grpc+tls://localhost:{process.ports['flight']}"
+        trusted = authority.file.read_bytes()
+        known = {"cert_chain": shown, "private_key": shown_key}
+        with flight.connect(where, tls_root_certs=trusted, **known) as client:
+            assert len(exchange(client, [batch])) == 1000
+        for unknown in ({}, {"cert_chain": stranger, "private_key": stranger_key}):
+            with (
+                flight.connect(where, tls_root_certs=trusted, **unknown) as client,
+                pytest.raises(flight.FlightUnavailableError),
+            ):
+                exchange(client, [batch])
+
+
+def test_one_of_several_workers_answers_and_has_a_successor(start_server, batch):
+    def ask():
+        with flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}") as client:
+            return len(exchange(client, [batch]))
+
+    def metrics():
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.http_port}/metrics", timeout=30) as page:
+            return page.read().decode()
+
+    with start_server(*FLAGS, "--workers", "2") as process:
+        assert [ask() for _ in range(10)] == [1000] * 10
+        deadline_s = time.monotonic() + 60
+        while 'requests_total{transport="flight"} 10.0' not in metrics():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        os.kill(int(re.search(r"worker_started worker=0 pid=(\d+)", process.log())[1]), signal.SIGKILL)
+        process.wait_for_log("event=worker_died worker=0")
+        while process.log().count("event=listening worker=0 transport=flight") < 2:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        assert ask() == 1000
+        assert process.stop() == 0
+
+
 def test_what_was_accepted_is_answered_when_the_server_stops(start_server, batch):
     with start_server(*FLAGS) as process:
         client = flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}")
@@ -246,6 +293,28 @@ def test_an_exchange_that_never_ends_does_not_keep_the_server(start_server, batc
         process.process.send_signal(signal.SIGTERM)
         assert process.process.wait(30) == 0
         assert time.monotonic() - begun_s < 20
+        with pytest.raises(pa.ArrowException):
+            reader.read_chunk()
+        client.close()
+
+
+HANG = """
+import time
+from datasentinel.record_batches import RecordBatchScorer
+RecordBatchScorer.score = lambda *_: time.sleep(3600)
+"""
+
+
+def test_a_batch_that_is_never_scored_does_not_keep_the_server(start_server, batch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(HANG)
+    with start_server(*FLAGS, "--drain-timeout-s", "0.5", environ={"PYTHONPATH": str(tmp_path)}) as process:
+        client = flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}")
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer.begin(batch.schema)
+        writer.write_batch(batch)
+        assert reader.schema is not None
+        assert process.stop() == 0
+        assert "event=exchanges_left" in process.log()
         with pytest.raises(pa.ArrowException):
             reader.read_chunk()
         client.close()

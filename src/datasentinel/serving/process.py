@@ -8,7 +8,7 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from datasentinel.serving.control.loading import is_loading
+from datasentinel.serving import threads
 from datasentinel.serving.descriptors import report_shortage, within_descriptors
 from datasentinel.serving.logs import log
 from datasentinel.serving.server import Server
@@ -95,7 +95,7 @@ async def _serve(
 
 
 async def _stop(server: Server, signals: Signals) -> None:
-    """Stop the server; the second wish to stop, or a model that never ends loading, ends the process."""
+    """Stop the server; the second wish to stop, or a thread whose work never ends, ends the process."""
     draining = asyncio.create_task(server.stop())
     impatience = asyncio.create_task(signals.second.wait())
     await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +108,7 @@ async def _stop(server: Server, signals: Signals) -> None:
         if not draining.done():
             _end_process(1)
     draining.result()
-    if is_loading():  # The interpreter's own end would wait for a thread, or run into it.
+    if threads.are_left():
         _end_process(0)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from datasentinel.serving.board import Board
     from datasentinel.serving.connections.listener import Listener
-    from datasentinel.serving.flight import FlightTransport
+    from datasentinel.serving.flight.transport import FlightTransport
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def _make_transports(
 
         transports.append(admin_transport(plane, repository, metrics, settings, guard))
     if "flight" in settings.ports:
-        from datasentinel.serving.flight import FlightTransport
+        from datasentinel.serving.flight.transport import FlightTransport
 
         transports.append(FlightTransport(plane, settings, guard))
     return transports

@@ -13,7 +13,7 @@ import os
 import select
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ def main() -> None:
     told = json.loads(sys.argv[1])
     settings = Settings(**told["settings"])
     number: int = told["worker"]
+    if number:  # pyarrow's server shares its port with nobody.
+        settings = replace(settings, flight_port=-1)
     board = Board(Path(told["folder"]), number)
     lifeline = sys.stdin.fileno()
     try:

@@ -96,25 +96,39 @@ def test_results_and_dead_letters_that_are_refused_hold_up_no_other(
     assert {result["id"] for result in results} == expected
 
 
-@only_mqtt
-def test_the_size_that_an_mqtt_broker_takes_is_heeded(broker, tmp_path):
-    class Narrow(Mosquitto):
-        def command(self):
-            command = super().command()
-            with (self.folder / "settings").open("a") as settings:
-                settings.write("max_packet_size 1000\n")
-            return command
+class Narrow(Mosquitto):
+    """A broker that takes no more than so many bytes, as one of its settings says."""
 
-    narrow = Narrow(tmp_path)
-    narrow.start()
+    def __init__(self, folder, setting):
+        super().__init__(folder)
+        self.setting = setting
+
+    def command(self):
+        command = super().command()
+        with (self.folder / "settings").open("a") as settings:
+            settings.write(f"{self.setting} 1000\n")
+        return command
+
+
+@pytest.fixture(params=["max_packet_size", "message_size_limit"])
+def narrow(request, tmp_path):
+    broker = Narrow(tmp_path, request.param)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def test_the_size_that_an_mqtt_broker_takes_is_heeded(narrow):
+    """The first setting it tells; at what exceeds the second it hangs up."""
 
     async def run():
         source = open_source(BrokerUrl.parse(narrow.url("t", client_id="reader")), "readers")
         await source.open()
         sink = open_sink(BrokerUrl.parse(narrow.url("t")))
         await sink.open()
-        with pytest.raises(RefusedError):
-            await sink.publish([Record(b"x" * 1001, "", "large", {})])
+        for _ in range(2):
+            with pytest.raises(RefusedError):
+                await sink.publish([Record(b"x" * 1001, "", "large", {})])
         await sink.publish([Record(b"y", "", "small", {})])
         while not (messages := await source.take(9)):
             pass
@@ -122,11 +136,37 @@ def test_the_size_that_an_mqtt_broker_takes_is_heeded(broker, tmp_path):
         await source.close()
         return messages
 
-    try:
-        (message,) = asyncio.run(run())
-    finally:
-        narrow.stop()
+    (message,) = asyncio.run(run())
     assert message.payload == b"y"
+
+
+@pytest.mark.parametrize("narrow", ["message_size_limit"], indirect=True)
+def test_a_result_at_which_an_mqtt_broker_hangs_up_is_a_dead_letter(
+    narrow, topic, artifact, rows, monkeypatch
+):
+    pipeline = Pipeline(narrow, topic)
+    answer = Answerer.answer
+
+    def answer_at_length(self, model, messages, shadow=None):
+        answers = answer(self, model, messages, shadow)
+        answers.results = [
+            record._replace(payload=record.payload + b" " * 1000) if record.id == "sample-7" else record
+            for record in answers.results
+        ]
+        return answers
+
+    async def run():
+        await pipeline.make_topics()
+        await pipeline.publish(samples(rows[:20]))
+        monkeypatch.setattr(Answerer, "answer", answer_at_length)
+        async with consuming(artifact, pipeline.options):
+            (letter,) = await pipeline.letters(1)
+            return letter, await pipeline.results(19)
+
+    letter, results = asyncio.run(run())
+    assert letter.headers["id"] == "sample-7"
+    assert "its result is refused" in letter.headers["reason"]
+    assert {result["id"] for result in results} == {f"sample-{n}" for n in range(20)} - {"sample-7"}
 
 
 @only_mqtt

@@ -48,6 +48,10 @@ _AT_LEAST_ONCE = 1
 # The broker closes the session of a consumer that hangs after one and a half of them.
 _KEEPALIVE_S = 10
 _NO_MATCHING_SUBSCRIBERS = 0x10
+# Ends of a connection that come from what was sent, and would come again: protocol error, packet too large,
+# payload format invalid. The first is also paho's own word for an answer that it cannot read, and such is
+# Mosquitto's to what exceeds its `message_size_limit`: a PUBACK with a code that no PUBACK has.
+_REFUSALS = frozenset({0x82, 0x95, 0x99})
 # What a packet has besides topic, properties and payload, at most.
 _HEAD_BYTES = 16
 _LARGEST_PACKET = 0x0FFFFFFF
@@ -74,6 +78,7 @@ class _Connection:
         self._is_subscribed = False
         self._has_read_all = False
         self._failure = ""
+        self._is_refusal = False
         self._unconfirmed = 0
         self._largest_packet = _LARGEST_PACKET
         self._overflow_log = RateLimitedLog(_logger, logging.WARNING, "messages_dropped")
@@ -141,6 +146,11 @@ class _Connection:
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another one is needed."""
+        return bool(self._failure)
+
     def check(self) -> None:
         """Raise BrokerError if the connection is lost."""
         if self._failure:
@@ -158,7 +168,7 @@ class _Connection:
         Raises
         ------
         RefusedError
-            One is larger than the broker takes.
+            The broker will not take one of them; it may have hung up.
         BrokerError
             Not all were confirmed.
         """
@@ -167,11 +177,17 @@ class _Connection:
             size = _HEAD_BYTES + len(topic.encode()) + len(properties.pack()) + len(record.payload)
             if size > self._largest_packet:
                 raise RefusedError(f"{self._url}: {size} bytes; it takes {self._largest_packet}")
-        for record, properties in zip(records, told, strict=True):
-            await self._until(lambda: self._unconfirmed < self._in_flight)
-            self._client.publish(topic, record.payload, _AT_LEAST_ONCE, properties=properties)
-            self._unconfirmed += 1
-        await self._until(lambda: not self._unconfirmed)
+        self.check()
+        try:
+            for record, properties in zip(records, told, strict=True):
+                await self._until(lambda: self._unconfirmed < self._in_flight)
+                self._client.publish(topic, record.payload, _AT_LEAST_ONCE, properties=properties)
+                self._unconfirmed += 1
+            await self._until(lambda: not self._unconfirmed)
+        except BrokerError as error:
+            if not self._is_refusal:
+                raise
+            raise RefusedError(f"{error}: perhaps it is larger than the broker takes") from error
 
     def acknowledge(self, number: int) -> None:
         """Say that a message has been answered."""
@@ -216,7 +232,7 @@ class _Connection:
         self, _client: object, _data: object, _flags: object, code: ReasonCode, _told: object
     ) -> None:
         event = "the connection is lost" if self._is_accepted else "the broker hung up and did not say why"
-        self._failure = self._failure or f"{event} ({code})"
+        self._fail(f"{event} ({code})", code)
 
     def _note_subscription(
         self, _client: object, _data: object, _number: int, codes: Sequence[ReasonCode], _told: object
@@ -234,7 +250,12 @@ class _Connection:
         self._unconfirmed -= 1
         self.has_unheard = self.has_unheard or code.value == _NO_MATCHING_SUBSCRIBERS
         if code.is_failure:
-            self._failure = str(code)
+            self._fail(str(code), code)
+
+    def _fail(self, reason: str, code: ReasonCode) -> None:
+        if not self._failure:
+            self._failure = reason
+            self._is_refusal = code.value in _REFUSALS
 
     def _note_message(self, _client: object, _data: object, message: MQTTMessage) -> None:
         # Of those that it wants acknowledged the broker does not send more ahead.
@@ -342,10 +363,9 @@ class MqttSink(Sink):
         assert connection is not None  # noqa: S101
         try:
             await connection.publish(self._url.topic, records)
-        except RefusedError:
-            raise
-        except BrokerError:
-            await self.close()
+        except BrokerError as error:
+            if connection.is_lost or not isinstance(error, RefusedError):
+                await self.close()
             raise
         if connection.has_unheard:
             connection.has_unheard = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +11,7 @@ from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import UnsupportedModelError
 from datasentinel.gpu import EngineOptions
+from datasentinel.serving import threads
 from datasentinel.serving.models import outputs_of, warm_up
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
 
 _Result = TypeVar("_Result")
-
-_THREAD_NAME = "load-model"
 
 
 def loader(settings: Settings) -> Callable[[Artifact], Detector]:
@@ -97,10 +95,5 @@ async def in_own_thread(work: Callable[[], _Result]) -> _Result:
         with suppress(RuntimeError):  # The loop has ended meanwhile.
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name=_THREAD_NAME, daemon=True).start()
+    threads.start(run, "load-model")
     return await done
-
-
-def is_loading() -> bool:
-    """Whether a thread still loads a model, perhaps one that nobody waits for any more."""
-    return any(thread.name == _THREAD_NAME for thread in threading.enumerate())

@@ -1,0 +1,64 @@
+"""What a client asks of an exchange: the command that it begins with."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from datasentinel.errors import InvalidInputError
+from datasentinel.scoring import ScoringRequest, scoring_roles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LISTS = ("features", "ignore", "keep")
+_TEXTS = ("model", "version", "time", "id")
+_NUMBERS = {"explain": int, "p_values": bool, "alarm_budget": float}
+
+
+def read_command(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Read a descriptor: a JSON object, or a path of the model's name and perhaps its version.
+
+    Raises
+    ------
+    InvalidInputError
+        It is neither, or has keys or values that nobody knows.
+    """
+    if descriptor.path:
+        names = [name.decode("utf-8", "replace") for name in descriptor.path]
+        return dict(zip(("model", "version"), names, strict=False))
+    try:
+        asked = json.loads(descriptor.command or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the command is not JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise InvalidInputError("the command is not a JSON object")
+    known = {*_LISTS, *_TEXTS, *_NUMBERS}
+    for key, value in asked.items():
+        if key not in known:
+            raise InvalidInputError(
+                f"unknown key {key!r} in the command; known are {', '.join(sorted(known))}"
+            )
+        if key in _LISTS:
+            is_right = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        elif key in _TEXTS:
+            is_right = isinstance(value, str)
+        else:
+            kind = _NUMBERS[key]
+            is_right = isinstance(value, kind if kind is not float else (int, float)) and (
+                kind is bool or not isinstance(value, bool)
+            )
+        if not is_right:
+            raise InvalidInputError(f"key {key!r} in the command: {value!r} is of the wrong type")
+    return asked
+
+
+def request_of(asked: Mapping[str, Any]) -> ScoringRequest:
+    """Return what a command says of columns and results."""
+    roles = {key: asked[key] for key in (*_LISTS, "time", "id") if key in asked}
+    return ScoringRequest(
+        scoring_roles(**roles),
+        p_values=asked.get("p_values", False),
+        num_reasons=asked.get("explain", 0),
+        alarm_budget=asked.get("alarm_budget"),
+    )
