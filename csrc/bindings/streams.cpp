@@ -86,7 +86,7 @@ const double* data_of(const std::optional<DoubleArray>& times_s, std::size_t row
 py::tuple score(StateStore& self, const LoadedScorer& scorer, const StreamRules& rules, const FloatArray& x,
                 const std::vector<std::string>& streams, const std::optional<DoubleArray>& times_s,
                 const std::optional<FloatArray>& reconstructions,
-                const std::optional<FloatArray>& contributions) {
+                const std::optional<FloatArray>& contributions, const StateStore* leader) {
   if (x.ndim() != 2 || static_cast<std::size_t>(x.shape(0)) != streams.size()) {
     throw Error(ErrorCode::invalid_argument, "x must be a C-contiguous float32 array [N, D], with N streams");
   }
@@ -109,7 +109,8 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const StreamRules&
   {
     const py::gil_scoped_release release;  // The arrays are kept alive by references held here.
     StreamScorer::check(*scorer.scorer, rules.carry, rows);
-    StreamScorer().score(*scorer.scorer, rules, self, parts_of(streams, rows, outputs, warm, times, to_fill));
+    StreamScorer().score(*scorer.scorer, rules, self, parts_of(streams, rows, outputs, warm, times, to_fill),
+                         leader);
   }
   return py::make_tuple(std::move(scores), std::move(warming));
 }
@@ -162,7 +163,7 @@ void bind_streams(py::module_& module) {
       .def("score", &score, py::arg("scorer"), py::arg("rules"), py::arg("x"), py::arg("streams"),
            py::arg("times_s") = py::none(), py::kw_only(),
            py::arg("reconstructions").noconvert() = py::none(),
-           py::arg("contributions").noconvert() = py::none())
+           py::arg("contributions").noconvert() = py::none(), py::arg("leader") = py::none())
       .def("forget", &StateStore::forget, py::arg("stream"))
       .def("copy", &copy, py::arg("place"), py::arg("count"))
       .def("insert", &insert, py::arg("streams"), py::arg("rules"), py::arg("records"),

@@ -84,7 +84,7 @@ void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<Str
     part.warming = nullptr;
   }
   try {
-    scorer.follow(shadow->scorer(), shadow->rules(), shadow->states(), parts, *model.states());
+    scorer.score(shadow->scorer(), shadow->rules(), shadow->states(), parts, model.states());
   } catch (const std::exception& error) {
     shadow->fail(error.what());
   }

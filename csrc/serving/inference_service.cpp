@@ -27,8 +27,11 @@ bool InferenceService::is_long(std::span<ScoringTask* const> tasks) const {
       rows = 0;
     }
     rows += task->rows;
-    // Rows of one stream keep their order: none overtakes those that wait.
-    if (model->states() != nullptr && model->states()->has_work()) return true;
+    // Rows of one stream keep their order: none overtakes those that wait, for a version that has just left
+    // the shadow neither.
+    for (const StateStore* const states : model->changed_states()) {
+      if (states != nullptr && states->has_work()) return true;
+    }
     if (model->scorer->session().on_device(rows)) return true;
   }
   if (model != nullptr) expected_us += model->cost.expected_us(rows);

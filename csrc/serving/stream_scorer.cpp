@@ -19,16 +19,6 @@ void StreamScorer::check(const Scorer& scorer, const CarryRule& rule, ConstRows 
 }
 
 void StreamScorer::score(Scorer& scorer, const StreamRules& rules, StateStore& states,
-                         std::span<const StreamPart> parts) {
-  score(scorer, rules, states, parts, nullptr);
-}
-
-void StreamScorer::follow(Scorer& scorer, const StreamRules& rules, StateStore& states,
-                          std::span<const StreamPart> parts, const StateStore& leader) {
-  score(scorer, rules, states, parts, states.carried_size() == leader.carried_size() ? &leader : nullptr);
-}
-
-void StreamScorer::score(Scorer& scorer, const StreamRules& rules, StateStore& states,
                          std::span<const StreamPart> parts, const StateStore* leader) {
   make_lanes(parts);
   if (lanes_.empty()) return;
@@ -69,7 +59,7 @@ void StreamScorer::score(Scorer& scorer, const StreamRules& rules, StateStore& s
     streams_[kept++] = lanes_[i].stream;
   }
   const auto kept_streams = std::span(streams_).first(kept);
-  if (leader != nullptr && rules.carry.carries()) {
+  if (leader != nullptr && rules.carry.carries() && leader->carried_size() == carry_size) {
     leader->read(kept_streams, rules.carry, nullptr, nullptr, carried_.data());
   }
   states.write(kept_streams, rules, states_.data(), has_times_ ? times_s_.data() : nullptr,

@@ -55,12 +55,11 @@ class StreamScorer {
   /// a gap of more than `StreamRules::gap_s` between two rows whose times are known. Where the rules carry
   /// values, those that are missing are filled in. Throws as `Scorer::step`; then every stream and every row
   /// is as it was before.
-  void score(Scorer& scorer, const StreamRules& rules, StateStore& states, std::span<const StreamPart> parts);
-
-  /// The same for a model that follows another: it sees rows that `leader`, just now, has filled in, and by
-  /// rules that carry as many values it knows from there what is carried, and for how long.
-  void follow(Scorer& scorer, const StreamRules& rules, StateStore& states, std::span<const StreamPart> parts,
-              const StateStore& leader);
+  ///
+  /// A model that follows another, `leader`, sees rows that this one, just now, has filled in. By rules that
+  /// carry as much, it knows from there what is carried, and for how long.
+  void score(Scorer& scorer, const StreamRules& rules, StateStore& states, std::span<const StreamPart> parts,
+             const StateStore* leader = nullptr);
 
  private:
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
@@ -83,8 +82,6 @@ class StreamScorer {
     auto operator<=>(const Cut&) const = default;
   };
 
-  void score(Scorer& scorer, const StreamRules& rules, StateStore& states, std::span<const StreamPart> parts,
-             const StateStore* leader);
   void make_lanes(std::span<const StreamPart> parts);
   /// Ends parts at gaps, tells how much later than usual each row is, and brings `times_s_`, one a lane, up
   /// to date. Returns the parts to score.

@@ -230,7 +230,8 @@ class StateStore:
     ) -> None: ...
     # The scores [N] of rows [N, D], each of the stream of this id, and whether they are warming; those of one
     # stream follow each other, and begin anew after a gap between two times. Fills in what else is given,
-    # [N, D], and in the rows what is missing where there are first values. One call at a time for a stream.
+    # [N, D], and in the rows what is missing where there are first values; a leader has just scored the same
+    # rows, and knows what was missing in them. One call at a time for a stream.
     def score(
         self,
         scorer: Scorer,
@@ -241,6 +242,7 @@ class StateStore:
         *,
         reconstructions: Float32Array | None = None,
         contributions: Float32Array | None = None,
+        leader: StateStore | None = None,
     ) -> tuple[Float32Array, BoolArray]: ...
     def forget(self, stream: str) -> bool: ...
     # From a place on, of so many: the next place or None, ids in UTF-8, their last use (the greater the

@@ -183,6 +183,7 @@ class StreamDetector:
         timestamps: Sequence[object] | None = None,
         *,
         filled: Float32Array | None = None,
+        leader: StreamDetector | None = None,
     ) -> tuple[Float32Array, BoolArray]:
         """Score rows of many streams; those of one stream follow each other in the order given.
 
@@ -195,6 +196,8 @@ class StreamDetector:
             As for `update`; None for a row whose time is not known.
         filled : float32 array, shape [N, D], optional
             Where to write the rows as they were scored: with values for those that were missing.
+        leader : StreamDetector, optional
+            What has just scored the same rows and filled them in: it knows how long values are carried.
 
         Returns
         -------
@@ -208,7 +211,14 @@ class StreamDetector:
         """
         values, ids, times_s = self._read(rows, streams, timestamps)
         with self._lock:
-            scores, warming = self._store.score(self.detector.scorer, self._rules, values, ids, times_s)
+            scores, warming = self._store.score(
+                self.detector.scorer,
+                self._rules,
+                values,
+                ids,
+                times_s,
+                leader=None if leader is None else leader._store,
+            )
         if filled is not None:
             filled[:] = values
         return scores, warming
@@ -219,6 +229,8 @@ class StreamDetector:
         streams: Sequence[str | int],
         timestamps: Sequence[object] | None = None,
         top: int = 5,
+        *,
+        filled: Float32Array | None = None,
     ) -> tuple[Float32Array, BoolArray, list[list[Reason]]]:
         """Score rows as `update_many`, and name the features that contributed most to each score.
 
@@ -229,6 +241,8 @@ class StreamDetector:
         timestamps : sequence, length N, optional
         top : int
             How many reasons a row, at least 1; all features where D is smaller.
+        filled : float32 array, shape [N, D], optional
+            As for `update_many`.
 
         Returns
         -------
@@ -259,6 +273,8 @@ class StreamDetector:
                 reconstructions=expected,
                 contributions=contributions,
             )
+        if filled is not None:
+            filled[:] = values
         names = self.detector.feature_names
         return scores, warming, rank_reasons(contributions, values, expected, names=names, top=top)
 

@@ -391,6 +391,19 @@ void a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one() {
   CHECK(Shadowed::rows_seen(*models.new_states, "a") == 11);
 }
 
+void rows_of_the_old_model_do_not_overtake_those_of_one_that_has_left_its_shadow() {
+  Shadowed models;
+  models.put(models.shadow);
+  ScoringTask late;  // Its model was chosen before the switch.
+  models.fill(late, "a", 1);
+  ScoringTask* const tasks[] = {&late};
+  const InferenceService service(std::make_shared<ModelTable>(), {.max_inline_us = 1e9}, {}, [] {});
+  CHECK(!service.is_long(tasks));
+  models.new_states->begin_work();
+  CHECK(service.is_long(tasks));
+  models.new_states->end_work();
+}
+
 void a_model_and_its_store_belong_together() {
   ModelTable models;
   const auto with_memory = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 1.0);
@@ -562,6 +575,7 @@ int main() {
   a_job_is_prepared_in_another_thread();
   the_service_leads_each_job_back_to_whose_it_is();
   what_is_long_follows_from_what_it_took();
+  rows_of_the_old_model_do_not_overtake_those_of_one_that_has_left_its_shadow();
   a_budget_is_given_back();
   return check::result();
 }

@@ -388,7 +388,7 @@ void a_follower_knows_how_long_values_have_been_carried() {
     const StreamPart part{
         .stream = "a", .rows = rows.data(), .count = rows.size() / 2, .to_fill = rows.data()};
     streams.score(scorer, rules, store, {&part, 1});
-    if (is_followed) streams.follow(scorer, later, followers, {&part, 1}, store);
+    if (is_followed) streams.score(scorer, later, followers, {&part, 1}, &store);
   };
   score({1, 2, kNan, 3, kNan, 4}, false);  // Before there was a follower.
   score({kNan, 5}, true);
@@ -406,12 +406,12 @@ void a_follower_knows_how_long_values_have_been_carried() {
   const StreamPart last[] = {
       {.stream = "a", .rows = rows.data(), .count = 1, .to_fill = rows.data(), .ends = true}};
   streams.score(scorer, rules, store, last);
-  streams.follow(scorer, later, followers, last, store);
+  streams.score(scorer, later, followers, last, &store);
   CHECK(store.size() == 0 && followers.size() == 0);
   // A leader that carries nothing has no more to tell.
   StateStore whole(2, 0, {});
   score({8, 9}, true);
-  streams.follow(scorer, {}, whole, {&part, 1}, store);
+  streams.score(scorer, {}, whole, {&part, 1}, &store);
   CHECK(whole.size() == 1);
 }
 

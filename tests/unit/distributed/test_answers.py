@@ -184,6 +184,26 @@ def test_what_warms_up_in_the_shadow_of_a_model_sees_its_rows(memory_detector):
     np.testing.assert_array_equal(both[0][3], both[1][3])
 
 
+@pytest.mark.parametrize("num_reasons", [0, 1])
+def test_what_warms_up_knows_what_is_carried_and_for_how_long(memory_detector, num_reasons):
+    artifact = memory_detector.artifact
+    missing = {"first_values": [0.0] * memory_detector.input_dim, "stale_rows": 3}
+    config = replace(artifact.config, state={**artifact.config.state, "missing": missing})
+    detector = Detector(replace(artifact, config=config), backend="fused")
+    model, shadow = (DataPlane(detector).served.find() for _ in range(2))
+    rows = oscillations(6).tolist()
+    for row in rows[2:]:
+        row[1] = None
+    answerer = Answerer(PayloadOptions(), num_reasons)
+    answerer.answer(model, [message(rows[:4], key="a")])
+    answerer.answer(model, [message(rows[4:], key="a")], shadow)
+    known, followed = (streams.store.copy(0, 10)[3][0, -14:] for streams in (model.streams, shadow.streams))
+    np.testing.assert_array_equal(followed, known)
+    assert known[1] == np.float32(rows[1][1])
+    assert known[8] == 4
+    assert shadow.streams.store.stale == 1
+
+
 def _names(detector):
     names = detector.feature_names
     return names or tuple(f"x{column}" for column in range(detector.input_dim))

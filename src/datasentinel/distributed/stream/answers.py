@@ -160,15 +160,16 @@ class Answerer:
         if self._streams is not None:
             series = [key for one in read for key in one.rows.series or [one.message.key] * one.num_rows]
             times = [time for one in read for time in one.rows.times or [None] * one.num_rows]
+            filled = np.empty_like(values)
             if self._num_reasons:
                 scores, warming, reasons = self._streams.explain_many(
-                    values, series, times, self._num_reasons
+                    values, series, times, self._num_reasons, filled=filled
                 )
             else:
-                scores, warming = self._streams.update_many(values, series, times)
+                scores, warming = self._streams.update_many(values, series, times, filled=filled)
             if self._shadow is not None and (shadow := _streams_of(self._shadow)) is not None:
                 with contextlib.suppress(DataSentinelError):  # It takes over later, and harms nobody before.
-                    shadow.update_many(values, series, times)
+                    shadow.update_many(filled, series, times, leader=self._streams)
             anomaly = (scores.astype(np.float64) > detector.threshold) & ~warming
             told = {"score": scores, "anomaly": anomaly, "warming": warming}
         else:
