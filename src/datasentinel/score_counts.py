@@ -20,10 +20,9 @@ from datasentinel.calibration import (
     EXACT_RANKS,
     Calibration,
     ScoreTable,
-    conformal_quantile,
-    conformal_rank,
     require_finite,
 )
+from datasentinel.conformal import conformal_quantile, conformal_rank
 from datasentinel.errors import DataError
 from datasentinel.histogram import Histogram
 

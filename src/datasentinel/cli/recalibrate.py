@@ -45,7 +45,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     The rows should be ones that the model was not trained on. Rows labelled as anomalies are left out. The
     p-values and the distributions that `drift` compares with are taken from the same rows. Only config.json
-    is written; a server that runs must be restarted to see it.
+    is written; a server that runs takes it with --watch, or at SIGHUP.
     """
     detector = Detector.load(model, backend=backend)
     scored = score_dataset(detector, read_data(data, reading, detector.artifact.config))

@@ -9,7 +9,7 @@ import numpy as np
 from datasentinel.errors import DataError, InvalidInputError, MissingDependencyError
 from datasentinel.tables import labels
 from datasentinel.tables.base import split_off_bad
-from datasentinel.tables.roles import SampleColumn
+from datasentinel.tables.sample_column import SampleColumn
 from datasentinel.tables.scored import reasons_as_data
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from datasentinel.tables import labels
 from datasentinel.tables.base import Part, empty_label
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
-from datasentinel.tables.roles import MISSING_WORDS
+from datasentinel.tables.sample_column import MISSING_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

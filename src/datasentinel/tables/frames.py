@@ -9,7 +9,8 @@ import numpy as np
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.tables import labels
-from datasentinel.tables.roles import SampleColumn, assign
+from datasentinel.tables.roles import assign
+from datasentinel.tables.sample_column import SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

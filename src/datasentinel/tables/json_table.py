@@ -12,7 +12,7 @@ from datasentinel.tables import labels
 from datasentinel.tables.base import Part, describe_number, empty_label
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
-from datasentinel.tables.roles import SampleColumn
+from datasentinel.tables.sample_column import SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

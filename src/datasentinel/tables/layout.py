@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.roles import SampleColumn, as_number, is_missing
+from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
 from datasentinel.tables.base import Part, block_rows_for, split_off_bad
-from datasentinel.tables.roles import Columns, SampleColumn
+from datasentinel.tables.sample_column import SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from datasentinel.tables.chunk import Chunk
+    from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
 
 _SAMPLE_ROWS = 1000

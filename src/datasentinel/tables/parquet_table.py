@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasentinel.errors import DataError
 from datasentinel.tables.arrow import chunk_of, import_pyarrow, nested_type
 from datasentinel.tables.base import Part, block_rows_for
-from datasentinel.tables.roles import SampleColumn
+from datasentinel.tables.sample_column import SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

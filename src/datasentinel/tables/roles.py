@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,28 +11,13 @@ import numpy as np
 
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
+from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, TIMESTAMP, why_no_feature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from datasentinel.tables.sample_column import SampleColumn
     from datasentinel.types import Float64Array
-
-_PANDAS_INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__|level_\d+")
-_ID_NAME = re.compile(r"(?i:id|uuid|guid|uid)|.*[_\- .](?i:id|uuid|guid|uid)|.*[a-z](Id|ID|Uuid|UUID)")
-_TIME_NAME = re.compile(
-    r"(?i)(.*[_\- .])?(time|timestamp|timestamps|ts|date|datetime|epoch|unixtime|time_?(s|ms|us|ns))"
-)
-_ISO_TIME = re.compile(
-    r"\d{4}[-/]?\d{2}[-/]?\d{2}([T ]\d{1,2}:?\d{2}(:?\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?)?"
-    r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ]+\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp][Mm])?)?"
-    r"|\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?"
-)
-# Seconds from 1990 to 2100, and the same in ms, us and ns.
-_EPOCH_S = (6.3e8, 4.2e9)
-# A number as only people or Python read it: the column is one of numbers, and each such row is reported.
-_SPOILT_NUMBER = re.compile(r"[+-]?[$€£]?\d[\d_,' ]*(\.\d*)?([eE][+-]?\d+)?\s*%?")
-MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "nat", "#n/a", "<na>"})
-_MIN_ROWS_TO_JUDGE = 5
 
 
 @dataclass(frozen=True)
@@ -155,66 +138,6 @@ class Columns:
         return replace(self, features=kept, left_out=(*self.left_out, *gone))
 
 
-@dataclass(frozen=True)
-class SampleColumn:
-    """The first values of a column, to judge it by.
-
-    Attributes
-    ----------
-    name : str
-        Empty where it has none.
-    values : list
-        Numbers, strings, dates, or None where missing.
-    is_index : bool
-        Whether the file says that it is an index.
-    nested : str
-        The type of a column that holds neither numbers nor text nor times, otherwise empty.
-    """
-
-    name: str
-    values: list[object]
-    is_index: bool = False
-    nested: str = ""
-
-    @property
-    def present(self) -> list[object]:
-        """The values that are not missing."""
-        return [value for value in self.values if not is_missing(value)]
-
-    def numbers(self) -> Float64Array | None:
-        """Return the values as numbers, NaN for spoilt ones; None if more than half are something else."""
-        present = self.present
-        numbers = np.array([as_number(value) for value in present], dtype=np.float64)
-        spoilt = sum(isinstance(value, str) and _is_spoilt_number(value) for value in present)
-        return None if 2 * (np.isnan(numbers).sum() - spoilt) >= len(present) else numbers
-
-
-def is_missing(value: object) -> bool:
-    """Whether a value stands for a missing one."""
-    if isinstance(value, str):
-        return value.strip().lower() in MISSING_WORDS
-    return value is None or (isinstance(value, float) and np.isnan(value)) or str(value) == "NaT"
-
-
-def _is_spoilt_number(text: str) -> bool:
-    """Whether a text that is not a number was meant to be one."""
-    stripped = text.strip()
-    return bool(_SPOILT_NUMBER.fullmatch(stripped)) and np.isnan(as_number(text)) and not _is_time(stripped)
-
-
-def as_number(value: object) -> float:
-    """Return a number, or NaN for anything else."""
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in ("true", "false"):
-            return float(text.lower() == "true")
-        try:
-            return float(text) if text.isascii() and "_" not in text else np.nan
-        except ValueError:
-            return np.nan
-    return float(value) if isinstance(value, int | float | np.number) else np.nan
-
-
 def assign(
     where: str, sample: Sequence[SampleColumn], asked: Roles, *, named: bool, guess: bool = True
 ) -> Columns:
@@ -266,11 +189,11 @@ def assign(
         found = {
             column: reason
             for column in free
-            if guess and (reason := _why_no_feature(where, sample[column], named=named, first=column == 0))
+            if guess and (reason := why_no_feature(where, sample[column], named=named, first=column == 0))
         }
         left_out = tuple(LeftOut(names[column], reason) for column, reason in found.items())
         if time is None:
-            time = next((column for column, why in found.items() if why.startswith(_TIMESTAMP)), None)
+            time = next((column for column, why in found.items() if why.startswith(TIMESTAMP)), None)
         features = tuple(c for c in free if c not in found)
     if label is None and named and asked.needs_label:
         taken = {*others, *features, *(c for c in (time, series) if c is not None)}
@@ -340,7 +263,6 @@ class _Finder:
 
 
 _NO_NAMES = ", and the file names no columns"
-_TIMESTAMP = "timestamps"
 
 
 def _find_label(
@@ -370,67 +292,6 @@ def _find_label(
     return found[0] if found else None
 
 
-def _why_no_feature(where: str, column: SampleColumn, *, named: bool, first: bool) -> str:
-    """Return why a column should not be learnt from, or an empty string."""
-    if column.nested:
-        raise DataError(
-            f"{where}: column '{column.name}' holds {column.nested}, not numbers; leave it out with --ignore"
-        )
-    if not column.present:
-        return "it is empty" if column.values else ""
-    numbers = column.numbers()
-    if column.is_index or _PANDAS_INDEX.fullmatch(column.name) or (named and first and not column.name):
-        return "it is the index of a data frame"
-    if numbers is None:
-        return _TIMESTAMP if all(map(_is_time, column.present)) else _text_reason(column)
-    if not named and first and _counts_up(numbers):
-        return "it counts the rows"
-    return _why_no_feature_by_numbers(column.name, numbers)
-
-
-def _why_no_feature_by_numbers(name: str, numbers: Float64Array) -> str:
-    if _is_epoch(numbers) and (_rises(numbers) or _TIME_NAME.fullmatch(name)):
-        return f"{_TIMESTAMP} ({_epoch_unit(numbers)} since 1970)"
-    if _TIME_NAME.fullmatch(name) and len(numbers) > 1 and bool(np.all(np.diff(numbers) >= 0)):
-        return f"{_TIMESTAMP}, by its name and order"
-    if _ID_NAME.fullmatch(name) and bool(np.all(numbers == np.round(numbers))):
-        return "an identifier, by its name"
-    return ""
-
-
-def _text_reason(column: SampleColumn) -> str:
-    return "an identifier, by its name" if _ID_NAME.fullmatch(column.name) else "it holds text"
-
-
-def _is_time(value: object) -> bool:
-    if isinstance(value, str):
-        return _ISO_TIME.fullmatch(value.strip()) is not None
-    return isinstance(value, dt.date | dt.time | dt.timedelta | np.datetime64 | np.timedelta64)
-
-
-def _rises(numbers: Float64Array) -> bool:
-    return len(numbers) >= 3 and bool(np.all(np.diff(numbers) > 0))
-
-
-def _counts_up(numbers: Float64Array) -> bool:
-    start = numbers[0]
-    if start not in (0, 1) or len(numbers) < _MIN_ROWS_TO_JUDGE:
-        return False
-    return bool(np.array_equal(numbers, np.arange(start, start + len(numbers))))
-
-
-def _epoch_unit(numbers: Float64Array) -> str:
-    low, high = _EPOCH_S
-    for unit, scale in (("seconds", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
-        if bool(np.all((numbers >= low * scale) & (numbers <= high * scale))):
-            return unit
-    return ""
-
-
-def _is_epoch(numbers: Float64Array) -> bool:
-    return bool(_epoch_unit(numbers))
-
-
 def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftOut], list[str]]:
     """Inspect all rows of the features that nobody asked for by name.
 
@@ -455,7 +316,7 @@ def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftO
         for i, name in enumerate(names)
         if np.all(values[:, i] == values[0, i])
     ]
-    if len(values) < _MIN_ROWS_TO_JUDGE:
+    if len(values) < MIN_ROWS_TO_JUDGE:
         return constant, []
     steps = ((name, np.diff(values[:, i])) for i, name in enumerate(names))
     warnings = [
