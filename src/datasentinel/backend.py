@@ -81,7 +81,7 @@ def build_info() -> dict[str, str]:
 
 @functools.cache
 def open_nghttp2() -> Nghttp2:
-    """Open libnghttp2, on which gRPC is served; `str` of it tells its version and path.
+    """Open libnghttp2, on which gRPC is served; `str` of it has its version and path.
 
     Raises
     ------

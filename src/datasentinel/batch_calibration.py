@@ -1,4 +1,4 @@
-"""Calibration on all rows of an engine: it counts scores, and the counts tell the threshold."""
+"""Calibration on all rows of an engine: it counts scores, and the threshold follows from the counts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class ClientTls:
     Attributes
     ----------
     ca : Path or None
-        PEM file of the authorities that sign the server's certificate; the system's, unless told.
+        PEM file of the authorities that sign the server's certificate; the system's by default.
     certificate, key : Path or None
         PEM files of the client's own certificate and key, for a server that asks for one; the key may lie in
         the certificate's file.

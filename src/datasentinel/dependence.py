@@ -16,7 +16,7 @@ _HALVINGS = 60
 
 
 def independent_rows(scores: Float32Array, share: float) -> int:
-    """Return how many independent scores would tell as much about a high quantile; at least 1.
+    """Return how many independent scores would determine a high quantile as well; at least 1.
 
     N / (1 + 2 sum of autocorrelations) of whether a score is above the quantile, summed as long as those of
     two neighbouring lags are positive together (C. Geyer, "Practical Markov chain Monte Carlo", 1992): high
@@ -46,8 +46,8 @@ def independent_rows(scores: Float32Array, share: float) -> int:
 class DriftingScores:
     """Scores of a recording as blocks, whose levels differ by chance: what those of the next block will be.
 
-    The logarithm of a score is the level of its block plus a deviation. The levels of eight blocks tell that
-    of the next one by a t distribution, of which the deviations of all blocks, as they are, are the other
+    The logarithm of a score is the level of its block plus a deviation. The levels of eight blocks give
+    that of the next one by a t distribution; the deviations of all blocks, as they are, are the other
     part: the prediction of a one-way model of random effects (S. Searle, G. Casella, C. McCulloch, "Variance
     Components", 1992). So a recording that wanders from block to block gets a threshold further out than its
     rows alone would ask for; one that does not gets about their quantile.

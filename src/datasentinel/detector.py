@@ -325,7 +325,7 @@ class Detector:
         return self.p_values_of_scores(self.score(x))
 
     def p_values_of_scores(self, scores: Float32Array) -> Float64Array:
-        """Return the p-values [N] of scores [N] that `score` gave; see `p_values`."""
+        """Return the p-values [N] of scores [N] that `score` returned; see `p_values`."""
         if self.p_value_table is None:
             raise UnsupportedModelError(
                 f"{self.artifact.directory}: config.json has no 'calibration.score_table' to take p-values "
@@ -355,7 +355,7 @@ class Detector:
         return self.severity_of_scores(self.score(x))
 
     def severity_of_scores(self, scores: Float32Array) -> Float32Array:
-        """Return the severity [N] of scores [N] that `score` gave; see `severity`."""
+        """Return the severity [N] of scores [N] that `score` returned; see `severity`."""
         if self.threshold <= 0:
             raise UnsupportedModelError(
                 f"{self.artifact.directory}: severity is the score over the threshold, and this model's "

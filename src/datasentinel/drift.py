@@ -92,7 +92,7 @@ def critical_value(n: int, m: int, *, comparisons: int) -> float:
 
 
 def column_names(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Return names of `count` columns: those given, or numbers where they do not tell the columns apart."""
+    """Return names of `count` columns: those given, or numbers where names do not distinguish the columns."""
     if len(set(names)) == count:
         return tuple(names)
     return tuple(f"column {i}" for i in range(count))

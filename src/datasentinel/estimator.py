@@ -63,7 +63,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     model : {"auto", "ensemble", "subspace", "context", "autoencoder"}
         "auto" takes the principal subspace for a recording, in which neighbouring rows are alike, and the
         ensemble for everything else. "context" judges the rows of a recording by those before them; "auto"
-        takes it for recordings whose `groups` are told.
+        takes it for recordings whose `groups` are passed.
     steps : int, optional
         Training steps of the ensemble's autoencoder, 600 by default.
     prototypes : int, optional

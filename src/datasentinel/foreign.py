@@ -273,7 +273,7 @@ def _reads(node: NodeProto) -> set[str]:
 
 
 def _shape(value: ValueInfoProto) -> list[int | None]:
-    """Sizes, None where they are decided at run time; empty where the file gives no shape."""
+    """Sizes, None where they are decided at run time; empty where the file has no shape."""
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
 

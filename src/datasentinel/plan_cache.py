@@ -107,7 +107,7 @@ def load(key: PlanKey) -> PlanRecord | None:
 
 
 def store(key: PlanKey, record: PlanRecord) -> bool:
-    """Write the plan for `key` atomically; False when the folder cannot be written, which harms nobody."""
+    """Write the plan for `key` atomically; False when the folder cannot be written, which is harmless."""
     path = _path(key)
     text = json.dumps({"key": asdict(key), **asdict(record)}, indent=1)
     try:

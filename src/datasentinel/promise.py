@@ -138,7 +138,7 @@ def tail_probability(above: int, rows: int, share: float, calibration_rows: int)
     share : float
         The quantile's share, on average.
     calibration_rows : int
-        How many told the quantile.
+        How many scores the quantile was taken from.
 
     Returns
     -------

@@ -106,7 +106,7 @@ def score_dataset(
     Raises
     ------
     DataError
-        The dataset is empty or lacks columns, or those of a model with memory are not told.
+        The dataset is empty or lacks columns, or those that a model with memory needs are not named.
     InvalidInputError, UnsupportedModelError
         As for `ScoringRequest.outputs`.
     ModelNotFoundError, ArtifactError
@@ -178,7 +178,7 @@ def calibrate_dataset(
     model : path-like
         The artifact; its config.json is written.
     trained_on : pyarrow.Table, optional
-        Rows of `ds` that the model was trained on, as `sample_dataset` gave them: they do not count.
+        Rows of `ds` that the model was trained on, as `sample_dataset` returned them: they do not count.
     target_fpr : float
         Share of normal rows that may be called anomalies.
     features, ignore, time, concurrency, batch_rows

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Keys = npt.NDArray[np.uint32]
 
-# Of a key's 32 bits, so many tell the numbers of an interval apart.
+# Of a key's 32 bits, so many distinguish the numbers within an interval.
 FINE_BITS = 12
 _SIGN = np.uint32(1 << 31)
 # By how much an interval that stands for its scores may raise a p-value.

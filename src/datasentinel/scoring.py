@@ -47,7 +47,7 @@ class ScoringRequest:
     p_values : bool
         Whether to add how rare each score is among normal rows.
     num_reasons : int
-        How many reasons to give for each score, at least 0.
+        How many reasons to return for each score, at least 0.
     alarm_budget : float or None
         For a model with memory: the share of `datasentinel.events.AlarmBudget`.
     """

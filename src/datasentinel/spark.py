@@ -106,7 +106,7 @@ def score(
     Raises
     ------
     DataError
-        The data frame lacks columns, or those of a model with memory are not told.
+        The data frame lacks columns, or those that a model with memory needs are not named.
     InvalidInputError, UnsupportedModelError
         As for `ScoringRequest.outputs`.
     ModelNotFoundError, ArtifactError
@@ -167,7 +167,7 @@ def calibrate(
     model : path-like
         The artifact; its config.json is written.
     trained_on : pyarrow.Table, optional
-        Rows of `df` that the model was trained on, as `sample` gave them: they do not count.
+        Rows of `df` that the model was trained on, as `sample` returned them: they do not count.
     target_fpr : float
         Share of normal rows that may be called anomalies.
     features, ignore, time

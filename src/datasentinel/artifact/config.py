@@ -210,7 +210,7 @@ def _check_state(config: Config, where: Path) -> None:
 
 
 def format_config(config: Config) -> bytes:
-    """Return the bytes of a `config.json`; `parse_config` gives an equal `Config` back."""
+    """Return the bytes of a `config.json`; `parse_config` returns an equal `Config`."""
     document: dict[str, object] = {f.name: getattr(config, f.name) for f in fields(Config)}
     document.pop("extra")
     for key in ("state", "calendar"):

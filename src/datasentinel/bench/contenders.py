@@ -34,8 +34,8 @@ class Contender:
     settings : str
         How it is configured, in words.
     prepare : callable
-        Given a subject and a buffer of rows, loads the model and gives a function that scores what the buffer
-        holds at the time of the call. Everything that can be done once is done here, for every contender
+        Given a subject and a buffer of rows, loads the model and returns a function that scores what it holds
+        at the time of the call. Everything that can be done once is done here, for every contender
         alike.
     unavailable : str
         Why it cannot run here; empty when it can.
@@ -97,7 +97,7 @@ def _prepare_ours(name: str, subject: Subject, rows: Float32Array) -> Callable[[
 
 
 def reconstruction_error(rows: Float32Array, output: Float32Array) -> Float32Array:
-    """Score in NumPy what a model without a `score` output gives."""
+    """Score in NumPy the output of a model without `score`."""
     difference = rows - output
     score: Float32Array = np.einsum("ij,ij->i", difference, difference) / np.float32(rows.shape[1])
     return score

@@ -51,8 +51,8 @@ def measure_in_turns(
 ) -> dict[str, Timing]:
     """Time every call, round after round, for about `budget_s` in all.
 
-    Each round asks `peak_gflops` for the core's peak, then gives every call a turn; every other round goes
-    backwards, so that nobody always follows the same neighbour. There are 5 to 15 rounds: where five rounds
+    Each round asks `peak_gflops` for the core's peak, then runs every call once; every other round goes
+    backwards, so that no call always follows the same neighbour. There are 5 to 15 rounds: where five rounds
     of single calls take longer than the budget, they take as long as they take.
 
     Parameters
@@ -64,7 +64,7 @@ def measure_in_turns(
     peak_gflops : callable
         Measures the core's peak.
     clock_ns : callable
-        Tells the time; the default is what a caller waits, `time.thread_time_ns` only what this thread works.
+        The clock; the default is what a caller waits, `time.thread_time_ns` only what this thread works.
 
     Returns
     -------

@@ -66,22 +66,22 @@ def run_python_level(
 ) -> None:
     """Measure calls from Python and add them to `report`.
 
-    A contender that cannot run, fails, or gives other scores than the float64 reference is left out, with the
-    reason in the report.
+    A contender that cannot run, fails, or returns other scores than the float64 reference is left out, with
+    the reason in the report.
 
     Parameters
     ----------
     report : Report
         From `start_report`.
     subjects, contenders
-        What is measured and who.
+        What is measured, and with what.
     batches : sequence of int
         Rows in a call.
     budget_s : float
         About how long to measure in all, shared evenly by models and batch sizes. Loading and checking come
         on top.
     progress : callable
-        Told what is measured next.
+        Called with what is measured next.
     """
     peak = functools.partial(measure_gflops, report.roof[0]["isa"], _PEAK_S)
     share_s = budget_s / (len(subjects) * len(batches))

@@ -27,7 +27,7 @@ def _number(value: float) -> str:
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Print machine, roof, one table for each model and level, and who was left out and why."""
+    """Print machine, roof, one table for each model and level, and which contenders were left out and why."""
     machine = report.machine
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']:.1f} before the run"

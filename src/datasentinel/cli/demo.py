@@ -69,7 +69,7 @@ def _run(*arguments: str | Path) -> None:
 
 @contextlib.contextmanager
 def _server(model: Path) -> Iterator[dict[str, str]]:
-    """Run a server on free ports; gives each transport's port."""
+    """Run a server on free ports; yields each transport's port."""
     arguments = ("serve", model, "--tcp-port", "0", "--grpc-port", "0", "--http-port", "0")
     click.secho("$ datasentinel " + " ".join(map(str, arguments)), dim=True)
     with subprocess.Popen(_command(*arguments), stdout=subprocess.PIPE, text=True) as process:

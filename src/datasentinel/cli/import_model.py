@@ -64,7 +64,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 ) -> None:
     """Make a model artifact from MODEL.onnx, a detector made elsewhere.
 
-    The graph takes one tensor [batch, D] and gives scores [batch] or [batch, 1], or reconstructions
+    The graph takes one tensor [batch, D] and returns scores [batch] or [batch, 1], or reconstructions
     [batch, D]; the score of a reconstruction is its mean squared difference from the input. Whatever the
     fused backend cannot run, ONNX Runtime does.
     """

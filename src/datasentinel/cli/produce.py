@@ -204,7 +204,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     "--group",
     default=Topics.group,
     show_default=True,
-    help="Who reads the results; those who do so at the same time need a group each.",
+    help="Name of the reader of results; concurrent readers need a name each.",
 )
 @click.option(
     "--tls-ca",

@@ -127,7 +127,7 @@ def open_data(
     time_zone: str | None = None,
     may_lack: bool = False,
 ) -> Table:
-    """Open files whose columns fit a model, and tell which columns are left out.
+    """Open files whose columns fit a model, and report which columns are left out.
 
     With a time zone, or a model with a season, the second of the week follows the features. Rows may lack
     values where `may_lack` or the model says so; they are NaN then.
@@ -163,7 +163,7 @@ def read_data(
     with_order: bool = False,
     may_lack: bool = False,
 ) -> Dataset:
-    """Read files whole; bad rows are left out and told.
+    """Read files whole; bad rows are left out and reported.
 
     Raises
     ------

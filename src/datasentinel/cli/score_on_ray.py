@@ -65,7 +65,7 @@ def score_on_ray(
 
 @contextlib.contextmanager
 def _cluster(address: str | None, workers: int) -> Iterator[Any]:
-    """Lend `ray.data` on a cluster, and tell what its workers raise on purpose in their own words."""
+    """Lend `ray.data` on a cluster, and report what its workers raise on purpose in their own words."""
     import ray
     import ray.data
 

@@ -187,7 +187,7 @@ def change_precision(
     rows: Float32Array,
     labels: BoolArray | None = None,
 ) -> PrecisionChange:
-    """Write an artifact in another precision and tell what that did to its scores.
+    """Write an artifact in another precision and report what that did to its scores.
 
     Parameters
     ----------

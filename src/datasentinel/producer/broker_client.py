@@ -114,7 +114,7 @@ def _soon_forgotten(url: BrokerUrl) -> BrokerUrl:
 
 
 class BrokerConnection(Connection):
-    """Publishes samples, and tells a sample's reply by the id that its result or dead letter has."""
+    """Publishes samples, and recognises a sample's reply by the id that its result or dead letter has."""
 
     def __init__(
         self, sink: Sink, sources: Sequence[Source], payloads: Payloads, run: str, listener: Listener

@@ -27,7 +27,7 @@ class Reply:
     message : str
         The reason of an error, or empty.
     score : float or None
-        The anomaly score, where the protocol tells it.
+        The anomaly score, where the protocol carries it.
     """
 
     status: str

@@ -110,7 +110,7 @@ class Producer:
         Returns
         -------
         Summary
-            Its `failure` tells why the run ended early; nothing is raised for that.
+            Its `failure` says why the run ended early; nothing is raised for that.
         """
         self._loop = asyncio.get_running_loop()
         self._away_since_s = self._loop.time()

@@ -167,7 +167,7 @@ class FileRows:
     Parameters
     ----------
     table : Table
-        What `tables.open_table` gives; it is read into memory when the first row is asked for.
+        What `tables.open_table` returns; it is read into memory when the first row is asked for.
     repeat : bool
         Start again at the end, for ever. Times go on: a repeat is as much later as the file is long.
     with_times : bool

@@ -56,11 +56,11 @@ class TransportAccount:
     requests, rows, anomalies, errors : int
         Requests answered; rows scored; of those, anomalies; requests answered with an error.
     error_codes : Counter of str
-        The same errors by code; those whose code nobody told are missing.
+        The same errors by code; those whose code was not recorded are missing.
     refused_connections, timed_out_connections : int
         Connections refused over the limit; closed because they were idle or slow for too long.
     open_connections : int or None
-        None where the transport's library does not tell.
+        None where the transport's library does not expose it.
     latency_counts : list of int
         Requests per bucket of `LATENCY_BOUNDS_S`, and those above the last bound. The requests of one chunk
         are answered together, so each of them took the time of the chunk.
@@ -112,7 +112,7 @@ class TransportAccount:
             self.observer(Answered(requests, rows, anomalies, errors, latency_s, code if errors else ""))
 
     def take(self, counts: RequestCounts, code_name: Callable[[int], str]) -> None:
-        """Add what native code has counted since it was last asked; `code_name` tells what a code means."""
+        """Add what native code has counted since it was last asked; `code_name` maps a code to its name."""
         counted = counts.take()
         self.requests += counted["requests"]
         self.rows += counted["rows"]

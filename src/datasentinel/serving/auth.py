@@ -28,8 +28,8 @@ _LOOK_AGAIN_S = 1.0
 class Tokens:
     """The tokens of a file, one a line; blank lines and lines that start with # are passed over.
 
-    Only digests are kept and compared, so neither memory nor timing tells a token or its length. The file is
-    read again when it has changed: one without tokens revokes all; while it cannot be read, the tokens read
+    Only digests are kept and compared, so neither memory nor timing reveals a token or its length. The file
+    is read again when it changes: one without tokens revokes all; while it cannot be read, the tokens read
     last stay valid.
 
     Parameters

@@ -34,7 +34,7 @@ class DataPlane:
     Parameters
     ----------
     detector : Detector, optional
-        Served from the start, under the name and version that its artifact gives.
+        Served from the start, under the name and version that its artifact has.
     tracing : Tracing, optional
         Gets to know of every answer.
     settings : Settings, optional
@@ -119,7 +119,7 @@ class DataPlane:
         ----------
         transport : str
         code_name : callable
-            Tells what the transport's codes of errors mean.
+            Maps the transport's error codes to their names.
         """
         counts = RequestCounts(LATENCY_BOUNDS_S)
         if self._tracing is not None:

@@ -33,7 +33,7 @@ def within_descriptors(settings: Settings) -> Settings:
     -------
     Settings
         The same, or with fewer connections where the system does not allow enough: what is left over is then
-        refused in words, and health keeps its share. A log line tells the numbers.
+        refused in words, and health keeps its share. A log line has the numbers.
     """
     # The port of health and metrics has the limits of HTTP; Flight's few connections are within `_OWN`.
     names = [
@@ -61,7 +61,7 @@ def within_descriptors(settings: Settings) -> Settings:
 
 
 def report_shortage(error: BaseException | None) -> bool:
-    """Log, once a second at most, that no descriptor is left, if the error says so; tell whether it does."""
+    """Log, at most once a second, that no descriptor is left, and return whether this is the error."""
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return False
     _shortage_log(

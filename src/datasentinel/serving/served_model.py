@@ -1,4 +1,4 @@
-"""A model under the name and version that requests give."""
+"""A model under the name and version that requests use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model under the name and version that requests give.
+    """A model under the name and version that requests use.
 
     Attributes
     ----------

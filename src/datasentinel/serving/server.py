@@ -36,7 +36,7 @@ class Transport(Protocol):
     name: str
 
     async def start(self) -> object:
-        """Begin, and return where: its text is told."""
+        """Begin, and return the address, whose text is announced."""
 
     async def stop(self, timeout_s: float) -> None:
         """Accept no more, finish what was accepted, and end; cut off what is unfinished after `timeout_s`."""
@@ -90,7 +90,7 @@ class Server:
         Returns
         -------
         dict of str to object
-            The address of each transport that is on; its text is told.
+            The address of each transport that is on, whose text is announced.
 
         Raises
         ------

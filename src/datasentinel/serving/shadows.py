@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """A version that sees the rows of all streams of the one it is to replace, and answers nobody.
+    """A version that sees the rows of all streams of the one it is to replace, and answers no requests.
 
     Attributes
     ----------

@@ -64,7 +64,7 @@ def _reserve_ports(settings: Settings, stack: ExitStack) -> dict[str, Address]:
     addresses = {}
     for name, port in settings.ports.items():
         address = resolve(settings.host, port, name)
-        # Where ports are shared, only one who does not share finds out that somebody else listens.
+        # Where ports are shared, only a socket that does not share finds out that another program listens.
         listening_socket(address, name).close()
         sock = stack.enter_context(bound_socket(address, name, reuse_port=True))
         addresses[name] = Address(address.host, sock.getsockname()[1])
@@ -168,7 +168,7 @@ class _Supervisor:
             backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
 
     async def _run_once(self, worker: _Worker) -> int:
-        """Start a worker and wait for its end; give its exit code, or minus the signal's number."""
+        """Start a worker and wait for its end; return its exit code, or minus the signal's number."""
         warning_flags = [f"-W{option}" for option in sys.warnoptions]
         argument = to_argument(self._settings, self._folder, worker.number)
         process = await asyncio.create_subprocess_exec(

@@ -50,11 +50,11 @@ def _beat(loop: asyncio.AbstractEventLoop, stdout: int) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop; exit with code 1 where that cannot be."""
+    """Serve until a signal ends it; exit with code 1 where serving is impossible."""
     told = json.loads(sys.argv[1])
     settings = Settings(**told["settings"])
     number: int = told["worker"]
-    if number:  # pyarrow's server shares its port with nobody.
+    if number:  # pyarrow's server cannot share its port.
         settings = replace(settings, flight_port=-1)
     board = Board(Path(told["folder"]), number)
     lifeline = sys.stdin.fileno()
@@ -62,7 +62,7 @@ def main() -> None:
         configure_logging(settings, worker=number)
         serve(settings, _print_ready, board=board, lifeline=lifeline)
         if select.select([lifeline], [], [], 0)[0]:
-            board.clear()  # The supervisor, who would, is gone.
+            board.clear()  # The supervisor, which would, is gone.
     except DataSentinelError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

@@ -45,7 +45,7 @@ def open_table(
     ----------
     paths : path-like
         Files, patterns such as `"data/*.csv"`, folders, URLs (with fsspec), or "-" for standard input. The
-        content tells the format: delimited text, JSON lines, Parquet, an `.npy` array of shape [N, D] or an
+        content decides the format: delimited text, JSON lines, Parquet, an `.npy` array of shape [N, D] or an
         `.npz` archive with `X` [N, D] and, optionally, `y` [N]; each of them plain or packed by gzip, bzip2,
         xz or Zstandard. A Parquet file in folders such as `host=a/` has their keys as columns.
     roles : Roles, optional

@@ -100,7 +100,7 @@ class Part(ABC):
 
     @abstractmethod
     def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
-        """Parse what `blocks` gave. Rows and lines count from the block's start. Thread-safe."""
+        """Parse what `blocks` yielded. Rows and lines count from the block's start. Thread-safe."""
 
     @property
     def first_line(self) -> int | None:
@@ -296,11 +296,11 @@ def split_off_bad(
     label_values: list[str | float | None] | None,
     original: Callable[[int, int], Any] | None = None,
 ) -> Chunk:
-    """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels `normalise` gave.
+    """Make a chunk of rows [n, D] in which a missing value is NaN, and the labels that `normalise` returned.
 
     Rows that lack values are good ones where the columns say that they may.
 
-    Formats that tell a missing value from NaN, or hold what float32 does not, say by `original` what is in a
+    Formats that distinguish a missing value from NaN, or exceed float32, say by `original` what is in a
     row and column: a number, or None.
     """
     if numbers.dtype == np.float32 and label_values is None and np.isfinite(_sum(numbers)):

@@ -127,7 +127,7 @@ def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
     if hasattr(column, "num_chunks") or not hasattr(column, "to_numpy"):
         return np.asarray(column)
     try:
-        # Arrow's single arrays copy only if told that they may.
+        # Arrow's single arrays copy only if allowed to.
         return np.asarray(column.to_numpy(zero_copy_only=False))
     except TypeError:
         return np.asarray(column.to_numpy())

@@ -79,7 +79,7 @@ def looks_like_labels(values: Collection[str | float]) -> bool:
 
 
 def could_be_classes(values: Collection[str | float]) -> bool:
-    """Whether distinct values may be classes, of which nobody has said which are normal."""
+    """Whether distinct values may be classes, without a statement of which are normal."""
     return 0 < len(values) <= _MAX_CLASSES and all(
         isinstance(value, str) or value == int(value) for value in values if not _is_infinite(value)
     )

@@ -92,7 +92,7 @@ class Columns:
     keep : tuple of int
         Columns to hand through, time and id among them.
     left_out : tuple of LeftOut
-        What nobody asked to leave out.
+        What is left out without being asked for.
     may_lack : bool
         Whether a row may lack values of features; they are NaN then.
     """
@@ -268,7 +268,7 @@ _NO_NAMES = ", and the file names no columns"
 def _find_label(
     where: str, sample: Sequence[SampleColumn], names: Sequence[str], taken: set[int], *, needs_label: bool
 ) -> int | None:
-    """Find the label by its name and, where the name alone does not tell, by its values."""
+    """Find the label by its name and, where the name alone does not decide, by its values."""
     free = [column for column in range(len(names)) if column not in taken]
     certain = [column for column in free if labels.is_label_name(names[column])]
     possible, unclear = [], []
@@ -293,7 +293,7 @@ def _find_label(
 
 
 def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftOut], list[str]]:
-    """Inspect all rows of the features that nobody asked for by name.
+    """Inspect all rows of the features that were not asked for by name.
 
     Parameters
     ----------

@@ -264,7 +264,7 @@ def _size_of(raw: BinaryIO) -> int:
 
 
 def _read_up_to(file: Any, size: int) -> bytes:  # noqa: ANN401
-    """Read `size` bytes, or fewer at the end, from what may give fewer at a time."""
+    """Read `size` bytes, or fewer at the end, from what may return fewer at a time."""
     parts = []
     while size > 0 and (data := file.read(size)):
         parts.append(bytes(data))

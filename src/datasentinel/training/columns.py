@@ -37,7 +37,7 @@ class Finding:
     column : int
     name : str
     text : str
-        What to tell the user, and what to do.
+        The message to the user: what was found, and what to do.
     """
 
     kind: FindingKind

@@ -315,7 +315,7 @@ def fit_context(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Views learnt from some rows of recordings, and the scores they give to all of them."""
+    """Views learnt from some rows of recordings, and the scores they assign to all of them."""
 
     soft_clip: SoftClip
     usual_square: Float32Array

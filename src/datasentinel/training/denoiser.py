@@ -75,7 +75,7 @@ def fit_denoisers(
     steps : int
         How many to take.
     on_epoch : callable, optional
-        Told of the progress ten times, or at every step if there are fewer.
+        Called with the progress ten times, or at every step if there are fewer.
     start : Denoiser, optional
         Weights to start from instead of random ones.
     """

@@ -244,7 +244,7 @@ def fit_ensemble(
     recording : bool
         Whether the order of the rows matters: then their last quarter, or `held_out`, is held out.
     on_epoch : callable, optional
-        Told of the progress.
+        Called with the progress.
     start : Ensemble, optional
         An earlier detector for as many features, whose autoencoder is trained on.
     """

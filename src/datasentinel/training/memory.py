@@ -42,10 +42,10 @@ class Memory:
         m <- k m + (1 - k) u                          from the first row on, which m starts as
         r <- k r + (1 - k) (u - m)^2 / usual          with the new m; r starts as 1
 
-    so r is the recent variability in units of the usual one. The count of rows tells a stream's first one.
+    so r is the recent variability in units of the usual one. The count of rows marks a stream's first one.
 
     Where half-lives count time, k is 2^(-t/h) for a row that is t usual steps later than the one before, and
-    the count is one of steps. The state then also has a place for t - 1, which whoever knows the times fills
+    the count is one of steps. The state then also has a place for t - 1, which the caller fills
     in before each row; it is 0 again afterwards, as for rows at the usual step.
 
     Attributes

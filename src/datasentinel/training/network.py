@@ -105,7 +105,7 @@ class Autoencoder(nn.Module):
             if half < bottleneck:  # it writes pairs
                 core = torch.cat([core, -core], dim=0)
             rows, columns = core.shape
-            # Units beyond the pairs keep their random weights, but nobody listens to them yet.
+            # Units beyond the pairs keep their random weights, but nothing uses them yet.
             linear.weight[:rows].zero_()
             linear.weight[:rows, :columns] = core
             linear.bias[:rows].zero_()

@@ -112,8 +112,8 @@ def train(
     Parameters
     ----------
     rows : array-like, shape [N, D]
-        Raw rows, finite also as float32. In float64, what float32 does not resolve is found and told. NaN is
-        a missing value where the settings have these carried.
+        Raw rows, finite also as float32. In float64, what float32 does not resolve is found and reported. NaN
+        is a missing value where the settings have these carried.
     labels : array-like of bool, shape [N], optional
         True for anomalies. They are never trained on; where there are some and `test` is not given, all of
         them and a fifth of the normal rows (the last of a recording) are set aside to judge the detector by.
@@ -124,7 +124,7 @@ def train(
     feature_names : sequence of str, optional
         One for each column, for messages.
     on_epoch : callable, optional
-        Told of each epoch as it ends.
+        Called after each epoch.
     start : Ensemble, optional
         An earlier detector to start from; see `fit_ensemble`.
     order : Order, optional

@@ -130,7 +130,7 @@ def fit_plain(
     settings : TrainingSettings
         Architecture, schedule, device and seed.
     on_epoch : callable, optional
-        Told of each epoch as it ends.
+        Called after each epoch.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def _network(settings: TrainingSettings, scaling: Scaling, variances: Float64Arr
     """Choose the architecture: what the settings say, and the rest by the data.
 
     The bottleneck takes as many components as carry most of the variance, but fewer than there are varying
-    columns, or nothing would be left to tell anomalies by. One hidden layer on each side is wide enough to
+    columns, or nothing would be left to detect anomalies by. One hidden layer on each side is wide enough to
     hold the linear solution and as wide as a row.
     """
     input_dim = len(variances)

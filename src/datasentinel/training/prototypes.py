@@ -165,7 +165,7 @@ def fit_prototypes(
     count : int
         Of prototypes, at most.
     trusted_rows : int
-        Of how many rows local scales tell, repetitions included; the more, the more they count.
+        How many rows local scales come from, repetitions included; the more, the more they count.
     random : Generator
         Chooses the rows to start from.
     """

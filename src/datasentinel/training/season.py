@@ -150,7 +150,7 @@ def fit_season(rows: Float32Array, second_of_week: Float64Array, kind: SeasonKin
     if not seasonal.any():
         raise DataError(
             "no column repeats by the time of the day or of the week: on the last quarter of the recording "
-            "the earlier ones tell no more than the median does; train without a season"
+            "the earlier ones predict no better than the median does; train without a season"
         )
     return _of_columns(_tabulate(wide, second_of_week, chosen), seasonal)
 

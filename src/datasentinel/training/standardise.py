@@ -25,7 +25,7 @@ class Scaling:
     shift, scale, inverse_scale : float32 array, shape [D]
         Raw units, raw units, and their inverse.
     varying : bool array, shape [D]
-        False for the columns that are constant in the training rows, as far as float32 tells.
+        False for the columns that are constant in the training rows, as far as float32 resolves.
     """
 
     shift: Float32Array

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasentinel.training.standardise import Scaling
     from datasentinel.types import Float32Array
 
-# Standard deviations. Wide, unlike the ensemble's: what tells the anomalies of a recording apart is large.
+# Standard deviations. Wide, unlike the ensemble's: what distinguishes the anomalies of a recording is large.
 _KNEE = 10.0
 # Residuals are no smaller than this share of the typical one, and than this part of a standard deviation.
 _LEAST_SHARE = 0.03
@@ -166,7 +166,7 @@ def fit_subspace(rows: Float32Array, held_out: Float32Array) -> Subspace:
     """Find the subspace of normal rows, and what is usual beside and within it.
 
     It takes as many components as carry 95 % of the variance, but fewer than there are varying columns, or
-    nothing would be left to tell anomalies by. Residuals below a thousandth of a standard deviation are
+    nothing would be left to detect anomalies by. Residuals below a thousandth of a standard deviation are
     rounding: what is typical and what is usual is no smaller.
 
     Parameters

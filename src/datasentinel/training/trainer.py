@@ -74,7 +74,7 @@ def fit(
     seed : int
         Seed of the order of the rows.
     on_epoch : callable, optional
-        Told of each epoch as it ends.
+        Called after each epoch.
 
     Returns
     -------

@@ -91,7 +91,7 @@ class AmqpSource(Source):
             await messages[-1].handle.ack(multiple=True)
 
     async def lag(self) -> int | None:
-        """See `Source.lag`; RabbitMQ tells how many messages it has sent to nobody yet."""
+        """See `Source.lag`; RabbitMQ reports how many messages it has not sent to a consumer yet."""
         with broker_errors(self._url, *_ERRORS):
             told = await self._queue.declare(timeout=REPLY_TIMEOUT_S)
         return int(told.message_count or 0)

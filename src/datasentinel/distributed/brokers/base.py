@@ -36,7 +36,7 @@ class Message(NamedTuple):
     ----------
     payload : bytes
     key : str
-        Which series it belongs to, as far as the broker tells: a key, a subject, a topic; may be empty.
+        Which series it belongs to, as far as the broker knows: a key, a subject, a topic; may be empty.
     position : str
         Where it stands in its source, the same each time it is delivered; empty where the broker does not
         number messages.
@@ -109,7 +109,7 @@ class Source(ABC):
         Raises
         ------
         BrokerError
-            It could not be told: it will deliver them again.
+            It could not be reached: it will deliver them again.
         """
 
     async def lag(self) -> int | None:
@@ -238,7 +238,7 @@ class BrokerUrl:
 
     @property
     def dead_letters(self) -> BrokerUrl:
-        """Where what has no result goes, unless told otherwise, if this is where results go."""
+        """Where what has no result goes by default, if this is where results go."""
         return self.with_topic(f"{self.topic}.dead")
 
     def check_options(self, known: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ _NOT_IN_TEXT = re.compile(
     + "]"
 )
 _WILDCARDS = "+#"
-# What nobody subscribes to: to end the subscription has no effect but the broker's answer.
+# A topic without subscribers: to end the subscription has no effect but the broker's answer.
 _NOTHING = "datasentinel/nothing"
 
 
@@ -83,7 +83,7 @@ class _Connection:
         self._largest_packet = _LARGEST_PACKET
         self._overflow_log = RateLimitedLog(_logger, logging.WARNING, "messages_dropped")
         self.arrived: deque[MQTTMessage] = deque()
-        self.has_unheard = False  # Whether something was published that nobody has subscribed to.
+        self.has_unheard = False  # Whether something was published that has no subscriber.
         self._in_flight = self._most_arrived = in_flight
         self._properties = Properties(PacketTypes.CONNECT)
         self._properties.SessionExpiryInterval = session_expiry_s
@@ -272,7 +272,7 @@ class MqttSource(Source):
     ----------
     url : BrokerUrl
         Its topic may have wildcards; its options are `client_id`, by which the broker knows the session again
-        (unless told, group, host and topic), `session_expiry_s`, how long it keeps it, `in_flight`, how many
+        (by default group, host and topic), `session_expiry_s`, how long it keeps it, `in_flight`, how many
         messages it sends ahead, and `shared`, 0 for a subscription of its own.
     group : str
         The name of the shared subscription.

@@ -136,7 +136,7 @@ class NatsSource(Source):
         client = self._client
         if client is not None and client.is_connected:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
-                # What the server sends to nobody counts as delivered: let it first end what it was asked for.
+                # Messages sent to no consumer count as delivered: let it first end what it was asked for.
                 await asyncio.wait_for(self._pulled.wait(), 2 * _PULL_S)
                 # Others get them at once, and not after the acknowledgement has been waited for in vain.
                 for message in self._arrived:
@@ -247,7 +247,7 @@ class NatsSink(Sink):
 
 
 class _TlsClient(Client):
-    """Tells no password to a server that does not begin TLS; nats-py itself would go on in plain text."""
+    """Sends no password to a server that does not begin TLS; nats-py itself would go on in plain text."""
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and not info.get("tls_required"):
@@ -275,7 +275,7 @@ async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
     failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def note(error: Exception) -> None:
-        """Tell the first one; of later ones, whoever asks next finds out."""
+        """Report the first one; later ones surface at the next call."""
         if not failure.done():
             failure.set_result(error)
 

@@ -85,7 +85,7 @@ class RedisSource(Source):
             await self._client.xack(self._url.topic, self._group, *(message.handle for message in messages))
 
     async def lag(self) -> int | None:
-        """See `Source.lag`; Redis tells from 7.0 on."""
+        """See `Source.lag`; Redis reports it from 7.0 on."""
         with broker_errors(self._url, RedisError):
             groups: Any = await self._client.xinfo_groups(self._url.topic)
         (facts,) = (group for group in groups if group["name"] == self._group.encode())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.config import Endpoint
     from datasentinel.types import Float64Array
 
-# Prometheus gives at most 11,000 points of a series at once.
+# Prometheus returns at most 11,000 points of a series at once.
 _MOST_STEPS = 10_000
 _UNPROCESSABLE = 422
 

@@ -1,4 +1,4 @@
-"""What `datasentinel watch` is told: one TOML file, in which every key is known."""
+"""The configuration of `datasentinel watch`: one TOML file, in which every key is known."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Model:
     selector : str
         For a preset: what the series have to be like, such as `job="node",env="live"`.
     by : tuple of str
-        The labels that tell series apart; without them those that all of the queries have.
+        The labels that distinguish series; without them those that all of the queries have.
     step : float
         Seconds between two rows, in training as in scoring.
     infer_every : float
@@ -187,7 +187,7 @@ class Model:
 
     @property
     def training(self) -> TrainingSettings:
-        """What training is told."""
+        """The settings of training."""
         return TrainingSettings(
             model=cast("Any", self.model),
             season=cast("Any", self.season or None),

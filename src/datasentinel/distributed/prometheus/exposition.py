@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.publishing import Source
     from datasentinel.distributed.prometheus.scoring import Moment
 
-# What can fail of a model: queries, writes, trainings, and for an error that nobody expected a whole look.
+# What can fail of a model: queries, writes, trainings, and for an unexpected error a whole look.
 OPERATIONS = ("read", "write", "fit", "look")
 _COUNTERS = {
     "rows": "Rows scored.",
@@ -40,7 +40,7 @@ class Account:
     Attributes
     ----------
     fresh_s : float
-        How old the latest scores may be to be told.
+        How old the latest scores may be to be published.
     counts : Counter
         By the names of `_COUNTERS`.
     failures : Counter
@@ -67,7 +67,7 @@ class ScoreBoard:
     Parameters
     ----------
     fresh_s : dict of str to float
-        How old scores may be to be told, by model.
+        How old scores may be to be published, by model.
     """
 
     def __init__(self, fresh_s: dict[str, float]) -> None:

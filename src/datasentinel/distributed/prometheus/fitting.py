@@ -39,7 +39,7 @@ class Fitted:
     ----------
     artifact : Artifact
     labels : tuple of str
-        That tell its series apart.
+        That distinguish its series.
     fitted_to : int
         The number of the last moment that it was trained on.
     """
@@ -63,7 +63,7 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
     Raises
     ------
     DataError
-        There are too few rows, the series cannot be told apart, or the server refuses a query.
+        There are too few rows, the series cannot be distinguished, or the server refuses a query.
     ServerUnreachableError
         It does not answer.
     """
@@ -74,7 +74,7 @@ def fit(client: PrometheusClient, model: Model, directory: Path, last: int) -> F
     values, series, moments = training_rows(parts, model.max_rows)
     if not len(values):
         raise DataError(_no_rows(model, parts))
-    # Imported here: what is wrong with the samples is told without torch.
+    # Imported here: what is wrong with the samples is reported without torch.
     from datasentinel.export import export_artifact
     from datasentinel.training import train
 

@@ -41,7 +41,7 @@ class Source:
     ----------
     model : str
     labels : tuple of str
-        That tell its series apart.
+        That distinguish its series.
     columns : tuple of str
         The names of its queries, D.
     """

@@ -68,7 +68,7 @@ class RemoteWriter:
     def publish(self, source: Source, moments: Sequence[Moment]) -> None:
         """Write the scores of moments, the earliest first.
 
-        What the server refuses, as Prometheus does samples that are too old for it, is told and left out;
+        What the server refuses, as Prometheus does samples that are too old for it, is reported and left out;
         repeating would not help.
 
         Raises

@@ -1,4 +1,4 @@
-"""Runs all models of a configuration until told to stop."""
+"""Runs all models of a configuration until it is stopped."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 # While a training runs, how often its end is looked for.
 _TRAINING_LOOK_S = 0.5
-# How long a model is left alone after an error that nobody expected.
+# How long a model is left alone after an unexpected error.
 _AFTER_FAULT_S = 10.0
-# Scores are told for so many looks at the server after the last one that went well.
+# Scores are published for so many looks at the server after the last one that went well.
 _FRESH_LOOKS = 3
 
 
@@ -46,7 +46,7 @@ def watch(config: WatchConfig, *, once: bool = False, on_ready: Callable[[str], 
     once : bool
         Train what is to be trained, score what is due, and return.
     on_ready : callable, optional
-        Told where scores are published, once they can be scraped.
+        Called with the address of the scores, once they can be scraped.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _look_after(watcher: Watcher, stop: threading.Event) -> None:
             watcher.look(time.time())
         except MissingDependencyError:
             raise  # Time will not help.
-        except Exception as error:  # a fault of ours: one model's is no reason to leave the others alone
+        except Exception as error:  # an internal error: one model's is no reason to leave the others alone
             watcher.fail("look", error)
             stop.wait(_AFTER_FAULT_S)
         stop.wait(_pause_s(watcher))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.client import Grid, PrometheusClient, Series
     from datasentinel.types import BoolArray, Float64Array
 
-# The values of the labels that tell series apart, in their order.
+# The values of the labels that distinguish series, in their order.
 Key: TypeAlias = tuple[str, ...]
 
 
@@ -28,7 +28,7 @@ class Samples:
     grid : Grid
         The moments, T.
     labels : tuple of str
-        The labels that tell series apart.
+        The labels that distinguish series.
     keys : list of Key
         Their values, of each series, N.
     values : float64 array, shape [N, T, D]
@@ -61,7 +61,7 @@ def fetch(
         PromQL by column, D.
     grid : Grid
     labels : tuple of str
-        That tell series apart; empty: those that every series of every query has.
+        That distinguish series; empty: those that every series of every query has.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def join(answers: Sequence[Sequence[Series]], grid: Grid, labels: tuple[str, ...
 
 
 def refuse_ambiguous(samples: Samples, by: str) -> None:
-    """Raise DataError where labels do not tell series apart; `by` says what to change."""
+    """Raise DataError where labels do not distinguish series; `by` says what to change."""
     if samples.ambiguous:
         raise DataError(
             f"{samples.ambiguous} series cannot be told apart by their labels "

@@ -136,7 +136,7 @@ class Watcher:
             self._training.cancel()
 
     def look(self, now_s: float) -> None:
-        """Do what is due; what fails is counted and told, and tried again later."""
+        """Do what is due; what fails is counted and logged, and tried again later."""
         self._look_after_training(now_s)
         if self._scorer is not None and now_s >= self.due_s:
             self.score(now_s)
@@ -268,7 +268,7 @@ class Watcher:
         return int((now_s - self._model.offset) / self._model.step + 1e-6)
 
     def fail(self, operation: str, error: Exception) -> None:
-        """Count and tell a failure of one of `OPERATIONS`, with a traceback where it is a fault of ours."""
+        """Count and log a failure of one of `OPERATIONS`, with a traceback where it is an internal error."""
         self._account.failures[operation] += 1
         fault = {} if isinstance(error, DataSentinelError) else {"exception": error}
         self._failed[operation](model=self._model.name, reason=str(error), **fault)

@@ -87,7 +87,7 @@ class Answerer:
         SettingsError
             The columns do not fit it.
         UnsupportedModelError
-            It gives no reasons, and they are asked for.
+            The model has no reasons, and they are asked for.
         """
         if self._num_reasons and "contributions" not in model.outputs:
             raise UnsupportedModelError(
@@ -117,7 +117,7 @@ class Answerer:
                 read.append(_Read(message, self._decoder.decode(message.payload)))
             except DataSentinelError as error:
                 answers.dead_letters.append(dead_letter(message, str(error)))
-            except Exception as error:  # a fault of ours, of which this message alone is to suffer
+            except Exception as error:  # an internal error, which must fail this message alone
                 answers.dead_letters.append(dead_letter(message, f"cannot be read: {error!r}"))
         if read:
             self._score(model, self._decoder, read, answers)
@@ -128,7 +128,7 @@ class Answerer:
         try:
             values = decoder.join([one.rows for one in read])
             scored = self._score_rows(model, values, read)
-        except Exception as error:  # also a fault of ours, which must not be tried again for ever
+        except Exception as error:  # also an internal error, which must not be tried again for ever
             if len(read) > 1:
                 for one in read:
                     self._score(model, decoder, [one], answers)
@@ -153,7 +153,7 @@ class Answerer:
             first = end
 
     def _score_rows(self, model: ServedModel, values: Float32Array, read: list[_Read]) -> dict[str, Any]:
-        """Return what is told of each row, by name, each of length N."""
+        """Return the columns of a result, by name, each of length N."""
         detector = model.detector
         told: dict[str, Any] = {}
         reasons = None
@@ -168,7 +168,7 @@ class Answerer:
             else:
                 scores, warming = self._streams.update_many(values, series, times, filled=filled)
             if self._shadow is not None and (shadow := _streams_of(self._shadow)) is not None:
-                with contextlib.suppress(DataSentinelError):  # It takes over later, and harms nobody before.
+                with contextlib.suppress(DataSentinelError):  # It takes over later, and harms nothing before.
                     shadow.update_many(filled, series, times, leader=self._streams)
             anomaly = (scores.astype(np.float64) > detector.threshold) & ~warming
             told = {"score": scores, "anomaly": anomaly, "warming": warming}

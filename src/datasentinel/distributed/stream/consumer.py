@@ -36,7 +36,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _UNREADABLE = "invalid_argument"
 _LAG_INTERVAL_S = 5.0
-# What has been delivered more often may have killed whoever took it.
+# What has been delivered more often may have killed its consumers.
 _CALM_DELIVERIES = 3
 # The share of a batch's bytes that a message is taken to have before one was seen.
 _FIRST_SHARE = 1 / 64
@@ -86,7 +86,7 @@ class Consumer(Collector):
     plane : DataPlane
         Whose default model answers.
     metrics : Metrics
-        Where its own are told.
+        Where the consumer registers its own.
     options : StreamOptions
 
     Attributes
@@ -243,7 +243,7 @@ class Consumer(Collector):
         return 0 < most < message.deliveries
 
     async def _measure_lag(self) -> None:
-        """Ask the broker now and then how much waits; while it does not say, nothing is told."""
+        """Ask the broker now and then how much waits; while it does not say, nothing is reported."""
         while True:
             try:
                 self._lag = await self._source.lag()
@@ -319,7 +319,7 @@ class Consumer(Collector):
 
 
 def _given_up_reason(message: Message) -> str:
-    return f"was delivered {message.deliveries} times and never answered: whoever took it may have died of it"
+    return f"was delivered {message.deliveries} times and never answered: it may have killed its consumers"
 
 
 def _end_after_fault(consuming: asyncio.Task[None]) -> None:

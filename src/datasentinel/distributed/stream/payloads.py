@@ -44,7 +44,7 @@ class Rows(NamedTuple):
     values : list of sequences of numbers, or float32 array, shape [n, D]
         The model's features; numbers as they were sent, not yet looked at.
     times, series : list, length n, or None
-        When each row was taken, and to which series it belongs, as far as the payload tells.
+        When each row was taken, and to which series it belongs, as far as the payload says.
     is_batch : bool
         Whether the payload is one of several rows, if only of one this time.
     """
@@ -62,7 +62,7 @@ class PayloadOptions:
     Attributes
     ----------
     format : str
-        One of `FORMATS`. "auto" tells JSON, CSV and Arrow by their beginnings; raw float32 has none.
+        One of `FORMATS`. "auto" recognises JSON, CSV and Arrow by their first bytes; raw float32 has none.
     columns : tuple of str
         What the values of a CSV line, a JSON array or a raw row are, in their order; empty for the model's
         features. Names that are no features, nor the time or the id, are passed over.
@@ -139,7 +139,7 @@ class Decoder:
         Raises
         ------
         InvalidInputError
-            A number is not finite in float32, or a model with a season is not told when a row was taken; row
+            A number is not finite in float32, or a row for a model with a season lacks its time; row
             and column are named.
         """
         if all(isinstance(rows.values, list) for rows in messages):
@@ -219,7 +219,7 @@ class Decoder:
     def _arrays_at_once(self, payload: bytes) -> Rows | None:
         """Return the rows of an array of arrays of numbers by the parser of CSV, several times as fast.
 
-        None where it is anything else, or nothing sound: that is told by the reader of JSON.
+        None where it is anything else, or malformed: the reader of JSON reports that.
         """
         if payload.translate(None, _NUMBERS_ONLY):
             return None
@@ -285,7 +285,7 @@ class Decoder:
         try:
             opened = pa.ipc.open_file if payload.startswith(_ARROW_FILE) else pa.ipc.open_stream
             table = opened(pa.py_buffer(payload)).read_all()
-            table.validate(full=True)  # Lengths and offsets are a stranger's.
+            table.validate(full=True)  # Lengths and offsets come from outside.
             names = table.column_names
             numbers = numbers_of(table, self.features, names)
         except (pa.ArrowException, OSError, ValueError) as error:

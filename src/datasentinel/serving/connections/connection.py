@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         return self._settle(session, replied=bool(replies))
 
     def _settle(self, session: Session, *, replied: bool) -> bool:
-        """See to what a turn has left; tell whether there is more to do."""
+        """Handle what a turn has left; return whether there is more to do."""
         self._at_rest = session.state == 0 and not (self._reading_paused or self._ended)
         if self._at_rest:
             self.last_active_s = self._loop.time()
@@ -379,7 +379,7 @@ class Connection(asyncio.Protocol):
     def _fail_tls(self, error: ssl.SSLError) -> None:
         _tls_log(transport=self._owner.name, peer=self.peer, reason=error.reason or error)
         assert self._tls is not None  # noqa: S101
-        self._write_out(self._tls)  # The alert tells the peer why.
+        self._write_out(self._tls)  # The alert gives the peer the reason.
         self._close()
 
 

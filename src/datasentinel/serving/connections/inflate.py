@@ -1,4 +1,4 @@
-"""Decompression in small steps, so that a bomb holds up nobody."""
+"""Decompression in small steps, so that a decompression bomb holds no one up."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Inflater:
         self.done = False
 
     def step(self) -> bytes:
-        """Inflate and return a part; `done` then tells whether it was the last one.
+        """Inflate and return a part; `done` then says whether it was the last one.
 
         Raises
         ------

@@ -199,7 +199,7 @@ class Listener:
         self._account.open_connections = len(self._admitted)
 
     async def _sweep(self) -> None:
-        """Cut off, again and again, who has been idle or slow for too long."""
+        """Periodically close connections that have been idle or slow for too long."""
         loop = asyncio.get_running_loop()
         limits = [limit for limit in (self._idle_timeout_s, self._receive_timeout_s) if limit]
         while True:

@@ -86,7 +86,7 @@ class Session:
         raise NotImplementedError
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Call `wake` when there is an answer that had to wait; `feed(b"")` then gives it."""
+        """Call `wake` when there is an answer that had to wait; `feed(b"")` then returns it."""
 
     def drain(self) -> None:
         """Ask the peer, in its protocol, to send no more; called repeatedly until `drained`."""

@@ -1,4 +1,4 @@
-"""TLS: the certificate and who may present one, and TLS on one connection without its socket."""
+"""TLS: the certificate, which clients may present one, and TLS on one connection without its socket."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _require_readable(path: Path, setting: str) -> None:
 class TlsChannel:
     """TLS on one connection, without the socket: sealed bytes in, plain bytes out, and the other way.
 
-    After each call, `outgoing` gives what is to be sent.
+    After each call, `outgoing` returns what is to be sent.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ RECEIVING_S_PER_BYTE = 4e-10
 
 
 class TurnTaker(Protocol):
-    """Somebody who takes turns.
+    """What takes turns.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class TurnTaker(Protocol):
     waiting: bool
 
     def take_turn(self) -> bool:
-        """Do a millisecond's work; tell whether there is more to do."""
+        """Do a millisecond's work; return whether there is more to do."""
 
 
 class Turns:
@@ -43,7 +43,7 @@ class Turns:
     Attributes
     ----------
     free : bool
-        Whether nobody waits and the loop is not late: who has something to do may take a turn at once, and
+        Whether nothing waits and the loop is not late: a connection with work may take a turn at once, and
         `spend` it.
     """
 
@@ -56,7 +56,7 @@ class Turns:
         self._tick_scheduled = False
 
     def ready(self, taker: TurnTaker, received_bytes: int = 0) -> None:
-        """Schedule a connection that has work: at once if nobody waits and the loop is not late.
+        """Schedule a connection that has work: at once if nothing waits and the loop is not late.
 
         Parameters
         ----------

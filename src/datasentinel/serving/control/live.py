@@ -42,7 +42,7 @@ _MEDIA = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
 }
-# Nothing but what this server sends is loaded or asked, and nobody may frame it.
+# Nothing but what this server sends is loaded or asked, and no other page may frame it.
 HEADERS = (
     (
         "Content-Security-Policy",

@@ -89,7 +89,7 @@ class ModelRepository:
         self._control = control
         self._stream_shadow_s = stream_shadow_s
         self._lock = asyncio.Lock()
-        self._own_name = ""  # Of a root that is one model itself: the name that its artifact gave first.
+        self._own_name = ""  # Of a root that is one model itself: the name that its artifact had first.
         self._served: dict[Path, Served] = {}
         self._pending: dict[str, Pending] = {}
         self._unloaded: set[str] = set()
@@ -194,7 +194,7 @@ class ModelRepository:
                     before = now
                     await self.refresh()
                 seen = now
-            except Exception as error:  # A fault of ours, but no reason to look no more.
+            except Exception as error:  # An internal error is no reason to stop looking.
                 log(_logger, logging.ERROR, "watch_failed", exception=error)
 
     async def end_shadows(self) -> None:
@@ -268,7 +268,7 @@ class ModelRepository:
 
     def _find(self) -> dict[str, list[Path]]:
         found = find_artifacts(self._root)
-        # A root that is one model itself has the name that its artifact gives; see _switch.
+        # A root that is one model itself has the name that its artifact has; see _switch.
         return {printable(name) or self._own_name: folders for name, folders in found.items()}
 
     def _look(self) -> dict[Path, Stamps]:

@@ -238,7 +238,7 @@ def _answered_before(request: Request, found: Mapping[str, str]) -> Response:  #
 
 
 def refusal_of(error: Exception) -> Response:
-    """Return the response to a request that failed; log what is a fault of ours."""
+    """Return the response to a request that failed; log internal errors."""
     status = status_of(error)
     if not isinstance(error, DataSentinelError):
         log(_logger, logging.ERROR, "request_failed", transport="http", exception=error)

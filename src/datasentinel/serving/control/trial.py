@@ -1,4 +1,4 @@
-"""A model is loaded in a process of its own first: one that crashes or never ends takes nobody along.
+"""A model is loaded in a process of its own first: one that crashes or never ends harms nothing else.
 
 The process does all that the server would do with the model, then ends. What it measured and built, the plan
 and the engines of a GPU, is remembered in the cache folder, so the server's own loading is short.
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     """Load a model as `try_to_load` says; return the exit code."""
     told = json.loads(arguments[0])
     settings = Settings(**told["settings"])
-    # Should the server be killed meanwhile, nobody else ends this process.
+    # Should the server be killed meanwhile, nothing else ends this process.
     signal.alarm(math.ceil(settings.load_timeout_s) + 1 if settings.load_timeout_s else 0)
     # Where memory runs out, the system is to take it from here and not from the server.
     with suppress(OSError):

@@ -54,7 +54,7 @@ class Client:
             self._writer.write_batch(batch)
 
     def check(self) -> None:
-        """Raise a GoneError if nobody waits for an answer any more."""
+        """Raise a GoneError if the client no longer waits for an answer."""
         if self._context.is_cancelled():
             raise GoneError("the connection has ended")
 

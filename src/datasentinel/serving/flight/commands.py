@@ -22,7 +22,7 @@ def read_command(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
     Raises
     ------
     InvalidInputError
-        It is neither, or has keys or values that nobody knows.
+        It is neither, or has unknown keys or values.
     """
     if descriptor.path:
         names = [name.decode("utf-8", "replace") for name in descriptor.path]

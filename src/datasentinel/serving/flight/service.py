@@ -75,7 +75,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         )
 
     async def sweep(self, timeout_s: float) -> None:
-        """Cut off, again and again, who is waited for longer."""
+        """Periodically close exchanges that are waited for longer."""
         while True:
             await asyncio.sleep(min(1.0, timeout_s / 4))
             for late in self._waits.end_late(self.port, timeout_s):

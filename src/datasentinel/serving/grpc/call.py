@@ -79,7 +79,7 @@ class Call:
         self._arrived.set()
 
     def cancel(self) -> None:
-        """Cancel the handler: nobody waits for the answer."""
+        """Cancel the handler: its answer is no longer awaited."""
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -128,7 +128,7 @@ class Call:
 
 
 def _report(error: Exception) -> CallEnd:
-    """Return what the client gets; log what is a fault of ours."""
+    """Return what the client gets; log internal errors."""
     status = status_of(error)
     if not isinstance(error, DataSentinelError):
         log(_logger, logging.ERROR, "request_failed", transport="grpc", exception=error)

@@ -186,7 +186,7 @@ class GrpcStream(Session):
         self.state = 0
 
     def on_wake(self, wake: Callable[[], None]) -> None:
-        """Call `wake` when there is something to send; `feed(b"")` then gives it."""
+        """Call `wake` when there is something to send; `feed(b"")` then returns it."""
         self._wake = wake
         self._server.inference.enter(self._native.number, wake)
 

@@ -132,7 +132,7 @@ class HttpStream(Session):
         self._inference.enter(self._native.number, wake)
 
     def abandon(self) -> None:
-        """Forget who waits: the connection is gone."""
+        """Forget the waiting requests: the connection is gone."""
         self._wake = _nobody
         self._inflater = None
         self._inference.leave(self._native.number)
@@ -157,7 +157,7 @@ class HttpStream(Session):
         return out
 
     def _go_on(self) -> bool:
-        """Do what the native session leaves to Python; tell whether it can go on then."""
+        """Do what the native session leaves to Python; return whether it can go on then."""
         if self._inflater is not None:
             return self._inflate(self._inflater)
         if self._pending is not None:

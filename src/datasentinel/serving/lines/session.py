@@ -52,11 +52,11 @@ class LineStream(Session):
         self._inference.enter(self._native.number, wake)
 
     def abandon(self) -> None:
-        """Forget who waits: the connection is gone."""
+        """Forget the waiting requests: the connection is gone."""
         self._inference.leave(self._native.number)
 
     def attend(self, out: bytes, state: int) -> bytes:
-        """Log failures of ours."""
+        """Log internal errors."""
         self.state = state
         if state & ATTENTION:
             lines, reason = self._native.take_failures()
