@@ -179,14 +179,19 @@ def test_a_graph_means_what_onnx_says(name: str):
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("largest", [0, 1])
-@pytest.mark.parametrize("width", [13, 16, 67])
+@pytest.mark.parametrize("width", [13, 16, 67, 211])
 def test_the_first_columns_of_an_order_are_found(largest, width):
-    """Short lists are kept in registers, longer ones than eight in memory; the last vector is not full."""
+    """Short lists are kept in registers, longer ones than eight in memory; the last vector is not full.
+
+    Some pick among scaled columns. Of many columns they pick in parts, for which the layer's input must stay.
+    """
     counts = (1, 2, 3, 8, 9, 12)
     graph = Graph()
-    layer = graph.add("MatMul", "input", graph.constant(RNG.normal(size=(DIM, width))))
-    for count in counts:
-        inputs = [layer, graph.constant([count], np.int64)]
+    hidden = graph.add("Tanh", graph.add("Mul", "input", graph.constant(ROW)))
+    layer = graph.add("MatMul", hidden, graph.constant(RNG.normal(size=(DIM, width))))
+    for i, count in enumerate(counts):
+        scaled = graph.add("Mul", layer, graph.constant(RNG.normal(size=width)))
+        inputs = [scaled if i % 2 else layer, graph.constant([count], np.int64)]
         outputs = [f"first{count}", f"index{count}"]
         graph.nodes.append(helper.make_node("TopK", inputs, outputs, largest=largest))
     every = graph.add("Concat", *(f"first{count}" for count in counts), axis=1)

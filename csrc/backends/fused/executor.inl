@@ -15,6 +15,13 @@ struct Constants {
         scale_b(step.scale_b),
         weights(step.weights) {}
 
+  /// Those of `map`, for the columns from `first` on.
+  FUSED_INLINE Constants(const Step& step, long first) : Constants(step) {
+    if (center != nullptr) center += first;
+    if (scale != nullptr) scale += first;
+    if (offset != nullptr) offset += first;
+  }
+
   /// (x - center) scale + offset
   FUSED_INLINE Vector map(const auto& place, Vector x) const {
     if (center != nullptr) x -= place.constant(center);
@@ -56,9 +63,12 @@ FUSED_INLINE void binary(const Layout& layout, const Step& step, Operation opera
 template <typename Layout, typename Better>
 FUSED_INLINE void extreme(const Layout& layout, const Step& step, Vector worst, Better better) {
   const float* a = layout.at(step.a);
+  const Constants constants(step);
   layout.reduce(
       step.a.width, worst,
-      [=](Vector best, const auto& place) FUSED_LAMBDA { return better(best, load(a + place.offset)); },
+      [=](Vector best, const auto& place) FUSED_LAMBDA {
+        return better(best, constants.map(place, load(a + place.offset)));
+      },
       better, [](Vector best) FUSED_LAMBDA { return best; }, layout.at(step.out));
 }
 
@@ -88,6 +98,29 @@ FUSED_INLINE void finish_words(const Layout& layout, const Step& step) {
     });
   }
   if (!is_floor(step.function.function)) layout.apply(step.function, out, step.out.width, out);
+}
+
+/// Op::smallest and Op::largest of `count` columns, whose constants begin at `first`.
+template <typename Layout>
+void select_columns(const Layout& layout, const Step& step, long first, int count) {
+  const float* a = layout.at(step.a);
+  float* out = layout.at(step.out);
+  const Constants constants(step, first);
+  const Vector infinity = splat(__builtin_inff());
+  const auto larger = [](Vector x, Vector y) FUSED_LAMBDA { return max(x, y); };
+  const auto smaller = [](Vector x, Vector y) FUSED_LAMBDA { return min(x, y); };
+  const auto take = [&](auto value) FUSED_LAMBDA {
+    if (step.op == Op::smallest) {
+      layout.extremes(value, count, step.out.width, infinity, smaller, larger, out, first > 0);
+    } else {
+      layout.extremes(value, count, step.out.width, -infinity, larger, smaller, out, first > 0);
+    }
+  };
+  if (constants.none()) {
+    take([=](const auto& place) FUSED_LAMBDA { return load(a + place.offset); });
+  } else {
+    take([=](const auto& place) FUSED_LAMBDA { return constants.map(place, load(a + place.offset)); });
+  }
 }
 
 template <typename Layout>
@@ -157,9 +190,17 @@ void run_step(const Layout& layout, const Step& step) {
       break;
     case Op::min_columns: extreme(layout, step, infinity, smaller); break;
     case Op::max_columns: extreme(layout, step, -infinity, larger); break;
-    case Op::smallest: layout.extremes(a, step.a.width, width, infinity, smaller, larger, out); break;
-    case Op::largest: layout.extremes(a, step.a.width, width, -infinity, larger, smaller, out); break;
+    case Op::smallest:
+    case Op::largest: select_columns(layout, step, 0, step.a.width); break;
   }
+}
+
+/// A layer and the `takers` behind it, so that its results stay in the first-level cache.
+template <typename Layout>
+void run_with_takers(const Layout& layout, const Step* layer) {
+  layout.dense_in_parts(*layer, [&](long first, int count) FUSED_LAMBDA {
+    for (int i = 1; i <= layer->takers; ++i) select_columns(layout, layer[i], first, count);
+  });
 }
 
 /// Rows of one panel: a register tile is two vectors high.
@@ -220,7 +261,13 @@ void run_block(const ProgramView& program, const Block& block, float* frame) {
   const int steps = steps_for(program, block);
   if (program.words != nullptr) program.words->begin(0);
   for (int i = 0; i < steps; ++i) {
-    for (int p = 0; p < panels; ++p) run_step(panel(p), program.steps[i]);
+    const Step* step = program.steps + i;
+    if (step->takers == 0) {
+      for (int p = 0; p < panels; ++p) run_step(panel(p), *step);
+    } else {
+      for (int p = 0; p < panels; ++p) run_with_takers(panel(p), step);
+      i += step->takers;
+    }
   }
   if (program.words != nullptr) program.words->end();
   for (int p = 0; p < panels; ++p) {

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "backends/fused/takers.h"
+
 namespace datasentinel::fused {
 namespace {
 
@@ -86,7 +88,7 @@ std::vector<Place> places_of(const Program& program, bool copies_ranges) {
 
 /// In half steps: in the first half operands are read, in the second one results are written.
 std::vector<Life> lives_of(const Program& program, const std::vector<Place>& places,
-                           const std::function<bool(const Instruction&)>& overwrites) {
+                           const std::function<bool(const Instruction&)>& overwrites, bool takes_parts) {
   const int steps = static_cast<int>(program.instructions.size());
   const int end = 2 * steps;
   std::vector<Life> lives(program.widths.size(), Life{end, -1, false});
@@ -108,6 +110,11 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
     touch(instruction.b, 2 * i);
     if (!overwrites || !overwrites(instruction)) touch(instruction.out, 2 * i);
     touch(instruction.out, 2 * i + 1);
+    if (takes_parts && instruction.op == Op::dense) {
+      const int end_of_takers = 2 * (i + static_cast<int>(takers(program, static_cast<std::size_t>(i)))) + 1;
+      touch(instruction.a, end_of_takers);
+      touch(instruction.out, end_of_takers);
+    }
     if (instruction.op == Op::copy) lives[static_cast<std::size_t>(instruction.out)].is_shifted = true;
   }
   touch(program.score, end);
@@ -154,7 +161,7 @@ FrameLayout placed_in(const std::vector<std::size_t>& order, const Program& prog
 FrameLayout lay_out(const Program& program, bool copies_ranges,
                     const std::function<bool(const Instruction&)>& overwrites) {
   const std::vector<Place> places = places_of(program, copies_ranges);
-  const std::vector<Life> lives = lives_of(program, places, overwrites);
+  const std::vector<Life> lives = lives_of(program, places, overwrites, !copies_ranges);
   const int alignment = copies_ranges ? 1 : kAlignment;
   std::vector<std::size_t> order;
   for (std::size_t value = 0; value < lives.size(); ++value) {

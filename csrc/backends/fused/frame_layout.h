@@ -17,8 +17,9 @@ struct FrameLayout {
 };
 
 /// Without `copies_ranges`, neighbouring columns that a step picks out of a value lie in that value, and the
-/// step has nothing to do. Results of steps that `overwrites` is true for may lie where the step's operands
-/// do.
+/// step has nothing to do; and a layer's takers may take its results in parts, so that what it reads and
+/// makes stays until the last of them is done. Results of steps that `overwrites` is true for may lie where
+/// the step's operands do.
 [[nodiscard]] FrameLayout lay_out(const Program& program, bool copies_ranges,
                                   const std::function<bool(const Instruction&)>& overwrites = {});
 

@@ -55,10 +55,10 @@ enum class Op : int {
   sum,             ///< out = factor * sum of weights[j] a[j]
   sum_squares,     ///< out = factor * sum of weights[j] d[j]^2, d as in `affine`
   sum_difference,  ///< out = factor * sum of weights[j] d[j]^2, d as in `difference`
-  min_columns,     ///< out = min of a[j]
+  min_columns,     ///< out = min of a[j], which as in `affine` may be centred, scaled and shifted first
   max_columns,
-  smallest,  ///< out = the `out.width` smallest of a, ascending
-  largest,   ///< out = the `out.width` largest of a, descending
+  smallest,  ///< out = the `out.width` smallest of the same, ascending
+  largest,   ///< out = the `out.width` largest, descending
 };
 
 /// Where a value lies in the frame (see ProgramView).
@@ -75,7 +75,8 @@ struct Step {
   Op op = Op::copy;
   Columns a, b, out;
   FunctionCall function;
-  int chains = 1;                         ///< dense: 1 or 2 sums of every other input, to be added.
+  int takers = 0;  ///< dense: so many steps behind it are the only readers, `smallest` or `largest`.
+  int chains = 1;  ///< dense: 1 or 2 sums of every other input, to be added.
   const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column].
   const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;

@@ -22,10 +22,9 @@ FUSED_INLINE void transpose_groups(Vector (&v)[4]) {
   v[3] = join_high(high01, high23);
 }
 
-/// The first so many of the values seen, in every lane for itself.
+/// The first so many of the values seen, in order, in every lane for itself.
 template <int kWanted>
 struct Shortlist {
-  static constexpr int kLength = kWanted;
   Vector held[kWanted];
 
   FUSED_INLINE void start(Vector worst) {
@@ -54,14 +53,67 @@ struct Shortlist {
   }
 };
 
-/// Calls `use` with a Shortlist of the length that is wanted; false if it is too long for registers.
-template <int kLength = 8, typename Use>
-FUSED_INLINE bool with_shortlist(int wanted, Use use) {
-  if (wanted > kLength) return false;
-  if constexpr (kLength > 1) {
-    if (wanted < kLength) return with_shortlist<kLength - 1>(wanted, use);
+// Selection costs as much as narrow distances do, so comparisons are spared: groups of values play a
+// tournament of so many rounds, and only the winner goes through the whole list. One that loses is among the
+// first k only with the one it lost to, so at most k/2 losers of a round are, and a list of these suffices.
+// For k = 3 that is about 3 comparing instructions a value, where insertion takes 5, and networks of
+// comparators need two comparators (V. E. Alekseev, "Certain algorithms for sorting with minimum memory",
+// 1969).
+constexpr int kRounds = kTileSums >= 20 ? 3 : 2;  // as many as there are registers for
+constexpr int kPlayers = 1 << kRounds;
+
+template <int kWanted>
+struct Selection {
+  static constexpr int kLength = kWanted;
+  static constexpr int kLosers = kWanted / 2;
+  Shortlist<kWanted> first;
+  Shortlist<(kLosers > 0 ? kLosers : 1)> losers[kRounds];
+
+  FUSED_INLINE void start(Vector worst) {
+    first.start(worst);
+#pragma GCC unroll 4
+    for (int round = 0; round < kRounds; ++round) losers[round].start(worst);
   }
-  use(Shortlist<kLength>{});
+
+  template <typename Before, typename After>
+  FUSED_INLINE void add_group(Vector (&players)[kPlayers], Before before, After after) {
+#pragma GCC unroll 4
+    for (int round = 0; round < kRounds; ++round) {
+#pragma GCC unroll 8
+      for (int pair = 0; pair < kPlayers >> (round + 1); ++pair) {
+        const Vector winner = before(players[2 * pair], players[2 * pair + 1]);
+        if constexpr (kLosers > 0) {
+          losers[round].insert(after(players[2 * pair], players[2 * pair + 1]), before, after);
+        }
+        players[pair] = winner;
+      }
+    }
+    first.insert(players[0], before, after);
+  }
+
+  /// After the last group.
+  template <typename Before, typename After>
+  FUSED_INLINE void add_losers(Before before, After after) {
+    if constexpr (kLosers > 0) {
+#pragma GCC unroll 4
+      for (int round = 0; round < kRounds; ++round) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kLosers; ++i) first.insert(losers[round].held[i], before, after);
+      }
+    }
+  }
+};
+
+/// Calls `use` with a Selection that is long enough; false if there is none that fits into the registers.
+template <typename Use>
+FUSED_INLINE bool with_selection(int wanted, Use use) {
+  if (wanted <= 3) {
+    use(Selection<3>());
+  } else if (wanted <= 8) {
+    use(Selection<8>());
+  } else {
+    return false;
+  }
   return true;
 }
 
@@ -149,32 +201,54 @@ struct RowsInLanes {
     for (long c = 0; c < width; ++c) copy(in + static_cast<long>(indices[c]) * kStride, 1, out + c * kStride);
   }
 
-  /// Insertion into a sorted list, all rows at once; `before` keeps what comes first, `after` the rest.
-  template <typename Before, typename After>
-  FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
-                             float* out) const {
-    const bool is_short = with_shortlist(wanted, [&](auto list) {
+  /// The first of the columns by `before`, which keeps what comes first, as `after` does the rest. With
+  /// `goes_on`, `out` holds those of earlier columns, among which these are to be.
+  template <typename Value, typename Before, typename After>
+  FUSED_INLINE void extremes(Value value, int width, int wanted, Vector worst, Before before, After after,
+                             float* out, bool goes_on) const {
+    const auto at_column = [=](long c, long v) FUSED_LAMBDA {
+      return value(Place{c * kStride + v * kLanes, c, v});
+    };
+    const bool is_short = with_selection(wanted, [&](auto selection) {
       // All vectors of rows in one loop, so that they fill each other's latencies.
-      decltype(list) lists[kVectors];
+      decltype(selection) of[kVectors];
 #pragma GCC unroll 4
-      for (long v = 0; v < kVectors; ++v) lists[v].start(worst);
-      for (long c = 0; c < width; ++c) {
+      for (long v = 0; v < kVectors; ++v) {
+        of[v].start(worst);
+        if (!goes_on) continue;
+#pragma GCC unroll 8
+        for (int i = 0; i < selection.kLength; ++i) {
+          if (i < wanted) of[v].first.held[i] = load(out + i * kStride + v * kLanes);
+        }
+      }
+      long c = 0;
+      for (; c + kPlayers <= width; c += kPlayers) {
 #pragma GCC unroll 4
         for (long v = 0; v < kVectors; ++v) {
-          lists[v].insert(load(in + c * kStride + v * kLanes), before, after);
+          Vector players[kPlayers];
+#pragma GCC unroll 8
+          for (long i = 0; i < kPlayers; ++i) players[i] = at_column(c + i, v);
+          of[v].add_group(players, before, after);
         }
+      }
+      for (; c < width; ++c) {
+#pragma GCC unroll 4
+        for (long v = 0; v < kVectors; ++v) of[v].first.insert(at_column(c, v), before, after);
       }
 #pragma GCC unroll 4
       for (long v = 0; v < kVectors; ++v) {
+        of[v].add_losers(before, after);
 #pragma GCC unroll 8
-        for (long i = 0; i < list.kLength; ++i) store(out + i * kStride + v * kLanes, lists[v].held[i]);
+        for (int i = 0; i < selection.kLength; ++i) {
+          if (i < wanted) store(out + i * kStride + v * kLanes, of[v].first.held[i]);
+        }
       }
     });
     if (is_short) return;
-    for (long i = 0; i < static_cast<long>(wanted) * kVectors; ++i) store(out + i * kLanes, worst);
+    for (long i = 0; !goes_on && i < static_cast<long>(wanted) * kVectors; ++i) store(out + i * kLanes, worst);
     for (long c = 0; c < width; ++c) {
       for (long v = 0; v < kVectors; ++v) {
-        Vector candidate = load(in + c * kStride + v * kLanes);
+        Vector candidate = at_column(c, v);
         for (long i = 0; i < wanted; ++i) {
           float* slot = out + i * kStride + v * kLanes;
           const Vector held = load(slot);
@@ -261,6 +335,16 @@ struct RowsInLanes {
     run(step, at(step.a), at(step.out));
   }
 
+  /// The layer in parts of a few columns; `take(first, count)` finds each where the first part lies.
+  template <typename Take>
+  FUSED_INLINE void dense_in_parts(const Step& step, Take take) const {
+    if (step.chains == 1) {
+      dense_lanes_in_parts<1, kVectors>(step, at(step.a), at(step.out), take);
+    } else {
+      dense_lanes_in_parts<2, kVectors>(step, at(step.a), at(step.out), take);
+    }
+  }
+
   FUSED_INLINE void pack_words(const Step& step) const {
     step.words->pack_panel(step, at(step.a), at(step.out));
   }
@@ -321,23 +405,35 @@ struct ColumnsInLanes {
   }
 
   /// Every lane keeps the first of its columns, then the lanes exchange theirs. A long list is one of single
-  /// values, on which the vector operations work.
-  template <typename Before, typename After>
-  FUSED_INLINE void extremes(const float* in, int width, int wanted, Vector worst, Before before, After after,
-                             float* out) const {
-    const bool is_short = with_shortlist(wanted, [&](auto list) {
+  /// values, on which the vector operations work. All columns are there at once.
+  template <typename Value, typename Before, typename After>
+  FUSED_INLINE void extremes(Value value, int width, int wanted, Vector worst, Before before, After after,
+                             float* out, bool /*goes_on*/) const {
+    const auto at_column = [this, value](long r, long c) FUSED_LAMBDA {
+      return value(Place{r * stride + c, c, r * stride});
+    };
+    const bool is_short = with_selection(wanted, [&](auto selection) {
       for (long r = 0; r < rows; ++r) {
-        const float* row = in + r * stride;
-        list.start(worst);
+        selection.start(worst);
+        auto& first = selection.first;
         long c = 0;
-        for (; c + kLanes <= width; c += kLanes) list.insert(load(row + c), before, after);
-        if (c < width) list.insert(select(first_lanes(width - c), load(row + c), worst), before, after);
-        if constexpr (kLanes > 8) list.template insert_other_lanes<8>(before, after);
-        if constexpr (kLanes > 4) list.template insert_other_lanes<4>(before, after);
-        list.template insert_other_lanes<2>(before, after);
-        list.template insert_other_lanes<1>(before, after);
+        for (; c + kPlayers * kLanes <= width; c += kPlayers * kLanes) {
+          Vector players[kPlayers];
 #pragma GCC unroll 8
-        for (long i = 0; i < list.kLength; ++i) out[r * stride + i] = list.held[i][0];
+          for (long i = 0; i < kPlayers; ++i) players[i] = at_column(r, c + i * kLanes);
+          selection.add_group(players, before, after);
+        }
+        for (; c + kLanes <= width; c += kLanes) first.insert(at_column(r, c), before, after);
+        if (c < width) first.insert(select(first_lanes(width - c), at_column(r, c), worst), before, after);
+        selection.add_losers(before, after);
+        if constexpr (kLanes > 8) first.template insert_other_lanes<8>(before, after);
+        if constexpr (kLanes > 4) first.template insert_other_lanes<4>(before, after);
+        first.template insert_other_lanes<2>(before, after);
+        first.template insert_other_lanes<1>(before, after);
+#pragma GCC unroll 8
+        for (int i = 0; i < selection.kLength; ++i) {
+          if (i < wanted) out[r * stride + i] = first.held[i][0];
+        }
       }
     });
     if (is_short) return;
@@ -345,7 +441,8 @@ struct ColumnsInLanes {
       float* sorted = out + r * stride;
       for (long i = 0; i < wanted; ++i) sorted[i] = worst[0];
       for (long c = 0; c < width; ++c) {
-        Vector candidate = splat(in[r * stride + c]);
+        const Vector columns = at_column(r, c / kLanes * kLanes);
+        Vector candidate = splat(columns[c % kLanes]);
         for (long i = 0; i < wanted; ++i) {
           const Vector held = splat(sorted[i]);
           sorted[i] = before(held, candidate)[0];

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "backends/fused/frame_layout.h"
+#include "backends/fused/takers.h"
 #include "backends/fused/word_layers.h"
 #include "core/error.h"
 
@@ -37,6 +38,19 @@ int chains_of(const Dense& layer, const Geometry& geometry) {
   constexpr int kFewVectors = 5;
   const bool narrow = layer.outputs <= static_cast<std::size_t>(kFewVectors * geometry.lanes);
   return narrow && layer.inputs >= kFewInputs ? 2 : 1;
+}
+
+/// How many steps behind a layer pick among its results while these are in the first-level cache.
+int takers_of(const Program& program, std::size_t position, const Geometry& geometry) {
+  const Instruction& layer = program.instructions[position];
+  if (layer.op != Op::dense || layer.arithmetic != Arithmetic::float32) return 0;
+  if (layer.dense.inputs > static_cast<std::size_t>(geometry.k_block)) return 0;
+  const std::size_t count = takers(program, position);
+  for (std::size_t i = position + 1; i <= position + count; ++i) {
+    const Op op = program.instructions[i].op;
+    if (op != Op::smallest && op != Op::largest) return 0;
+  }
+  return static_cast<int>(count);
 }
 
 /// Collects constants; they get their addresses when all are known.
@@ -222,6 +236,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     if (instruction.op == Op::copy) step.out.width = step.a.width;
     step.function = instruction.function;
     if (instruction.op == Op::pack) step.function.b = static_cast<float>(instruction.zero_point);
+    step.takers = takers_of(program, i, geometry);
     step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "backends/fused/network_layers.h"
-#include "backends/fused_cuda/takers.h"
+#include "backends/fused/takers.h"
 #include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include "backends/fused/frame_layout.h"
+#include "backends/fused/takers.h"
 #include "backends/fused_cuda/constants.h"
 #include "backends/fused_cuda/form_in_registers.h"
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/fragments_source.h"
 #include "backends/fused_cuda/kernel_text.h"
 #include "backends/fused_cuda/steps.h"
-#include "backends/fused_cuda/takers.h"
 #include "backends/fused_cuda/tensor_cores.h"
 #include "backends/fused_cuda/text.h"
 #include "core/error.h"

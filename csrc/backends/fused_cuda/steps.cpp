@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "backends/fused/packed_program.h"
+#include "backends/fused/takers.h"
 #include "backends/fused_cuda/functions.h"
-#include "backends/fused_cuda/takers.h"
 #include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {

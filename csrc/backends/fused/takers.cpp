@@ -1,15 +1,11 @@
-#include "backends/fused_cuda/takers.h"
+#include "backends/fused/takers.h"
 
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-namespace datasentinel::fused_cuda {
+namespace datasentinel::fused {
 namespace {
-
-using fused::Instruction;
-using fused::Op;
-using fused::Program;
 
 /// Takes one value's columns in any order.
 bool takes_in_any_order(const Instruction& step) {
@@ -25,7 +21,8 @@ bool takes_in_any_order(const Instruction& step) {
 bool reads(const Instruction& step, int value) { return step.a == value || step.b == value; }
 
 bool is_result(const Program& program, int value) {
-  return value == program.score || value == program.output || value == program.contributions;
+  return value == program.score || value == program.state_next || value == program.output ||
+         value == program.contributions;
 }
 
 /// Positions of the steps that read `value`, or none where it is also a result.
@@ -79,6 +76,7 @@ class InOrder {
   Program take() {
     Program ordered = program_;
     add(program_.score);
+    add(program_.state_next);
     ordered.score_instructions = steps_.size();
     add(program_.output);
     ordered.output_instructions = steps_.size();
@@ -156,4 +154,4 @@ std::size_t takers(const Program& program, std::size_t position) {
   return positions.back() == position + positions.size() ? positions.size() : 0;
 }
 
-}  // namespace datasentinel::fused_cuda
+}  // namespace datasentinel::fused
