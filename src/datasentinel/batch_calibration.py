@@ -105,8 +105,10 @@ def calibrate_by_counts(
     trained_on : pyarrow.Table or None
         Rows among them that the model was trained on.
     target_fpr : float
+        Share of normal rows that may be called anomalies.
     backend : str
-        That `count` scores on.
+        That `count` scores on; with `trained_on` not "auto": rows are taken away by their scores, which must
+        be the same everywhere.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from datasentinel.detector import Detector
 from datasentinel.errors import DataError, MissingDependencyError
 from datasentinel.record_batches import BatchLayout, RecordBatchScorer
 from datasentinel.score_counts import ScoreCounts
-from datasentinel.scoring import ScoringRequest, scoring_roles
+from datasentinel.scoring import scoring_request
 from datasentinel.tables.arrow import nested_type
 
 try:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from datasentinel.artifact import Artifact
     from datasentinel.calibration import Calibration
     from datasentinel.score_counts import Keys
+    from datasentinel.scoring import ScoringRequest
 
 # Rows of a batch: 2 MiB of 8 float32 columns, for which the calls around it cost little.
 BATCH_ROWS = 65_536
@@ -75,20 +76,9 @@ def score_dataset(
     ds : ray.data.Dataset
     model : path-like
         The artifact, on this machine; its content travels to the workers.
-    features, ignore : sequence of str
-        Names or patterns of columns; by default the model's features are taken by name.
-    time, id : str, optional
-        Columns that say when a row was taken and to which series it belongs; by default those that the model
-        was trained with. A model with memory needs both: rows of a series are put together and in order of
-        time, so a series must fit into a worker's memory.
-    keep : sequence of str
-        Names or patterns of further columns to hand through; ["*"] for all.
-    p_values : bool
-        Add how rare each score is among normal rows.
-    explain : int
-        Reasons a row.
-    alarm_budget : float, optional
-        For a model with memory: the share of `datasentinel.events.AlarmBudget`.
+    features, ignore, time, id, keep, p_values, explain, alarm_budget
+        As for `datasentinel.scoring.scoring_request`. Of a model with memory the rows of a series are put
+        together and in order of time, so a series must fit into a worker's memory.
     backend : str
         As for `Detector.load`; with "fused" a row's score has the same bits on all workers of one CPU type.
     concurrency : int or tuple of int, optional
@@ -99,9 +89,7 @@ def score_dataset(
     Returns
     -------
     ray.data.Dataset
-        A row for each: `time`, `id` and `keep` columns, `score`, `anomaly`, `error` (null but for rows that
-        cannot be scored, which have nothing else) and what else is asked for, as
-        `datasentinel.tables.arrow.output_schema` says, without a column `row`.
+        A row for each, with the columns that `scoring_request` tells.
 
     Raises
     ------
@@ -112,8 +100,9 @@ def score_dataset(
     ModelNotFoundError, ArtifactError
         As for `Detector.load`.
     """
-    roles = scoring_roles(features, ignore, time, id, keep)
-    request = ScoringRequest(roles, p_values=p_values, num_reasons=explain, alarm_budget=alarm_budget)
+    request = scoring_request(
+        features, ignore, time, id, keep, p_values=p_values, explain=explain, alarm_budget=alarm_budget
+    )
     artifact = load_artifact(model)
     layout = BatchLayout(artifact.config, _schema_of(ds), request)
     common: dict[str, Any] = {"batch_format": "pyarrow", "compute": _pool(concurrency)}
@@ -179,26 +168,21 @@ def calibrate_dataset(
         The artifact; its config.json is written.
     trained_on : pyarrow.Table, optional
         Rows of `ds` that the model was trained on, as `sample_dataset` returned them: they do not count.
-    target_fpr : float
-        Share of normal rows that may be called anomalies.
+    target_fpr, backend
+        As for `datasentinel.batch_calibration.calibrate_by_counts`.
     features, ignore, time, concurrency, batch_rows
         As for `score_dataset`.
-    backend : str
-        With `trained_on` not "auto": rows are taken away by their scores, which must be the same everywhere.
 
     Raises
     ------
-    DataError
-        There are no rows, those trained on are not among them, the rows changed between the two passes, or
-        one has no finite score.
-    InvalidInputError
-        The backend is "auto", and `trained_on` is given.
+    DataError, InvalidInputError
+        As for `calibrate_by_counts`.
     UnsupportedModelError
         The model has a memory.
     """
     artifact = load_artifact(model)
     require_no_memory(artifact)
-    request = ScoringRequest(scoring_roles(features, ignore, time))
+    request = scoring_request(features, ignore, time)
     BatchLayout(artifact.config, _schema_of(ds), request)
 
     def count(intervals: Keys | None) -> ScoreCounts:

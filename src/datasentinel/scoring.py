@@ -86,6 +86,46 @@ class ScoringRequest:
         )
 
 
+def scoring_request(
+    features: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    time: str | None = None,
+    id: str | None = None,  # noqa: A002 - as `datasentinel score` names it
+    keep: Sequence[str] = (),
+    *,
+    p_values: bool = False,
+    explain: int = 0,
+    alarm_budget: float | None = None,
+) -> ScoringRequest:
+    """Return what is asked of the scoring of a table, in the words of `datasentinel score`.
+
+    Parameters
+    ----------
+    features, ignore : sequence of str
+        Names or patterns of columns; by default the model's features are taken by name.
+    time, id : str, optional
+        Columns that say when a row was taken and to which series it belongs; by default those that the model
+        was trained with. To score rows in no order, a model with memory needs both.
+    keep : sequence of str
+        Names or patterns of further columns to hand through; ["*"] for all.
+    p_values : bool
+        Add how rare each score is among normal rows.
+    explain : int
+        Reasons a row.
+    alarm_budget : float, optional
+        For a model with memory: the share of `datasentinel.events.AlarmBudget`.
+
+    Returns
+    -------
+    ScoringRequest
+        What comes of it has a row for each: `time`, `id` and `keep` columns, `score`, `anomaly`, `error`
+        (null but for rows that cannot be scored, which have nothing else) and what else is asked for, as
+        `datasentinel.tables.arrow.output_schema` says.
+    """
+    roles = scoring_roles(features, ignore, time, id, keep)
+    return ScoringRequest(roles, p_values, explain, alarm_budget)
+
+
 def roles_for_model(asked: Roles, config: Config) -> Roles:
     """Return the roles that are asked of a table's columns, with those that a model knows."""
     season_time = config.columns.get("time") if config.calendar else None

@@ -59,6 +59,7 @@ class AmqpSource(Source):
         self._prefetch = url.number("prefetch", 2048, minimum=1)
         self._connection: Any = None
         self._queue: Any = None
+        self._channel: Any = None  # That the messages that have arrived came on.
         self._arrived: deque[Any] = deque()
         self._arrival = asyncio.Event()
 
@@ -68,7 +69,6 @@ class AmqpSource(Source):
             self._connection = await _connect(self._url)
             # What a lost connection delivered comes again on the next one.
             self._connection.close_callbacks.add(lambda *_: self._arrived.clear())
-            self._connection.reconnect_callbacks.add(lambda *_: self._arrived.clear())
             channel = await self._connection.channel()
             await channel.set_qos(prefetch_count=self._prefetch)
             self._queue = await channel.declare_queue(self._url.topic, durable=True)
@@ -101,6 +101,15 @@ class AmqpSource(Source):
         await _disconnect(self._connection)
 
     async def _receive(self, message: Any) -> None:  # noqa: ANN401
+        try:
+            channel = message.channel
+        except ChannelInvalidStateError:  # Its connection is lost already.
+            return
+        if channel is not self._channel:
+            # Not when aio-pika tells that a connection is back: it does so after the first messages came,
+            # and those that were dropped would be acknowledged with later ones.
+            self._arrived.clear()
+            self._channel = channel
         self._arrived.append(message)
         self._arrival.set()
 

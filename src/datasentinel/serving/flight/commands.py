@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasentinel.errors import InvalidInputError
-from datasentinel.scoring import ScoringRequest, scoring_roles
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _LISTS = ("features", "ignore", "keep")
 _TEXTS = ("model", "version", "time", "id")
@@ -18,6 +14,8 @@ _NUMBERS = {"explain": int, "p_values": bool, "alarm_budget": float}
 
 def read_command(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
     """Read a descriptor: a JSON object, or a path of the model's name and perhaps its version.
+
+    Besides `model` and `version`, its keys are the arguments of `datasentinel.scoring.scoring_request`.
 
     Raises
     ------
@@ -51,14 +49,3 @@ def read_command(descriptor: Any) -> dict[str, Any]:  # noqa: ANN401
         if not is_right:
             raise InvalidInputError(f"key {key!r} in the command: {value!r} is of the wrong type")
     return asked
-
-
-def request_of(asked: Mapping[str, Any]) -> ScoringRequest:
-    """Return what a command says of columns and results."""
-    roles = {key: asked[key] for key in (*_LISTS, "time", "id") if key in asked}
-    return ScoringRequest(
-        scoring_roles(**roles),
-        p_values=asked.get("p_values", False),
-        num_reasons=asked.get("explain", 0),
-        alarm_budget=asked.get("alarm_budget"),
-    )

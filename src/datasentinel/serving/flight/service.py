@@ -13,8 +13,9 @@ from pyarrow import flight
 
 from datasentinel.errors import InvalidInputError, ResourceExhaustedError
 from datasentinel.record_batches import RecordBatchScorer
+from datasentinel.scoring import scoring_request
 from datasentinel.serving.flight.client import Client, GoneError
-from datasentinel.serving.flight.commands import read_command, request_of
+from datasentinel.serving.flight.commands import read_command
 from datasentinel.serving.flight.errors import code_of, told
 from datasentinel.serving.flight.turns import Pace, Turns
 from datasentinel.serving.flight.waits import Waits
@@ -103,7 +104,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             )
         try:
             detector = self._find(asked.pop("model", ""), asked.pop("version", ""))
-            scorer = RecordBatchScorer(detector, schema, request_of(asked), with_rows=True)
+            scorer = RecordBatchScorer(detector, schema, scoring_request(**asked), with_rows=True)
             client.begin(scorer.schema)
             pace = Pace()
             while (batch := client.next_batch()) is not None:
