@@ -25,5 +25,6 @@ lock server-cpu.txt --universal --extra cpu --extra nats pyproject.toml
 lock server-gpu.txt --universal --extra gpu --extra nats pyproject.toml
 # The +cpu build has no CUDA packages behind it. It is locked for the one platform that the image is made for.
 echo "$(grep '^torch==' constraints.txt)+cpu" |
-    lock trainer-cpu.txt --python-platform x86_64-manylinux_2_28 --extra cpu --extra train --constraint - pyproject.toml
-lock trainer-gpu.txt --universal --extra gpu --extra train pyproject.toml
+    lock trainer-cpu.txt --python-platform x86_64-manylinux_2_28 --extra cpu --extra prometheus --extra train \
+        --constraint - pyproject.toml
+lock trainer-gpu.txt --universal --extra gpu --extra prometheus --extra train pyproject.toml

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,9 +22,14 @@ from packaging.utils import canonicalize_name
 
 from datasentinel.cli.produce import command as produce
 from datasentinel.cli.stream import command as stream
+from datasentinel.cli.watch import command as watch
 from datasentinel.distributed.brokers.base import BrokerUrl
+from datasentinel.distributed.prometheus.config import load_config
 from datasentinel.serving.setting_sources import load_settings
 from datasentinel.serving.settings import Settings
+from tests.integration.server_process import clean_environment
+from tests.integration.stream.brokers import free_port
+from tests.networks import Network, write_artifact
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()
@@ -33,7 +43,14 @@ OURS = {
     "server-gpu": "server",
     "stream": "server",
     "stream-producer": "producer",
+    "watch": "trainer",
 }
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifact") / "models"
+    return write_artifact(folder, Network.random([8, 6, 3, 6, 8]).to_onnx(), input_dim=8, threshold=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +96,14 @@ def test_only_profiles_start_what_is_not_everybodys(compose):
     assert streams == {"nats", "stream", "stream-producer"}
     assert {name for name, profile in profiles.items() if profile == ["observability"]} == {
         "prometheus",
+        "watch",
         "grafana",
     }
 
 
 def test_only_the_trainer_may_write_models_and_as_the_folders_owner(compose):
     for name, service in compose["services"].items():
-        mounts = [mount for mount in service.get("volumes", ()) if ":/models" in mount]
+        mounts = [mount for mount in service.get("volumes", ()) if mount.startswith("./models:")]
         if name.startswith("trainer"):
             assert mounts == ["./models:/models"]
             assert service["user"] == "${HOST_UID:-1000}:${HOST_GID:-1000}"
@@ -149,6 +167,76 @@ def test_the_producer_of_streams_writes_and_reads_what_the_stream_reads_and_writ
     assert server.items() <= environment_of(services["stream"]).items()
 
 
+def test_the_watch_asks_and_is_scraped_by_our_prometheus(compose):
+    service = compose["services"]["watch"]
+    (mount,) = [mount for mount in service["volumes"] if mount.startswith("./deploy")]
+    file, inside, mode = mount.split(":")
+    assert mode == "ro"
+    with watch.make_context("watch", service["command"][1:]) as context:
+        assert context.params["config"] == Path(inside)
+    config = load_config(REPOSITORY / file)
+    assert config.source.url == "http://prometheus:9090"
+    assert f"watch:{config.directory}" in service["volumes"]
+    assert "install --directory --owner=10001 --group=10001 /models" in STAGES["runtime"]
+    settings = yaml.safe_load((REPOSITORY / "deploy/observability/prometheus/prometheus.yml").read_text())
+    (scraped,) = [job for job in settings["scrape_configs"] if job["job_name"] == "watch"]
+    assert scraped["honor_labels"] is True
+    (found,) = scraped["dns_sd_configs"]
+    assert (found["names"], found["port"]) == (["watch"], config.exposition.port)
+    assert service["ports"] == [f"${{BIND_ADDRESS:-127.0.0.1}}:{found['port']}:{found['port']}"]
+
+
+def test_the_profile_stream_runs_by_its_commands(compose, tmp_path, artifact):
+    """With Debian's NATS; host names, folders and ports are those of this machine."""
+    if shutil.which("nats-server") is None:
+        pytest.skip("nats-server is not installed (Debian: nats-server)")
+    services = compose["services"]
+    port, health_port = free_port(), free_port()
+
+    def here(text: str) -> str:
+        filled = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
+        filled = filled.replace("nats://nats/", f"nats://127.0.0.1:{port}/").replace("/data", str(tmp_path))
+        return filled.replace(":8222", f":{health_port}").replace("=8222", f"={health_port}")
+
+    def started(name: str, program: str, *more: str) -> subprocess.Popen:
+        variables = {key: here(text) for key, text in environment_of(services[name]).items()}
+        command = [*shlex.split(program), *map(here, services[name]["command"]), *more]
+        process = subprocess.Popen(
+            [part.replace("/models", str(artifact)) for part in command],
+            env=clean_environment() | {"DATASENTINEL_MODEL": str(artifact)} | variables,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        return process
+
+    ours = f"{sys.executable} -m datasentinel"
+    with ExitStack() as stack:
+        started("nats", "nats-server", "-p", str(port), "-a", "127.0.0.1")
+        wait_for_answer(here(services["nats"]["healthcheck"]["test"][-1]))
+        stream = started("stream", ours, "--http-port", "0")
+        ready = re.match(r"ready http=(\S+) nats=", stream.stdout.readline())
+        producer = started("stream-producer", ours)
+        while 'requests_total{transport="nats"} 0.0' in wait_for_answer(f"http://{ready[1]}/metrics"):
+            assert producer.poll() is None
+            time.sleep(0.1)
+        for process, code in ((producer, 128 + signal.SIGTERM), (stream, 0)):
+            process.terminate()
+            assert process.wait(60) == code
+
+
+def wait_for_answer(url: str) -> str:
+    deadline_s = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as reply:
+                return reply.read().decode()
+        except OSError:
+            assert time.monotonic() < deadline_s, f"no answer from {url}"
+            time.sleep(0.1)
+
+
 def image_environment(stage: str) -> dict[str, str]:
     (block,) = re.findall(r"^ENV (.*?[^\\])$", STAGES[stage], re.DOTALL | re.MULTILINE)
     pairs = dict(word.split("=", 1) for word in shlex.split(block.replace("\\\n", " ")))
@@ -205,8 +293,8 @@ def test_locks_hold_what_the_package_needs():
         ("producer", ["grpc", "nats"]),
         ("server-cpu", ["cpu", "nats"]),
         ("server-gpu", ["gpu", "nats"]),
-        ("trainer-cpu", ["cpu", "train", "parquet"]),
-        ("trainer-gpu", ["gpu", "train", "parquet"]),
+        ("trainer-cpu", ["cpu", "train", "parquet", "prometheus"]),
+        ("trainer-gpu", ["gpu", "train", "parquet", "prometheus"]),
     ],
 )
 def test_locks_pin_versions_that_the_package_and_its_extras_accept(lock, extras):
