@@ -17,7 +17,7 @@ PYTEST_PROCESSES ?= 2
 DEV_FLAGS ?=
 ENGINES_S ?= 1800
 .PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python \
-  test-engines coverage-python coverage-cpp tidy docs lint format wheel sbom clean
+  test-engines coverage-python coverage-cpp tidy docs lint format wheel wheel-aarch64 sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -61,7 +61,7 @@ test-cpp-aarch64: tools  ## Those of the kernels for 64-bit Arm under qemu; need
 	$(BIN)/cmake --build --preset aarch64 --target test_core test_onnx test_fused test_fused_math
 	$(BIN)/ctest --preset aarch64
 
-fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; needs clang
+fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 by default; needs clang
 	$(CMAKE) --preset fuzz
 	$(BIN)/cmake --build --preset fuzz --target fuzz_targets
 	@set -e; for corpus in tests/cpp/fuzz/corpus/*/; do \
@@ -71,7 +71,7 @@ fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 unless told otherwise; n
 	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$found- $$found $$corpus; \
 	done
 
-test-python: setup  ## Run the Python tests, PYTEST_PROCESSES at a time, 2 unless told otherwise
+test-python: setup  ## Run the Python tests, PYTEST_PROCESSES at a time, 2 by default
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile
 
 test-engines:  ## Try Ray and Spark in an environment of their own, for ENGINES_S seconds at most; needs Java 17
@@ -125,8 +125,11 @@ wheel: setup  ## Build the source distribution and the wheel into dist/, and run
 	wheel/build.sh
 	wheel/check.sh dist/*.whl
 
+wheel-aarch64: setup  ## Cross-build the wheel for 64-bit Arm into dist/, and score with it under qemu
+	wheel/aarch64.sh
+
 sbom: setup  ## List what the wheel in dist/ brings along, and what the images hold, as CycloneDX
-	wheel/sbom.sh dist/*.whl
+	wheel/sbom.sh dist/*_$$(uname -m).whl
 	$(BIN)/python docker/sbom.py dist
 
 clean:  ## Remove everything that was made here

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py --out gpu.json --markdown gpu.md [--build] [--budget-s 480] [--only WORDS]
 
-The aims are measured first, each in its own case, and told at the end; `--only bus large` measures those and
+The aims are measured first, each in its own case, printed at the end; `--only bus large` measures those and
 nothing else.
 What cannot run reads "not run" with its reason; nothing is guessed. Results are written as they come, and a
 contender that fails, crashes or hangs is left out while the rest goes on. Without a GPU it says so and exits

@@ -25,7 +25,7 @@ BASELINE = "onnxruntime-c-api"
 
 @dataclass
 class NativeResult:
-    """Times by contender, and who was left out and why, for one batch size."""
+    """Times by contender, and which were left out and why, for one batch size."""
 
     timings: dict[str, Timing] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)

@@ -44,7 +44,7 @@ _PAUSE_S = 0.01
 
 
 def _abuse(host: str, ports: dict[str, int], stop: Event) -> None:
-    """Send one kind of abuse after the other until told to stop."""
+    """Send one kind of abuse after the other until it is stopped."""
 
     def connect(transport: str) -> socket.socket:
         return socket.create_connection((host, ports[transport]), timeout=30)

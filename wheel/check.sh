@@ -25,9 +25,9 @@ from pathlib import Path
 
 import datasentinel.extension
 
-told = json.loads(subprocess.run(["datasentinel", "info", "--json"], check=True, capture_output=True).stdout)
+info = json.loads(subprocess.run(["datasentinel", "info", "--json"], check=True, capture_output=True).stdout)
 bundled = Path(datasentinel.extension.__file__).with_name("libnghttp2.so.14")
-print("gRPC is served on", told["grpc"])
-assert str(bundled) in told["grpc"], f"not on what the wheel brings along: {bundled}"
+print("gRPC is served on", info["grpc"])
+assert str(bundled) in info["grpc"], f"not on what the wheel brings along: {bundled}"
 END
 run datasentinel demo --count 500

@@ -15,6 +15,7 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -27,6 +28,7 @@ from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.distributed.prometheus.config import load_config
 from datasentinel.serving.setting_sources import load_settings
 from datasentinel.serving.settings import Settings
+from datasentinel.tables import Roles, open_table
 from tests.integration.server_process import clean_environment
 from tests.integration.stream.brokers import free_port
 from tests.networks import Network, write_artifact
@@ -321,6 +323,15 @@ def test_scripts_are_shell_that_parses():
         interpreter = script.read_text().splitlines()[0].split()[-1].rpartition("/")[2]
         subprocess.run([interpreter, "-n", script], check=True)
         assert script.stat().st_mode & 0o111, f"{script} cannot be executed"
+
+
+def test_the_sample_that_the_trainer_makes_is_a_labelled_table(tmp_path):
+    script = REPOSITORY / "docker" / "sample.py"
+    made = subprocess.run([sys.executable, script, "500"], check=True, capture_output=True, text=True)
+    (path := tmp_path / "sample.csv").write_text(made.stdout)
+    data = open_table(path, roles=Roles(label="label")).read()
+    assert data.values.shape == (500, 8)
+    assert 0 < np.sum(data.labels) < 250
 
 
 def test_an_images_bill_of_materials_names_its_base_its_packages_and_those_locked_for_its_python(tmp_path):

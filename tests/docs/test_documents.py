@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,18 @@ def test_code_runs_as_written(name, ports, programs, tmp_path, monkeypatch):
             pytest.skip(f"{program} is not installed (Debian: package prometheus)")
     monkeypatch.chdir(tmp_path)
     markdown.run(DOCS / name, tmp_path)
+
+
+def test_the_readme_names_every_extra_that_users_need():
+    root = DOCS.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    table = (root / "README.md").read_text().partition("## Extras")[2].partition("\n## ")[0]
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for name in re.findall("`(.*?)`", row)
+    }
+    assert named == set(project["optional-dependencies"]) - {"bench", "dev", "docs"}
 
 
 def test_a_wrong_output_is_noticed(tmp_path):
