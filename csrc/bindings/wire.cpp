@@ -200,10 +200,12 @@ py::list take_grpc_events(GrpcSession& session) {
 
 void bind_wire(py::module_& module) {
   py::class_<Shadow, std::shared_ptr<Shadow>>(module, "Shadow")
-      .def(py::init([](const LoadedScorer& scorer, std::shared_ptr<StateStore> states, StreamRules rules) {
-             return std::make_shared<Shadow>(scorer.scorer, std::move(states), std::move(rules));
+      .def(py::init([](const LoadedScorer& scorer, std::shared_ptr<StateStore> states, StreamRules rules,
+                       std::shared_ptr<WallClock> clock) {
+             return std::make_shared<Shadow>(scorer.scorer, std::move(states), std::move(rules),
+                                             std::move(clock));
            }),
-           py::arg("scorer"), py::arg("states").none(false), py::arg("rules"))
+           py::arg("scorer"), py::arg("states").none(false), py::arg("rules"), py::arg("clock") = py::none())
       .def_property_readonly("failure", &Shadow::failure);
   py::class_<ModelTable, std::shared_ptr<ModelTable>>(module, "ModelTable")
       .def(py::init<>())

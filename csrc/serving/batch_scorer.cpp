@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <exception>
 #include <new>
 
@@ -73,8 +74,18 @@ void append_parts(ScoringTask& task, std::size_t begin, std::size_t count, std::
   }
 }
 
-/// Scores the rows, and then lets the model's shadow see them, filled in where they lacked values: whatever
-/// becomes of that is no answer's matter.
+/// Calls with the last value of each row whose time is known, and that time.
+template <typename Call>
+void for_each_season(std::span<const StreamPart> parts, std::size_t columns, Call call) {
+  for (const StreamPart& part : parts) {
+    for (std::size_t row = 0; part.times_s != nullptr && row < part.count; ++row) {
+      if (!std::isnan(part.times_s[row])) call(part.to_fill[(row + 1) * columns - 1], part.times_s[row]);
+    }
+  }
+}
+
+/// Scores the rows, and then lets the model's shadow see them, filled in where they lacked values, and on its
+/// own clock: whatever becomes of that is no answer's matter.
 void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<StreamPart>& parts) {
   scorer.score(*model.scorer, model.abilities.rules, *model.states(), parts);
   Shadow* const shadow = model.abilities.shadow.get();
@@ -83,11 +94,23 @@ void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<Str
     part.outputs = {};
     part.warming = nullptr;
   }
+  const std::size_t columns = model.scorer->input_dim();
+  std::vector<float> seconds;  // Reasons tell them as the answering model saw them.
   try {
+    if (shadow->clock() != nullptr) {
+      for_each_season(parts, columns, [&](float& second, double time_s) {
+        seconds.push_back(second);
+        second = shadow->clock()->second_of_week(time_s);
+      });
+    }
     scorer.score(shadow->scorer(), shadow->rules(), shadow->states(), parts, model.states());
   } catch (const std::exception& error) {
     shadow->fail(error.what());
   }
+  for_each_season(parts, columns,
+                  [next = seconds.cbegin(), end = seconds.cend()](float& second, double) mutable {
+                    if (next != end) second = *next++;
+                  });
 }
 
 void score_alone(ScoringTask& task) { BatchScorer::score_rows(task, 0, task.rows); }

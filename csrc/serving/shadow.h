@@ -8,6 +8,7 @@
 
 #include "core/scorer.h"
 #include "serving/state_store.h"
+#include "serving/wall_clock.h"
 
 namespace datasentinel {
 
@@ -17,12 +18,18 @@ namespace datasentinel {
 /// Thread-safe.
 class Shadow {
  public:
-  Shadow(std::shared_ptr<Scorer> scorer, std::shared_ptr<StateStore> states, StreamRules rules)
-      : scorer_(std::move(scorer)), states_(std::move(states)), rules_(std::move(rules)) {}
+  Shadow(std::shared_ptr<Scorer> scorer, std::shared_ptr<StateStore> states, StreamRules rules,
+         std::shared_ptr<const WallClock> clock = nullptr)
+      : scorer_(std::move(scorer)),
+        states_(std::move(states)),
+        rules_(std::move(rules)),
+        clock_(std::move(clock)) {}
 
   [[nodiscard]] Scorer& scorer() const noexcept { return *scorer_; }
   [[nodiscard]] StateStore& states() const noexcept { return *states_; }
   [[nodiscard]] const StreamRules& rules() const noexcept { return rules_; }
+  /// Of one with a season: what its last column says; null for any other.
+  [[nodiscard]] const WallClock* clock() const noexcept { return clock_.get(); }
 
   /// From now on it sees no more rows; the first reason stays.
   void fail(std::string reason) {
@@ -42,6 +49,7 @@ class Shadow {
   std::shared_ptr<Scorer> scorer_;
   std::shared_ptr<StateStore> states_;
   StreamRules rules_;
+  std::shared_ptr<const WallClock> clock_;
   mutable std::mutex mutex_;
   std::string failure_;
   std::atomic<bool> failed_{false};

@@ -315,7 +315,9 @@ class WallClock:
 
 @final
 class Shadow:
-    def __init__(self, scorer: Scorer, states: StateStore, rules: StreamRules) -> None: ...
+    def __init__(
+        self, scorer: Scorer, states: StateStore, rules: StreamRules, clock: WallClock | None = None
+    ) -> None: ...
     # Empty while it can score.
     @property
     def failure(self) -> str: ...

@@ -172,6 +172,7 @@ def _plan_key(sha256: str, num_threads: int, precision: str, engine: EngineOptio
     return PlanKey(
         model_sha256=sha256,
         cpu=f"{plan_cache.cpu_identity()} {' '.join(cpu_features())}",
+        gpus=plan_cache.gpu_identity(),
         num_threads=num_threads,
         precision=precision,
         versions=tuple(versions),

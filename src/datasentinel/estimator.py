@@ -273,27 +273,38 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         )
         return self._score(rows, groups)
 
-    def severity(self, X: object) -> Float32Array:  # noqa: N803
+    def severity(self, X: object, groups: Sequence[Hashable] | None = None) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""
-        return self._loaded().severity_of_scores(self.score_samples(X))
+        scores = self.score_samples(X, groups)
+        return self._loaded().severity_of_scores(scores)
 
-    def decision_function(self, X: object) -> Float32Array:  # noqa: N803
+    def decision_function(
+        self,
+        X: object,  # noqa: N803
+        groups: Sequence[Hashable] | None = None,
+    ) -> Float32Array:
         """Return `threshold_` minus the scores, shape [N]: negative for outliers, as in scikit-learn."""
-        scores = self.score_samples(X)
+        scores = self.score_samples(X, groups)
         # The difference of float64 numbers has the right sign, which rounding it to float32 keeps.
         return (self.threshold_ - scores.astype(np.float64)).astype(np.float32)
 
-    def predict(self, X: object) -> npt.NDArray[np.int_]:  # noqa: N803
+    def predict(
+        self,
+        X: object,  # noqa: N803
+        groups: Sequence[Hashable] | None = None,
+    ) -> npt.NDArray[np.int_]:
         """Return 1 for normal rows and -1 for anomalies, shape [N], as in scikit-learn."""
-        decisions: npt.NDArray[np.int_] = np.where(self.decision_function(X) >= 0, 1, -1)
+        decisions: npt.NDArray[np.int_] = np.where(self.decision_function(X, groups) >= 0, 1, -1)
         return decisions
 
-    def p_values(self, X: object) -> Float64Array:  # noqa: N803
+    def p_values(self, X: object, groups: Sequence[Hashable] | None = None) -> Float64Array:  # noqa: N803
         """Return how rare scores like the rows' own are among held-out normal rows.
 
         Parameters
         ----------
         X : array-like or data frame, shape [N, D]
+        groups : sequence of hashable, length N, optional
+            As for `score_samples`; so they are for the methods below and above, too.
 
         Returns
         -------
@@ -308,16 +319,20 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         UnsupportedModelError
             A loaded artifact has no calibration scores to compare with.
         """
-        scores = self.score_samples(X)
+        scores = self.score_samples(X, groups)
         return self._loaded().p_values_of_scores(scores)
 
-    def predict_proba(self, X: object) -> Float32Array:  # noqa: N803
+    def predict_proba(
+        self,
+        X: object,  # noqa: N803
+        groups: Sequence[Hashable] | None = None,
+    ) -> Float32Array:
         """Return how extreme rows are among held-out normal rows, shape [N, 2].
 
         The first column is `p_values`, the second its complement. As in PyOD, the columns are for "normal"
         and "anomaly"; unlike a classifier's, they know nothing of how frequent anomalies are.
         """
-        p_values = self.p_values(X)
+        p_values = self.p_values(X, groups)
         return np.column_stack([p_values, 1 - p_values]).astype(np.float32)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:

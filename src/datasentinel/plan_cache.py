@@ -26,6 +26,7 @@ class PlanKey:
 
     model_sha256: str
     cpu: str
+    gpus: str
     num_threads: int
     precision: str
     versions: tuple[str, ...]
@@ -76,6 +77,16 @@ def cpu_identity() -> str:
     import platform
 
     return f"{platform.machine()} {platform.processor()}"
+
+
+def gpu_identity(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """Describe the GPUs that this process may use, as far as timings depend on them."""
+    models = []
+    for path in sorted(drivers.glob("*/information")):
+        with contextlib.suppress(OSError):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            models += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return ", ".join([*models, os.environ.get("CUDA_VISIBLE_DEVICES", "all")])
 
 
 def _path(key: PlanKey) -> Path:

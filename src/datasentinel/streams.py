@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import StateStore, StreamRules
-from datasentinel.calendar_time import second_of_week, seconds
+from datasentinel.backend import StateStore, StreamRules, WallClock
+from datasentinel.calendar_time import second_of_week, seconds, utc_offsets
 from datasentinel.detector import Detector, as_float32_rows
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
 from datasentinel.reasons import feature_name, rank_reasons
@@ -365,6 +365,11 @@ def rules_of(config: Config) -> StreamRules:
         first_values=config.first_values,
         stale_rows=config.stale_rows,
     )
+
+
+def clock_of(config: Config) -> WallClock | None:
+    """Return what tells the last column of a model with a season; None for one without."""
+    return WallClock(*utc_offsets(config.time_zone)) if config.time_zone is not None else None
 
 
 def _text(stream: object) -> str:

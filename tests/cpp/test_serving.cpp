@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -350,6 +351,31 @@ void a_shadow_sees_all_rows_and_answers_nobody() {
   CHECK(Shadowed::rows_seen(*models.old_states, "a") == 10);
 }
 
+void a_shadow_with_a_season_has_a_clock_of_its_own() {
+  Shadowed models;
+  const auto clock_at = [](double offset_s) {
+    return std::make_shared<WallClock>(std::vector<double>{0}, std::vector<double>{offset_s});
+  };
+  const auto shadow =
+      std::make_shared<Shadow>(models.new_scorer, models.new_states, StreamRules{}, clock_at(3600));
+  models.models.put("m", "1", models.old_scorer,
+                    {.states = models.old_states, .clock = clock_at(0), .shadow = shadow});
+  const auto sum_of = [](const StateStore& states) {
+    float state[2];
+    states.read("a", state);
+    return state[0];
+  };
+  ScoringTask task;
+  models.fill(task, "a", 2);
+  task.values.data()[0] = clock_at(0)->second_of_week(1e9);
+  task.values.data()[1] = 5;  // Nobody knows when.
+  task.times_s = {1e9, std::nan("")};
+  const float second = task.values.data()[0];
+  BatchScorer::score_rows(task, 0, 2);
+  CHECK(!task.failure && task.values.data()[0] == second);
+  CHECK(sum_of(*models.old_states) == second + 5 && sum_of(*models.new_states) == second + 3600 + 5);
+}
+
 void a_shadow_may_carry_what_the_old_model_does_not() {
   Shadowed models;
   const auto carrying = [&](const std::shared_ptr<StateStore>& states, std::size_t columns) {
@@ -566,6 +592,7 @@ int main() {
   a_long_job_is_scored_in_parts_and_holds_up_no_short_one();
   requests_for_one_stream_are_scored_one_after_the_other();
   a_shadow_sees_all_rows_and_answers_nobody();
+  a_shadow_with_a_season_has_a_clock_of_its_own();
   a_shadow_may_carry_what_the_old_model_does_not();
   a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one();
   a_model_and_its_store_belong_together();

@@ -11,7 +11,12 @@ from datasentinel import plan_cache
 from datasentinel.plan_cache import PlanKey, PlanRecord
 
 KEY = PlanKey(
-    model_sha256="ab" * 32, cpu="a cpu", num_threads=1, precision="float32", versions=("x 1", "y 2")
+    model_sha256="ab" * 32,
+    cpu="a cpu",
+    gpus="all",
+    num_threads=1,
+    precision="float32",
+    versions=("x 1", "y 2"),
 )
 RECORD = PlanRecord(
     steps=((1, "fused"), (64, "onnxruntime")),
@@ -42,6 +47,7 @@ def test_a_plan_is_remembered():
     [
         {"model_sha256": "cd" * 32},
         {"cpu": "another"},
+        {"gpus": "a GPU, all"},
         {"num_threads": 2},
         {"precision": "bf16"},
         {"versions": ("x 1", "y 3")},
@@ -93,3 +99,14 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert plan_cache.cache_dir() == tmp_path / ".cache" / "datasentinel"
+
+
+def test_the_gpus_are_told_by_their_models_and_by_which_of_them_are_visible(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert plan_cache.gpu_identity(tmp_path / "none") == "all"
+    for bus, model in (("0000:01:00.0", "NVIDIA L4"), ("0000:02:00.0", "NVIDIA H100")):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "information").write_text(f"Model: \t\t {model}\nIRQ: 42\n")
+    assert plan_cache.gpu_identity(tmp_path) == "NVIDIA L4, NVIDIA H100, all"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert plan_cache.gpu_identity(tmp_path) == "NVIDIA L4, NVIDIA H100, 1"

@@ -346,17 +346,17 @@ def test_the_number_of_streams_is_at_least_one(detector):
 
 
 def test_the_estimator_takes_context_where_groups_tell_recordings():
-    recordings = np.concatenate([oscillations(1200), oscillations(1300, seed=1)])
-    groups = ["a"] * 1200 + ["b"] * 1300
-    told = AutoencoderDetector().fit(recordings, groups=groups)
+    recordings = np.concatenate([oscillations(700), oscillations(800, seed=1)])
+    groups = ["a"] * 700 + ["b"] * 800
+    told = AutoencoderDetector(target_fpr=0.05).fit(recordings, groups=groups)
     assert told.artifact_.config.training["model"] == "context"
     assert told.artifact_.config.state
     # Not where nothing tells recordings, rows do not follow each other, or another model's options are given.
     shuffled = np.random.default_rng(0).permutation(recordings)
     for estimator, rows, of in (
-        (AutoencoderDetector(), recordings, None),
-        (AutoencoderDetector(), shuffled, groups),
-        (AutoencoderDetector(steps=20), recordings, groups),
+        (AutoencoderDetector(target_fpr=0.05), recordings, None),
+        (AutoencoderDetector(target_fpr=0.05), shuffled[:200], groups[600:800]),
+        (AutoencoderDetector(steps=20, target_fpr=0.05), recordings, groups),
     ):
         assert not estimator.fit(rows, groups=of).artifact_.config.state
 
@@ -369,3 +369,10 @@ def test_the_estimator_scores_each_group_as_a_recording_of_its_own():
     scores = estimator.score_samples(rows, groups=groups)
     np.testing.assert_allclose(scores[::2], estimator.score_samples(first), rtol=2e-4)
     np.testing.assert_allclose(scores[1::2], estimator.score_samples(second), rtol=2e-4)
+    above = scores.astype(np.float64) > estimator.threshold_
+    np.testing.assert_array_equal(estimator.predict(rows, groups), np.where(above, -1, 1))
+    np.testing.assert_array_equal(estimator.decision_function(rows, groups) < 0, above)
+    np.testing.assert_array_equal(estimator.severity(rows, groups) > 1, above)
+    p_values = estimator.p_values(rows, groups)
+    np.testing.assert_array_equal(p_values, Detector(estimator.artifact_).p_values_of_scores(scores))
+    np.testing.assert_allclose(estimator.predict_proba(rows, groups)[:, 0], p_values, rtol=1e-6)

@@ -6,17 +6,21 @@ import dataclasses
 import datetime as dt
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from datasentinel.artifact import Artifact, Config, save_artifact
-from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
 from datasentinel.cli.reading import ReadingOptions, normal_rows, read_data, reading_options
+from datasentinel.cli.threshold_options import threshold_options
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
 from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from datasentinel.calibration import ThresholdMethod
 
 
 @click.command()
@@ -38,16 +42,7 @@ from datasentinel.types import BACKEND_NAMES
     "--kind", type=click.Choice(KINDS), help="What that output is.  [default: inferred from its shape]"
 )
 @click.option("--higher-is", type=click.Choice(HIGHER_IS), help="What a higher score means; for scores.")
-@click.option(
-    "--target-fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Share of normal rows that may be called anomalies.",
-)
-@click.option(
-    "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
-)
+@threshold_options
 @reading_options
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name

@@ -9,9 +9,10 @@ import click
 import numpy as np
 
 from datasentinel.artifact import save_config
-from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod, calibrate
+from datasentinel.calibration import ThresholdMethod, calibrate
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
 from datasentinel.cli.recordings import score_dataset
+from datasentinel.cli.threshold_options import threshold_options
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.promise import calibrate_served
@@ -21,16 +22,7 @@ from datasentinel.types import BACKEND_NAMES
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @data_argument()
-@click.option(
-    "--target-fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Share of normal rows that may be called anomalies.",
-)
-@click.option(
-    "--threshold-method", type=click.Choice(THRESHOLD_METHODS), default="conformal", show_default=True
-)
+@threshold_options
 @reading_options
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True)
 def command(  # noqa: PLR0917 - click passes them by name

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from datasentinel.artifact import load_artifact
-from datasentinel.calibration import THRESHOLD_METHODS
 from datasentinel.cli.reading import data_argument, read_data, reading_options
 from datasentinel.cli.recordings import HalfLives, as_recordings, put_in_order
+from datasentinel.cli.threshold_options import threshold_options
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.missing import fill_forward
 from datasentinel.precisions import PRECISIONS
@@ -141,20 +141,7 @@ def _parse_name(_context: click.Context, _option: click.Parameter, value: str | 
     help="[default: chosen from the network's size]",
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option(
-    "--threshold-method",
-    type=click.Choice(THRESHOLD_METHODS),
-    default="conformal",
-    show_default=True,
-    help="How to choose the threshold from the scores of held-out normal rows.",
-)
-@click.option(
-    "--target-fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Share of normal rows that may be called anomalies.",
-)
+@threshold_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--precision",

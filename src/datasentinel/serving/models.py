@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import ModelTable, WallClock
-from datasentinel.calendar_time import utc_offsets
+from datasentinel.backend import ModelTable
 from datasentinel.errors import ModelNotFoundError, UnsupportedModelError
 from datasentinel.serving.served_model import ServedModel
 from datasentinel.serving.shadows import Shadow
-from datasentinel.streams import rules_of
+from datasentinel.streams import clock_of, rules_of
 
 if TYPE_CHECKING:
     from datasentinel.detector import Detector
@@ -217,7 +216,7 @@ class ServedModels:
             p_values=model.detector.p_value_table,
             states=model.streams.store if model.streams is not None else None,
             rules=rules_of(config),
-            clock=WallClock(*utc_offsets(config.time_zone)) if config.time_zone is not None else None,
+            clock=clock_of(config),
             shadow=shadow.native if shadow is not None and shadow.old is model else None,
         )
 

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from datasentinel import backend
-from datasentinel.streams import rules_of
+from datasentinel.streams import clock_of, rules_of
 
 if TYPE_CHECKING:
     from datasentinel.serving.served_model import ServedModel
@@ -39,7 +39,8 @@ class Shadow:
     def __post_init__(self) -> None:
         """Make what the core hands the rows to."""
         detector = self.new.detector
-        native = backend.Shadow(detector.scorer, _states(self.new), rules_of(detector.artifact.config))
+        config = detector.artifact.config
+        native = backend.Shadow(detector.scorer, _states(self.new), rules_of(config), clock_of(config))
         object.__setattr__(self, "native", native)
 
     @property

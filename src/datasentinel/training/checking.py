@@ -11,16 +11,11 @@ from datasentinel.calibration import Calibration, calibrate
 from datasentinel.errors import DataError
 from datasentinel.promise import broken, observe
 from datasentinel.training.context import ContextModel
-from datasentinel.training.fitting import Fitted, fit, fit_apart, score_in_order
+from datasentinel.training.fitting import FitOptions, Fitted, fit, fit_apart, score_in_order
 from datasentinel.training.recording import independent_share
 from datasentinel.training.subspace import can_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from datasentinel.training.ensemble import Ensemble
-    from datasentinel.training.progress import Epoch
-    from datasentinel.training.recording import Order
     from datasentinel.training.settings import TrainingSettings
     from datasentinel.types import Float32Array
 
@@ -42,18 +37,11 @@ class Checked:
     repaired: str = ""
 
 
-def fit_and_check(
-    rows: Float32Array,
-    *,
-    recording: bool,
-    settings: TrainingSettings,
-    on_epoch: Callable[[Epoch], None] | None,
-    start: Ensemble | None,
-    order: Order,
-) -> Checked:
+def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
     """Fit a model, and another one if the first does not keep its promise; see `train`."""
+    recording, settings, order = options.recording, options.settings, options.order
     kept, control = _split_control(rows, recording=recording, settings=settings)
-    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start, order=order)
+    fitted = fit(kept, options)
     independent = independent_share(rows) if recording else 1.0
 
     checked = rows[:: -(-len(rows) // _MOST_CHECKED)]
@@ -90,9 +78,7 @@ def fit_and_check(
         raise DataError(f"{fault}: the scores do not depend on the rows alone")
     still = ""
     for simpler in _simpler(settings, rows):
-        fitted = fit_apart(
-            rows, recording=recording, settings=simpler, on_epoch=on_epoch, start=start, order=order
-        )
+        fitted = fit_apart(rows, replace(options, settings=simpler))
         second, still = check(fitted, rows[:0])
         if not still:
             return replace(second, repaired=fault)

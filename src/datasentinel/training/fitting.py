@@ -35,6 +35,28 @@ _MOST_HELD_OUT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
+class FitOptions:
+    """How a model is to be fitted; see `train`.
+
+    Attributes
+    ----------
+    recording : bool
+        Whether neighbouring rows are alike.
+    settings : TrainingSettings
+    order : Order
+        Which rows follow each other.
+    on_epoch : callable, optional
+    start : Ensemble, optional
+    """
+
+    recording: bool
+    settings: TrainingSettings
+    order: Order
+    on_epoch: Callable[[Epoch], None] | None = None
+    start: Ensemble | None = None
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A model and what its threshold is to be found on.
 
@@ -59,16 +81,9 @@ class Fitted:
     held_out: BoolArray | None = None
 
 
-def fit_apart(
-    rows: Float32Array,
-    *,
-    recording: bool,
-    settings: TrainingSettings,
-    on_epoch: Callable[[Epoch], None] | None,
-    start: Ensemble | None,
-    order: Order,
-) -> Fitted:
+def fit_apart(rows: Float32Array, options: FitOptions) -> Fitted:
     """Fit a model that never sees the rows that its threshold comes from."""
+    settings, order = options.settings, options.order
     wanted = 1 / settings.target_fpr / len(rows)
     share = settings.held_out or min(max(HELD_OUT, wanted), _MOST_HELD_OUT_SHARE)
     if settings.model == "context":
@@ -76,21 +91,14 @@ def fit_apart(
         fitted = _fit_context(rows[~apart], settings, order.of(np.flatnonzero(~apart)))
         scores = score_in_order(fitted.model, rows, order)[apart]
         return replace(fitted, held_out_scores=scores, saw_held_out_rows=False, held_out=apart)
-    held_out, kept = split(rows, share, recording=recording)
-    fitted = fit(kept, recording=recording, settings=settings, on_epoch=on_epoch, start=start, order=order)
+    held_out, kept = split(rows, share, recording=options.recording)
+    fitted = fit(kept, options)
     return replace(fitted, held_out_scores=fitted.model.score(held_out), saw_held_out_rows=False)
 
 
-def fit(
-    rows: Float32Array,
-    *,
-    recording: bool,
-    settings: TrainingSettings,
-    on_epoch: Callable[[Epoch], None] | None,
-    start: Ensemble | None,
-    order: Order,
-) -> Fitted:
-    """Fit the model that the settings or the data choose to rows [N, D]; see `train`."""
+def fit(rows: Float32Array, options: FitOptions) -> Fitted:
+    """Fit the model that the settings or the data choose to rows [N, D]."""
+    settings, recording = options.settings, options.recording
     kind = settings.model
     if kind == "auto":
         learnt_from = split(rows, settings.held_out or HELD_OUT, recording=recording)[1]
@@ -103,12 +111,12 @@ def fit(
             prototypes=settings.prototypes,
             held_out=settings.held_out,
             recording=recording,
-            on_epoch=on_epoch,
-            start=start,
+            on_epoch=options.on_epoch,
+            start=options.start,
         )
         return Fitted(fitted.model, fitted.held_out_scores, fitted.history, len(rows), True)
     if kind == "context":
-        return _fit_context(rows, settings, order)
+        return _fit_context(rows, settings, options.order)
     share = settings.held_out or (PLAIN_HELD_OUT if kind == "autoencoder" else HELD_OUT)
     held_out, kept = split(rows, share, recording=recording)
     if not len(kept):
@@ -116,7 +124,7 @@ def fit(
     if kind == "subspace":
         judged = fit_subspace(kept, held_out)
         return Fitted(refit(judged, rows), judged.score(held_out), [], len(rows), True)
-    model, history = fit_plain(kept, held_out, settings=settings, on_epoch=on_epoch)
+    model, history = fit_plain(kept, held_out, settings=settings, on_epoch=options.on_epoch)
     return Fitted(model, model.score(held_out), history, len(kept), False)
 
 

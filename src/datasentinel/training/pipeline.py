@@ -12,7 +12,7 @@ from datasentinel.missing import fill_forward
 from datasentinel.quality import Quality, judge
 from datasentinel.training.checking import fit_and_check
 from datasentinel.training.columns import Finding, examine
-from datasentinel.training.fitting import Model, score_in_order, split
+from datasentinel.training.fitting import FitOptions, Model, score_in_order, split
 from datasentinel.training.recording import Order, is_recording
 from datasentinel.training.season import deseason_apart, fit_season
 from datasentinel.training.seasonal import SeasonalModel, split_time
@@ -189,11 +189,13 @@ def train(
         )
     checked = fit_and_check(
         values[normal],
-        recording=recording,
-        settings=settings,
-        on_epoch=on_epoch,
-        start=start,
-        order=order.of(normal) if settings.model == "context" else Order(),
+        FitOptions(
+            recording=recording,
+            settings=settings,
+            order=order.of(normal) if settings.model == "context" else Order(),
+            on_epoch=on_epoch,
+            start=start,
+        ),
     )
     calibration = checked.calibration
     model: Model | SeasonalModel = checked.fitted.model
