@@ -44,6 +44,8 @@ class Scored:
     @property
     def is_good(self) -> BoolArray:
         """Which of the chunk's rows are good."""
+        if len(self.chunk.rows) == self.chunk.num_rows:
+            return np.ones(self.chunk.num_rows, bool)
         good = np.zeros(self.chunk.num_rows, bool)
         good[self.chunk.rows - self.chunk.first_row] = True
         return good
