@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_check.py --out gpu.json --markdown gpu.md [--build] [--budget-s 480] [--only WORDS]
 
-The aims are measured first, each in its own case, printed at the end; `--only bus large` measures those and
-nothing else.
+The aims are measured first, each in its own case, and printed at the end; `--only` measures them and nothing
+else, `--only bus large` only those. `--only --budget-s 150` has time for all of them.
 What cannot run reads "not run" with its reason; nothing is guessed. Results are written as they come, and a
 contender that fails, crashes or hangs is left out while the rest goes on. Without a GPU it says so and exits
 with 3; with failing tests or wrong scores it exits with 1, after writing what it has. `--device cpu`
@@ -36,8 +36,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="Markdown file to write")
     parser.add_argument("--build", action="store_true", help="build the extension in this tree first")
     parser.add_argument("--no-tests", action="store_true", help="do not run the tests marked gpu")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORDS",
-                        help="measure the aims with one of these in their line alone")  # fmt: skip
+    parser.add_argument("--only", nargs="*", metavar="WORDS",
+                        help="measure the aims alone, or those with one of these in their line")  # fmt: skip
     parser.add_argument("--budget-s", type=float, default=480.0, help="for all but the build; default: 480")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--sizes", nargs="+", choices=_MODELS, default=list(_MODELS))

@@ -110,16 +110,16 @@ def measure(
     device: str,
     sizes: Sequence[str],
     batches: tuple[int, ...] = BATCHES,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> None:
     """Measure roofs and models within the budget, and note what there was no time for.
 
     What the aims are about comes first, each in its own case, and with `only` that is all, for those aims of
-    whose name or case one of the words is part. The rest gets the time that is left by that and by what is to
-    be done between.
+    whose name or case one of the words is part; for all of them if there are no words. The rest gets the time
+    that is left by that and by what is to be done between.
     """
-    report.goals = aims.goals_of(sizes, only)
+    report.goals = aims.goals_of(sizes, only or ())
     report.content["build info"] = build_info()
     report.content["backends"] = {
         s.name: {"state": s.availability, "version": s.version, "detail": s.detail} for s in backends()
@@ -131,10 +131,11 @@ def measure(
         report.content.setdefault("roofs", {}).setdefault("problem", outcome.problem)
     report.save()
     problems = report.content["problems"] = {}
+    is_all = only is not None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _measure_aims(report, budget if only else budget.share(1 / _AIMS_SHARE), device, folder, problems)
-        if only:
+        _measure_aims(report, budget if is_all else budget.share(1 / _AIMS_SHARE), device, folder, problems)
+        if is_all:
             return
         between()
         for index, size in enumerate(sizes):
@@ -161,20 +162,16 @@ def _measure_aims(
     report: Report, budget: Budget, device: str, folder: Path, problems: dict[str, list[str]]
 ) -> None:
     """Measure the cases of the aims and nothing else, model by model."""
-    cases: dict[str, dict[tuple[int, str, str], None]] = {}
-    for goal in report.goals:
-        for size, *case in goal.cases():
-            cases.setdefault(size, {})[tuple(case)] = None
-    left = sum(map(len, cases.values()))
-    # Who has the most cases can go beyond its part; nobody is to pay for that.
-    for size, some in sorted(cases.items(), key=lambda item: len(item[1])):
-        wanted = list(some)
+    cases = aims.cases_of(report.goals)
+    left_s = sum(aims.needed_s(size, wanted) for size, wanted in cases.items())
+    # Who needs the most time can go beyond its part; nobody is to pay for that.
+    for size, wanted in cases.items():
         rows = sorted({case[0] for case in wanted})
         _write_model(folder, size)
         task = Task("model", -1, device, 0.0, size, str(folder / size), rows, cases=wanted)
-        # A model's part is as large as its share of the cases.
-        part = budget.share(left / len(wanted))
-        left -= len(wanted)
+        needed_s = aims.needed_s(size, wanted)
+        part = budget.share(left_s / needed_s)
+        left_s -= needed_s
         problems[size] = supervise.measure_model(task, part, report.take)
         report.save()
 

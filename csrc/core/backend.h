@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -110,17 +111,18 @@ class Session {
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
-  /// Told while others are still being computed that the scores of `count` rows from `first` on are there:
-  /// the rows in order. From row 0 on, all that was told before is void.
-  using ScoresArrived = std::function<void(std::size_t first, std::size_t count)>;
+  /// What a session found while it scored.
+  struct Findings {
+    std::optional<Cell> bad;  ///< The first value that is not finite; the outputs mean nothing then.
+    /// Scores above the highest normal one, all of them finite; none where nobody has counted or looked.
+    std::optional<std::uint64_t> anomalies;
+  };
 
-  /// As `run`, for rows that may have values that are not finite. Returns the first of these; the outputs
-  /// mean nothing then. Not every session tells when scores arrive.
-  [[nodiscard]] virtual std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
-                                                        const ScoresArrived& /*arrived*/) {
-    if (const auto cell = find_non_finite(rows)) return cell;
-    run(rows, outputs);
-    return std::nullopt;
+  /// As `run`, for rows that may have values that are not finite.
+  [[nodiscard]] virtual Findings run_checked(ConstRows rows, Outputs outputs, float /*highest_normal*/) {
+    Findings findings{.bad = find_non_finite(rows), .anomalies = {}};
+    if (!findings.bad) run(rows, outputs);
+    return findings;
   }
 
   /// Values in the state of a stream; 0: the model has no memory. A new stream's state is all zeros.

@@ -34,14 +34,11 @@ class PlannedSession final : public Session {
     score(rows.rows, [&](Session& session) { session.run(rows, outputs); });
   }
 
-  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
-                                                const ScoresArrived& arrived) override {
-    std::optional<Cell> cell;
-    score(rows.rows, [&](Session& session) {
-      arrived(0, 0);  // What one that failed has told of is void.
-      cell = session.run_checked(rows, outputs, arrived);
-    });
-    return cell;
+  [[nodiscard]] Findings run_checked(ConstRows rows, Outputs outputs, float highest_normal) override {
+    Findings findings;
+    score(rows.rows,
+          [&](Session& session) { findings = session.run_checked(rows, outputs, highest_normal); });
+    return findings;
   }
 
   [[nodiscard]] std::size_t state_dim() const noexcept override {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <string>
 #include <utility>
@@ -98,8 +97,7 @@ void Scorer::run(ConstRows rows, Outputs outputs) {
   }
   check_width(rows);
   score(
-      rows, outputs,
-      [&](const Session::ScoresArrived& arrived) { return session_->run_checked(rows, outputs, arrived); },
+      rows, outputs, [&] { return session_->run_checked(rows, outputs, highest_normal_); },
       [](std::size_t) { return false; });
 }
 
@@ -108,9 +106,9 @@ void Scorer::step(ConstRows rows, float* states, Outputs outputs) {
   check(rows);
   score(
       rows, outputs,
-      [&](const Session::ScoresArrived& /*arrived*/) {
+      [&] {
         session_->step(rows, {.before = states, .after = states}, outputs);
-        return std::optional<Cell>();
+        return Session::Findings();
       },
       [&](std::size_t row) { return is_warming(states + row * state_dim()); });
 }
@@ -119,7 +117,7 @@ std::size_t Scorer::scan(ConstRows rows, float* state, Outputs outputs, const fl
   require_memory();
   check(rows);
   std::size_t warming = 0;
-  const auto call = [&](const Session::ScoresArrived& /*arrived*/) {
+  const auto call = [&] {
     const States states{.before = state, .after = state};
     for (std::size_t i = 0; i < rows.rows; ++i) {
       const ConstRows row{.data = rows.row(i), .rows = 1, .columns = rows.columns};
@@ -127,7 +125,7 @@ std::size_t Scorer::scan(ConstRows rows, float* state, Outputs outputs, const fl
       session_->step(row, states, outputs.from_row(i, rows.columns));
       warming += static_cast<std::size_t>(is_warming(state));
     }
-    return std::optional<Cell>();
+    return Session::Findings();
   };
   score(rows, outputs, call, [&](std::size_t row) { return row < warming; });
   return warming;
@@ -182,19 +180,8 @@ template <typename Call, typename IsWarming>
 void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming) {
   if (rows.rows == 0) return;
   const Clock::time_point started = histograms_ ? Clock::now() : Clock::time_point();
-  struct Judged {
-    const Scorer& scorer;
-    float* scores;
-    std::size_t rows = 0;  ///< Up to here.
-    std::uint64_t anomalies = 0;
-    void operator()(std::size_t first, std::size_t count) {
-      if (first == 0) anomalies = 0;
-      anomalies += scorer.judge({scores + first, count});
-      rows = first + count;
-    }
-  };
-  Judged judged{.scorer = *this, .scores = outputs.scores};
-  if (const auto cell = call(std::ref(judged))) refuse(*cell);
+  const Session::Findings found = call();
+  if (found.bad) refuse(*found.bad);
   const Clock::time_point finished = histograms_ ? Clock::now() : started;
   const std::chrono::duration<double> compute = finished - started;
   if (outputs.contributions != nullptr) {
@@ -203,6 +190,7 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warm
   }
   if (outputs.scores == nullptr) return record(rows.rows, compute.count());
 
+  std::uint64_t anomalies = found.anomalies.value_or(0);
   for (std::size_t first = 0, end = 0; first < rows.rows; first = end) {
     const bool warming = is_warming(first);
     for (end = first + 1; end < rows.rows && is_warming(end) == warming;) ++end;
@@ -210,11 +198,10 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warm
       std::transform(outputs.scores + first, outputs.scores + end, outputs.scores + first, made_finite);
       continue;
     }
-    const std::size_t next = std::max(first, judged.rows);
-    if (next < end) judged(next, end - next);
-    if (histogram_) histogram_->add({outputs.scores + first, end - first});
+    const std::span<float> scores(outputs.scores + first, end - first);
+    if (!found.anomalies) anomalies += judge(scores);
+    if (histogram_) histogram_->add(scores);
   }
-  const std::uint64_t anomalies = judged.anomalies;
   const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);

@@ -108,8 +108,8 @@ class Scorer {
 
   /// Makes scores finite. Returns how many are anomalies.
   std::uint64_t judge(std::span<float> scores) const noexcept;
-  /// Scores by `call`, which returns the first value that is not finite and may tell of scores as they
-  /// arrive, and counts; a row that `is_warming` counts as no anomaly, and its score not.
+  /// Scores by `call`, which returns what it has found, and counts; a row that `is_warming` counts as no
+  /// anomaly, and its score not.
   template <typename Call, typename IsWarming>
   void score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warming);
   void require_memory() const;

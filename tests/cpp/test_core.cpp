@@ -23,7 +23,12 @@
 #include "core/score_histogram.h"
 #include "core/scorer.h"
 #include "core/tensor.h"
+#include "core/usable_cores.h"
 #include "sum_session.h"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace datasentinel {
 namespace {
@@ -100,45 +105,45 @@ void decides_on_many_rows_as_on_each() {
   }
 }
 
-/// Tells of scores as they arrive, wrong ones at first, and may fail then.
-class TellingSession final : public Session {
+/// Counts anomalies itself, as a device does, one for each row; and may fail then.
+class CountingSession final : public Session {
  public:
-  explicit TellingSession(bool fails) : fails_(fails) {}
+  explicit CountingSession(bool fails) : fails_(fails) {}
   [[nodiscard]] std::size_t input_dim() const noexcept override { return 1; }
-  [[nodiscard]] std::string_view backend() const noexcept override { return "telling"; }
+  [[nodiscard]] std::string_view backend() const noexcept override { return "counting"; }
   [[nodiscard]] Facts facts() const override { return {}; }
   void run(ConstRows rows, Outputs outputs) override { std::copy_n(rows.data, rows.rows, outputs.scores); }
-  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
-                                                const ScoresArrived& arrived) override {
-    const std::size_t half = rows.rows / 2;
-    std::fill_n(outputs.scores, half, kInfinity);
-    arrived(0, half);
+  [[nodiscard]] Findings run_checked(ConstRows rows, Outputs outputs, float highest_normal) override {
+    CHECK(highest_normal == 3.0F);
     if (fails_) throw Error(ErrorCode::backend_failure, "half-way");
     run(rows, outputs);
-    arrived(0, half);
-    arrived(half, 1);  // Of the rest nothing is told.
-    return std::nullopt;
+    return {.bad = {}, .anomalies = rows.rows};
   }
 
  private:
   const bool fails_;
 };
 
-void counts_scores_once_that_arrive_in_parts() {
+void takes_the_session_s_own_count() {
   const std::vector<float> rows{1, 5, 2, 3, 4, 6, 3};
-  const auto check = [&rows](std::shared_ptr<Session> session) {
+  const auto check = [&rows](std::shared_ptr<Session> session, std::uint64_t anomalies) {
     Scorer scorer(std::move(session), 3.0, {}, ScoreHistogram({3}));
     std::vector<float> scores(rows.size());
     scorer.run({.data = rows.data(), .rows = rows.size(), .columns = 1}, {.scores = scores.data()});
     CHECK(scores == rows);
-    CHECK(scorer.counts().anomalies == 3);
+    CHECK(scorer.counts().anomalies == anomalies);
     CHECK((scorer.score_counts() == std::vector<std::uint64_t>{4, 3}));
   };
-  check(std::make_shared<TellingSession>(false));
+  check(std::make_shared<CountingSession>(false), rows.size());
   Plan plan;
-  plan.steps = {{.min_rows = 1, .backend = "telling"}};
-  check(make_planned_session(
-      {{"telling", std::make_shared<TellingSession>(true)}, {"sum", std::make_shared<SumSession>(1)}}, plan));
+  plan.steps = {{.min_rows = 1, .backend = "counting"}};
+  const auto planned = [&plan](bool fails) {
+    return make_planned_session(
+        {{"counting", std::make_shared<CountingSession>(fails)}, {"sum", std::make_shared<SumSession>(1)}},
+        plan);
+  };
+  check(planned(false), rows.size());
+  check(planned(true), 3);
 }
 
 void looks_up_p_values() {
@@ -461,6 +466,24 @@ void a_pool_never_lends_one_object_twice() {
   CHECK(clashes == 0);
 }
 
+void a_thread_s_affinity_limits_its_cores() {
+  const unsigned all = usable_cores();
+  CHECK(all >= 1);
+  CHECK(all <= std::max(std::thread::hardware_concurrency(), 1U));
+#if defined(__linux__)
+  std::thread([] {
+    cpu_set_t mask;
+    CHECK(sched_getaffinity(0, sizeof mask, &mask) == 0);
+    int core = 0;
+    while (!CPU_ISSET(core, &mask)) ++core;
+    CPU_ZERO(&mask);
+    CPU_SET(core, &mask);
+    CHECK(sched_setaffinity(0, sizeof mask, &mask) == 0);
+    CHECK(usable_cores() == 1);
+  }).join();
+#endif
+}
+
 void a_missing_library_says_which() {
   CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so",
                     DynamicLibrary("/nowhere/libnothing.so"));
@@ -475,7 +498,7 @@ int main() {
   computes_the_mean_squared_error();
   scores_decides_and_counts();
   decides_on_many_rows_as_on_each();
-  counts_scores_once_that_arrive_in_parts();
+  takes_the_session_s_own_count();
   looks_up_p_values();
   counts_scores_by_interval();
   counts_a_sample_of_the_columns();
@@ -489,6 +512,7 @@ int main() {
   speed_never_buys_a_wrong_answer();
   a_planned_session_follows_its_plan_and_survives_a_failure();
   a_pool_never_lends_one_object_twice();
+  a_thread_s_affinity_limits_its_cores();
   a_missing_library_says_which();
   return check::result();
 }

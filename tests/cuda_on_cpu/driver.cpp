@@ -4,9 +4,9 @@
 // would be undefined, it aborts and says why. Test equipment talks to it by the cuda_on_cpu_ functions at the
 // end.
 //
-// Environment: CUDA_ON_CPU_MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS, _SHARED_KIB (of a
-// block), _SEED (0: work is done only when it must), _FAIL (see faults.h), _REPORT (a file that gets calls
-// and leaks at the end).
+// Environment: CUDA_ON_CPU_MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS, _MOST_CLUSTERS,
+// _SHARED_KIB (of a block), _SEED (0: work is done only when it must), _FAIL (see faults.h), _REPORT (a file
+// that gets calls and leaks at the end).
 
 #include <algorithm>
 #include <cstdint>
@@ -216,6 +216,14 @@ int copy(Device& d, void* target, const void* source, std::size_t bytes, void* s
                      .addresses = std::move(addresses)});
   return success;
 }
+
+/// CUlaunchConfig.
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  void* stream;
+  void* attribute;
+  unsigned attributes;
+};
 
 /// A launch's arguments, which are copied when it is asked for.
 struct Launch {
@@ -438,6 +446,21 @@ CUDA_FUNCTION cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* han
   });
 }
 
+/// The kernel says itself how many blocks a cluster has; as many share a processing cluster of 16
+/// multiprocessors as fit, unless less of the device is to be ours.
+CUDA_FUNCTION cuOccupancyMaxActiveClusters(int* clusters, void* handle, const LaunchConfig* config) {
+  return call("cuOccupancyMaxActiveClusters", Needs::context, [&](Device& d) -> int {
+    const Function* const function = d.functions.find(handle);
+    if (function == nullptr) return invalid_handle;
+    const int size = function->entry->cluster_size;
+    if (config->attributes != 0 || config->grid[0] % static_cast<unsigned>(size) != 0) return invalid_value;
+    const int blocks = most_blocks(d, *function, static_cast<int>(config->block[0]), config->shared_bytes);
+    const int fitting = blocks * 16 / size * (d.multiprocessors / 16);
+    *clusters = std::min(fitting, static_cast<int>(number("CUDA_ON_CPU_MOST_CLUSTERS", fitting)));
+    return success;
+  });
+}
+
 CUDA_FUNCTION cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
   return call("cuMemAlloc_v2", Needs::context, [&](Device& d) -> int {
     if (bytes == 0) return invalid_value;
@@ -495,13 +518,20 @@ CUDA_FUNCTION cuMemHostGetDevicePointer_v2(std::uint64_t* address, void* pointer
 
 CUDA_FUNCTION cuPointerGetAttribute(void* value, int attribute, std::uint64_t pointer) {
   return call("cuPointerGetAttribute", Needs::context, [&](Device& d) -> int {
-    if (attribute != 2) die("of a pointer, only the type of its memory is simulated");
-    const bool is_device = d.memory.find(pointer) != nullptr && !d.memory.find(pointer)->on_host;
-    if (!is_device && d.memory.find_host(reinterpret_cast<const void*>(pointer)) == nullptr) {
-      return invalid_value;
+    const auto* const on_host = reinterpret_cast<const char*>(pointer);
+    const Memory::Area* area = d.memory.find_host(on_host);
+    if (area == nullptr) area = d.memory.find(pointer);
+    if (area == nullptr) return invalid_value;
+    const bool is_host = area == d.memory.find_host(on_host);
+    switch (attribute) {
+      case 2: *static_cast<unsigned*>(value) = area->on_host ? 1 : 2; return success;
+      case 3:
+        *static_cast<std::uint64_t*>(value) =
+            is_host ? area->address + static_cast<std::uint64_t>(on_host - area->data) : pointer;
+        return success;
+      case 7: *static_cast<std::uint64_t*>(value) = area->address; return success;  // Never used twice.
+      default: die("attribute " + std::to_string(attribute) + " of a pointer is not simulated");
     }
-    *static_cast<unsigned*>(value) = is_device ? 2 : 1;
-    return success;
   });
 }
 
@@ -587,7 +617,7 @@ CUDA_FUNCTION cuStreamBeginCapture_v2(void* stream, int mode) {
 }
 
 CUDA_FUNCTION cuStreamEndCapture(void* stream, void** graph) {
-  return call("cuStreamEndCapture", Needs::context, [&](Device& d) -> int {
+  return give_back("cuStreamEndCapture", [&](Device& d) -> int {
     const Streams::Id id = stream_of(d, stream);
     if (id == 0) return invalid_handle;
     if (!d.streams.is_captured(id)) return capture_unmatched;

@@ -337,6 +337,14 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
   shim::meet(shim::own_warp(), [] {});
   return taken;
 }
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  shim::own_lane().value = value;
+  shim::meet(shim::own_warp(), [] {});
+  unsigned sum = 0;
+  for (int lane = 0; lane < shim::kWarp; ++lane) sum += shim::warp_lanes()[lane].value;
+  shim::meet(shim::own_warp(), [] {});
+  return sum;
+}
 inline void atomicMin(unsigned long long* target, unsigned long long value) {
   *target = std::min(*target, value);
 }

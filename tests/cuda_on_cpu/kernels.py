@@ -18,9 +18,15 @@ class CpuKernel:
         self._run = run
         self._constants = aligned(constants)
         self._cluster = about["blocks"]
+        self._warps = about["blocks"] * about["threads"] // 32
 
     def __call__(
-        self, rows: np.ndarray, wanted: str = "soc", blocks: int = 2, bad: np.ndarray | None = None
+        self,
+        rows: np.ndarray,
+        wanted: str = "soc",
+        blocks: int = 2,
+        bad: np.ndarray | None = None,
+        highest_normal: float | None = None,
     ) -> dict[str, np.ndarray]:
         rows = aligned(rows)
         results = {
@@ -32,6 +38,7 @@ class CpuKernel:
         def address(array: np.ndarray) -> ctypes.c_void_p:
             return ctypes.c_void_p(array.ctypes.data)
 
+        anomalies = np.full(blocks * self._warps, 2**32 - 1, np.uint32)
         place = None if bad is None else address(bad)
         targets = [address(results[key]) if key in wanted else None for key in "soc"]
         self._run(
@@ -40,9 +47,11 @@ class CpuKernel:
             address(self._constants),
             *targets,
             place,
+            ctypes.c_float(highest_normal or 0.0),
+            None if highest_normal is None else address(anomalies),
             blocks * self._cluster,
         )
-        return results
+        return results if highest_normal is None else results | {"anomalies": anomalies}
 
 
 def aligned(values: np.ndarray) -> np.ndarray:
@@ -73,10 +82,11 @@ def compile_for_cpu(sources: list, folder: Path) -> list[dict[str, CpuKernel]]:
             parts.append(f"""
                 extern "C" void run_{index}_{number}(const float* input, long long rows,
                     const float* constants, float* scores, float* output, float* contributions,
-                    unsigned long long* bad, int blocks) {{
+                    unsigned long long* bad, float highest_normal, unsigned* anomalies, int blocks) {{
                   shim::launch([=] {{
                     source_{index}::{kernel["name"]}(
-                        input, rows, constants, scores, output, contributions, bad);
+                        input, rows, constants, scores, output, contributions, bad, highest_normal,
+                        anomalies);
                   }}, blocks, {kernel["threads"]}, {kernel["shared_bytes"]}, {kernel["blocks"]});
                 }}""")
     (folder / "kernels.cpp").write_text("\n".join(parts))

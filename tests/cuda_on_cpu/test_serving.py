@@ -61,7 +61,7 @@ def test_a_device_that_is_lost_while_serving_is_told_of_once(device, tmp_path):
     environment = device.environment(memory_mib=256) | cache
     done = device.run("-c", PREFER_DEVICE, str(folder), environment=environment)
     assert done.returncode == 0, done.stderr
-    lost = device.environment(memory_mib=256, fail="cuLaunchKernel:50=719") | cache
+    lost = device.environment(memory_mib=256, fail="cuGraphLaunch:50=719") | cache
     with serving(folder, tmp_path / "log", environ=lost) as server:
         for row, score in zip(rows[:100], scores[:100], strict=True):
             assert server.ask(to_lines(row[None])).split() == to_replies(np.array([score > threshold]))

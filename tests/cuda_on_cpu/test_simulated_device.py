@@ -43,11 +43,23 @@ def test_streams_memory_and_rows_on_the_device(device, tmp_path, seed):
     assert len(outcomes) >= 50
 
 
-@pytest.mark.parametrize("capability", ["9.0", pytest.param("8.0", marks=pytest.mark.slow)])
-def test_a_few_rows_of_wide_layers(device, tmp_path, capability):
+@pytest.mark.parametrize(
+    ("capability", "clusters"),
+    [
+        ("9.0", 2),
+        ("9.0", 0),
+        *(pytest.param(*slow, marks=pytest.mark.slow) for slow in [("9.0", 1), ("8.0", 2)]),
+    ],
+)
+def test_a_few_rows_of_wide_layers(device, tmp_path, capability, clusters):
+    """Of the whole device, of a part without room for a cluster, and of one that has none."""
     tests = f"{FOLDER}/inside/wide_layers.py"
     outcomes = device.run_tests(
-        tmp_path / "report.xml", tests, capability=capability, multiprocessors=16, memory_mib=256
+        *(tmp_path / "report.xml", tests),
+        capability=capability,
+        multiprocessors=16,
+        most_clusters=clusters,
+        memory_mib=256,
     )
     assert set(outcomes.values()) == {"passed"}
     assert len(outcomes) >= 6
@@ -246,7 +258,7 @@ def test_the_check_of_a_machine_runs_on_it(device, tmp_path):
     found = {aim["aim"]: aim for aim in json.loads(report.read_text())["aims"]}
     assert len(found) == 3
     for name, aim in found.items():
-        assert aim["verdict"] in ("met", "missed"), aim
+        assert aim["verdict"].startswith(("met", "missed by")), aim
         assert f"| {name} | {aim['case']} | {aim['bound']} | {aim['value']} |" in done.stdout
 
 

@@ -9,10 +9,12 @@ import threading
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
-from datasentinel import Detector, backend, plan_cache
-from datasentinel.errors import OutOfMemoryError
+from datasentinel import Detector, backend, pinned_empty, plan_cache
+from datasentinel.errors import InvalidInputError, OutOfMemoryError
 from tests.networks import Network, write_artifact
+from tests.parity.test_cuda_steps import single_columns
 
 pytestmark = pytest.mark.gpu
 
@@ -66,6 +68,44 @@ def test_layers_in_lower_precision(precision, tolerance, tmp_path):
     scores = detector.score(rows)
     np.testing.assert_allclose(scores, network.reference(rows)[0], rtol=tolerance)
     np.testing.assert_allclose(detector.score(rows[:5]), scores[:5], rtol=1e-6)
+
+
+def test_single_columns_are_reduced_once_in_lower_precision(tmp_path):
+    model = single_columns()
+    folder = write_artifact(tmp_path, model, input_dim=24, threshold=1.0)
+    detector = Detector.load(folder, backend="fused-cuda", precision="fp16")
+    assert detector.info()["facts"]["precision"].startswith("fp16 in 1 of 1 ")
+    rows = np.random.default_rng(6).normal(size=(3000, 24)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(["score"], {"input": rows})
+    for count in (1, 40, 3000):
+        np.testing.assert_allclose(detector.score(rows[:count]), expected[:count], rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [513, 10_007])
+def test_page_locked_rows_score_as_others_do(loaded, count):
+    network, detector = loaded
+    rows, out = pinned_empty((count, network.input_dim)), pinned_empty(count)
+    rows[...] = rows_for(network, count)
+    expected = network.reference(rows)[0]
+    before = detector.scorer.counts["anomalies"]
+    for _ in range(2):
+        out[...] = np.nan
+        np.testing.assert_allclose(detector.score(rows, out=out), expected, rtol=5e-5)
+    assert detector.scorer.counts["anomalies"] - before == 2 * (out > 1.0).sum()
+    np.testing.assert_allclose(detector.score(rows), expected, rtol=5e-5)
+    rows[count - 3, 1] = np.nan
+    with pytest.raises(InvalidInputError, match=f"non-finite value at row {count - 3}, column 1"):
+        detector.score(rows, out=out)
+
+
+def test_a_few_rows_again_and_again(loaded):
+    network, detector = loaded
+    rows = rows_for(network, 40)
+    expected = network.reference(rows)[0]
+    for first in range(30):
+        for count in (1, 2, 8, 9):
+            some = slice(first, first + count)
+            np.testing.assert_allclose(detector.score(rows[some]), expected[some], rtol=5e-5)
 
 
 def test_several_threads_at_once(loaded):

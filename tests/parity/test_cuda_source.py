@@ -109,6 +109,18 @@ def test_the_first_value_that_is_not_finite_is_found(kernels, name, which):
         assert place[0] == 33 * columns + columns - 1
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("which", ["few", "few scores", "bulk", "bulk scores"])
+def test_scores_above_the_highest_normal_one_are_counted(kernels, name, which):
+    network, kernel = kernels[name]
+    rows = rows_for(network, 301)
+    limit = float(np.median(network.reference(rows)[0]))
+    results = kernel[which](rows, "s", highest_normal=limit)
+    assert results["anomalies"].sum() == (results["s"] > np.float32(limit)).sum() > 100
+    # Every warp tells, also one that had no rows.
+    assert kernel[which](rows[:1], "s", highest_normal=np.inf)["anomalies"].sum() == 0
+
+
 @needs_compiler
 def test_rows_of_wide_layers_are_spread_over_a_cluster(tmp_path):
     network = Network.random(WIDE)
@@ -118,8 +130,9 @@ def test_rows_of_wide_layers_are_spread_over_a_cluster(tmp_path):
     rows = rows_for(network, 6)
     scores, output = network.reference(rows)
     for count in (1, 4, 6):
-        only_scores = kernel["spread scores"](rows[:count], "s")["s"]
-        np.testing.assert_allclose(only_scores, scores[:count], rtol=2e-5)
+        found = kernel["spread scores"](rows[:count], "s", highest_normal=scores[0] * 0.9999)
+        np.testing.assert_allclose(found["s"], scores[:count], rtol=2e-5)
+        assert found["anomalies"].sum() == (found["s"] > np.float32(scores[0] * 0.9999)).sum() > 0
     results = kernel["spread"](rows)
     np.testing.assert_allclose(results["s"], scores, rtol=2e-5)
     np.testing.assert_allclose(results["o"], output, rtol=2e-5, atol=2e-5)

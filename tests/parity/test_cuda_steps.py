@@ -202,7 +202,8 @@ def test_huge_values_score_high_in_lower_precision(low, precision):
     assert abnormal > 1e10 * normal
 
 
-def test_single_columns_are_reduced_once_in_lower_precision(tmp_path):
+def single_columns() -> bytes:
+    """A layer that is computed in low precision, and sums of a single column."""
     g = Graph()
     random = np.random.default_rng(6)
     weights = random.normal(0, 0.2, (24, 80))
@@ -211,15 +212,21 @@ def test_single_columns_are_reduced_once_in_lower_precision(tmp_path):
     g.reduce(
         "ReduceSum", g.add("Add", g.add("Mul", mean, mean), g.constant([1.0])), keepdims=0, output="score"
     )
-    model = g.model(24, ["score"])
+    return g.model(24, ["score"])
+
+
+def test_single_columns_are_reduced_once_in_lower_precision(tmp_path):
+    model = single_columns()
     source = gpu.cuda_source(model, name="m", precision="fp16")
     assert not source.in_registers
     assert source.low_layers == 1
     (kernels,) = compile_for_cpu([source], tmp_path)
-    rows = random.normal(size=(40, 24)).astype(np.float32)
+    rows = np.random.default_rng(7).normal(size=(40, 24)).astype(np.float32)
     (expected,) = ReferenceEvaluator(model).run(["score"], {"input": rows})
     for name in ("few", "bulk"):
-        np.testing.assert_allclose(kernels[name](rows, "s")["s"], expected, rtol=1e-3, err_msg=name)
+        results = kernels[name](rows, "s", highest_normal=1.5)
+        np.testing.assert_allclose(results["s"], expected, rtol=1e-3, err_msg=name)
+        assert results["anomalies"].sum() == (results["s"] > 1.5).sum()
 
 
 @pytest.mark.parametrize("name", LOW)

@@ -55,11 +55,20 @@ def test_every_function_is_exported_under_that_name(header, ours):
 
 def test_every_number_is_the_header_s(header, ours):
     declared = re.findall(r"constexpr (?:int|unsigned) \w+ = (\d+);\s*// (\w+)", ours)
-    assert len(declared) == 11
+    assert len(declared) == 14
     for value, name in declared:
         given = re.search(rf"\b{name}\s*=\s*(0x[0-9a-fA-F]+|\d+)", header)
         assert given, f"{name} is not in the header"
         assert int(given[1], 0) == int(value), name
+
+
+def test_a_launch_s_configuration_has_the_header_s_members(header, ours):
+    given = re.search(r"typedef struct CUlaunchConfig_st \{(.*?)\} CUlaunchConfig;", header, re.DOTALL)
+    declared = re.search(r"struct LaunchConfig \{(.*?)\};", ours, re.DOTALL)
+    without_comments = re.sub(r"/\*.*?\*/", "", given[1], flags=re.DOTALL)
+    # One a line there, several in ours, each with its value.
+    wanted = re.findall(r"(\w+);", without_comments)
+    assert re.findall(r"(\w+) = ", declared[1]) == wanted
 
 
 def test_without_a_driver_the_reason_is_told(tmp_path):

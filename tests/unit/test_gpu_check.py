@@ -253,12 +253,13 @@ def test_shares_of_the_roofs():
 def test_aims_are_met_missed_or_not_measured():
     one_row = ("one row, host to host", "small, host memory, 1 row")
     assert verdicts([result(1, "host", 11.9)])[one_row]["verdict"] == aims.MET
-    assert verdicts([result(1, "host", 12.1)])[one_row]["verdict"] == aims.MISSED
+    assert verdicts([result(1, "host", 12.6)])[one_row]["verdict"] == "missed by 5.0%"
     assert verdicts([])[one_row]["verdict"] == aims.NOT_MEASURED
     # 262,144 rows of 8 floats are 8.4 MB, which 50 GB/s carry in 168 us.
     bus = ("rows on the host go as fast as the bus", "small, pinned memory, 262,144 rows")
     assert verdicts([result(262_144, "pinned", 195.0)])[bus]["verdict"] == aims.MET
-    assert verdicts([result(262_144, "pinned", 200.0)])[bus]["verdict"] == aims.MISSED
+    # In 200 us that is 83.9 % of the bus: 1.3 % less than 85 %.
+    assert verdicts([result(262_144, "pinned", 200.0)])[bus]["verdict"] == "missed by 1.3%"
     # Each is judged by its own case: more rows say nothing of these.
     assert verdicts([result(1_048_576, "pinned", 1.0)])[bus]["verdict"] == aims.NOT_MEASURED
 
@@ -270,7 +271,8 @@ def test_being_faster_is_about_every_batch_size():
     assert found["value"] == "1.20 x"
     assert found["verdict"] == aims.NOT_MEASURED
     pair[0]["rounds_us"] = [7.0] * 7
-    assert verdicts(pair)[faster]["verdict"] == aims.MISSED
+    assert verdicts(pair)[faster]["verdict"] == "missed by 14.3%"
+    assert verdicts(pair)[faster]["note"].endswith("nothing at 1, 64, 512, 4,096, 32,768, 262,144 rows")
 
 
 def test_the_aims_are_chosen_by_words():
@@ -282,6 +284,15 @@ def test_the_aims_are_chosen_by_words():
     assert bus[0].cases() == [("small", 262_144, "pinned", "fused-cuda")]
     with pytest.raises(SystemExit):
         gpu_check.parse_arguments(["--out", "x.json", "--only", "no such aim"])
+    assert gpu_check.parse_arguments(["--out", "x.json", "--only"]).only == []
+    assert gpu_check.parse_arguments(["--out", "x.json"]).only is None
+
+
+def test_every_aim_has_time_in_two_minutes_and_a_half():
+    cases = aims.cases_of(aims.GOALS)
+    assert list(cases) == ["medium", "small", "default", "large"]
+    # The roofs come first.
+    assert sum(aims.needed_s(size, some) for size, some in cases.items()) < 0.9 * 150.0
 
 
 def test_only_the_aim_s_cases_are_measured(tmp_path):

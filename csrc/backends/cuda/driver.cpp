@@ -70,6 +70,30 @@ bool Driver::is_page_locked(const void* memory, std::size_t bytes) const noexcep
   return true;
 }
 
+DeviceAddress Driver::mapped_range(const void* memory, std::size_t bytes) const noexcept {
+  const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
+  const auto get = [this](auto& value, int attribute, DeviceAddress byte) {
+    return cuPointerGetAttribute(&value, attribute, byte) == 0;
+  };
+  // Of one allocation: what lies between two that are neighbours by chance may be nobody's.
+  std::array<unsigned long long, 2> buffers{};
+  std::array<DeviceAddress, 2> addresses{};
+  for (std::size_t end = 0; end < 2; ++end) {
+    const DeviceAddress byte = first + end * (bytes - 1);
+    if (!get(buffers[end], kPointerBufferId, byte) || !get(addresses[end], kPointerOnDevice, byte)) return 0;
+  }
+  const bool is_whole = buffers[0] == buffers[1] && addresses[1] - addresses[0] == bytes - 1;
+  return is_whole ? addresses[0] : 0;
+}
+
+int Driver::most_clusters(void* function, const LaunchConfig& config) const noexcept {
+  // In drivers for CUDA 11.8 and later.
+  const auto ask =
+      library_.symbol_or_null<int (*)(int*, void*, const LaunchConfig*)>("cuOccupancyMaxActiveClusters");
+  int clusters = 0;
+  return ask != nullptr && ask(&clusters, function, &config) == 0 ? clusters : 0;
+}
+
 int Driver::attribute(int which) const {
   int value = 0;
   check(cuDeviceGetAttribute(&value, which, device_), "asking what the device offers");
@@ -100,6 +124,23 @@ PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes) {
   driver.check(driver.cuMemHostAlloc(memory.out(), std::max<std::size_t>(bytes, 1), 0),
                "allocating page-locked memory");
   return memory;
+}
+
+GraphExecutable captured(const Driver& driver, void* stream, const std::function<void()>& work) {
+  driver.check(driver.cuStreamBeginCapture_v2(stream, kCaptureThreadLocal), "capturing a CUDA graph");
+  bool is_whole = true;
+  try {
+    work();
+  } catch (const Error&) {
+    is_whole = false;
+  }
+  Graph graph(driver);
+  GraphExecutable executable(driver);
+  is_whole = driver.cuStreamEndCapture(stream, graph.out()) == 0 && is_whole;
+  if (is_whole && driver.cuGraphInstantiateWithFlags(executable.out(), graph.get(), 0) == 0) {
+    return executable;
+  }
+  return {};
 }
 
 DeviceAddress mapped_address(const Driver& driver, const PinnedMemory& memory) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,7 @@ namespace datasentinel::cuda {
 using DeviceAddress = std::uint64_t;
 
 inline constexpr int kOutOfMemory = 2;             // CUDA_ERROR_OUT_OF_MEMORY
+inline constexpr int kNotFound = 500;              // CUDA_ERROR_NOT_FOUND
 inline constexpr int kMultiprocessorCount = 16;    // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 inline constexpr int kComputeMajor = 75;           // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 inline constexpr int kComputeMinor = 76;           // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
@@ -27,6 +29,8 @@ inline constexpr int kFunctionSharedBytes = 8;     // CU_FUNC_ATTRIBUTE_MAX_DYNA
 inline constexpr unsigned kStreamNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
 inline constexpr int kCaptureThreadLocal = 1;      // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 inline constexpr int kPointerMemoryType = 2;       // CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+inline constexpr int kPointerOnDevice = 3;         // CU_POINTER_ATTRIBUTE_DEVICE_POINTER
+inline constexpr int kPointerBufferId = 7;         // CU_POINTER_ATTRIBUTE_BUFFER_ID
 inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
 
 // clang-format off
@@ -69,6 +73,16 @@ inline constexpr unsigned kMemoryTypeHost = 1;     // CU_MEMORYTYPE_HOST
     void**, void**)
 // clang-format on
 
+/// CUlaunchConfig.
+struct LaunchConfig {
+  unsigned gridDimX = 1, gridDimY = 1, gridDimZ = 1;
+  unsigned blockDimX = 1, blockDimY = 1, blockDimZ = 1;
+  unsigned sharedMemBytes = 0;
+  void* hStream = nullptr;
+  void* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
 /// An architecture as a compute capability is written: 90 is "9.0".
 [[nodiscard]] std::string dotted(int architecture);
 
@@ -90,6 +104,11 @@ class Driver {
 
   /// Whether host memory is page-locked from its first to its last byte, so that the device copies it itself.
   [[nodiscard]] bool is_page_locked(const void* memory, std::size_t bytes) const noexcept;
+  /// Where kernels find these bytes of page-locked memory; 0 where they do not, or not all side by side.
+  [[nodiscard]] DeviceAddress mapped_range(const void* memory, std::size_t bytes) const noexcept;
+  /// How many clusters the device runs at a time, of a kernel that says itself how many blocks those have; 0
+  /// where that cannot be known. Less than the whole device may be ours.
+  [[nodiscard]] int most_clusters(void* function, const LaunchConfig& config) const noexcept;
 
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] const std::string& device_name() const noexcept { return device_name_; }
@@ -169,6 +188,8 @@ using GraphExecutable = Owned<void*, &Driver::cuGraphExecDestroy>;
 [[nodiscard]] Stream make_stream(const Driver& driver);
 [[nodiscard]] DeviceMemory make_device_memory(const Driver& driver, std::size_t bytes);
 [[nodiscard]] PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes);
+/// What `work` gives to the stream, as a graph to be launched; none where that cannot be captured.
+[[nodiscard]] GraphExecutable captured(const Driver& driver, void* stream, const std::function<void()>& work);
 /// Where the device finds page-locked memory.
 [[nodiscard]] DeviceAddress mapped_address(const Driver& driver, const PinnedMemory& memory);
 

@@ -44,8 +44,7 @@ template <typename Condition>
 void ThreadPool::look_out(Condition condition) const {
   if (lookout_.count() == 0) return;
   const auto end = std::chrono::steady_clock::now() + lookout_;
-  while (!condition() && std::chrono::steady_clock::now() < end) {
-  }
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
 void ThreadPool::work() {

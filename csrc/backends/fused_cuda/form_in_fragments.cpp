@@ -4,6 +4,7 @@
 
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/functions.h"
+#include "backends/fused_cuda/layers.h"
 #include "backends/fused_cuda/tensor_cores.h"
 #include "backends/fused_cuda/text.h"
 
@@ -18,7 +19,7 @@ namespace {
 constexpr std::size_t kGroupColumns = 8;
 constexpr std::size_t kGroupsAtOnce = 4;  ///< Enough sums under way to hide the multiplications' latency.
 
-std::size_t groups_of(std::size_t width) { return (width + kGroupColumns - 1) / kGroupColumns; }
+std::size_t groups_of(std::size_t width) { return parts_of(width, kGroupColumns); }
 
 bool is_supported(Op op) {
   switch (op) {
@@ -157,9 +158,7 @@ Pieces InFragments::reduce(const Reduction& reduction) const {
 Pieces InFragments::dense(const Instruction& step) {
   const fused::Dense& layer = step.dense;
   const Fragments fragments(precision_, layer);
-  std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
-  const std::size_t parts = (fragments.column_groups() + kGroupsAtOnce - 1) / kGroupsAtOnce;
-  bias.resize(parts * kGroupsAtOnce * kGroupColumns, 0.0);
+  const std::size_t columns = padded(fragments.column_groups(), kGroupsAtOnce) * kGroupColumns;
   return {{.text = fill(R"(    {
       unsigned left[@chunks@][@tiles@][@steps@][4];
       #pragma unroll
@@ -225,7 +224,7 @@ Pieces InFragments::dense(const Instruction& step) {
                          {"inputs", text_of(layer.inputs)},
                          {"value", at(step.a, "c")},
                          {"weights", text_of(constants_.add(fragments.packed()))},
-                         {"bias", text_of(constants_.add(bias))},
+                         {"bias", text_of(constants_.add(bias_of(layer, columns)))},
                          {"place", place_},
                          {"pack", fragments.pack_text()},
                          {"load", fragments.load_text()},

@@ -8,6 +8,7 @@
 #include "backends/fused_cuda/constants.h"
 #include "backends/fused_cuda/form.h"
 #include "backends/fused_cuda/precision.h"
+#include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {
 
@@ -89,6 +90,8 @@ class InSharedMemory final : public Form {
   /// The lists that all threads of a row have in `scratch`, behind `before` others, made one.
   [[nodiscard]] std::string merged(const Reduction& reduction, std::size_t before) const;
   [[nodiscard]] std::string offset(int value) const;
+  /// What every layer's text has in it, and `more`.
+  [[nodiscard]] Words words_of(const fused::Instruction& step, Words more) const;
   [[nodiscard]] std::size_t width(int value) const;
   [[nodiscard]] Slots scratch() const noexcept { return {layout_.columns, layout_.columns + 1}; }
 

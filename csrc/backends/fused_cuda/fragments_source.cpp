@@ -6,6 +6,7 @@
 #include "backends/fused_cuda/form_in_fragments.h"
 #include "backends/fused_cuda/functions.h"
 #include "backends/fused_cuda/kernel_text.h"
+#include "backends/fused_cuda/layers.h"
 #include "backends/fused_cuda/steps.h"
 #include "backends/fused_cuda/tensor_cores.h"
 #include "backends/fused_cuda/text.h"
@@ -16,7 +17,6 @@ using fused::Program;
 
 namespace {
 
-constexpr std::size_t kWarp = 32;
 constexpr std::size_t kTileRows = 16;
 // A few rows are spread over many blocks, none of which works long enough to copy all weights first.
 constexpr std::size_t kFewWarps = 4;
@@ -79,7 +79,7 @@ Kernel FragmentsSource::add(const Program& program, const std::string& name, con
   const std::string steps = all_steps(program, form);
   const std::size_t columns = width_of(program, program.input);
   // Lanes read pairs of columns of neighbouring rows, in different banks.
-  const std::size_t pitch = (columns + 31) / 32 * 32 + 8;
+  const std::size_t pitch = padded(columns, kWarp) + 8;
   const std::size_t rows = kTileRows * tiles;
   const std::size_t row_floats = 2 * rows * pitch * warps;
   const std::size_t held = holds_constants ? constants_.size() : 0;
@@ -87,11 +87,8 @@ Kernel FragmentsSource::add(const Program& program, const std::string& name, con
   const auto write = [&](const std::string& target, int value) {
     if (value < 0) return;
     const std::size_t width = width_of(program, value);
-    const std::string body = fill("if (ROW < rows@once@) @target@[ROW * @width@ + c] = @value@;",
-                                  {{"once", width == 1 ? " && t == 0" : ""},
-                                   {"target", target},
-                                   {"width", text_of(width)},
-                                   {"value", written(target, form.at(value, "c"))}});
+    const std::string body = "if (ROW < rows" + std::string(width == 1 ? " && t == 0" : "") + ") { " +
+                             stored(target, "ROW * " + text_of(width) + " + c", form.at(value, "c")) + " }";
     writes += "    if (" + target + " != nullptr) {\n" + form.each(width, body) + "    }\n";
   };
   write("scores", program.score);
@@ -126,7 +123,7 @@ Kernel FragmentsSource::add(const Program& program, const std::string& name, con
     here = there;
     there = const_cast<float*>(x);
   }
-}
+@tell@}
 #undef THREADS
 #undef WARP_ROWS
 #undef X_PITCH
@@ -144,7 +141,8 @@ Kernel FragmentsSource::add(const Program& program, const std::string& name, con
                  {"values", form.declarations()},
                  {"check", form.each(columns, check)},
                  {"steps", steps},
-                 {"writes", writes}});
+                 {"writes", writes},
+                 {"tell", kTelling}});
   return {.name = name,
           .rows = static_cast<int>(rows * warps),
           .threads = static_cast<int>(kWarp * warps),

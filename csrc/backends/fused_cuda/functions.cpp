@@ -36,6 +36,11 @@ static __device__ __forceinline__ float made_finite(float x) { return fabsf(x) <
 static __device__ __forceinline__ void check(float x, unsigned long long place, unsigned long long* bad) {
   if (!(fabsf(x) < INFINITE)) atomicMin(bad, place);
 }
+static __device__ __forceinline__ void tell(unsigned above, int threads, unsigned* anomalies) {
+  if (anomalies == nullptr) return;
+  above = __reduce_add_sync(0xffffffffu, above);
+  if (threadIdx.x % 32 == 0) anomalies[(blockIdx.x * threads + threadIdx.x) / 32] = above;
+}
 static __device__ __forceinline__ float f_relu(float x) { return larger(x, 0.0f); }
 static __device__ __forceinline__ float f_leaky_relu(float x, float a) { return x < 0.0f ? a * x : x; }
 static __device__ __forceinline__ float f_elu(float x, float a, float b) { return x < 0.0f ? a * expm1f(x) : b * x; }
@@ -61,9 +66,11 @@ static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f
 
 // What is sent to a block counts the bytes that it still expects of a layer, and is there for who has seen
 // them all: no fence and no barrier of the cluster is needed, which take half a microsecond. Shared memory
-// has the same addresses in every block.
-const char* const kClusterFunctions = R"(#ifdef __CUDACC__
-#if __CUDA_ARCH__ >= 900
+// has the same addresses in every block. NVRTC knows the instructions from 12.1 on.
+const char* const kClusterFunctions = R"(#if !defined(__CUDA_ARCH__)
+#define HAS_CLUSTERS
+#elif __CUDA_ARCH__ >= 900 && 100 * __CUDACC_VER_MAJOR__ + __CUDACC_VER_MINOR__ >= 1201
+#define HAS_CLUSTERS
 static __device__ __forceinline__ unsigned shared_address(const void* memory) {
   return (unsigned)__cvta_generic_to_shared(memory);
 }
@@ -90,10 +97,10 @@ static __device__ __forceinline__ void send(float* target, const float* values, 
 }
 static __device__ __forceinline__ void wait_for(unsigned long long* arrival) {
   asm volatile("{\n\t.reg .pred done;\n\tagain:\n\t"
-               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n\t@!done bra again;\n\t}"
+               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n\t"
+               "@!done bra again;\n\t}"
                : : "r"(shared_address(arrival)) : "memory");
 }
-#endif
 #endif
 // Adds up four values of each of some columns over `Lanes` lanes twice: the first lanes get the first column's,
 // and so on. At each step a lane gives away the half that is not on its way.

@@ -23,9 +23,16 @@ namespace datasentinel::fused_cuda {
   return program.output >= 0 || program.contributions >= 0;
 }
 
-/// Scores are always finite, as the core's are: one that overflowed stays above every threshold.
-[[nodiscard]] inline std::string written(std::string_view target, const std::string& value) {
-  return target == "scores" ? "made_finite(" + value + ")" : value;
+/// Statements that write a value. Scores are always finite, as the core's are: one that overflowed stays
+/// above every threshold; and those above the highest normal one are counted.
+[[nodiscard]] inline std::string stored(const std::string& target, const std::string& place,
+                                        const std::string& value) {
+  const std::string to = target + "[" + place + "] = ";
+  if (target != "scores") return to + value + ";";
+  return "const float score = made_finite(" + value + "); " + to + "score; above += score > highest_normal;";
 }
+
+/// What a kernel ends with: `above`, of each thread, is told.
+inline constexpr const char* kTelling = "  tell(above, THREADS, anomalies);\n";
 
 }  // namespace datasentinel::fused_cuda

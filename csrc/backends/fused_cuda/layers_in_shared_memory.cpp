@@ -5,8 +5,8 @@
 
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/functions.h"
+#include "backends/fused_cuda/layers.h"
 #include "backends/fused_cuda/tensor_cores.h"
-#include "backends/fused_cuda/text.h"
 
 namespace datasentinel::fused_cuda {
 
@@ -14,18 +14,13 @@ using fused::Instruction;
 
 namespace {
 
-constexpr std::size_t kWarp = 32;
 constexpr std::size_t kAhead = 4;  ///< Inputs whose weights a lane has asked for before it needs them.
-
-std::size_t padded(std::size_t number, std::size_t multiple) {
-  return (number + multiple - 1) / multiple * multiple;
-}
 
 std::size_t warps_of(const Blocking& blocking) { return static_cast<std::size_t>(blocking.threads) / kWarp; }
 
 std::size_t tiles_of(const Blocking& blocking, Tile tile, std::size_t columns) {
   const std::size_t row_tiles = static_cast<std::size_t>(blocking.rows) / tile.warp_rows();
-  return row_tiles * ((columns + tile.warp_columns() - 1) / tile.warp_columns());
+  return row_tiles * parts_of(columns, tile.warp_columns());
 }
 
 /// The largest tile of which every warp has one, and no larger than the layer.
@@ -45,6 +40,15 @@ bool overwrites_inputs(const Blocking& blocking, const Instruction& step) {
   return tiles_of(blocking, tile_of(blocking, columns), columns) <= warps_of(blocking);
 }
 
+Words InSharedMemory::words_of(const Instruction& step, Words more) const {
+  const fused::Dense& layer = step.dense;
+  more.insert(more.end(), {{"a", offset(step.a)},
+                           {"out", offset(step.out)},
+                           {"inputs", text_of(layer.inputs)},
+                           {"outputs", text_of(layer.outputs)}});
+  return more;
+}
+
 Pieces InSharedMemory::dense(const Instruction& step) {
   if (low_[static_cast<std::size_t>(step.out)]) return dense_on_tensor_cores(step);
   if (blocking_.blocks > 1) return dense_over_cluster(step);
@@ -59,21 +63,14 @@ Pieces InSharedMemory::dense_of_few_rows(const Instruction& step) {
   const auto threads = static_cast<std::size_t>(blocking_.threads);
   const std::size_t columns = padded(layer.outputs, kWarp);
   const std::size_t slices = std::max<std::size_t>(std::min(threads / columns, layer.inputs / 4), 1);
-  const std::size_t slice = (layer.inputs + slices - 1) / slices;
-  const std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
-  const auto text = [&](const char* form) {
-    return fill(form, {{"a", offset(step.a)},
-                       {"out", offset(step.out)},
-                       {"inputs", text_of(layer.inputs)},
-                       {"outputs", text_of(layer.outputs)},
-                       {"columns", text_of(columns)},
-                       {"slices", text_of(slices)},
-                       {"slice", text_of(slice)},
-                       {"weights", text_of(constants_.add(layer.weights))},
-                       {"bias", text_of(constants_.add(bias))},
-                       {"y", function_of(step.function, "sum")},
-                       {"y[r]", function_of(step.function, "sum[r]")}});
-  };
+  const Words words = words_of(step, {{"columns", text_of(columns)},
+                                      {"slices", text_of(slices)},
+                                      {"slice", text_of(parts_of(layer.inputs, slices))},
+                                      {"weights", text_of(constants_.add(layer.weights))},
+                                      {"bias", text_of(constants_.add(bias_of(layer, layer.outputs)))},
+                                      {"y", function_of(step.function, "sum")},
+                                      {"y[r]", function_of(step.function, "sum[r]")}});
+  const auto text = [&words](const char* form) { return fill(form, words); };
   const std::string sums = text(R"(    for (int i = THREAD; i < @columns@ * @slices@; i += THREADS) {
       const int c = i % @columns@, slice = i / @columns@;
       if (c < @outputs@) {
@@ -131,31 +128,25 @@ Pieces InSharedMemory::dense_in_tiles(const Instruction& step, const std::string
   const Tile tile = tile_of(blocking_, count);
   const std::size_t group = tile.warp_columns();
   const std::size_t padded_inputs = padded(layer.inputs, kAhead);
-  std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
-  bias.resize(padded(layer.outputs, group), 0.0);
-  const auto text = [&](const char* form) {
-    return fill(form, {{"first", first},
-                       {"group", text_of(group)},
-                       {"groups", text_of((layer.outputs + group - 1) / group)},
-                       {"tiles", text_of(tiles_of(blocking_, tile, count))},
-                       {"tile_rows", text_of(tile.warp_rows())},
-                       {"rows", text_of(tile.rows)},
-                       {"columns", text_of(tile.columns)},
-                       {"vector", text_of(tile.vector())},
-                       {"ahead", text_of(kAhead)},
-                       {"weights", text_of(constants_.add_grouped(layer.weights, layer.inputs, layer.outputs,
-                                                                  group, padded_inputs))},
-                       {"bias", text_of(constants_.add(bias))},
-                       {"inputs", text_of(layer.inputs)},
-                       {"padded", text_of(padded_inputs)},
-                       {"outputs", text_of(layer.outputs)},
-                       {"a", offset(step.a)},
-                       {"out", offset(step.out)},
-                       {"y0", function_of(step.function, "sum[i][j]")},
-                       {"y1", function_of(step.function, "sum[i + 1][j]")},
-                       {"y2", function_of(step.function, "sum[i + 2][j]")},
-                       {"y3", function_of(step.function, "sum[i + 3][j]")}});
-  };
+  const Words words =
+      words_of(step, {{"first", first},
+                      {"group", text_of(group)},
+                      {"groups", text_of(parts_of(layer.outputs, group))},
+                      {"tiles", text_of(tiles_of(blocking_, tile, count))},
+                      {"tile_rows", text_of(tile.warp_rows())},
+                      {"rows", text_of(tile.rows)},
+                      {"columns", text_of(tile.columns)},
+                      {"vector", text_of(tile.vector())},
+                      {"ahead", text_of(kAhead)},
+                      {"weights", text_of(constants_.add_grouped(layer.weights, layer.inputs, layer.outputs,
+                                                                 group, padded_inputs))},
+                      {"bias", text_of(constants_.add(bias_of(layer, padded(layer.outputs, group))))},
+                      {"padded", text_of(padded_inputs)},
+                      {"y0", function_of(step.function, "sum[i][j]")},
+                      {"y1", function_of(step.function, "sum[i + 1][j]")},
+                      {"y2", function_of(step.function, "sum[i + 2][j]")},
+                      {"y3", function_of(step.function, "sum[i + 3][j]")}});
+  const auto text = [&words](const char* form) { return fill(form, words); };
   // Sums start as zeros also where they are not used: a compiler keeps registers for what it takes for values
   // of the loop before.
   const std::string sums =
@@ -290,10 +281,8 @@ Pieces InSharedMemory::dense_on_tensor_cores(const Instruction& step) {
   const std::size_t warps = warps_of(blocking_);
   const std::size_t row_tiles = static_cast<std::size_t>(blocking_.rows) / kWarp;
   std::size_t groups = 8;
-  while (groups > 1 && row_tiles * ((fragments.column_groups() + groups - 1) / groups) < warps) groups /= 2;
-  std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
-  const std::size_t column_tiles = (fragments.column_groups() + groups - 1) / groups;
-  bias.resize(column_tiles * groups * 8, 0.0);
+  while (groups > 1 && row_tiles * parts_of(fragments.column_groups(), groups) < warps) groups /= 2;
+  const std::size_t column_tiles = parts_of(fragments.column_groups(), groups);
   const std::string text =
       fill(R"(    for (int tile = THREAD / 32; tile < ROWS / 32 * @column_tiles@; tile += THREADS / 32) {
       const int lane = THREAD % 32, g = lane / 4, t = lane % 4;
@@ -347,21 +336,17 @@ Pieces InSharedMemory::dense_on_tensor_cores(const Instruction& step) {
       }
     }
 )",
-           {{"column_tiles", text_of(column_tiles)},
-            {"groups", text_of(groups)},
-            {"column_groups", text_of(fragments.column_groups())},
-            {"chunks", text_of(fragments.chunks())},
-            {"steps", text_of(fragments.steps())},
-            {"weights", text_of(constants_.add(fragments.packed()))},
-            {"bias", text_of(constants_.add(bias))},
-            {"inputs", text_of(layer.inputs)},
-            {"outputs", text_of(layer.outputs)},
-            {"a", offset(step.a)},
-            {"out", offset(step.out)},
-            {"pack", fragments.pack_text()},
-            {"load", fragments.load_text()},
-            {"multiply", "multiply_" + std::string(to_string(blocking_.precision))},
-            {"y", function_of(step.function, "sum[m][n][e]")}});
+           words_of(step, {{"column_tiles", text_of(column_tiles)},
+                           {"groups", text_of(groups)},
+                           {"column_groups", text_of(fragments.column_groups())},
+                           {"chunks", text_of(fragments.chunks())},
+                           {"steps", text_of(fragments.steps())},
+                           {"weights", text_of(constants_.add(fragments.packed()))},
+                           {"bias", text_of(constants_.add(bias_of(layer, column_tiles * groups * 8)))},
+                           {"pack", fragments.pack_text()},
+                           {"load", fragments.load_text()},
+                           {"multiply", "multiply_" + std::string(to_string(blocking_.precision))},
+                           {"y", function_of(step.function, "sum[m][n][e]")}}));
   return {{.text = text, .reads = {slots(step.a)}, .writes = {slots(step.out)}}};
 }
 

@@ -5,19 +5,16 @@
 
 #include "backends/fused_cuda/form_in_shared_memory.h"
 #include "backends/fused_cuda/functions.h"
-#include "backends/fused_cuda/text.h"
+#include "backends/fused_cuda/layers.h"
 
 namespace datasentinel::fused_cuda {
 
 namespace {
 
-constexpr std::size_t kWarp = 32;
 // Columns that a warp has at a time: each value of a row is read once for all of them.
 constexpr std::size_t kMostColumns = 4;
 // What a thread may hold of weights, in registers.
 constexpr std::size_t kMostHeldWeights = 64;
-
-std::size_t parts_of(std::size_t number, std::size_t part) { return (number + part - 1) / part; }
 
 }  // namespace
 
@@ -37,29 +34,23 @@ Pieces InSharedMemory::dense_over_cluster(const fused::Instruction& step) {
   const std::size_t columns = std::min(std::bit_ceil(parts_of(layer.outputs, warps)), kMostColumns);
   const std::size_t passes = parts_of(layer.outputs, warps * columns);
   const bool is_held = passes == 1 && columns * turns <= kMostHeldWeights;
-  const std::vector<double> bias = layer.bias.empty() ? std::vector<double>(layer.outputs, 0.0) : layer.bias;
   const std::string name = std::to_string(step.out);
   const std::string number = text_of(arrivals_.size());
   arrivals_.push_back(layer.outputs * static_cast<std::size_t>(blocking_.rows) * sizeof(float));
-  const auto text = [&](const char* form) {
-    return fill(form, {{"a", offset(step.a)},
-                       {"out", offset(step.out)},
-                       {"inputs", text_of(layer.inputs)},
-                       {"outputs", text_of(layer.outputs)},
-                       {"columns", text_of(columns)},
-                       {"turns", text_of(turns)},
-                       {"unroll", text_of(is_held ? turns : 4)},
-                       {"passes", text_of(passes)},
-                       {"warps", text_of(warps)},
-                       {"weights", text_of(constants_.add(by_column))},
-                       {"biases", text_of(constants_.add(bias))},
-                       {"name", name},
-                       {"weight", is_held ? "w" + name + "[t][j]" : "w[c * " + text_of(layer.inputs) + "]"},
-                       {"bias", is_held ? "b" + name : "c < " + text_of(layer.outputs) + " ? b[c] : 0.0f"},
-                       {"number", number},
-                       {"y", function_of(step.function, "sums[r]")}});
-  };
-  const std::string hold = text(R"(    float w@name@[@columns@][@turns@], b@name@;
+  const Words words =
+      words_of(step, {{"columns", text_of(columns)},
+                      {"turns", text_of(turns)},
+                      {"unroll", text_of(is_held ? turns : 4)},
+                      {"passes", text_of(passes)},
+                      {"warps", text_of(warps)},
+                      {"weights", text_of(constants_.add(by_column))},
+                      {"biases", text_of(constants_.add(bias_of(layer, layer.outputs)))},
+                      {"name", name},
+                      {"weight", is_held ? "w" + name + "[t][j]" : "w[c * " + text_of(layer.inputs) + "]"},
+                      {"bias", is_held ? "b" + name : "c < " + text_of(layer.outputs) + " ? b[c] : 0.0f"},
+                      {"number", number},
+                      {"y", function_of(step.function, "sums[r]")}});
+  const std::string hold = fill(R"(    float w@name@[@columns@][@turns@], b@name@;
     {
       const int c = LANE / (32 / @columns@) * @warps@ + WARP;
       b@name@ = c < @outputs@ ? constants[@biases@ + c] : 0.0f;
@@ -73,8 +64,9 @@ Pieces InSharedMemory::dense_over_cluster(const fused::Instruction& step) {
         w@name@[t][j] = c < @outputs@ && k < @inputs@ ? constants[@weights@ + c * @inputs@ + k] : 0.0f;
       }
     }
-)");
-  const std::string compute = text(R"(    for (int pass = 0; pass < @passes@; ++pass) {
+)",
+                                words);
+  const std::string compute = fill(R"(    for (int pass = 0; pass < @passes@; ++pass) {
       float sums[4 * @columns@];
       #pragma unroll
       for (int i = 0; i < 4 * @columns@; ++i) sums[i] = 0.0f;
@@ -113,7 +105,8 @@ Pieces InSharedMemory::dense_over_cluster(const fused::Instruction& step) {
         }
       }
     }
-)");
+)",
+                                   words);
   const Piece piece{.text = compute,
                     .reads = {slots(step.a)},
                     .writes = {slots(step.out)},

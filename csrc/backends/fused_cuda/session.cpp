@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <thread>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 namespace datasentinel::fused_cuda {
 namespace {
@@ -24,37 +18,20 @@ constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 // Of a call's last chunk, nothing else hides the scores' way; rows that are copied by the device only,
 // without threads to be woken for each chunk, go in smaller ones.
 constexpr std::size_t kLockedChunksInOne = 2;
+// From CUDA 12.6 on a graph of one launch takes the driver less than the launch itself: 2.5 us of 8.4 on an
+// H100.
+constexpr int kLeastReplayingDriver = 12060;
 // Below this the kernel reads the rows over the bus itself, which saves two copies' latencies.
 constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
-// What one thread copies at a time. One core moves some 8 GB/s, a bus 25 to 60.
-constexpr std::size_t kPartBytes = std::size_t{128} << 10;
-constexpr unsigned kMostCopiers = 8;
-// From one chunk to the next the device takes less.
-constexpr std::chrono::microseconds kLookout{200};
+// Of a kernel that reads rows over the bus; twice what was enough for all of an H100's, and little of the
+// device, where other calls want to work meanwhile.
+constexpr unsigned kBusBlocksPerMultiprocessor = 2;
 // How often memory is looked at for a score, some tens of nanoseconds apart, before the driver waits for it.
 constexpr int kMostLooks = 2000;
+// The address of rows that a kernel reads four values at a time.
+constexpr DeviceAddress kVectorBytes = 16;
 // No score is that.
 constexpr float kNoScore = std::numeric_limits<float>::quiet_NaN();
-
-#if defined(__SSE2__)
-/// Into memory that no core reads: its caches keep what they have.
-void copy_past_caches(char* to, const char* from, std::size_t bytes) noexcept {
-  constexpr std::size_t kVector = sizeof(__m128i);
-  std::size_t at = 0;
-  if (reinterpret_cast<std::uintptr_t>(to) % kVector == 0) {
-    for (; at + kVector <= bytes; at += kVector) {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + at),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
-    }
-    _mm_sfence();
-  }
-  std::memcpy(to + at, from + at, bytes - at);
-}
-#else
-void copy_past_caches(char* to, const char* from, std::size_t bytes) noexcept {
-  std::memcpy(to, from, bytes);
-}
-#endif
 
 /// Leaves the core to its other thread for a moment.
 void relax() noexcept {
@@ -63,6 +40,13 @@ void relax() noexcept {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+Module load(const Driver& driver, const Bytes& cubin) {
+  driver.enter();
+  Module module(driver);
+  driver.check(driver.cuModuleLoadData(module.out(), cubin.data()), "loading the kernel");
+  return module;
 }
 
 Facts facts_of(const Source& source) {
@@ -85,13 +69,16 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
       input_dim_(program.widths[static_cast<std::size_t>(program.input)]),
       has_output_(program.output >= 0),
       has_contributions_(program.contributions >= 0),
+      is_bus_bound_(source.in_registers),
+      replays_(driver_->version() >= kLeastReplayingDriver),
       source_facts_(facts_of(source)),
       build_facts_(std::move(build_facts)),
-      module_(*driver_),
+      module_(load(*driver_, cubin)),
+      scores_only_(*driver_, module_.get(), source.scores_only),
+      all_(*driver_, module_.get(), source.all),
       chunk_rows_(std::max<std::size_t>(kChunkBytes / (input_dim_ * sizeof(float)), 1)),
       lanes_([this] { return make_lane(); }) {
   driver_->enter();
-  driver_->check(driver_->cuModuleLoadData(module_.out(), cubin.data()), "loading the kernel");
   const std::size_t bytes = source.constants.size() * sizeof(float);
   constants_ = cuda::make_device_memory(*driver_, bytes);
   device_rows_.stream = cuda::make_stream(*driver_);
@@ -103,59 +90,12 @@ CudaSession::CudaSession(std::shared_ptr<const Driver> driver, const Source& sou
   driver_->check(driver_->cuStreamSynchronize(device_rows_.stream.get()), "copying the weights");
   device_rows_.bad = make_bad_value();
   device_rows_.launched_bad = make_bad_value();
-  scores_only_ = entry_points(source.scores_only);
-  all_ = entry_points(source.all);
 }
 
 CudaSession::~CudaSession() {
   driver_->enter_if_possible();
   // On streams of others something may still be under way.
   if (device_rows_.has_launched.load()) static_cast<void>(driver_->cuCtxSynchronize());
-}
-
-void CudaSession::Copy::run(std::size_t first, std::size_t most) const noexcept {
-  const std::size_t count = std::min(most, bytes - first);
-  if (is_for_device) {
-    copy_past_caches(to + first, from + first, count);
-  } else {
-    std::memcpy(to + first, from + first, count);
-  }
-}
-
-CudaSession::EntryPoint CudaSession::entry_point(const Kernel& kernel) const {
-  EntryPoint entry{.kernel = kernel, .function = nullptr, .most_blocks = 1};
-  driver_->check(driver_->cuModuleGetFunction(&entry.function, module_.get(), kernel.name.c_str()),
-                 "finding the kernel");
-  driver_->check(driver_->cuFuncSetAttribute(entry.function, cuda::kFunctionSharedBytes,
-                                             static_cast<int>(kernel.shared_bytes)),
-                 "reserving shared memory");
-  int blocks = 0;
-  driver_->check(driver_->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry.function, kernel.threads,
-                                                                      kernel.shared_bytes),
-                 "asking how many blocks fit");
-  entry.most_blocks = static_cast<unsigned>(std::max(blocks, 1) * std::max(driver_->multiprocessors(), 1));
-  return entry;
-}
-
-CudaSession::EntryPoints CudaSession::entry_points(const Kernels& kernels) const {
-  // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
-  const int few_rows = kernels.few.rows * std::max(driver_->multiprocessors(), 1);
-  EntryPoints entries{.few = entry_point(kernels.few),
-                      .bulk = entry_point(kernels.bulk),
-                      .spread = {},
-                      .few_rows = static_cast<std::size_t>(few_rows)};
-  if (kernels.spread && driver_->has_clusters()) {
-    entries.spread = entry_point(*kernels.spread);
-    // What an H100 does with its clusters twice takes less than one block takes once.
-    const int clusters = std::max(driver_->multiprocessors() / kernels.spread->blocks, 1);
-    entries.spread_rows = static_cast<std::size_t>(kernels.spread->rows * clusters);
-  }
-  return entries;
-}
-
-const CudaSession::EntryPoint& CudaSession::EntryPoints::for_rows(std::size_t rows) const noexcept {
-  if (rows <= spread_rows) return *spread;
-  return rows <= few_rows ? few : bulk;
 }
 
 CudaSession::BadValue CudaSession::make_bad_value() const {
@@ -181,9 +121,13 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
     buffer.mapped = cuda::mapped_address(*driver_, buffer.host);
     buffer.device = cuda::make_device_memory(*driver_, bytes);
   };
+  const std::size_t most_warps = std::max(scores_only_.most_warps(), all_.most_warps());
   for (Slot& slot : lane->slots) {
     slot.stream = cuda::make_stream(*driver_);
     slot.bad = make_bad_value();
+    slot.replays = replays_;
+    slot.anomalies.cells = cuda::make_pinned_memory(*driver_, most_warps * sizeof(unsigned));
+    slot.anomalies.mapped = cuda::mapped_address(*driver_, slot.anomalies.cells);
     allocate(slot.input, true, input_dim_);
     allocate(slot.scores, true, 1);
     allocate(slot.output, has_output_, input_dim_);
@@ -192,42 +136,70 @@ std::unique_ptr<CudaSession::Lane> CudaSession::make_lane() const {
   return lane;
 }
 
-void CudaSession::launch(Arguments arguments, void* stream) const {
+std::size_t CudaSession::launch(Arguments arguments, void* stream) const {
   const EntryPoints& entries = arguments.output == 0 && arguments.contributions == 0 ? scores_only_ : all_;
   const EntryPoint& entry = entries.for_rows(arguments.rows);
   const auto block_rows = static_cast<std::size_t>(entry.kernel.rows);
   const std::size_t groups = (arguments.rows + block_rows - 1) / block_rows;
-  const auto blocks = static_cast<unsigned>(std::min<std::size_t>(groups, entry.most_blocks));
+  const auto blocks = static_cast<unsigned>(
+      std::min<std::size_t>(groups, std::min(entry.most_blocks, arguments.most_blocks)));
   auto rows = static_cast<long long>(arguments.rows);
   DeviceAddress constants = constants_.get();
-  std::array<void*, 7> pointers{
-      &arguments.input,         &rows,         &constants, &arguments.scores, &arguments.output,
-      &arguments.contributions, &arguments.bad};
+  std::array<void*, 9> pointers{&arguments.input,    &rows,
+                                &constants,          &arguments.scores,
+                                &arguments.output,   &arguments.contributions,
+                                &arguments.bad,      &arguments.highest_normal,
+                                &arguments.anomalies};
   driver_->check(driver_->cuLaunchKernel(entry.function, blocks * static_cast<unsigned>(entry.kernel.blocks),
                                          1, 1, static_cast<unsigned>(entry.kernel.threads), 1, 1,
                                          static_cast<unsigned>(entry.kernel.shared_bytes), stream,
                                          pointers.data(), nullptr),
                  "launching the kernel");
+  return entry.warps(blocks);
 }
 
-void CudaSession::launch(const Slot& slot, const Call& call) const {
+void CudaSession::launch(Slot& slot, const Call& call) const {
   const auto address = [&call](const Buffer& buffer, const float* wanted) -> DeviceAddress {
     if (wanted == nullptr) return 0;
     return call.is_mapped ? buffer.mapped : buffer.device.get();
   };
-  if (call.is_checked) slot.bad.place() = kNowhere;
-  if (call.is_mapped) std::fill_n(slot.scores.rows(), slot.rows, kNoScore);
-  launch({.input = address(slot.input, call.rows.data),
-          .rows = slot.rows,
-          .scores = address(slot.scores, call.outputs.scores),
-          .output = address(slot.output, call.outputs.reconstructions),
-          .contributions = address(slot.contributions, call.outputs.contributions),
-          .bad = call.is_checked ? slot.bad.mapped : 0},
-         slot.stream.get());
+  Arguments arguments{.input = address(slot.input, call.rows.data),
+                      .rows = slot.rows,
+                      .scores = address(slot.scores, call.outputs.scores),
+                      .output = address(slot.output, call.outputs.reconstructions),
+                      .contributions = address(slot.contributions, call.outputs.contributions)};
+  if (call.highest_normal) {
+    slot.bad.place() = kNowhere;
+    arguments.bad = slot.bad.mapped;
+    arguments.highest_normal = *call.highest_normal;
+    arguments.anomalies = slot.anomalies.mapped;
+  }
+  if (call.is_direct()) {
+    arguments.input = call.rows_at;
+    arguments.scores = call.scores_at;
+    arguments.most_blocks =
+        kBusBlocksPerMultiprocessor * static_cast<unsigned>(std::max(driver_->multiprocessors(), 1));
+  }
+  slot.warps = launch(arguments, slot.stream.get());
 }
 
-CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs, bool is_checked) const {
-  Call call{.rows = rows, .outputs = outputs, .is_checked = is_checked};
+/// Where the driver can, by a graph that was captured when so few rows came first.
+void CudaSession::launch_mapped(Slot& slot, const Call& call) const {
+  std::fill_n(slot.scores.rows(), slot.rows, kNoScore);
+  const bool is_replayed = slot.replays && slot.rows <= kMostReplayedRows && !call.highest_normal &&
+                           call.outputs.scores != nullptr && call.wants_scores_only();
+  if (!is_replayed) return launch(slot, call);
+  cuda::GraphExecutable& graph = slot.launches[slot.rows - 1];
+  void* const stream = slot.stream.get();
+  if (graph.get() == nullptr) graph = cuda::captured(*driver_, stream, [&] { launch(slot, call); });
+  slot.replays = graph.get() != nullptr;
+  if (!slot.replays) return launch(slot, call);
+  driver_->check(driver_->cuGraphLaunch(graph.get(), stream), "launching the kernel");
+}
+
+CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs,
+                                        std::optional<float> highest_normal) const {
+  Call call{.rows = rows, .outputs = outputs, .highest_normal = highest_normal};
   call.chunk_rows = chunk_rows_;
   call.is_mapped = rows.size() * sizeof(float) <= kMappedBytes;
   if (call.is_mapped) return call;
@@ -239,28 +211,13 @@ CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs, bool is
   call.scores_locked = is_locked(outputs.scores, 1);
   call.output_locked = is_locked(outputs.reconstructions, input_dim_);
   call.contributions_locked = is_locked(outputs.contributions, input_dim_);
-  return call;
-}
-
-void CudaSession::copy(const Copies& copies) {
-  const auto parts_of = [](const Copy& one) { return (one.bytes + kPartBytes - 1) / kPartBytes; };
-  std::size_t parts = 0;
-  for (const Copy& one : copies.all()) parts += parts_of(one);
-  const auto copy_part = [&](std::size_t part) {
-    for (const Copy& one : copies.all()) {
-      if (part < parts_of(one)) return one.run(part * kPartBytes, kPartBytes);
-      part -= parts_of(one);
-    }
-  };
-  if (parts <= 1) {
-    if (parts == 1) copy_part(0);
-    return;
+  if (is_bus_bound_ && call.rows_locked && call.scores_locked && call.wants_scores_only()) {
+    call.rows_at = driver_->mapped_range(rows.data, rows.size() * sizeof(float));
+    call.scores_at = driver_->mapped_range(outputs.scores, rows.rows * sizeof(float));
+    if (call.scores_at == 0 || call.rows_at % kVectorBytes != 0) call.rows_at = 0;
+    if (call.is_direct()) call.chunk_rows = rows.rows;
   }
-  std::call_once(copiers_made_, [this] {
-    const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostCopiers);
-    copiers_ = std::make_unique<fused::ThreadPool>(threads - 1, kLookout);
-  });
-  copiers_->run(parts, copy_part);
+  return call;
 }
 
 /// Takes the rows for the slot, which start copying where they are not page-locked.
@@ -273,13 +230,11 @@ void CudaSession::take(Slot& slot, const Call& call, std::size_t first, std::siz
   }
 }
 
-void CudaSession::start(const Slot& slot, const Call& call) const {
+void CudaSession::start(Slot& slot, const Call& call) const {
+  if (call.is_mapped) return launch_mapped(slot, call);
+  if (call.is_direct()) return launch(slot, call);
   const std::size_t bytes = slot.rows * input_dim_ * sizeof(float);
   const float* const rows = call.rows_locked ? call.rows.row(slot.first) : slot.input.rows();
-  if (call.is_mapped) {
-    launch(slot, call);
-    return;
-  }
   driver_->check(driver_->cuMemcpyHtoDAsync_v2(slot.input.device.get(), rows, bytes, slot.stream.get()),
                  "copying rows to the device");
   launch(slot, call);
@@ -311,17 +266,19 @@ void CudaSession::await_scores(const Slot& slot) const {
   }
 }
 
-std::optional<Cell> CudaSession::finish(Slot& slot, const Call& call, Copies& copies) const {
-  slot.arrived = 0;
-  if (slot.rows == 0) return std::nullopt;
+void CudaSession::finish(Slot& slot, const Call& call, Copies& copies, Findings& findings) const {
+  if (slot.rows == 0) return;
   if (call.is_mapped && call.wants_scores_only()) {
     await_scores(slot);
   } else {
     driver_->check(driver_->cuStreamSynchronize(slot.stream.get()), "running the kernel");
   }
   const std::size_t count = std::exchange(slot.rows, 0);
-  if (call.is_checked) {
-    if (const auto cell = cell_of(slot.bad.place(), slot.first)) return cell;
+  if (call.highest_normal) {
+    findings.bad = cell_of(slot.bad.place(), slot.first);
+    if (findings.bad) return;
+    const auto found = slot.anomalies.of(slot.warps);
+    findings.anomalies = std::accumulate(found.begin(), found.end(), findings.anomalies.value_or(0));
   }
   const auto deliver = [&](float* target, bool is_locked, const Buffer& buffer, std::size_t columns) {
     if (target == nullptr || is_locked) return;
@@ -330,8 +287,6 @@ std::optional<Cell> CudaSession::finish(Slot& slot, const Call& call, Copies& co
   deliver(call.outputs.scores, call.scores_locked, slot.scores, 1);
   deliver(call.outputs.reconstructions, call.output_locked, slot.output, input_dim_);
   deliver(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
-  if (call.arrived != nullptr && call.outputs.scores != nullptr) slot.arrived = count;
-  return std::nullopt;
 }
 
 /// After a failure nothing may be under way any more in what another thread borrows next.
@@ -349,17 +304,14 @@ void CudaSession::refuse_if_failed() const {
   }
 }
 
-std::optional<Cell> CudaSession::run_checked(ConstRows rows, Outputs outputs, const ScoresArrived& arrived) {
+Session::Findings CudaSession::run_checked(ConstRows rows, Outputs outputs, float highest_normal) {
   // For the kernel a check costs little beside the bus; of a few rows the CPU is done before one has started.
-  const bool is_small = rows.size() * sizeof(float) <= kMappedBytes;
-  if (is_small) {
-    if (const auto cell = find_non_finite(rows)) return cell;
-  }
-  return run_chunks(rows, outputs, !is_small, &arrived);
+  if (rows.size() * sizeof(float) <= kMappedBytes) return Session::run_checked(rows, outputs, highest_normal);
+  return run_chunks(rows, outputs, highest_normal);
 }
 
-std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, bool is_checked,
-                                            const ScoresArrived* arrived) {
+Session::Findings CudaSession::run_chunks(ConstRows rows, Outputs outputs,
+                                          std::optional<float> highest_normal) {
   if (outputs.reconstructions != nullptr && !has_output_) {
     throw Error(ErrorCode::unsupported_model, "this model scores only; it has no output 'output'");
   }
@@ -372,28 +324,25 @@ std::optional<Cell> CudaSession::run_chunks(ConstRows rows, Outputs outputs, boo
   const auto lane = lanes_.borrow();
   try {
     driver_->enter();
-    Call call = describe(rows, outputs, is_checked);
-    call.arrived = arrived;
+    const Call call = describe(rows, outputs, highest_normal);
     // Chunks are finished in the order of their rows, so the first bad value that is met is the first of all.
     // A slot's scores go to the caller while its next rows come.
-    std::optional<Cell> bad;
+    Findings findings;
     const std::size_t chunks = (rows.rows + call.chunk_rows - 1) / call.chunk_rows;
     std::size_t first = 0;
     for (std::size_t turn = 0; turn < chunks + kSlots; ++turn) {
       Slot& slot = lane->slots[turn % kSlots];
       Copies copies;
-      const std::size_t before = slot.first;
-      bad = finish(slot, call, copies);
-      if (bad) break;
+      finish(slot, call, copies, findings);
+      if (findings.bad) break;
       const std::size_t count = std::min(call.chunk_rows, rows.rows - first);
       if (count != 0) take(slot, call, first, count, copies);
-      copy(copies);
+      copiers_.run(copies);
       if (count != 0) start(slot, call);
-      if (slot.arrived != 0) (*call.arrived)(before, slot.arrived);
       first += count;
     }
-    if (bad) abandon(*lane);
-    return bad;
+    if (findings.bad) abandon(*lane);
+    return findings;
   } catch (const Error&) {
     failed_.store(true, std::memory_order_relaxed);
     abandon(*lane);
@@ -408,8 +357,8 @@ Facts CudaSession::facts() const {
   Facts facts{{"device", driver_->device_name() + ", compute capability " + driver_->compute_capability()},
               {"driver", std::to_string(driver_->version())},
               {"rows per chunk", std::to_string(chunk_rows_)}};
-  if (scores_only_.spread) {
-    facts.emplace_back("blocks that share a few rows", std::to_string(scores_only_.spread->kernel.blocks));
+  if (scores_only_.blocks_of_cluster() > 1) {
+    facts.emplace_back("blocks that share a few rows", std::to_string(scores_only_.blocks_of_cluster()));
   }
   facts.insert(facts.end(), source_facts_.begin(), source_facts_.end());
   facts.insert(facts.end(), build_facts_.begin(), build_facts_.end());

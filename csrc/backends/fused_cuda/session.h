@@ -11,7 +11,8 @@
 #include <string>
 
 #include "backends/cuda/driver.h"
-#include "backends/fused/thread_pool.h"
+#include "backends/fused_cuda/copies.h"
+#include "backends/fused_cuda/entry_points.h"
 #include "backends/fused_cuda/source.h"
 #include "core/backend.h"
 #include "core/engine_cache.h"
@@ -28,11 +29,12 @@ using cuda::Stream;
 
 /// A generated kernel, loaded on one device with its constants. Thread-safe.
 ///
-/// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch and
-/// nothing else, and their scores are taken as they arrive. More rows go in chunks over several streams, so
-/// that one chunk's copies overlap another's work: straight from and to the caller's memory where that is
-/// page-locked, otherwise by way of ours, into which a few threads copy. Their values are checked by the
-/// kernel.
+/// A few rows are read from and answered into page-locked host memory by the kernel itself: one launch, of a
+/// CUDA graph where they are very few, and nothing else, and their scores are taken as they arrive. Where a
+/// kernel does little with a row and rows and scores lie in page-locked memory of the caller's, one launch
+/// reads them there, however many. Other rows go in chunks over several streams, so that one chunk's copies
+/// overlap another's work: straight from and to the caller's memory where that is page-locked, otherwise by
+/// way of ours, into which a few threads copy. The kernel checks their values and counts their anomalies.
 class CudaSession final : public Session, public DeviceScoring {
  public:
   CudaSession(std::shared_ptr<const Driver> driver, const Source& source, const Bytes& cubin,
@@ -41,10 +43,9 @@ class CudaSession final : public Session, public DeviceScoring {
 
   [[nodiscard]] std::size_t input_dim() const noexcept override { return input_dim_; }
   void run(ConstRows rows, Outputs outputs) override {
-    static_cast<void>(run_chunks(rows, outputs, false, nullptr));
+    static_cast<void>(run_chunks(rows, outputs, std::nullopt));
   }
-  [[nodiscard]] std::optional<Cell> run_checked(ConstRows rows, Outputs outputs,
-                                                const ScoresArrived& arrived) override;
+  [[nodiscard]] Findings run_checked(ConstRows rows, Outputs outputs, float highest_normal) override;
   [[nodiscard]] bool on_device(std::size_t /*rows*/) const noexcept override { return true; }
   [[nodiscard]] DeviceScoring* device_scoring() noexcept override { return this; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
@@ -63,20 +64,6 @@ class CudaSession final : public Session, public DeviceScoring {
   [[nodiscard]] std::optional<Cell> take_bad_value() override;
 
  private:
-  struct EntryPoint {
-    Kernel kernel;
-    void* function = nullptr;
-    unsigned most_blocks = 1;  ///< As many as the device runs at a time; each takes further rows in turn.
-  };
-
-  struct EntryPoints {
-    EntryPoint few, bulk;
-    std::optional<EntryPoint> spread;
-    std::size_t spread_rows = 0;  ///< Up to so many `spread` is the fastest,
-    std::size_t few_rows = 0;     ///< and up to so many `few`.
-    [[nodiscard]] const EntryPoint& for_rows(std::size_t rows) const noexcept;
-  };
-
   /// Memory for one matrix of a chunk, on both sides.
   struct Buffer {
     PinnedMemory host;
@@ -95,53 +82,44 @@ class CudaSession final : public Session, public DeviceScoring {
     [[nodiscard]] std::uint64_t& place() const noexcept { return *static_cast<std::uint64_t*>(cell.get()); }
   };
 
+  /// Where warps put how many anomalies each has found: page-locked memory, mapped.
+  struct Anomalies {
+    PinnedMemory cells;
+    DeviceAddress mapped = 0;
+    [[nodiscard]] std::span<const unsigned> of(std::size_t warps) const noexcept {
+      return {static_cast<const unsigned*>(cells.get()), warps};
+    }
+  };
+
   /// A call, and which of its matrices the device can copy itself.
   struct Call {
     ConstRows rows;
     Outputs outputs;
-    const ScoresArrived* arrived = nullptr;
+    std::optional<float> highest_normal;  ///< Rows are checked and anomalies counted, unless there is none.
     std::size_t chunk_rows = 0;
-    bool is_checked = false;
-    bool is_mapped = false;  ///< The kernel reads and answers in host memory.
+    bool is_mapped = false;                    ///< The kernel reads and answers in our host memory.
+    DeviceAddress rows_at = 0, scores_at = 0;  ///< Of the caller's memory, where the kernel works in that.
     bool rows_locked = false, scores_locked = false, output_locked = false, contributions_locked = false;
     [[nodiscard]] bool wants_scores_only() const noexcept {
       return outputs.reconstructions == nullptr && outputs.contributions == nullptr;
     }
+    [[nodiscard]] bool is_direct() const noexcept { return rows_at != 0; }
   };
+
+  static constexpr std::size_t kMostReplayedRows = 8;
 
   /// One chunk in flight.
   struct Slot {
     Stream stream;
     Buffer input, scores, output, contributions;
     BadValue bad;
+    Anomalies anomalies;
     std::size_t first = 0;
-    std::size_t rows = 0;     ///< 0: nothing in flight.
-    std::size_t arrived = 0;  ///< Scores of its last chunk, of which nobody has been told.
-  };
-
-  /// A piece of host memory to be copied.
-  struct Copy {
-    char* to = nullptr;
-    const char* from = nullptr;
-    std::size_t bytes = 0;
-    bool is_for_device = false;  ///< No core reads it then.
-    void run(std::size_t first, std::size_t most) const noexcept;
-  };
-
-  /// What is copied at a time: rows into a slot and results out of it.
-  class Copies {
-   public:
-    void add(float* to, const float* from, std::size_t values, bool is_for_device) noexcept {
-      all_[count_++] = {.to = reinterpret_cast<char*>(to),
-                        .from = reinterpret_cast<const char*>(from),
-                        .bytes = values * sizeof(float),
-                        .is_for_device = is_for_device};
-    }
-    [[nodiscard]] std::span<const Copy> all() const noexcept { return {all_.data(), count_}; }
-
-   private:
-    std::array<Copy, 4> all_;
-    std::size_t count_ = 0;
+    std::size_t rows = 0;   ///< 0: nothing in flight.
+    std::size_t warps = 0;  ///< That work on them.
+    /// By the number of rows: the launch that scores so few of them.
+    std::array<cuda::GraphExecutable, kMostReplayedRows> launches;
+    bool replays = false;  ///< Whether the driver is to be asked for them.
   };
 
   /// What scoring rows on the device needs. One call that waits at a time: the kernel fills the device.
@@ -158,6 +136,9 @@ class CudaSession final : public Session, public DeviceScoring {
     DeviceAddress input = 0;
     std::size_t rows = 0;
     DeviceAddress scores = 0, output = 0, contributions = 0, bad = 0;
+    float highest_normal = 0;
+    DeviceAddress anomalies = 0;
+    unsigned most_blocks = std::numeric_limits<unsigned>::max();
   };
 
   static constexpr std::size_t kSlots = 3;
@@ -165,37 +146,33 @@ class CudaSession final : public Session, public DeviceScoring {
     std::array<Slot, kSlots> slots;
   };
 
-  [[nodiscard]] EntryPoint entry_point(const Kernel& kernel) const;
-  [[nodiscard]] EntryPoints entry_points(const Kernels& kernels) const;
   [[nodiscard]] std::unique_ptr<Lane> make_lane() const;
-  void launch(Arguments arguments, void* stream) const;
-  void launch(const Slot& slot, const Call& call) const;
+  /// Returns how many warps there are.
+  std::size_t launch(Arguments arguments, void* stream) const;
+  void launch(Slot& slot, const Call& call) const;
+  void launch_mapped(Slot& slot, const Call& call) const;
   [[nodiscard]] std::optional<Cell> cell_of(std::uint64_t place, std::size_t first_row = 0) const noexcept;
   void refuse_if_failed() const;
   [[nodiscard]] BadValue make_bad_value() const;
-  [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, bool is_checked) const;
-  [[nodiscard]] std::optional<Cell> run_chunks(ConstRows rows, Outputs outputs, bool is_checked,
-                                               const ScoresArrived* arrived);
-  void copy(const Copies& copies);
+  [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, std::optional<float> highest_normal) const;
+  [[nodiscard]] Findings run_chunks(ConstRows rows, Outputs outputs, std::optional<float> highest_normal);
   void take(Slot& slot, const Call& call, std::size_t first, std::size_t count, Copies& copies) const;
-  void start(const Slot& slot, const Call& call) const;
+  void start(Slot& slot, const Call& call) const;
   void await_scores(const Slot& slot) const;
-  [[nodiscard]] std::optional<Cell> finish(Slot& slot, const Call& call, Copies& copies) const;
+  void finish(Slot& slot, const Call& call, Copies& copies, Findings& findings) const;
   void abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;
   std::size_t input_dim_;
-  bool has_output_, has_contributions_;
+  bool has_output_, has_contributions_, is_bus_bound_, replays_;
   Facts source_facts_, build_facts_;
   Module module_;
-  DeviceMemory constants_;
   EntryPoints scores_only_, all_;
+  DeviceMemory constants_;
   std::size_t chunk_rows_;
   std::atomic<bool> failed_{false};
   DeviceRows device_rows_;
-  std::once_flag copiers_made_;
-  std::unique_ptr<fused::ThreadPool>
-      copiers_;  ///< Into and out of page-locked memory; made when first needed.
+  Copiers copiers_;
   Pool<Lane> lanes_;
 };
 

@@ -21,7 +21,8 @@ std::string signature(const std::string& name, int threads, int at_a_time, int b
   return fill(R"(extern "C" __global__ void @cluster@__launch_bounds__(@threads@, @at_a_time@) @name@(
     const float* __restrict__ input, long long rows, const float* __restrict__ constants,
     float* __restrict__ scores, float* __restrict__ output, float* __restrict__ contributions,
-    unsigned long long* __restrict__ bad) {
+    unsigned long long* __restrict__ bad, float highest_normal, unsigned* __restrict__ anomalies) {
+  unsigned above = 0;
 )",
               {{"cluster", blocks > 1 ? "__cluster_dims__(" + std::to_string(blocks) + ") " : ""},
                {"threads", std::to_string(threads)},
@@ -80,8 +81,7 @@ Source in_registers(const Program& program) {
     const std::size_t count = width_of(program, value);
     body += "    if (" + target + " != nullptr) {\n" +
             InRegisters::unrolled("c", count,
-                                  target + "[row * " + text_of(count) +
-                                      " + c] = " + written(target, form.at(value, "c")) + ";") +
+                                  stored(target, "row * " + text_of(count) + " + c", form.at(value, "c"))) +
             "    }\n";
   };
   write("scores", program.score);
@@ -93,13 +93,18 @@ Source in_registers(const Program& program) {
   const Kernel kernel{.name = "score_rows", .rows = kRegisterThreads, .threads = kRegisterThreads};
   source.scores_only = source.all = {.few = kernel, .bulk = kernel};
   source.constants.assign(4, 0.0F);
-  source.text = std::string(kPrelude) + signature(kernel.name, kernel.threads) + form.declarations() +
-                fill(R"(  (void)constants; (void)output; (void)contributions;
-  for (long long row = blockIdx.x * @threads@LL + threadIdx.x; row < rows; row += gridDim.x * @threads@LL) {
+  source.text = std::string(kPrelude) + fill(R"(#define THREADS @threads@LL
+@signature@@declarations@  (void)constants; (void)output; (void)contributions;
+  for (long long row = blockIdx.x * THREADS + threadIdx.x; row < rows; row += gridDim.x * THREADS) {
 @body@  }
-}
+@tell@}
+#undef THREADS
 )",
-                     {{"threads", std::to_string(kernel.threads)}, {"body", body}});
+                                             {{"threads", std::to_string(kernel.threads)},
+                                              {"signature", signature(kernel.name, kernel.threads)},
+                                              {"declarations", form.declarations()},
+                                              {"body", body},
+                                              {"tell", kTelling}});
   return source;
 }
 
@@ -177,17 +182,18 @@ class SharedMemorySource {
     std::string writes;
     const auto write = [&](const std::string& target, int value) {
       if (value < 0) return;
+      const std::string width = text_of(width_of(program, value));
       writes += fill(R"(    if (@target@ != nullptr) {
       for (int i = THREADS * RANK + THREAD; i < count * @width@; i += BLOCKS * THREADS) {
-        @target@[first * @width@ + i] = @value@;
+        @store@
       }
     }
 )",
                      {{"target", target},
-                      {"width", text_of(width_of(program, value))},
-                      {"value", written(target, fill("frame[(@offset@ + i % @width@) * PITCH + i / @width@]",
-                                                     {{"offset", offset(value)},
-                                                      {"width", text_of(width_of(program, value))}}))}});
+                      {"width", width},
+                      {"store", stored(target, "first * " + width + " + i",
+                                       fill("frame[(@offset@ + i % @width@) * PITCH + i / @width@]",
+                                            {{"offset", offset(value)}, {"width", width}}))}});
     };
     write("scores", program.score);
     write("output", program.output);
@@ -226,7 +232,7 @@ class SharedMemorySource {
     }
 @barrier@@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
 @barrier@  }
-}
+@tell@}
 #undef ROWS
 #undef THREADS
 #undef THREAD
@@ -237,7 +243,7 @@ class SharedMemorySource {
 #undef PITCH
 @close@
 )",
-        {{"open", is_cluster ? "#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900\n" : ""},
+        {{"open", is_cluster ? "#ifdef HAS_CLUSTERS\n" : ""},
          {"close", is_cluster ? "#endif\n" : ""},
          {"rows", std::to_string(blocking.rows)},
          {"threads", std::to_string(blocking.threads)},
@@ -257,7 +263,8 @@ class SharedMemorySource {
          {"frame_columns", std::to_string(layout.columns)},
          {"columns", text_of(width_of(program, program.input))},
          {"steps", steps},
-         {"writes", writes}});
+         {"writes", writes},
+         {"tell", kTelling}});
     return {.name = name,
             .rows = blocking.rows,
             .threads = blocking.threads,

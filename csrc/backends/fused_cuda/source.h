@@ -29,10 +29,11 @@ struct Kernels {
 /// CUDA C++ made for one program's dimensions.
 ///
 /// All kernels take (const float* input, long long rows, const float* constants, float* scores, float*
-/// output, float* contributions, unsigned long long* bad). Of the targets any may be null, and only what is
-/// asked for is computed; `scores_only` leaves the last two alone and needs less memory for it. Scores are
-/// finite. `bad`, where not null, is lowered to the place (row * columns + column) of the first input that is
-/// not finite.
+/// output, float* contributions, unsigned long long* bad, float highest_normal, unsigned* anomalies). Of the
+/// targets any may be null, and only what is asked for is computed; `scores_only` leaves the outputs but
+/// `scores` alone and needs less memory for it. Scores are finite. `bad`, where not null, is lowered to the
+/// place (row * columns + column) of the first input that is not finite; `anomalies`, where not null, gets
+/// for each warp of the launch how many of the scores that it wrote are above `highest_normal`.
 struct Source {
   std::string text;
   std::vector<float> constants;

@@ -90,22 +90,9 @@ void TensorRtSession::enqueue(Lane& lane, Bucket& bucket, std::size_t rows, unsi
 }
 
 void TensorRtSession::capture(Lane& lane, Bucket& bucket, std::size_t rows, unsigned wanted) const {
-  void* const stream = lane.stream.get();
-  driver_->check(driver_->cuStreamBeginCapture_v2(stream, cuda::kCaptureThreadLocal),
-                 "capturing a CUDA graph");
-  bool enqueued = true;
-  try {
-    enqueue(lane, bucket, rows, wanted);
-  } catch (const Error&) {
-    enqueued = false;
-  }
-  cuda::Graph graph(*driver_);
-  cuda::GraphExecutable executable(*driver_);
-  const bool ended = driver_->cuStreamEndCapture(stream, graph.out()) == 0;
-  if (enqueued && ended && driver_->cuGraphInstantiateWithFlags(executable.out(), graph.get(), 0) == 0) {
-    bucket.graphs[wanted] = std::move(executable);
-    return;
-  }
+  bucket.graphs[wanted] =
+      cuda::captured(*driver_, lane.stream.get(), [&] { enqueue(lane, bucket, rows, wanted); });
+  if (bucket.graphs[wanted].get() != nullptr) return;
   // Some engines cannot be captured (say, when a shape depends on data); they run call by call.
   bucket.capturable = false;
   static_cast<void>(engine_->library().logger().take_errors());

@@ -69,6 +69,91 @@ def test_page_locked_rows_and_results_go_without_a_copy_in_between(cuda, detecto
     np.testing.assert_allclose(detector.score(rows_for(3)), NETWORK.reference(rows_for(3))[0], rtol=5e-5)
 
 
+SMALL = Network.random([8, 6, 3, 6, 8])
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return write_artifact(folder, SMALL.to_onnx(with_contributions=True), input_dim=8, threshold=1)
+
+
+@pytest.fixture
+def small(cuda, small_folder):
+    return Detector.load(small_folder, backend="fused-cuda")
+
+
+def small_rows(count: int) -> np.ndarray:
+    values = SMALL.mean + 2 * SMALL.scale * np.random.default_rng(5).normal(size=(count, 8))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [600, (5 << 20) // 32 + 3])
+def test_a_small_model_reads_page_locked_rows_where_they_are(cuda, small, count):
+    rows, out = pinned(small_rows(count)), pinned_empty(count)
+    expected = SMALL.reference(rows)[0]
+    cuda.fail("")  # Counts from here.
+    before = small.scorer.counts["anomalies"]
+    np.testing.assert_allclose(small.score(rows, out=out), expected, rtol=5e-5)
+    assert cuda.calls("cuLaunchKernel") == 1
+    assert cuda.calls("cuMemcpyHtoDAsync_v2") == cuda.calls("cuMemcpyDtoHAsync_v2") == 0
+    assert small.scorer.counts["anomalies"] - before == (out > 1).sum()
+    rows[count - 2, 5] = np.inf
+    with pytest.raises(InvalidInputError, match=f"non-finite value at row {count - 2}, column 5"):
+        small.score(rows, out=out)
+
+
+def test_a_few_rows_are_launched_by_a_graph_of_their_own(cuda, small):
+    rows = small_rows(9)
+    expected = SMALL.reference(rows)[0]
+
+    def check(count: int, shift: int) -> None:
+        moved = np.roll(rows, shift, axis=0)[:count]
+        np.testing.assert_allclose(small.score(moved), np.roll(expected, shift)[:count], rtol=5e-5)
+
+    cuda.fail("")  # Counts from here.
+    for shift in range(3):
+        for count in (3, 8, 9):
+            check(count, shift)
+    assert cuda.calls("cuGraphInstantiateWithFlags") == 2
+    assert cuda.calls("cuGraphLaunch") == 6
+    assert cuda.calls("cuLaunchKernel") == 2 + 3  # Once while they are captured; nine rows each time.
+    small.contributions(rows[:1])
+    assert cuda.calls("cuGraphLaunch") == 6
+    # What cannot be captured is launched as it is.
+    cuda.fail("cuGraphInstantiateWithFlags:1=801")
+    for shift in range(3):
+        check(5, shift)
+    assert cuda.calls("cuGraphInstantiateWithFlags") == 1
+    assert cuda.calls("cuGraphLaunch") == 0
+
+
+def test_rows_that_kernels_may_not_read_are_copied(cuda, small):
+    count = 1000
+    memory, out = pinned(small_rows(count + 1)).reshape(-1), pinned_empty(count)
+    rows = memory[1 : 1 + 8 * count].reshape(count, 8)  # Not where four values are read at once.
+    expected = SMALL.reference(rows)[0]
+    for fault in ("", *(f"cuPointerGetAttribute:{call}=1" for call in (5, 8, 9))):
+        cuda.fail(fault)
+        some = rows if not fault else memory[: 8 * count].reshape(count, 8)
+        wanted = expected if not fault else SMALL.reference(some)[0]
+        np.testing.assert_allclose(small.score(some, out=out), wanted, rtol=5e-5)
+        assert cuda.calls("cuMemcpyHtoDAsync_v2") == 1
+    cuda.fail("")
+
+
+@pytest.mark.parametrize("place", [np.asarray, pinned], ids=["ordinary", "page-locked"])
+@pytest.mark.parametrize("count", [3, 700, 3 * CHUNK + 5])
+def test_anomalies_are_counted_wherever_rows_lie(cuda, detector, place, count):
+    rows = rows_for(count)
+    for method in (detector.score, detector.predict):
+        before = detector.scorer.counts["anomalies"]
+        found = method(place(rows))
+        above = found if found.dtype == bool else found > 1
+        assert detector.scorer.counts["anomalies"] - before == above.sum()
+    assert 0 < above.sum() < count or count == 3
+
+
 def test_a_view_of_page_locked_rows_is_page_locked(cuda, detector):
     rows = pinned(rows_for(2 * CHUNK))[7:]
     np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
