@@ -19,6 +19,8 @@ using Bytes = std::span<const std::byte>;
 
 bool is_standard(std::string_view domain) noexcept { return domain.empty() || domain == "ai.onnx"; }
 
+std::string text_of(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+
 Attribute read_attribute(Bytes message) {
   using Kind = Attribute::Kind;
   Attribute attribute;
@@ -29,14 +31,11 @@ Attribute read_attribute(Bytes message) {
       case 1: attribute.name = field->as_string(); break;
       case 2: attribute.real = field->as_float(); break;
       case 3: attribute.integer = field->as_int64(); break;
-      case 4: {
-        const Bytes text = field->as_bytes();
-        attribute.text.assign(reinterpret_cast<const char*>(text.data()), text.size());
-        break;
-      }
+      case 4: attribute.text = text_of(field->as_bytes()); break;
       case 5: attribute.tensor = read_tensor(field->as_bytes()); break;
       case 7: field->append_to(attribute.reals); break;
       case 8: field->append_to(attribute.integers); break;
+      case 9: attribute.texts.push_back(text_of(field->as_bytes())); break;
       case 20: type = field->as_int64(); break;
       default: break;
     }
@@ -48,6 +47,7 @@ Attribute read_attribute(Bytes message) {
     case 4: attribute.kind = Kind::tensor; break;
     case 6: attribute.kind = Kind::reals; break;
     case 7: attribute.kind = Kind::integers; break;
+    case 8: attribute.kind = Kind::texts; break;
     default: attribute.kind = Kind::other; break;
   }
   return attribute;
@@ -249,10 +249,11 @@ std::int64_t Node::integer_or(std::string_view wanted, std::int64_t otherwise) c
   return found == nullptr ? otherwise : found->integer;
 }
 
+std::string Node::type() const { return domain.empty() ? op_type : domain + ":" + op_type; }
+
 std::string Node::describe() const {
-  const std::string type = domain.empty() ? op_type : domain + ":" + op_type;
-  if (!name.empty()) return type + " \"" + name + "\"";
-  return outputs.empty() ? type : type + " that computes \"" + outputs.front() + "\"";
+  if (!name.empty()) return type() + " \"" + name + "\"";
+  return outputs.empty() ? type() : type() + " that computes \"" + outputs.front() + "\"";
 }
 
 const Tensor* Graph::constant(std::string_view name) const noexcept {
@@ -262,9 +263,7 @@ const Tensor* Graph::constant(std::string_view name) const noexcept {
 
 std::vector<std::string> Graph::operators() const {
   std::set<std::string> types;
-  for (const Node& node : nodes) {
-    types.insert(node.domain.empty() ? node.op_type : node.domain + ":" + node.op_type);
-  }
+  for (const Node& node : nodes) types.insert(node.type());
   return {types.begin(), types.end()};
 }
 

@@ -46,16 +46,17 @@ struct Tensor {
 };
 
 struct Attribute {
-  enum class Kind { other, real, integer, text, tensor, reals, integers };
+  enum class Kind { other, real, integer, text, tensor, reals, integers, texts };
 
   std::string name;
-  Kind kind = Kind::other;  ///< `other`: graphs, lists of strings or tensors, references; not read.
+  Kind kind = Kind::other;  ///< `other`: graphs, lists of tensors, references; not read.
   float real = 0;
   std::int64_t integer = 0;
   std::string text;
   Tensor tensor;
   std::vector<float> reals;
   std::vector<std::int64_t> integers;
+  std::vector<std::string> texts;
 };
 
 struct Node {
@@ -70,6 +71,8 @@ struct Node {
   /// The attribute's number, or `otherwise` where the node does not have it.
   [[nodiscard]] double real_or(std::string_view wanted, double otherwise) const noexcept;
   [[nodiscard]] std::int64_t integer_or(std::string_view wanted, std::int64_t otherwise) const noexcept;
+  /// The operator, with its domain where that is not the standard one: "Gemm", "ai.onnx.ml:Scaler".
+  [[nodiscard]] std::string type() const;
   /// e.g. `Gemm "encoder/0"`, for messages.
   [[nodiscard]] std::string describe() const;
 };
@@ -91,7 +94,7 @@ struct Graph {
   std::vector<ValueInfo> outputs;
 
   [[nodiscard]] const Tensor* constant(std::string_view name) const noexcept;
-  /// The distinct operator types, sorted; those of another domain as "domain:Type".
+  /// The distinct operator types, sorted.
   [[nodiscard]] std::vector<std::string> operators() const;
 };
 

@@ -41,24 +41,32 @@ constexpr Count kOneOrTwo{1, 2};
 constexpr std::array kRules{
     Rule{"Abs", kOne, kOne},
     Rule{"Add", kTwo, kOne},
+    Rule{"And", kTwo, kOne},
     Rule{"BatchNormalization", {5, 5}, {1, 5}},
     Rule{"Cast", kOne, kOne},
+    Rule{"Ceil", kOne, kOne},
     Rule{"Clip", {1, 3}, kOne},
     Rule{"Concat", {1, kAny}, kOne},
     Rule{"DequantizeLinear", {2, 3}, kOne},
     Rule{"Div", kTwo, kOne},
     Rule{"Dropout", {1, 3}, kOneOrTwo},
     Rule{"Elu", kOne, kOne},
+    Rule{"Equal", kTwo, kOne},
     Rule{"Erf", kOne, kOne},
     Rule{"Exp", kOne, kOne},
     Rule{"Flatten", kOne, kOne},
+    Rule{"Floor", kOne, kOne},
     Rule{"Gather", kTwo, kOne, 1},
     Rule{"Gelu", kOne, kOne},
     Rule{"Gemm", {2, 3}, kOne},
+    Rule{"Greater", kTwo, kOne},
+    Rule{"GreaterOrEqual", kTwo, kOne},
     Rule{"HardSigmoid", kOne, kOne},
     Rule{"HardSwish", kOne, kOne},
     Rule{"Identity", kOne, kOne},
     Rule{"LeakyRelu", kOne, kOne},
+    Rule{"Less", kTwo, kOne},
+    Rule{"LessOrEqual", kTwo, kOne},
     Rule{"Log", kOne, kOne},
     Rule{"MatMul", kTwo, kOne},
     Rule{"Max", {1, kAny}, kOne},
@@ -66,6 +74,8 @@ constexpr std::array kRules{
     Rule{"Mish", kOne, kOne},
     Rule{"Mul", kTwo, kOne},
     Rule{"Neg", kOne, kOne},
+    Rule{"Not", kOne, kOne},
+    Rule{"Or", kTwo, kOne},
     Rule{"Pow", kTwo, kOne},
     Rule{"QuantizeLinear", {2, 3}, kOne},
     Rule{"Reciprocal", kOne, kOne},
@@ -88,11 +98,17 @@ constexpr std::array kRules{
     Rule{"Sqrt", kOne, kOne},
     Rule{"Squeeze", kOneOrTwo, kOne, 1},
     Rule{"Sub", kTwo, kOne},
+    Rule{"Sum", {1, kAny}, kOne},
     Rule{"Swish", kOne, kOne},
     Rule{"Tanh", kOne, kOne},
     Rule{"TopK", kOneOrTwo, kTwo, 1},
     Rule{"Transpose", kOne, kOne},
     Rule{"Unsqueeze", kOneOrTwo, kOne, 1},
+    Rule{"Where", {3, 3}, kOne},
+    Rule{"ai.onnx.ml:LabelEncoder", kOne, kOne},
+    Rule{"ai.onnx.ml:Scaler", kOne, kOne},
+    Rule{"ai.onnx.ml:TreeEnsembleClassifier", kOne, kTwo},
+    Rule{"ai.onnx.ml:TreeEnsembleRegressor", kOne, kOne},
 };
 static_assert(std::is_sorted(kRules.begin(), kRules.end(),
                              [](const Rule& a, const Rule& b) { return a.op_type < b.op_type; }));
@@ -104,38 +120,68 @@ struct AttributeRule {
 
 /// Attributes of the operators above, each of which means the same kind wherever it occurs.
 constexpr std::array kAttributes{
+    AttributeRule{"aggregate_function", Kind::text},
     AttributeRule{"allowzero", Kind::integer},
     AttributeRule{"alpha", Kind::real},
     AttributeRule{"approximate", Kind::text},
     AttributeRule{"axes", Kind::integers},
     AttributeRule{"axis", Kind::integer},
+    AttributeRule{"base_values", Kind::reals},
     AttributeRule{"beta", Kind::real},
     AttributeRule{"block_size", Kind::integer},
     AttributeRule{"broadcast", Kind::integer},
+    AttributeRule{"class_ids", Kind::integers},
+    AttributeRule{"class_nodeids", Kind::integers},
+    AttributeRule{"class_treeids", Kind::integers},
+    AttributeRule{"class_weights", Kind::reals},
+    AttributeRule{"classlabels_int64s", Kind::integers},
+    AttributeRule{"classlabels_strings", Kind::texts},
+    AttributeRule{"default_float", Kind::real},
+    AttributeRule{"default_int64", Kind::integer},
     AttributeRule{"ends", Kind::integers},
     AttributeRule{"epsilon", Kind::real},
     AttributeRule{"gamma", Kind::real},
     AttributeRule{"is_test", Kind::integer},
     AttributeRule{"k", Kind::integer},
     AttributeRule{"keepdims", Kind::integer},
+    AttributeRule{"keys_floats", Kind::reals},
+    AttributeRule{"keys_int64s", Kind::integers},
     AttributeRule{"largest", Kind::integer},
     AttributeRule{"max", Kind::real},
     AttributeRule{"min", Kind::real},
     AttributeRule{"momentum", Kind::real},
+    AttributeRule{"n_targets", Kind::integer},
+    AttributeRule{"nodes_falsenodeids", Kind::integers},
+    AttributeRule{"nodes_featureids", Kind::integers},
+    AttributeRule{"nodes_missing_value_tracks_true", Kind::integers},
+    AttributeRule{"nodes_modes", Kind::texts},
+    AttributeRule{"nodes_nodeids", Kind::integers},
+    AttributeRule{"nodes_treeids", Kind::integers},
+    AttributeRule{"nodes_truenodeids", Kind::integers},
+    AttributeRule{"nodes_values", Kind::reals},
     AttributeRule{"noop_with_empty_axes", Kind::integer},
     AttributeRule{"num_outputs", Kind::integer},
+    AttributeRule{"offset", Kind::reals},
     AttributeRule{"output_dtype", Kind::integer},
     AttributeRule{"perm", Kind::integers},
+    AttributeRule{"post_transform", Kind::text},
     AttributeRule{"ratio", Kind::real},
+    AttributeRule{"scale", Kind::reals},
     AttributeRule{"shape", Kind::integers},
     AttributeRule{"sorted", Kind::integer},
     AttributeRule{"spatial", Kind::integer},
     AttributeRule{"split", Kind::integers},
     AttributeRule{"starts", Kind::integers},
+    AttributeRule{"target_ids", Kind::integers},
+    AttributeRule{"target_nodeids", Kind::integers},
+    AttributeRule{"target_treeids", Kind::integers},
+    AttributeRule{"target_weights", Kind::reals},
     AttributeRule{"to", Kind::integer},
     AttributeRule{"training_mode", Kind::integer},
     AttributeRule{"transA", Kind::integer},
     AttributeRule{"transB", Kind::integer},
+    AttributeRule{"values_floats", Kind::reals},
+    AttributeRule{"values_int64s", Kind::integers},
 };
 
 /// The attributes that give a Constant node its value.
@@ -143,7 +189,7 @@ constexpr std::array kConstantValues{
     AttributeRule{"value", Kind::tensor},        AttributeRule{"value_float", Kind::real},
     AttributeRule{"value_floats", Kind::reals},  AttributeRule{"value_int", Kind::integer},
     AttributeRule{"value_ints", Kind::integers}, AttributeRule{"value_string", Kind::text},
-    AttributeRule{"value_strings", Kind::other}, AttributeRule{"sparse_value", Kind::other},
+    AttributeRule{"value_strings", Kind::texts}, AttributeRule{"sparse_value", Kind::other},
 };
 
 [[noreturn]] void fail(const Node& node, const std::string& problem) {
@@ -151,11 +197,11 @@ constexpr std::array kConstantValues{
 }
 
 const Rule* rule_for(const Node& node) {
-  if (!node.domain.empty()) return nullptr;
+  const std::string type = node.type();
   const auto* found =
-      std::lower_bound(kRules.begin(), kRules.end(), node.op_type,
+      std::lower_bound(kRules.begin(), kRules.end(), type,
                        [](const Rule& rule, const std::string& op) { return rule.op_type < op; });
-  return found != kRules.end() && found->op_type == node.op_type ? found : nullptr;
+  return found != kRules.end() && found->op_type == type ? found : nullptr;
 }
 
 std::string in_words(Count count) {

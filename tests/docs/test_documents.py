@@ -29,6 +29,7 @@ def free(port: int) -> bool:
     ("name", "ports", "programs"),
     [
         ("tutorial.md", (9000, 9001, 9002), ()),
+        ("imports.md", (), ()),
         # Waits for scrapes, a training and an alert.
         pytest.param("watch.md", (9003, 9004, 9090), ("prometheus", "promtool"), marks=pytest.mark.slow),
     ],

@@ -363,6 +363,16 @@ Symbol ProgramBuilder::reduce(Op op, Symbol& symbol, std::size_t width) {
   return emit(std::move(instruction), width);
 }
 
+Symbol ProgramBuilder::trees(const TreeSum& sum) {
+  Instruction instruction;
+  instruction.op = Op::trees;
+  instruction.a = sum.input;
+  instruction.forest = sum.forest;
+  Symbol result = emit(std::move(instruction), 1);
+  result.rank = sum.rank;
+  return sum.constant == 0 ? result : add(std::move(result), Constants{sum.constant});
+}
+
 Symbol ProgramBuilder::expand(Symbol& symbol, std::size_t width) {
   return dense({.inputs = 1, .outputs = width, .weights = Constants(width, 1.0), .bias = {}, .quanta = {}},
                symbol);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backends/fused/program.h"
+#include "backends/fused/tree_sums.h"
 
 namespace datasentinel::fused {
 
@@ -55,6 +56,7 @@ class ProgramBuilder {
   [[nodiscard]] Symbol sum(Symbol& symbol, double factor);
   /// min_columns, max_columns, smallest and largest.
   [[nodiscard]] Symbol reduce(Op op, Symbol& symbol, std::size_t width);
+  [[nodiscard]] Symbol trees(const TreeSum& sum);
   /// Repeats a symbol of width 1.
   [[nodiscard]] Symbol expand(Symbol& symbol, std::size_t width);
 

@@ -192,6 +192,7 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::max_columns: extreme(layout, step, -infinity, larger); break;
     case Op::smallest:
     case Op::largest: select_columns(layout, step, 0, step.a.width); break;
+    case Op::trees: layout.trees(step); break;
   }
 }
 

@@ -59,6 +59,7 @@ enum class Op : int {
   max_columns,
   smallest,  ///< out = the `out.width` smallest of the same, ascending
   largest,   ///< out = the `out.width` largest, descending
+  trees,     ///< out = the sum of the trees' leaves that a comes to
 };
 
 /// Where a value lies in the frame (see ProgramView).
@@ -66,6 +67,21 @@ struct Columns {
   int offset = 0;
   int width = 0;
 };
+
+/// Decision trees (see trees.h), whose nodes lie in one array after the other: each is a word of 32 bits, a
+/// threshold and, where it is a leaf, a value. A word holds, from the highest bit on, whether the node
+/// negates, its feature, and how many nodes further its first child is: 0 in a leaf, whose threshold is NaN.
+struct Trees {
+  const float* words = nullptr;
+  const float* thresholds = nullptr;
+  const float* leaves = nullptr;
+  const int* roots = nullptr;   ///< By tree,
+  const int* depths = nullptr;  ///< in ascending order.
+  int count = 0;                ///< A multiple of the lanes; those that fill up add 0.
+};
+
+inline constexpr int kTreeFeatureBits = 12;
+inline constexpr int kTreeChildBits = 19;
 
 struct WordKernels;
 
@@ -89,6 +105,7 @@ struct Step {
   const float* scale_b = nullptr;
   const float* weights = nullptr;
   const int* indices = nullptr;
+  const Trees* trees = nullptr;
   float factor = 1;
 };
 

@@ -330,6 +330,32 @@ struct RowsInLanes {
     apply_function(function, in, out, static_cast<long>(width) * kVectors);
   }
 
+  FUSED_INLINE void trees(const Step& step) const {
+    constexpr int kTrees = 2;  // Side by side, so that they fill each other's latencies.
+    const Trees& trees = *step.trees;
+    // By the tree's place modulo the lanes: the order in which the other layout adds up.
+    Vector totals[kLanes][kVectors] = {};
+    for (int first = 0; first < trees.count; first += kTrees) {
+      IntVector nodes[kTrees * kVectors];
+#pragma GCC unroll 8
+      for (int i = 0; i < kTrees * kVectors; ++i) nodes[i] = trees.roots[first + i / kVectors] - IntVector{};
+      const auto place = [](int i, IntVector feature) FUSED_LAMBDA {
+        return feature * kStride + (lane_numbers() + i % kVectors * kLanes);
+      };
+      descend(trees, trees.depths[first + kTrees - 1], at(step.a), place, nodes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTrees * kVectors; ++i) {
+        totals[(first + i / kVectors) % kLanes][i % kVectors] += gather_lanes(trees.leaves, nodes[i]);
+      }
+    }
+    for (int by = kLanes / 2; by > 0; by /= 2) {
+      for (int i = 0; i < by * kVectors; ++i) {
+        totals[i / kVectors][i % kVectors] += totals[by + i / kVectors][i % kVectors];
+      }
+    }
+    for (long v = 0; v < kVectors; ++v) store(at(step.out) + v * kLanes, totals[0][v]);
+  }
+
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
     run(step, at(step.a), at(step.out));
@@ -469,6 +495,40 @@ struct ColumnsInLanes {
   FUSED_INLINE void apply(FunctionCall function, const float* in, int width, float* out) const {
     for (long r = 0; r < rows; ++r) {
       apply_function(function, in + r * stride, out + r * stride, (width + kLanes - 1) / kLanes);
+    }
+  }
+
+  /// total + what kCount trees a lane, from `first` on, add for `row`.
+  template <int kCount>
+  static FUSED_INLINE Vector add_leaves(const Trees& trees, int first, const float* row, Vector total) {
+    IntVector nodes[kCount];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) nodes[i] = load_ints(trees.roots + first + i * kLanes);
+    const auto place = [](int, IntVector feature) FUSED_LAMBDA { return feature; };
+    descend(trees, trees.depths[first + kCount * kLanes - 1], row, place, nodes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) total += gather_lanes(trees.leaves, nodes[i]);
+    return total;
+  }
+
+  FUSED_INLINE void trees(const Step& step) const {
+    const Trees& trees = *step.trees;
+    for (long r = 0; r < rows; ++r) {
+      const float* row = at(step.a) + r * stride;
+      Vector total{};
+      int first = 0;
+      for (; first + 4 * kLanes <= trees.count; first += 4 * kLanes) {
+        total = add_leaves<4>(trees, first, row, total);
+      }
+      for (; first + 2 * kLanes <= trees.count; first += 2 * kLanes) {
+        total = add_leaves<2>(trees, first, row, total);
+      }
+      if (first < trees.count) total = add_leaves<1>(trees, first, row, total);
+      if constexpr (kLanes > 8) total += swap_lanes<8>(total);
+      if constexpr (kLanes > 4) total += swap_lanes<4>(total);
+      total += swap_lanes<2>(total);
+      total += swap_lanes<1>(total);
+      store(at(step.out) + r * stride, total);
     }
   }
 

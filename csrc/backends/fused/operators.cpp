@@ -25,6 +25,13 @@ void Operators::define(const std::string& name, Symbol symbol) {
 Symbol& Operators::symbol(const std::string& name) {
   const auto found = symbols_.find(name);
   if (found != symbols_.end()) return found->second;
+  if (const auto sum = tree_sums_.find(name); sum != tree_sums_.end()) {
+    if (sum->second.is_whole) {
+      throw Error(ErrorCode::unsupported_model,
+                  "\"" + name + "\" holds whole numbers, which the fused backend knows of trees only");
+    }
+    return symbols_.emplace(name, builder_.trees(sum->second)).first->second;
+  }
   if (constant(name) != nullptr) {
     throw Error(ErrorCode::unsupported_model,
                 "\"" + name + "\" is a constant where a computed value is needed");
@@ -92,12 +99,12 @@ bool Operators::fold_constants(const Node& node) {
 
 void Operators::lower(const Node& node) {
   if (node.outputs.empty()) refuse(node, "it has no output");
-  if (fold_constants(node) || fold_quantized(node)) return;
-  if (node.domain.empty() && node.op_type == "Split") {
-    split(node);
-    return;
-  }
-  const auto handler = node.domain.empty() ? handlers().find(node.op_type) : handlers().end();
+  if (fold_constants(node) || fold_quantized(node) || fold_tree_sums(node)) return;
+  const std::string type = node.type();
+  if (type == "Split") return split(node);
+  if (type == "ai.onnx.ml:TreeEnsembleRegressor") return tree_regressor(node);
+  if (type == "ai.onnx.ml:TreeEnsembleClassifier") return tree_classifier(node);
+  const auto handler = handlers().find(type);
   if (handler == handlers().end()) refuse(node, "it does not know this operator");
   Symbol result = (this->*handler->second)(node);
   constexpr std::size_t kMaxWidth = std::size_t{1} << 20;
@@ -156,10 +163,12 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Sqrt", &Operators::activation},
       {"Squeeze", &Operators::squeeze},
       {"Sub", &Operators::subtract},
+      {"Sum", &Operators::sum},
       {"Swish", &Operators::activation},
       {"Tanh", &Operators::activation},
       {"TopK", &Operators::top_k},
       {"Unsqueeze", &Operators::squeeze},
+      {"ai.onnx.ml:Scaler", &Operators::scaler},
   };
   return kHandlers;
 }

@@ -9,6 +9,7 @@
 
 #include "backends/fused/builder.h"
 #include "backends/fused/quantization.h"
+#include "backends/fused/tree_sums.h"
 #include "onnx/graph.h"
 
 namespace datasentinel::fused {
@@ -44,11 +45,14 @@ class Operators {
                                             const Symbol& symbol) const;
   [[nodiscard]] bool fold_constants(const Node& node);
   [[nodiscard]] bool fold_quantized(const Node& node);
+  [[nodiscard]] bool fold_tree_sums(const Node& node);
+  void define(const std::string& name, TreeSum sum);
 
   // Operators.
   Symbol gemm(const Node& node);
   Symbol mat_mul(const Node& node);
   Symbol add(const Node& node);
+  Symbol sum(const Node& node);
   Symbol subtract(const Node& node);
   Symbol multiply(const Node& node);
   Symbol divide(const Node& node);
@@ -69,6 +73,11 @@ class Operators {
   Symbol top_k(const Node& node);
   Symbol quantize(const Node& node);
   Symbol dequantize(const Node& node);
+  Symbol scaler(const Node& node);
+  void tree_classifier(const Node& node);
+  void tree_regressor(const Node& node);
+  [[nodiscard]] std::vector<TreeSum> tree_outputs(const Node& node);
+  [[nodiscard]] Symbol as_columns(const std::vector<TreeSum>& sums, bool logistic);
   void split(const Node& node);
 
   Symbol affine_layer(const Node& node, Symbol& x, const onnx::Tensor& weights, bool transposed,
@@ -83,6 +92,8 @@ class Operators {
   std::map<std::string, Symbol, std::less<>> symbols_;
   std::map<std::string, onnx::Tensor, std::less<>> folded_;
   std::map<std::string, Quantized, std::less<>> quantized_;  ///< Constants that were dequantised.
+  std::map<std::string, TreeSum, std::less<>> tree_sums_;    ///< Tensors that nothing else has read yet.
+  Uses folded_reads_;                                        ///< What was folded of those.
 };
 
 /// Throws Error{unsupported_model}: the fused backend cannot run `node`, because it `problem`.

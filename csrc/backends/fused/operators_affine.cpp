@@ -1,4 +1,5 @@
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "backends/fused/constants.h"
@@ -95,6 +96,37 @@ Symbol Operators::broadcast_binary(const Node& node, Op op, Symbol& left, Symbol
   return builder_.binary(op, left, right);
 }
 
+/// (x - offset) scale
+Symbol Operators::scaler(const Node& node) {
+  Symbol x = taken(node, 0);
+  const auto parameter = [&](std::string_view name, double otherwise) {
+    const onnx::Attribute* found = node.attribute(name);
+    if (found == nullptr || found->reals.empty()) return std::vector<double>(x.width, otherwise);
+    std::vector<double> values(found->reals.begin(), found->reals.end());
+    if (values.size() == 1) values.resize(x.width, values[0]);
+    if (values.size() != x.width) {
+      throw Error(ErrorCode::invalid_model, node.describe() + " has " + std::to_string(values.size()) +
+                                                " numbers in \"" + std::string(name) + "\" for " +
+                                                std::to_string(x.width) + " columns");
+    }
+    return values;
+  };
+  if (node.attribute("offset") != nullptr) x = builder_.add(std::move(x), negated(parameter("offset", 0)));
+  if (node.attribute("scale") != nullptr) x = builder_.multiply(std::move(x), parameter("scale", 1));
+  return x;
+}
+
+Symbol Operators::sum(const Node& node) {
+  Symbol total = taken(node, 0);
+  for (std::size_t i = 1; i < node.inputs.size(); ++i) {
+    Symbol& next = input(node, i);
+    total = total.rank == next.rank && total.width == next.width
+                ? builder_.add(total, next)
+                : broadcast_binary(node, Op::add, total, next);
+  }
+  return total;
+}
+
 Symbol Operators::add(const Node& node) {
   for (const std::size_t side : {1, 0}) {
     const Tensor* tensor = constant_input(node, side);
@@ -178,6 +210,13 @@ Symbol Operators::negate(const Node& node) {
 
 Symbol Operators::power(const Node& node) {
   const Tensor* exponent = constant_input(node, 1);
+  if (const Tensor* base = constant_input(node, 0); base != nullptr && exponent == nullptr) {
+    if (base->size() != 1 || numbers(*base)[0] <= 0) refuse(node, "its base is not one positive number");
+    Symbol x = taken(node, 1);
+    const std::vector<double> logarithm(x.width, std::log(numbers(*base)[0]));
+    Symbol scaled = builder_.multiply(std::move(x), logarithm);
+    return builder_.apply({.function = Function::exp}, scaled, only_reader(node, 1));
+  }
   if (exponent == nullptr || exponent->size() != 1) refuse(node, "its exponent is not one constant number");
   const double power = numbers(*exponent)[0];
   Symbol& x = input(node, 0);

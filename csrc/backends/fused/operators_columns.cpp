@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "backends/fused/constants.h"
@@ -87,6 +88,11 @@ Symbol Operators::gather(const Node& node) {
                                                 " of " + std::to_string(width));
     }
     columns.push_back(static_cast<int>(index < 0 ? index + width : index));
+  }
+  const bool takes_all = std::ranges::equal(columns, std::views::iota(0, static_cast<int>(x.width)));
+  if (takes_all && !indices->dims.empty()) {
+    builder_.materialize(x);
+    return taken(node, 0);
   }
   Symbol result = builder_.gather(x, std::move(columns));
   if (indices->dims.empty()) result.rank = 1;

@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <cstring>
 #include <functional>
-#include <new>
 
 #include "backends/fused/frame_layout.h"
 #include "backends/fused/takers.h"
@@ -184,26 +181,6 @@ Places place(Arena& arena, const Instruction& instruction, const Geometry& geome
 
 }  // namespace
 
-float to_float32(double value) {
-  const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
-  if (!std::isfinite(narrow)) {
-    throw Error(
-        ErrorCode::unsupported_model,
-        "the fused backend cannot run this graph: its constants, combined, leave the range of float32");
-  }
-  return narrow;
-}
-
-AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
-  if (size == 0) return;
-  data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLine))));
-  std::memset(data_.get(), 0, size * sizeof(float));
-}
-
-void AlignedFloats::Free::operator()(float* data) const noexcept {
-  ::operator delete(data, std::align_val_t(kCacheLine));
-}
-
 PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, const WordKernels* words) {
   const FrameLayout layout = lay_out(program, false);
   const auto columns_of = [&](int value, std::size_t first = 0) {
@@ -219,6 +196,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     indices_.push_back(instruction.indices);
   }
   constants_ = AlignedFloats(arena.floats().size());
+  constant_bytes_ = constants_.size() * sizeof(float);
   std::copy(arena.floats().begin(), arena.floats().end(), constants_.data());
   const auto address = [this](std::size_t place) {
     return place == 0 ? nullptr : constants_.data() + place - 1;
@@ -249,6 +227,12 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     step.scale_b = address(places[i].scale_b);
     step.weights = address(places[i].weights);
     step.indices = indices_[i].data();
+    if (step.op == Op::trees) {
+      trees_.push_back(std::make_unique<PackedTrees>(instruction.forest, geometry));
+      step.trees = &trees_.back()->view();
+      tree_levels_ += trees_.back()->levels();
+      constant_bytes_ += trees_.back()->bytes();
+    }
     step.factor = to_float32(instruction.factor);
     steps_.push_back(step);
     if (step.op == Op::dense) ++layers_;
@@ -288,6 +272,10 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
   // way.
   const bool narrow = padded_multiply_adds > multiply_adds_ * 3 / 2;
   few_rows_ = static_cast<std::size_t>(geometry.tile_rows) * (narrow ? 1 : 3);
+  // A tree takes as many rows as a panel has in the time of about half as many one by one.
+  if (kMultiplyAddsPerLevel * tree_levels_ > multiply_adds_) {
+    few_rows_ = static_cast<std::size_t>(geometry.lanes);
+  }
   if (view_.words != nullptr) {
     few_rows_ = std::min(few_rows_, static_cast<std::size_t>(view_.words->most_few_rows));
   }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backends/fused/kernel_api.h"
+#include "backends/fused/trees.h"
 
 namespace datasentinel::fused {
 
@@ -31,6 +32,7 @@ struct Instruction {
   int zero_point = 0;  ///< and of what the inputs were quantised with, `b` of the function.
   std::vector<double> center, scale, offset, scale_b, weights;
   std::vector<int> indices;
+  Forest forest;
   double factor = 1;
 };
 

@@ -42,7 +42,7 @@ void FusedSession::step(ConstRows rows, States states, Outputs outputs) {
   // Below this much work a thread costs more to wake than it saves.
   constexpr std::size_t kMultiplyAddsPerThread = std::size_t{1} << 20;
   const std::size_t useful =
-      threads_ == nullptr ? 1 : rows.rows * (program_.multiply_adds() + 1) / kMultiplyAddsPerThread;
+      threads_ == nullptr ? 1 : rows.rows * (program_.work() + 1) / kMultiplyAddsPerThread;
   if (useful <= 1) {
     run_rows(rows, states, outputs);
     return;

@@ -32,6 +32,10 @@ FUSED_INLINE Vector round_nearest(Vector v) {
   return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/// p[index] in each lane.
+FUSED_INLINE Vector gather_lanes(const float* p, IntVector index) {
+  return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), p, 4);
+}
 /// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
 template <typename Rows>
 FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {

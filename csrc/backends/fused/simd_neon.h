@@ -52,6 +52,8 @@ FUSED_INLINE Factors<kCount> load_factors(const float* p) {
   return factors;
 }
 
+/// p[index] in each lane.
+FUSED_INLINE Vector gather_lanes(const float* p, IntVector index) { return gather_one_by_one(p, index); }
 /// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
 template <typename Rows>
 FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {

@@ -37,6 +37,8 @@ FUSED_INLINE Vector round_nearest(Vector v) {
   return (v + magic) - magic;
 }
 
+/// p[index] in each lane.
+FUSED_INLINE Vector gather_lanes(const float* p, IntVector index) { return gather_one_by_one(p, index); }
 /// Lane group g (of four lanes) of the result is the four floats at column c of row first + 4 g.
 template <typename Rows>
 FUSED_INLINE Vector load_groups(const Rows& rows, long first, long c) {

@@ -9,6 +9,9 @@ typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4)
 #define FUSED_LAMBDA __attribute__((always_inline))  // or GCC calls those that many loops use
 
 FUSED_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+FUSED_INLINE IntVector load_ints(const int* p) {
+  return reinterpret_cast<IntVector>(load(reinterpret_cast<const float*>(p)));
+}
 FUSED_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 FUSED_INLINE Vector splat(float x) { return x - Vector{}; }
 FUSED_INLINE IntVector bits(Vector v) { return reinterpret_cast<IntVector>(v); }
@@ -23,14 +26,32 @@ FUSED_INLINE Vector absolute(Vector v) { return from_bits(bits(v) & 0x7FFFFFFF);
 FUSED_INLINE Vector copy_sign(Vector magnitude, Vector sign) {
   return from_bits((bits(magnitude) & 0x7FFFFFFF) | (bits(sign) & static_cast<int>(0x80000000)));
 }
+/// x with the opposite sign where v is negative.
+FUSED_INLINE Vector change_sign(Vector x, Vector v) {
+  return from_bits(bits(x) ^ (bits(v) & static_cast<int>(0x80000000)));
+}
 FUSED_INLINE Vector to_float(IntVector v) { return __builtin_convertvector(v, Vector); }
 FUSED_INLINE IntVector to_int(Vector v) { return __builtin_convertvector(v, IntVector); }
 
-/// True in the first `count` lanes.
-FUSED_INLINE IntVector first_lanes(long count) {
+/// 0, 1, 2, ...
+FUSED_INLINE IntVector lane_numbers() {
   IntVector index;
   for (int i = 0; i < kLanes; ++i) index[i] = i;
-  return index < static_cast<int>(count);
+  return index;
+}
+/// True in the first `count` lanes.
+FUSED_INLINE IntVector first_lanes(long count) { return lane_numbers() < static_cast<int>(count); }
+/// Whether a bit is set in any lane.
+FUSED_INLINE bool any(IntVector v) {
+  int all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= v[i];
+  return all != 0;
+}
+/// `gather_lanes`, where the processor has no instruction for it.
+FUSED_INLINE Vector gather_one_by_one(const float* p, IntVector index) {
+  Vector v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[index[i]];
+  return v;
 }
 /// Lane i of the result is lane i ^ by. `Any` is Vector; without a parameter, clang checks every branch.
 template <int by, typename Any>

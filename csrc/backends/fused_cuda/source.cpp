@@ -302,6 +302,10 @@ Source generate(const Program& program, std::size_t shared_bytes, Precision prec
   if (program.state >= 0) {
     throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no models with memory");
   }
+  if (std::ranges::any_of(program.instructions,
+                          [](const auto& step) { return step.op == fused::Op::trees; })) {
+    throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no decision trees");
+  }
   Source source;
   if (fits_registers(program)) {
     source = in_registers(program);

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.backend import load_scorer
-from datasentinel.errors import DataSentinelError, MissingDependencyError
+from datasentinel.backend import inspect_model, load_scorer
+from datasentinel.errors import BackendUnavailableError, DataSentinelError, MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ class Subject:
     multiply_adds_per_row : int or None
         In its dense layers; None when unknown, and then there is no share of peak.
     reference : callable
-        Scores [N] of float32 rows [N, D], computed in float64.
+        Scores [N] of float32 rows [N, D], float64.
     """
 
     name: str
@@ -62,22 +62,36 @@ class Subject:
 def subject_of(artifact: Artifact) -> Subject:
     """Make a subject of any artifact.
 
-    The arithmetic is counted by the `fused` backend when it understands the model. The reference is the ONNX
-    project's own evaluator on the model with its constants in float64.
+    The arithmetic is counted by the `fused` backend when it understands the model; trees have none. The
+    reference is the ONNX project's own evaluator on the model with its constants in float64, or ONNX Runtime
+    where the model has operators of other domains than ONNX's own, such as trees.
 
     Raises
     ------
     MissingDependencyError
-        The `onnx` package is not installed.
+        The `onnx` package, or for operators of other domains `onnxruntime`, is not installed.
     """
     multiply_adds = None
     try:
         facts = load_scorer(artifact, backend="fused").facts
-        multiply_adds = int(facts["multiply-adds per row"])
+        multiply_adds = int(facts["multiply-adds per row"]) or None
     except DataSentinelError:
         pass
     name = artifact.config.name or artifact.directory.resolve().name
-    return Subject(name, artifact, multiply_adds, float64_reference(artifact.onnx))
+    return Subject(name, artifact, multiply_adds, _reference_of(artifact))
+
+
+def _reference_of(artifact: Artifact) -> Callable[[Float32Array], Float64Array]:
+    foreign = [o for o in inspect_model(artifact.onnx, name=str(artifact.directory)).operators if ":" in o]
+    if not foreign:
+        return float64_reference(artifact.onnx)
+    try:
+        runtime = load_scorer(artifact, backend="onnxruntime")
+    except BackendUnavailableError as error:
+        raise MissingDependencyError(
+            f"checking the outputs of {', '.join(foreign)} needs ONNX Runtime: {error}"
+        ) from error
+    return lambda rows: runtime.score(rows).astype(np.float64)
 
 
 def float64_reference(onnx_bytes: bytes) -> Callable[[Float32Array], Float64Array]:

@@ -1,0 +1,36 @@
+#include "backends/fused/floats.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "core/error.h"
+
+namespace datasentinel::fused {
+namespace {
+
+constexpr std::size_t kCacheLine = 64;
+
+}  // namespace
+
+float to_float32(double value) {
+  const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
+  if (!std::isfinite(narrow)) {
+    throw Error(
+        ErrorCode::unsupported_model,
+        "the fused backend cannot run this graph: its constants, combined, leave the range of float32");
+  }
+  return narrow;
+}
+
+AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
+  if (size == 0) return;
+  data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLine))));
+  std::memset(data_.get(), 0, size * sizeof(float));
+}
+
+void AlignedFloats::Free::operator()(float* data) const noexcept {
+  ::operator delete(data, std::align_val_t(kCacheLine));
+}
+
+}  // namespace datasentinel::fused

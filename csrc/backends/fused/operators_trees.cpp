@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/fused/operators.h"
+#include "backends/fused/tree_ensemble.h"
+#include "core/error.h"
+
+namespace datasentinel::fused {
+
+using onnx::Node;
+
+// Decision trees, and what is computed of their leaves.
+
+namespace {
+
+/// post_transform, of which it knows two.
+bool is_logistic(const Node& node) {
+  const onnx::Attribute* found = node.attribute("post_transform");
+  const std::string transform = found == nullptr ? "NONE" : found->text;
+  if (transform != "NONE" && transform != "LOGISTIC") {
+    refuse(node, "it knows the post_transforms NONE and LOGISTIC, not " + transform);
+  }
+  return transform == "LOGISTIC";
+}
+
+/// Whether a classifier has values of class 0 alone, of which the other's are made.
+bool has_one_score(const Node& node) {
+  const onnx::Attribute* classes = node.attribute("class_ids");
+  return classes == nullptr ||
+         std::ranges::all_of(classes->integers, [](std::int64_t id) { return id == 0; });
+}
+
+bool has_negative_weight(const Node& node) {
+  const onnx::Attribute* weights = node.attribute("class_weights");
+  return weights != nullptr && std::ranges::any_of(weights->reals, [](float weight) { return weight < 0; });
+}
+
+}  // namespace
+
+void Operators::define(const std::string& name, TreeSum sum) {
+  if (constant(name) != nullptr || !tree_sums_.emplace(name, std::move(sum)).second) {
+    throw Error(ErrorCode::invalid_model, "\"" + name + "\" is computed twice");
+  }
+}
+
+bool Operators::fold_tree_sums(const Node& node) {
+  std::vector<TreeOperand> operands;
+  bool has_sum = false;
+  for (const std::string& name : node.inputs) {
+    const auto found = tree_sums_.find(name);
+    const TreeSum* sum = found == tree_sums_.end() ? nullptr : &found->second;
+    operands.push_back({.sum = sum, .constant = constant(name)});
+    if (sum == nullptr && operands.back().constant == nullptr) return false;
+    has_sum = has_sum || sum != nullptr;
+  }
+  if (!has_sum) return false;
+  auto result = fold_trees(node, operands);
+  if (!result) return false;
+  define(node.outputs[0], std::move(*result));
+  for (const std::string& name : node.inputs) {
+    if (++folded_reads_[name] == uses_.at(name)) tree_sums_.erase(name);
+  }
+  return true;
+}
+
+/// By target or class, what the trees of `node` add up to.
+std::vector<TreeSum> Operators::tree_outputs(const Node& node) {
+  Symbol& x = input(node, 0);
+  if (x.rank != 2) refuse(node, "its input is not a matrix");
+  const int value = builder_.materialize(x);
+  builder_.share(x);
+  TreeEnsemble ensemble = read_tree_ensemble(node, x.width);
+  std::vector<TreeSum> sums;
+  for (Forest& forest : ensemble.outputs) {
+    sums.push_back({.input = value, .forest = std::move(forest)});
+  }
+  const std::size_t bases = ensemble.base_values.size();
+  const bool fits = bases == 0 || bases == sums.size() || (bases == 1 && has_one_score(node));
+  if (!fits) refuse(node, "it has not one base value for each output");
+  for (std::size_t i = 0; i < bases; ++i) sums[i].constant = ensemble.base_values[i];
+  return sums;
+}
+
+void Operators::tree_regressor(const Node& node) {
+  const bool logistic = is_logistic(node);
+  std::vector<TreeSum> sums = tree_outputs(node);
+  if (sums.size() == 1 && !logistic) return define(node.outputs[0], std::move(sums[0]));
+  define(node.outputs[0], as_columns(sums, logistic));
+}
+
+Symbol Operators::as_columns(const std::vector<TreeSum>& sums, bool logistic) {
+  std::vector<Symbol> columns;
+  std::vector<Symbol*> parts;
+  columns.reserve(sums.size());
+  for (const TreeSum& sum : sums) parts.push_back(&columns.emplace_back(builder_.trees(sum)));
+  Symbol result = builder_.concat(parts);
+  return logistic ? builder_.apply({.function = Function::sigmoid}, result, true) : result;
+}
+
+/// The scores, those of two classes made of one where the file has no other. What that means beyond the
+/// specification is what ONNX Runtime does: 1 - s and s if s is a share of votes, else -s and s.
+void Operators::tree_classifier(const Node& node) {
+  if (is_used(node.outputs[0])) refuse(node, "its labels are read");
+  const bool logistic = is_logistic(node);
+  std::vector<TreeSum> sums = tree_outputs(node);
+  if (sums.size() == 2 && !has_one_score(node) && sums[0].constant != sums[1].constant) {
+    refuse(node, "it has base values of two classes");
+  }
+  if (sums.size() != 2 || !has_one_score(node)) {
+    return define(node.outputs[1], as_columns(sums, logistic));
+  }
+  Symbol score = builder_.trees(sums[0]);
+  builder_.share(score);
+  Symbol other = builder_.multiply(score, {-1.0});
+  const bool is_share = !logistic && !has_negative_weight(node);
+  if (is_share) other = builder_.add(std::move(other), std::vector<double>{1.0});
+  Symbol result = builder_.concat({&other, &score});
+  if (logistic) result = builder_.apply({.function = Function::sigmoid}, result, true);
+  define(node.outputs[1], std::move(result));
+}
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backends/fused/trees.h"
+#include "onnx/graph.h"
+
+namespace datasentinel::fused {
+
+/// What a TreeEnsembleRegressor or TreeEnsembleClassifier says, before its transformation of the results.
+struct TreeEnsemble {
+  std::vector<Forest> outputs;      ///< By target or class: the sum of these, one for each tree,
+  std::vector<double> base_values;  ///< and this; empty: 0.
+};
+
+/// Reads `node`, whose input has `width` columns. Throws Error{unsupported_model} naming what is not
+/// supported, Error{invalid_model} for attributes that contradict each other or are no trees.
+[[nodiscard]] TreeEnsemble read_tree_ensemble(const onnx::Node& node, std::size_t width);
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,274 @@
+#include "backends/fused/tree_sums.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "backends/fused/constants.h"
+
+namespace datasentinel::fused {
+namespace {
+
+using onnx::ElementType;
+using onnx::Node;
+using Numbers = std::span<const double>;
+using Function = std::function<double(Numbers)>;
+using Operands = std::vector<TreeOperand>;
+
+template <typename Unary>
+Function unary(Unary function) {
+  return [function](Numbers x) { return function(x[0]); };
+}
+
+template <typename Binary>
+Function binary(Binary function) {
+  return [function](Numbers x) { return function(x[0], x[1]); };
+}
+
+/// Operators of any number of inputs.
+template <typename Binary>
+Function folded(Binary function) {
+  return [function](Numbers x) {
+    double result = x[0];
+    for (const double next : x.subspan(1)) result = function(result, next);
+    return result;
+  };
+}
+
+bool is_real(ElementType type) { return type == ElementType::float32 || type == ElementType::float64; }
+
+/// What a Cast casts to.
+ElementType target_of(const Node& node) {
+  return ElementType{static_cast<std::int32_t>(node.integer_or("to", 0))};
+}
+
+/// Whether the numbers that `node` computes with are integers or booleans.
+bool takes_whole(const Node& node, const Operands& operands) {
+  const TreeOperand& operand = operands[node.op_type == "Where" ? 1 : 0];
+  return operand.sum != nullptr ? operand.sum->is_whole : !is_real(operand.constant->type);
+}
+
+/// Whether what it makes of them is.
+bool gives_whole(const Node& node, bool inputs_are_whole) {
+  static constexpr std::string_view kComparisons[] = {"And",  "Equal",       "Greater", "GreaterOrEqual",
+                                                      "Less", "LessOrEqual", "Not",     "Or"};
+  if (node.type() == "ai.onnx.ml:LabelEncoder") return node.attribute("values_int64s") != nullptr;
+  if (node.op_type == "Cast") return !is_real(target_of(node));
+  return inputs_are_whole || std::ranges::find(kComparisons, node.op_type) != std::end(kComparisons);
+}
+
+std::optional<Function> cast(const Node& node) {
+  switch (target_of(node)) {
+    case ElementType::float32:
+    case ElementType::float64: return unary([](double x) { return x; });
+    case ElementType::int32:
+    case ElementType::int64: return unary([](double x) { return std::trunc(x); });
+    case ElementType::boolean: return unary([](double x) { return x != 0 ? 1.0 : 0.0; });
+    default: return std::nullopt;
+  }
+}
+
+/// Number for number.
+std::optional<Function> label_encoder(const Node& node) {
+  const auto numbers_in = [&](std::string_view whole, std::string_view real) {
+    std::vector<double> numbers;
+    if (const onnx::Attribute* found = node.attribute(whole)) {
+      numbers.assign(found->integers.begin(), found->integers.end());
+    } else if (const onnx::Attribute* other = node.attribute(real)) {
+      numbers.assign(other->reals.begin(), other->reals.end());
+    }
+    return numbers;
+  };
+  const std::vector<double> keys = numbers_in("keys_int64s", "keys_floats");
+  const std::vector<double> values = numbers_in("values_int64s", "values_floats");
+  if (keys.empty() || keys.size() != values.size()) return std::nullopt;
+  std::map<double, double> table;
+  for (std::size_t i = 0; i < keys.size(); ++i) table.emplace(keys[i], values[i]);
+  const double otherwise = node.attribute("values_int64s") != nullptr
+                               ? static_cast<double>(node.integer_or("default_int64", -1))
+                               : node.real_or("default_float", -0.0);
+  return unary([table = std::move(table), otherwise](double key) {
+    const auto found = table.find(key);
+    return found == table.end() ? otherwise : found->second;
+  });
+}
+
+/// The function that `node` applies to numbers, of floating point unless they are `whole`.
+std::optional<Function> function_of(const Node& node, bool whole) {
+  static const std::map<std::string_view, Function> kFunctions = {
+      {"Abs", unary([](double x) { return std::abs(x); })},
+      {"Add", binary(std::plus<>())},
+      {"And", binary([](double x, double y) { return x != 0 && y != 0 ? 1.0 : 0.0; })},
+      {"Ceil", unary([](double x) { return std::ceil(x); })},
+      {"Equal", binary([](double x, double y) { return x == y ? 1.0 : 0.0; })},
+      {"Exp", unary([](double x) { return std::exp(x); })},
+      {"Floor", unary([](double x) { return std::floor(x); })},
+      {"Greater", binary([](double x, double y) { return x > y ? 1.0 : 0.0; })},
+      {"GreaterOrEqual", binary([](double x, double y) { return x >= y ? 1.0 : 0.0; })},
+      {"Identity", unary([](double x) { return x; })},
+      {"Less", binary([](double x, double y) { return x < y ? 1.0 : 0.0; })},
+      {"LessOrEqual", binary([](double x, double y) { return x <= y ? 1.0 : 0.0; })},
+      {"Log", unary([](double x) { return std::log(x); })},
+      {"Max", folded([](double x, double y) { return std::max(x, y); })},
+      {"Min", folded([](double x, double y) { return std::min(x, y); })},
+      {"Mul", binary(std::multiplies<>())},
+      {"Neg", unary(std::negate<>())},
+      {"Not", unary([](double x) { return x != 0 ? 0.0 : 1.0; })},
+      {"Or", binary([](double x, double y) { return x != 0 || y != 0 ? 1.0 : 0.0; })},
+      {"Pow", binary([](double x, double y) { return std::pow(x, y); })},
+      {"Reciprocal", unary([](double x) { return 1 / x; })},
+      {"Relu", unary([](double x) { return std::max(x, 0.0); })},
+      {"Sigmoid", unary([](double x) { return 1 / (1 + std::exp(-x)); })},
+      {"Sqrt", unary([](double x) { return std::sqrt(x); })},
+      {"Sub", binary(std::minus<>())},
+      {"Sum", folded(std::plus<>())},
+      {"Tanh", unary([](double x) { return std::tanh(x); })},
+      {"Where", [](Numbers x) { return x[0] != 0 ? x[1] : x[2]; }},
+  };
+  const std::string type = node.type();
+  if (type == "Cast") return cast(node);
+  if (type == "ai.onnx.ml:LabelEncoder") return label_encoder(node);
+  if (type == "Div" && whole) return binary([](double x, double y) { return std::trunc(x / y); });
+  if (type == "Div") return binary(std::divides<>());
+  const auto found = kFunctions.find(type);
+  return found == kFunctions.end() ? std::nullopt : std::optional(found->second);
+}
+
+/// Reshape, Squeeze and Unsqueeze of one column, which leave the numbers alone.
+std::optional<TreeSum> reshaped(const Node& node, const Operands& operands) {
+  const std::string type = node.type();
+  if (operands[0].sum == nullptr) return std::nullopt;
+  TreeSum result = *operands[0].sum;
+  if (type == "Reshape" && operands.size() == 2 && operands[1].constant != nullptr) {
+    const auto& dims = operands[1].constant->integers;
+    const bool keeps_rows = !dims.empty() && (dims[0] == -1 || (dims[0] == 0 && dims.size() == 2));
+    if (!keeps_rows || dims.size() > 2 || (dims.size() == 2 && dims[1] != 1)) return std::nullopt;
+    result.rank = static_cast<int>(dims.size());
+    return result;
+  }
+  if (type == "Flatten" && node.integer_or("axis", 1) == 1) {
+    result.rank = 2;
+    return result;
+  }
+  return std::nullopt;
+}
+
+/// left + factor right
+TreeSum sum_of(TreeSum left, const TreeSum& right, double factor) {
+  left.constant += factor * right.constant;
+  std::map<const Tree*, std::size_t> places;
+  for (const LeafValues& term : left.forest) places.emplace(term.tree.get(), places.size());
+  for (const LeafValues& added : right.forest) {
+    const auto [place, is_new] = places.emplace(added.tree.get(), left.forest.size());
+    if (is_new) {
+      left.forest.push_back({.tree = added.tree, .values = std::vector<double>(added.values.size(), 0.0)});
+    }
+    std::vector<double>& values = left.forest[place->second].values;
+    for (std::size_t leaf = 0; leaf < values.size(); ++leaf) values[leaf] += factor * added.values[leaf];
+  }
+  return left;
+}
+
+TreeSum scaled(TreeSum sum, double factor) {
+  sum.constant *= factor;
+  for (LeafValues& term : sum.forest) {
+    for (double& value : term.values) value *= factor;
+  }
+  return sum;
+}
+
+/// One of the operands as a sum.
+TreeSum as_sum(const TreeOperand& operand, const TreeSum& like) {
+  if (operand.sum != nullptr) return *operand.sum;
+  TreeSum constant = like;
+  constant.forest.clear();
+  constant.constant = numbers(*operand.constant)[0];
+  return constant;
+}
+
+/// The linear operators, which take sums over many trees.
+std::optional<TreeSum> linear(const Node& node, const Operands& operands, const TreeSum& like, bool whole) {
+  const std::string type = node.type();
+  if (type == "Add" || type == "Sum") {
+    TreeSum total = as_sum(operands[0], like);
+    for (std::size_t i = 1; i < operands.size(); ++i) {
+      total = sum_of(std::move(total), as_sum(operands[i], like), 1);
+    }
+    return total;
+  }
+  if (type == "Sub") return sum_of(as_sum(operands[0], like), as_sum(operands[1], like), -1);
+  if (type == "Neg") return scaled(like, -1);
+  if (type == "Identity" || (type == "Cast" && is_real(target_of(node)))) return like;
+  if (type == "Mul") {
+    for (const std::size_t side : {0, 1}) {
+      if (operands[side].constant == nullptr) continue;
+      return scaled(as_sum(operands[1 - side], like), numbers(*operands[side].constant)[0]);
+    }
+  }
+  if (type == "Div" && operands[1].constant != nullptr && !whole) {
+    const double divisor = numbers(*operands[1].constant)[0];
+    if (divisor != 0) return scaled(as_sum(operands[0], like), 1 / divisor);
+  }
+  return std::nullopt;
+}
+
+/// Any function of numbers that depend on the leaf of one tree.
+std::optional<TreeSum> pointwise(const Node& node, const Operands& operands, const TreeSum& like,
+                                 bool whole) {
+  if (like.forest.size() != 1) return std::nullopt;
+  for (const TreeOperand& operand : operands) {
+    if (operand.sum == nullptr) continue;
+    if (operand.sum->forest.size() != 1 || operand.sum->forest[0].tree != like.forest[0].tree) {
+      return std::nullopt;
+    }
+  }
+  const auto function = function_of(node, whole);
+  if (!function) return std::nullopt;
+  TreeSum result = like;
+  result.constant = 0;
+  std::vector<double> arguments(operands.size());
+  for (std::size_t leaf = 0; leaf < result.forest[0].values.size(); ++leaf) {
+    for (std::size_t i = 0; i < operands.size(); ++i) {
+      const TreeSum* sum = operands[i].sum;
+      arguments[i] =
+          sum != nullptr ? sum->constant + sum->forest[0].values[leaf] : numbers(*operands[i].constant)[0];
+    }
+    result.forest[0].values[leaf] = (*function)(arguments);
+  }
+  return result;
+}
+
+}  // namespace
+
+std::optional<TreeSum> fold_trees(const Node& node, const Operands& operands) {
+  if (auto result = reshaped(node, operands)) return result;
+  const TreeSum* like = nullptr;
+  for (const TreeOperand& operand : operands) {
+    if (operand.sum == nullptr) {
+      const onnx::Tensor& tensor = *operand.constant;
+      if (tensor.size() != 1 || tensor.dims.size() > 2) return std::nullopt;
+      continue;
+    }
+    if (like == nullptr) like = operand.sum;
+    if (operand.sum->input != like->input || operand.sum->rank != like->rank) return std::nullopt;
+  }
+  for (const TreeOperand& operand : operands) {
+    // [batch] and [1, 1] make [1, batch].
+    if (operand.constant != nullptr && static_cast<int>(operand.constant->dims.size()) > like->rank) {
+      return std::nullopt;
+    }
+  }
+  const bool whole = takes_whole(node, operands);
+  auto result = linear(node, operands, *like, whole);
+  if (!result) result = pointwise(node, operands, *like, whole);
+  if (result) result->is_whole = gives_whole(node, whole);
+  return result;
+}
+
+}  // namespace datasentinel::fused

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "backends/fused/trees.h"
+#include "onnx/graph.h"
+
+namespace datasentinel::fused {
+
+/// A tensor of one column that is a sum over trees, each of which adds the value of the leaf that a row comes
+/// to. What is then computed of it can be computed of the values: for good, and not once a row.
+struct TreeSum {
+  int input = -1;  ///< The value of the program that the trees look at.
+  Forest forest;   ///< With each tree once.
+  double constant = 0;
+  bool is_whole = false;  ///< Of integers or booleans.
+  int rank = 2;           ///< As that of Symbol.
+};
+
+/// An input of a node: a sum, or a constant (a tensor of one number unless it is a shape).
+struct TreeOperand {
+  const TreeSum* sum = nullptr;
+  const onnx::Tensor* constant = nullptr;
+};
+
+/// What `node` makes of its inputs, at least one of which is a sum: a sum again for linear operators, and for
+/// any other function of numbers where all of them depend on one tree. Nothing where there is no such form.
+[[nodiscard]] std::optional<TreeSum> fold_trees(const onnx::Node& node,
+                                                const std::vector<TreeOperand>& operands);
+
+}  // namespace datasentinel::fused
