@@ -95,10 +95,11 @@ coverage-cpp: setup  ## Run the C++ tests, and report which lines and branches t
 	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches build/coverage
 
 tidy: tools  ## Look for faults in the C++ sources with clang-tidy
-	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4
-	$(CMAKE) --preset dev
-	find csrc -name "*.cpp" $(foreach part,bindings neon aarch64 generic,-not -path "*$(part)*") | sort | \
-	  xargs -P 2 -n 1 $(BIN)/clang-tidy -p build/dev --quiet
+	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4 pybind11
+	$(CMAKE) --preset dev -B build/tidy -DDATASENTINEL_BUILD_PYTHON=ON -DPython_EXECUTABLE="$$(pwd)/$(BIN)/python" \
+	  -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)"
+	find csrc -name "*.cpp" $(foreach part,neon aarch64 generic,-not -path "*$(part)*") | sort | \
+	  xargs -P 2 -n 1 $(BIN)/clang-tidy -p build/tidy --quiet
 
 docs: setup  ## Build the documentation site into build/site; a warning is an error
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site

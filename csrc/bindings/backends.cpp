@@ -101,12 +101,14 @@ Plan plan_of(const std::vector<StepTuple>& steps, const std::vector<TimingTuple>
 
 std::vector<StepTuple> steps_of(const Plan& plan) {
   std::vector<StepTuple> steps;
+  steps.reserve(plan.steps.size());
   for (const auto& step : plan.steps) steps.emplace_back(step.min_rows, step.backend);
   return steps;
 }
 
 std::vector<TimingTuple> timings_of(const Plan& plan) {
   std::vector<TimingTuple> timings;
+  timings.reserve(plan.timings.size());
   for (const auto& timing : plan.timings) {
     timings.emplace_back(timing.rows, timing.backend, timing.latency_us);
   }
@@ -115,6 +117,7 @@ std::vector<TimingTuple> timings_of(const Plan& plan) {
 
 std::vector<RefusalTuple> refusals_of(const Plan& plan) {
   std::vector<RefusalTuple> refusals;
+  refusals.reserve(plan.refusals.size());
   for (const auto& refusal : plan.refusals) refusals.emplace_back(refusal.backend, refusal.reason);
   return refusals;
 }
