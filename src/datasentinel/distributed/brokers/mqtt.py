@@ -162,8 +162,8 @@ class _Connection:
             async with asyncio.timeout(TAKE_TIMEOUT_S):
                 await self._until(lambda: bool(self.arrived), timeout_s=None)
 
-    async def publish(self, topic: str, records: Sequence[Record]) -> None:
-        """Publish in order, and return when all are confirmed.
+    async def publish(self, topic: str, records: Sequence[Record], *, singly: bool) -> None:
+        """Publish in order, many ahead or each when the one before is confirmed; return when all are.
 
         Raises
         ------
@@ -180,7 +180,7 @@ class _Connection:
         self.check()
         try:
             for record, properties in zip(records, told, strict=True):
-                await self._until(lambda: self._unconfirmed < self._in_flight)
+                await self._until(lambda: self._unconfirmed < (1 if singly else self._in_flight))
                 self._client.publish(topic, record.payload, _AT_LEAST_ONCE, properties=properties)
                 self._unconfirmed += 1
             await self._until(lambda: not self._unconfirmed)
@@ -346,6 +346,7 @@ class MqttSink(Sink):
         self._url = url
         self._in_flight = _in_flight(url)
         self._connection: _Connection | None = None
+        self._is_wary = False  # After a connection was lost, until messages are confirmed again.
         self._unheard_log = RateLimitedLog(_logger, logging.WARNING, "nobody_subscribes")
 
     async def open(self) -> None:
@@ -362,11 +363,14 @@ class MqttSink(Sink):
         connection = self._connection
         assert connection is not None  # noqa: S101
         try:
-            await connection.publish(self._url.topic, records)
+            await connection.publish(self._url.topic, records, singly=self._is_wary)
         except BrokerError as error:
             if connection.is_lost or not isinstance(error, RefusedError):
+                # Who still writes when the broker hangs up may not get to read why; next time nobody does.
+                self._is_wary = True
                 await self.close()
             raise
+        self._is_wary = False
         if connection.has_unheard:
             connection.has_unheard = False
             self._unheard_log(topic=self._url, reason="the broker drops what no session has subscribed to")
