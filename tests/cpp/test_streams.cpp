@@ -411,7 +411,8 @@ void a_follower_knows_how_long_values_have_been_carried() {
   // A leader that carries nothing has no more to tell.
   StateStore whole(2, 0, {});
   score({8, 9}, true);
-  streams.score(scorer, {}, whole, {&part, 1}, &store);
+  const StreamPart complete{.stream = "a", .rows = rows.data(), .count = 1};
+  streams.score(scorer, {}, whole, {&complete, 1}, &store);
   CHECK(whole.size() == 1);
 }
 
