@@ -1,8 +1,8 @@
-// bench_fused SECONDS MODEL.onnx[:PRECISION]... - times the fused backend on one core, each batch size for
+// bench_fused SECONDS MODEL.onnx[:PRECISION][@THREADS]... - times the fused backend, each batch size for
 // about so many seconds a model, the models in turns. Times are medians of rounds of calls of Session::run,
-// whose input and output buffers are reused; "x first" is the first model's time by this one's in the same
-// round, median over the rounds, and "of peak" the arithmetic of the dense layers beside the core's
-// multiply-add peak in float32 measured in each round.
+// whose input and output buffers are reused, and the best of all calls; "x first" is the first model's time
+// by this one's in the same round, median over the rounds, and of the best; "of peak" is the arithmetic of
+// the dense layers beside one core's multiply-add peak in float32 measured in each round.
 
 #include <algorithm>
 #include <cstdio>
@@ -40,16 +40,20 @@ struct Subject {
 constexpr std::size_t kMostRows = 8192;
 
 Subject load(const std::string& argument) {
-  const std::size_t colon = argument.find(':');
-  const std::string path = argument.substr(0, colon);
-  const std::string precision = colon == std::string::npos ? "float32" : argument.substr(colon + 1);
+  const std::size_t at = argument.rfind('@');
+  const int threads = at == std::string::npos ? 1 : std::atoi(argument.c_str() + at + 1);
+  const std::string model = argument.substr(0, at);
+  const std::size_t colon = model.find(':');
+  const std::string path = model.substr(0, colon);
+  const std::string precision = colon == std::string::npos ? "float32" : model.substr(colon + 1);
   std::ifstream file(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  Subject subject{.name = argument,
-                  .session = make_fused_backend()->load(
-                      {.name = path, .onnx = std::as_bytes(std::span(bytes))}, {.precision = precision}),
-                  .input = {},
-                  .flops_per_row = 0};
+  Subject subject{
+      .name = argument,
+      .session = make_fused_backend()->load({.name = path, .onnx = std::as_bytes(std::span(bytes))},
+                                            {.num_threads = threads, .precision = precision}),
+      .input = {},
+      .flops_per_row = 0};
   const Facts facts = subject.session->facts();
   std::printf("%s\n", argument.c_str());
   for (const auto& [key, value] : facts) std::printf("  %s: %s\n", key.c_str(), value.c_str());
@@ -76,7 +80,8 @@ void report(const std::vector<Subject>& subjects, double seconds) {
   const roof::Roof limit = roof::measure(isa, 2);
   std::printf("one core: %.1f GFLOP/s, L1 %.0f GB/s, L2 %.0f GB/s, memory %.0f GB/s\n", limit.gflops,
               limit.l1_gb_s, limit.l2_gb_s, limit.memory_gb_s);
-  std::printf("%6s %12s %12s %8s %8s  model\n", "batch", "median us", "rows/s", "x first", "of peak");
+  std::printf("%6s %12s %12s %12s %8s %8s %8s  model\n", "batch", "median us", "best us", "rows/s", "x first",
+              "of best", "of peak");
   std::vector<float> scores(kMostRows);
   for (const std::size_t batch : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
     std::vector<bench::Contender> contenders;
@@ -93,11 +98,13 @@ void report(const std::vector<Subject>& subjects, double seconds) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
       const bench::Contender& contender = contenders[i];
       const double time_us = bench::median(contender.rounds_us);
+      const double best_us = std::ranges::min(contender.samples_us);
       const double flops = subjects[i].flops_per_row * static_cast<double>(batch);
       std::printf(
-          "%6zu %12.3f %12.0f %8.2f %7.1f%%  %s\n", batch, time_us,
+          "%6zu %12.3f %12.3f %12.0f %8.2f %8.2f %7.1f%%  %s\n", batch, time_us, best_us,
           static_cast<double>(batch) * 1e6 / time_us,
           median_of(contenders[0], contender, [](double first, double own, double) { return first / own; }),
+          std::ranges::min(contenders[0].samples_us) / best_us,
           100 * median_of(contenders[0], contender,
                           [&](double, double own, double peak) { return flops / (1e3 * own * peak); }),
           contender.name.c_str());
@@ -109,7 +116,7 @@ void report(const std::vector<Subject>& subjects, double seconds) {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: bench_fused SECONDS MODEL.onnx[:PRECISION]...\n");
+    std::fprintf(stderr, "usage: bench_fused SECONDS MODEL.onnx[:PRECISION][@THREADS]...\n");
     return EXIT_FAILURE;
   }
   try {

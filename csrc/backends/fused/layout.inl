@@ -75,20 +75,22 @@ struct Selection {
     for (int round = 0; round < kRounds; ++round) losers[round].start(worst);
   }
 
-  template <typename Before, typename After>
+  template <int kRound = 0, typename Before, typename After>
   FUSED_INLINE void add_group(Vector (&players)[kPlayers], Before before, After after) {
-#pragma GCC unroll 4
-    for (int round = 0; round < kRounds; ++round) {
+    constexpr int kPairs = kPlayers >> (kRound + 1);
 #pragma GCC unroll 8
-      for (int pair = 0; pair < kPlayers >> (round + 1); ++pair) {
-        const Vector winner = before(players[2 * pair], players[2 * pair + 1]);
-        if constexpr (kLosers > 0) {
-          losers[round].insert(after(players[2 * pair], players[2 * pair + 1]), before, after);
-        }
-        players[pair] = winner;
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const Vector winner = before(players[2 * pair], players[2 * pair + 1]);
+      if constexpr (kLosers > 0) {
+        losers[kRound].insert(after(players[2 * pair], players[2 * pair + 1]), before, after);
       }
+      players[pair] = winner;
     }
-    first.insert(players[0], before, after);
+    if constexpr (kRound + 1 < kRounds) {
+      add_group<kRound + 1>(players, before, after);
+    } else {
+      first.insert(players[0], before, after);
+    }
   }
 
   /// After the last group.
