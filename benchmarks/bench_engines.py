@@ -4,9 +4,10 @@
 
 Parquet files of float64 columns are scored into Parquet files, a fourth of the rows and all of them by turns,
 after a first run that starts workers and loads the model. The difference of the two is what rows take, their
-common part what a job takes. Medians of `--rounds`. CPU is that of this process and all that it started; on a
-machine that does other work, too, only that can be compared. Without `--model` the network is so small that
-hardly anything but reading, writing and the engine is measured.
+common part what a job takes; at last comes the CPU time of all rows' job over their number. Medians of
+`--rounds`. CPU is that of this process and all that it started; on a machine that does other work, too, only
+that can be compared. Without `--model` the network is so small that hardly anything but reading, writing and
+the engine is measured.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ def main() -> None:
                 print(
                     f"{engine:8} {workers} worker(s): {rows_s:10,.0f} rows/s, "
                     f"{row_us:5.2f} us a row and {job_s:5.2f} s a job; "
-                    f"CPU: {row_cpu_us:5.2f} us a row and {job_cpu_s:5.2f} s a job",
+                    f"CPU: {row_cpu_us:5.2f} us a row and {job_cpu_s:5.2f} s a job, "
+                    f"{statistics.median(used['all']) / options.rows * 1e6:5.2f} us a row of the whole job",
                     flush=True,
                 )
 

@@ -304,7 +304,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         ----------
         X : array-like or data frame, shape [N, D]
         groups : sequence of hashable, length N, optional
-            As for `score_samples`; so they are for the methods below and above, too.
+            As for `score_samples`.
 
         Returns
         -------

@@ -89,7 +89,7 @@ def score(
     Returns
     -------
     pyspark.sql.DataFrame
-        A row for each, with the columns that `scoring_request` tells.
+        A row for each, with the columns that `scoring_request` describes.
 
     Raises
     ------

@@ -368,7 +368,7 @@ def rules_of(config: Config) -> StreamRules:
 
 
 def clock_of(config: Config) -> WallClock | None:
-    """Return what tells the last column of a model with a season; None for one without."""
+    """Return the clock that sets the last column of a model with a season; None for one without."""
     return WallClock(*utc_offsets(config.time_zone)) if config.time_zone is not None else None
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from datasentinel.serving.setting_sources import load_settings
 from datasentinel.serving.settings import Settings
 from datasentinel.tables import Roles, open_table
 from tests.integration.server_process import clean_environment
-from tests.integration.stream.brokers import free_port
+from tests.integration.stream.brokers import Nats, free_port
 from tests.networks import Network, write_artifact
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -188,23 +187,41 @@ def test_the_watch_asks_and_is_scraped_by_our_prometheus(compose):
     assert service["ports"] == [f"${{BIND_ADDRESS:-127.0.0.1}}:{found['port']}:{found['port']}"]
 
 
+class ComposeNats(Nats):
+    """Debian's NATS by the command of a service; its folder and its ports are those of this machine."""
+
+    def __init__(self, folder: Path, service: dict) -> None:
+        super().__init__(folder)
+        self.service = service
+
+    def command(self) -> list[str]:
+        self.health_port = free_port()
+        return [
+            self.program,
+            *map(self.here, self.service["command"]),
+            *("-a", "127.0.0.1", "-p", str(self.port)),
+        ]
+
+    def here(self, text: str) -> str:
+        return re.sub("(?<=[:=])8222", str(self.health_port), text).replace("/data", str(self.folder))
+
+
 def test_the_profile_stream_runs_by_its_commands(compose, tmp_path, artifact):
-    """With Debian's NATS; host names, folders and ports are those of this machine."""
-    if shutil.which("nats-server") is None:
-        pytest.skip("nats-server is not installed (Debian: nats-server)")
     services = compose["services"]
-    port, health_port = free_port(), free_port()
+    nats = ComposeNats(tmp_path, services["nats"])
 
-    def here(text: str) -> str:
-        filled = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
-        filled = filled.replace("nats://nats/", f"nats://127.0.0.1:{port}/").replace("/data", str(tmp_path))
-        return filled.replace(":8222", f":{health_port}").replace("=8222", f"={health_port}")
-
-    def started(name: str, program: str, *more: str) -> subprocess.Popen:
-        variables = {key: here(text) for key, text in environment_of(services[name]).items()}
-        command = [*shlex.split(program), *map(here, services[name]["command"]), *more]
+    def started(name: str, *more: str) -> subprocess.Popen:
+        variables = {
+            key: text.replace("nats://nats/", f"nats://127.0.0.1:{nats.port}/")
+            for key, text in environment_of(services[name]).items()
+        }
+        command = [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in services[name]["command"]]
         process = subprocess.Popen(
-            [part.replace("/models", str(artifact)) for part in command],
+            [
+                *(sys.executable, "-m", "datasentinel"),
+                *(word.replace("/models", str(artifact)) for word in command),
+                *more,
+            ],
             env=clean_environment() | {"DATASENTINEL_MODEL": str(artifact)} | variables,
             stdout=subprocess.PIPE,
             text=True,
@@ -213,30 +230,35 @@ def test_the_profile_stream_runs_by_its_commands(compose, tmp_path, artifact):
         stack.callback(process.kill)
         return process
 
-    ours = f"{sys.executable} -m datasentinel"
     with ExitStack() as stack:
-        started("nats", "nats-server", "-p", str(port), "-a", "127.0.0.1")
-        wait_for_answer(here(services["nats"]["healthcheck"]["test"][-1]))
-        stream = started("stream", ours, "--http-port", "0")
+        stack.callback(nats.stop)
+        nats.start()
+        wait_for_answer(nats.here(services["nats"]["healthcheck"]["test"][-1]))
+        stream = started("stream", "--http-port", "0")
         ready = re.match(r"ready http=(\S+) nats=", stream.stdout.readline())
-        producer = started("stream-producer", ours)
-        while 'requests_total{transport="nats"} 0.0' in wait_for_answer(f"http://{ready[1]}/metrics"):
-            assert producer.poll() is None
-            time.sleep(0.1)
-        for process, code in ((producer, 128 + signal.SIGTERM), (stream, 0)):
-            process.terminate()
-            assert process.wait(60) == code
+        producer = started("stream-producer", "--json")
+        scored = r'^datasentinel_requests_total{transport="nats"} [1-9]'
+        wait_for_answer(f"http://{ready[1]}/metrics", scored, while_runs=producer)
+        producer.terminate()
+        summary = json.loads(producer.communicate(timeout=60)[0])
+        assert producer.returncode == 128 + signal.SIGTERM
+        assert summary["answered"] > 0
+        assert summary["replies"].keys() <= {"OK", "ANOMALY", "ERROR"}
+        assert summary["replies"]["OK"] > 0
+        stream.terminate()
+        assert stream.wait(60) == 0
 
 
-def wait_for_answer(url: str) -> str:
+def wait_for_answer(url: str, holding: str = "", *, while_runs: subprocess.Popen | None = None) -> None:
+    """Wait until something answers with what is looked for, a regular expression, while a process runs."""
     deadline_s = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as reply:
-                return reply.read().decode()
-        except OSError:
-            assert time.monotonic() < deadline_s, f"no answer from {url}"
-            time.sleep(0.1)
+    while time.monotonic() < deadline_s:
+        assert while_runs is None or while_runs.poll() is None
+        with suppress(OSError), urllib.request.urlopen(url, timeout=30) as reply:
+            if re.search(holding, reply.read().decode(), re.MULTILINE):
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no answer with {holding!r} from {url}")
 
 
 def image_environment(stage: str) -> dict[str, str]:

@@ -17,14 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from datasentinel.detector import Detector
 from datasentinel.record_batches import RecordBatchScorer
 from datasentinel.scoring import ScoringRequest, scoring_roles
+from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.guard import Guard
 from datasentinel.serving.settings import Settings
 from tests.certificates import Authority
 from tests.integration.conftest import D
 
 flight = pytest.importorskip("pyarrow.flight", reason="this pyarrow has no Flight")
+from datasentinel.serving.flight.service import Service  # noqa: E402
 from datasentinel.serving.flight.transport import FlightTransport  # noqa: E402
 
 FLAGS = ("--flight-port", "0", "--no-tcp", "--no-grpc", "--backend", "fused")
@@ -63,8 +66,6 @@ def exchange(client, batches, asked=None, options=None):
 
 
 def test_answers_are_those_of_a_file(client, artifact, batch):
-    from datasentinel.detector import Detector
-
     asked = {"keep": ["key"], "explain": 1}
     request = ScoringRequest(scoring_roles(keep=["key"]), num_reasons=1)
     scorer = RecordBatchScorer(
@@ -149,6 +150,50 @@ def test_a_fault_of_the_server_is_logged_and_told_without_what_it_was(detector, 
     assert "secret" not in str(told)
     assert "Traceback" not in str(told)
     assert Account.codes == [(1, 0, 1, "Internal")]
+
+
+def test_an_exchange_that_is_cancelled_while_it_is_scored_ends_as_such(artifact, batch, monkeypatch):
+    calls, ends = [], []
+    begun, ended = threading.Event(), threading.Event()
+    do_exchange, score = Service.do_exchange, RecordBatchScorer.score
+
+    def watched(self, context, descriptor, reader, writer):
+        calls.append(context)
+        try:
+            do_exchange(self, context, descriptor, reader, writer)
+        except Exception as error:
+            ends.append(error)
+            raise
+        finally:
+            ended.set()
+
+    def score_until_cancelled(self, part):
+        begun.set()
+        deadline_s = time.monotonic() + 60
+        while not calls[0].is_cancelled() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return score(self, part)
+
+    monkeypatch.setattr(Service, "do_exchange", watched)
+    monkeypatch.setattr(RecordBatchScorer, "score", score_until_cancelled)
+
+    async def ask():
+        transport = FlightTransport(
+            DataPlane(Detector.load(artifact, backend="fused")), Settings(flight_port=0), Guard()
+        )
+        address = await transport.start()
+        client = flight.connect(f"grpc://127.0.0.1:{address.port}")
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b""))
+        writer.begin(batch.schema)
+        writer.write_batch(pa.Table.from_batches([batch] * 20).combine_chunks().to_batches()[0])
+        assert await asyncio.to_thread(begun.wait, 60)
+        reader.cancel()
+        assert await asyncio.to_thread(ended.wait, 60)
+        client.close()
+        await transport.stop(5.0)
+
+    asyncio.run(ask())
+    assert [type(error) for error in ends] == [flight.FlightCancelledError]
 
 
 def test_batches_are_bounded(client, batch):

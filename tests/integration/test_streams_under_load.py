@@ -109,6 +109,7 @@ class Client(threading.Thread):
     def stop(self):
         self._stopping.set()
         self.join(TIMEOUT_S)
+        assert not self.is_alive(), self.stream
 
     def fits(self, version, detector, first):
         """Tell which answers are those of a version that has seen the stream from a row on, bool [N]."""

@@ -108,12 +108,14 @@ class ServedModels:
         -------
         Shadow or None
             None where there is nothing to wait for: one of the two has no memory, they share their states,
-            their rows differ in width, no stream is judged yet, or the new version is warm.
+            their rows differ in width or only one's end with the second of the week, no stream is judged yet,
+            or the new version is warm.
         """
         old = next(reversed(self._by_name.get(name, {}).values()), None)
         if not timeout_s or old is None or old.streams is None or not detector.scorer.state_dim:
             return None
-        if old.detector.input_dim != detector.input_dim:
+        configs = [one.artifact.config for one in (old.detector, detector)]
+        if len({(config.input_dim, bool(config.calendar)) for config in configs}) > 1:
             return None
         new = self._prepare(name, version, detector)
         shadow = Shadow(old, new, monotonic() + timeout_s)

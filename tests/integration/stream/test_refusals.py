@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import pytest
@@ -167,6 +168,45 @@ def test_a_result_at_which_an_mqtt_broker_hangs_up_is_a_dead_letter(
     assert letter.headers["id"] == "sample-7"
     assert "its result is refused" in letter.headers["reason"]
     assert {result["id"] for result in results} == {f"sample-{n}" for n in range(20)} - {"sample-7"}
+
+
+@pytest.mark.parametrize("hang_ups", [1, 2])
+def test_an_mqtt_broker_that_hangs_up_is_asked_once_more_before_a_message_is_refused(hang_ups):
+    """By a broker of a few packets: CONNACK, UNSUBACK and, after it has hung up often enough, PUBACK."""
+    pytest.importorskip("paho.mqtt.client")
+    connect, publish, unsubscribe = 1, 3, 10
+    protocol_error = bytes([0xE0, 2, 0x82, 0])
+    published = []
+
+    async def answer(reader, writer):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, size = await reader.readexactly(2)
+                body = await reader.readexactly(size)
+                if kind >> 4 == connect:
+                    writer.write(bytes([0x20, 3, 0, 0, 0]))
+                elif kind >> 4 == unsubscribe:
+                    writer.write(bytes([0xB0, 4, *body[:2], 0, 0]))
+                elif kind >> 4 == publish:
+                    published.append(body)
+                    if len(published) <= hang_ups:
+                        writer.write(protocol_error)
+                        break
+                    number = body[3:5]  # After a topic of one letter.
+                    writer.write(bytes([0x40, 2, *number]))
+        writer.close()
+
+    async def run():
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            sink = open_sink(BrokerUrl.parse(f"mqtt://127.0.0.1:{port}/t"))
+            await sink.open()
+            with pytest.raises(RefusedError) if hang_ups == 2 else nullcontext():
+                await sink.publish([Record(b"x", "", "1", {})])
+            await sink.close()
+
+    asyncio.run(run())
+    assert len(published) == 2
 
 
 @only_mqtt

@@ -23,7 +23,7 @@ STEP_S = 10
 
 @pytest.fixture(scope="module")
 def artifact():
-    """A model with memory, which says little of how its streams are kept."""
+    """A model with memory and a short warm-up, in whose streams nothing is carried."""
     made = AutoencoderDetector(model="context").fit(oscillations(2500)).artifact_
     state = {**made.config.state, "warm_up_rows": WARM_UP_ROWS, "gap_s": 1000.0}
     return replace(made, config=replace(made.config, name="m", threshold=1e30, state=state))
@@ -173,3 +173,22 @@ def test_a_shadow_knows_how_long_values_have_been_carried(artifact, tmp_path):
         assert (store.stale, store.stale_rows) == (1, 1)
 
     test(Served(tmp_path, artifact, carrying(artifact), stream_shadow_s=1000.0))
+
+
+@pytest.mark.parametrize("is_seasonal", [False, True])
+def test_a_version_that_has_a_season_where_the_other_has_none_has_no_shadow(artifact, tmp_path, is_seasonal):
+    """The last value is the second of the week to one of them, and one of its columns to the other."""
+    other = AutoencoderDetector(model="context").fit(oscillations(2500, seed=8)).artifact_
+    seasonal = replace(artifact.config, calendar={"time_zone": "UTC"})
+    configs = [seasonal, artifact.config] if is_seasonal else [artifact.config, seasonal]
+
+    @served
+    async def test(made):
+        assert made.send(7)[-2:] == ["OK", "OK"]
+        made.onnx = other.onnx
+        made.put("2", configs[1])
+        await made.repository.refresh()
+        assert made.plane.served.shadows == {}
+        assert made.model.version == "2"
+
+    test(Served(tmp_path, artifact, configs[0], stream_shadow_s=1000.0))

@@ -358,6 +358,15 @@ class MqttSink(Sink):
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Sink.publish`."""
+        try:
+            await self._publish(records)
+        except RefusedError:
+            if len(records) > 1 or self._connection is not None:
+                raise
+            # The broker hung up on this one alone; if that had another cause, a fresh connection takes it.
+            await self._publish(records)
+
+    async def _publish(self, records: Sequence[Record]) -> None:
         if self._connection is None:
             await self.open()
         connection = self._connection
@@ -366,7 +375,8 @@ class MqttSink(Sink):
             await connection.publish(self._url.topic, records, singly=self._is_wary)
         except BrokerError as error:
             if connection.is_lost or not isinstance(error, RefusedError):
-                # Who still writes when the broker hangs up may not get to read why; next time nobody does.
+                # While more is being written, the broker's reason for hanging up may be lost unread: next
+                # time, no message is sent before the last one is confirmed.
                 self._is_wary = True
                 await self.close()
             raise

@@ -169,7 +169,7 @@ class Answerer:
                 scores, warming = self._streams.update_many(values, series, times, filled=filled)
             if self._shadow is not None and (shadow := _streams_of(self._shadow)) is not None:
                 if self._shadow.detector.artifact.config.calendar and None not in times:
-                    filled = filled[:, :-1]  # It has a clock of its own.
+                    filled = filled[:, :-1]  # Both end with a clock, and it has one of its own.
                 with contextlib.suppress(DataSentinelError):  # It takes over later, and harms nothing before.
                     shadow.update_many(filled, series, times, leader=self._streams)
             anomaly = (scores.astype(np.float64) > detector.threshold) & ~warming

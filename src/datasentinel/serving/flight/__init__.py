@@ -13,3 +13,5 @@ except ImportError as error:
     raise MissingDependencyError(
         'flight_port needs pyarrow with Flight: pip install "datasentinel[flight]"'
     ) from error
+
+NAME = "flight"

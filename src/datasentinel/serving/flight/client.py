@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pyarrow import flight
 
 from datasentinel.errors import InvalidInputError
 
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
     from datasentinel.serving.flight.waits import Waits
 
 
-class GoneError(Exception):
-    """The connection has ended, perhaps because the client took too long."""
+class TooSlowError(Exception):
+    """The client took too long, and its connection was ended."""
 
 
 class Client:
     """The other end of an exchange, which is waited for within limits.
 
-    All methods raise an InvalidInputError for what cannot be read.
+    Whatever waits for it raises a TooSlowError where that took too long, and an InvalidInputError for what
+    cannot be read.
     """
 
     def __init__(self, waits: Waits, context: Any, reader: Any, writer: Any) -> None:  # noqa: ANN401
@@ -54,9 +56,9 @@ class Client:
             self._writer.write_batch(batch)
 
     def check(self) -> None:
-        """Raise a GoneError if the client no longer waits for an answer."""
+        """Raise a FlightCancelledError if the client no longer waits for an answer."""
         if self._context.is_cancelled():
-            raise GoneError("the connection has ended")
+            raise flight.FlightCancelledError("the exchange was cancelled")
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -66,7 +68,7 @@ class Client:
             finally:
                 # However it ended: to pyarrow, the end of a connection may be that of the batches.
                 if wait.is_over:
-                    raise GoneError("the client sent or read nothing for too long (receive_timeout_s)")
+                    raise TooSlowError("the client sent or read nothing for too long (receive_timeout_s)")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pyarrow import flight
 
 from datasentinel.errors import DataSentinelError, ResourceExhaustedError
 from datasentinel.serving.control.status import status_of
+from datasentinel.serving.flight import NAME
 from datasentinel.serving.logs import log
 
 _logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ def code_of(error: Exception) -> str:
     return type(error).__name__.removesuffix("Error") if isinstance(error, DataSentinelError) else "Internal"
 
 
-def told(error: Exception) -> Exception:
+def flight_error(error: Exception) -> Exception:
     """Return what a client gets to know: one of Flight's errors, as only these bring no traceback along."""
     text = str(error)
     if isinstance(error, ResourceExhaustedError):
@@ -28,6 +29,6 @@ def told(error: Exception) -> Exception:
     else:
         kind, text = flight.FlightInternalError, "the server failed to score this batch; its log says why"
         facts = {"reason" if isinstance(error, DataSentinelError) else "exception": error}
-        log(_logger, logging.ERROR, "request_failed", transport="flight", **facts)
-    error_of_flight: Exception = kind(text, code_of(error).encode())
-    return error_of_flight
+        log(_logger, logging.ERROR, "request_failed", transport=NAME, **facts)
+    sent: Exception = kind(text, code_of(error).encode())
+    return sent

@@ -14,9 +14,10 @@ from pyarrow import flight
 from datasentinel.errors import InvalidInputError, ResourceExhaustedError
 from datasentinel.record_batches import RecordBatchScorer
 from datasentinel.scoring import scoring_request
-from datasentinel.serving.flight.client import Client, GoneError
+from datasentinel.serving.flight import NAME
+from datasentinel.serving.flight.client import Client, TooSlowError
 from datasentinel.serving.flight.commands import read_command
-from datasentinel.serving.flight.errors import code_of, told
+from datasentinel.serving.flight.errors import code_of, flight_error
 from datasentinel.serving.flight.turns import Pace, Turns
 from datasentinel.serving.flight.waits import Waits
 from datasentinel.serving.logs import RateLimitedLog, log
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from datasentinel.serving.data_plane import DataPlane
     from datasentinel.serving.guard import Guard
     from datasentinel.serving.settings import Settings
-
-NAME = "flight"
 
 _logger = logging.getLogger(__name__)
 _slow_log = RateLimitedLog(_logger, logging.INFO, "slow_sender_closed")
@@ -87,13 +86,13 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         """Score the batches that a client sends, in their order."""
         try:
             self._exchange(Client(self._waits, context, reader, writer), descriptor)
-        except GoneError as error:
+        except TooSlowError as error:
             raise flight.FlightTimedOutError(str(error)) from error
         except Exception as error:  # whatever it was, it stays in this exchange
             if context.is_cancelled():  # Nobody waits for the answer.
                 raise flight.FlightCancelledError("the exchange was cancelled") from error
             self._refuse(code_of(error))
-            raise told(error) from error
+            raise flight_error(error) from error
 
     def _exchange(self, client: Client, descriptor: Any) -> None:  # noqa: ANN401
         asked = read_command(descriptor)

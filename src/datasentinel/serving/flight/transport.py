@@ -11,7 +11,8 @@ import pyarrow as pa
 from datasentinel.errors import ServerError
 from datasentinel.serving import threads
 from datasentinel.serving.connections.addresses import bound_socket, resolve
-from datasentinel.serving.flight.service import NAME, Service
+from datasentinel.serving.flight import NAME
+from datasentinel.serving.flight.service import Service
 from datasentinel.serving.flight.waits import hang_up
 from datasentinel.serving.logs import log
 
