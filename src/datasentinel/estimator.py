@@ -388,6 +388,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         columns = frames.columns_of(X, asked)
         for column in columns.left_out:
             warnings.warn(str(column), DataWarning, stacklevel=3)
+        if columns.label is not None and self.label is None:
+            name = columns.names[columns.label]
+            warnings.warn(
+                f"column '{name}' is taken as the label; if it is a feature, list the features",
+                DataWarning,
+                stacklevel=3,
+            )
         is_anomaly = frames.anomalies_of(X, columns)
         facts = columns.facts()
         return (frames.select(X, columns.feature_names) if facts else X), facts, is_anomaly

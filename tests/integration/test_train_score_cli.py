@@ -69,7 +69,8 @@ def read_scores(text):
 
 def test_training_tells_what_it_did(trained):
     folder, done = trained
-    assert re.search(r"data\.csv: 997 rows of 5 features, 100 of them labelled as anomalies", done.stdout)
+    told = r"data\.csv: 997 rows of 5 features, 100 of them labelled as anomalies by column 'label'"
+    assert re.search(told, done.stdout)
     assert "3 left out" in done.stderr
     assert "line 5: column 'e': 'broken' is not a number" in done.stderr
     assert re.search(r"AUROC 0\.9\d+, average precision 0\.9\d+ on 279 test rows, 100 of them", done.stdout)

@@ -83,6 +83,18 @@ def test_a_target_out_of_reach_is_told():
         AutoencoderDetector(steps=10).fit(normal_rows(60))
 
 
+def test_a_label_that_is_found_is_named():
+    pandas = pytest.importorskip("pandas")
+    rows = normal_rows(60)
+    frame = pandas.DataFrame(rows, columns=[f"m{i}" for i in range(rows.shape[1])])
+    frame["fault"] = np.arange(60) % 20 == 0
+    with pytest.warns(DataWarning, match="'fault' is taken as the label"):
+        fitted = AutoencoderDetector(steps=10).fit(frame)
+    assert fitted.artifact_.config.feature_names == tuple(frame.columns[:-1])
+    named = AutoencoderDetector(steps=10, features=tuple(frame.columns)).fit(frame)
+    assert named.artifact_.config.feature_names == tuple(frame.columns)
+
+
 def test_pyods_conventions(fitted):
     np.testing.assert_array_equal(fitted.decision_scores_, fitted.score_samples(normal_rows(600)))
     np.testing.assert_array_equal(fitted.labels_, fitted.decision_scores_ > fitted.threshold_)

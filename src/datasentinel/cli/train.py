@@ -270,9 +270,11 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 def _tell(name: str, dataset: Dataset) -> None:
     good, width = dataset.values.shape
-    labelled = (
-        "" if dataset.labels is None else f", {int(dataset.labels.sum())} of them labelled as anomalies"
-    )
+    labelled = ""
+    if dataset.labels is not None:
+        label = dataset.columns.label
+        by = "" if label is None else f" by column '{dataset.columns.names[label]}'"
+        labelled = f", {int(dataset.labels.sum())} of them labelled as anomalies{by}"
     sampled = "" if good == dataset.num_rows else f", a random sample of {dataset.num_rows:,} (--max-rows)"
     click.echo(f"data        {name}: {good} rows of {width} features{labelled}{sampled}")
 
