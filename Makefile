@@ -74,10 +74,11 @@ fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 by default; needs clang
 test-python: setup  ## Run the Python tests, PYTEST_PROCESSES at a time, 2 by default
 	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile
 
+# moto with Flask is an S3 server, and s3fs what fsspec speaks to one with.
 test-engines:  ## Try Ray and Spark in an environment of their own, for ENGINES_S seconds at most; needs Java 17
 	test -x build/engines/bin/python || $(PYTHON) -m venv build/engines
 	build/engines/bin/python -m pip install --quiet --constraint constraints.txt \
-	  ".[bench,cpu,dev,ray,spark]"
+	  ".[bench,cpu,dev,ray,spark]" "moto[s3]>=5" flask flask-cors s3fs
 	timeout $(ENGINES_S) build/engines/bin/python -m pytest --run-slow tests/engines
 
 coverage-python: setup  ## Run the Python tests, and report which branches they never take
@@ -122,9 +123,9 @@ format: setup  ## Rewrite the sources in the house style
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 wheel: setup  ## Build the source distribution and the wheel into dist/, and run the demo from the wheel
-	rm -rf dist
+	rm -f dist/*.tar.gz dist/*_$$(uname -m).whl
 	wheel/build.sh
-	wheel/check.sh dist/*.whl
+	wheel/check.sh dist/*_$$(uname -m).whl
 
 wheel-aarch64: setup  ## Cross-build the wheel for 64-bit Arm into dist/, and score with it under qemu
 	wheel/aarch64.sh

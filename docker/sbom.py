@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 
 DOCKER = Path(__file__).parent
 LOCKS = {"server": "server-cpu.txt", "producer": "producer.txt", "trainer": "trainer-cpu.txt"}
-# The Python of the base image: a lock holds packages for others, too.
+# The system of the base image and its Python: a lock holds packages for others, too.
+RELEASE, DISTRO = "bookworm", "debian-12"
 PLACE = {
     "platform_machine": "x86_64",
     "platform_python_implementation": "CPython",
@@ -35,7 +36,7 @@ def sbom(image: str) -> dict[str, Any]:
     parts = [
         _base(dockerfile),
         *(
-            _part("library", f"pkg:deb/debian/{name}?distro=debian-12", name)
+            _part("library", f"pkg:deb/debian/{name}?distro={DISTRO}", name)
             for name in _debian_packages(dockerfile, image)
         ),
         *(
@@ -63,6 +64,8 @@ def _part(kind: str, purl: str, name: str, version: str | None = None) -> dict[s
 def _base(dockerfile: str) -> dict[str, Any]:
     pinned = r"^ARG BASE_IMAGE=(\w+):(\S+)@sha256:(\w+)$"
     name, tag, digest = re.search(pinned, dockerfile, re.MULTILINE).groups()
+    if (name, tag.partition("-")[0]) != ("debian", RELEASE):
+        sys.exit(f"the base image is {name}:{tag}, but DISTRO and PLACE are those of debian:{RELEASE}")
     base = _part("container", f"pkg:docker/{name}@sha256:{digest}", name, tag)
     return base | {"hashes": [{"alg": "SHA-256", "content": digest}]}
 

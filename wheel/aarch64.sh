@@ -8,6 +8,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
 version=$("$python" -c 'import sys; print(*sys.version_info[:2], sep=".")')
+glibc=$(getconf GNU_LIBC_VERSION)  # As this release of Debian has it for arm64, too.
+if ! apt-cache show "libpython$version-dev" > /dev/null 2>&1; then
+  echo "Debian's packages for arm64 are those of this system, and it has no Python $version: set PYTHON to one that it has" >&2
+  exit 1
+fi
 work=$PWD/build/aarch64-wheel
 root=$work/root
 
@@ -49,8 +54,8 @@ ls -sh "$work/repaired"
 rm -rf "$work/site" "$work/try"
 mkdir -p "$work/try"
 platforms=()
-for glibc in 36 35 34 31 28 27 26 24 17; do
-  platforms+=(--platform "manylinux_2_${glibc}_aarch64")
+for ((minor = ${glibc##*.}; minor >= 17; minor--)); do
+  platforms+=(--platform "manylinux_2_${minor}_aarch64")
 done
 "$python" -m pip install --quiet --only-binary :all: --python-version "$version" "${platforms[@]}" \
   --target "$work/site" "$work"/repaired/*.whl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -373,3 +374,14 @@ def test_an_images_bill_of_materials_names_its_base_its_packages_and_those_locke
         assert root["dependsOn"] == [part["bom-ref"] for part in document["components"]]
     torch = next(part for part in documents["datasentinel-trainer"]["components"] if part["name"] == "torch")
     assert torch["version"].endswith("+cpu")
+
+
+def test_an_images_bill_of_materials_is_not_made_for_another_base(tmp_path):
+    (docker := tmp_path / "docker").mkdir()
+    (docker / "Dockerfile").write_text(DOCKERFILE.replace("debian:bookworm", "debian:trixie"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    script = shutil.copy(REPOSITORY / "docker" / "sbom.py", docker)
+    done = subprocess.run([sys.executable, script, tmp_path], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the base image is debian:trixie-" in done.stderr
+    assert not list(tmp_path.glob("*.json"))
