@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -226,3 +228,34 @@ def test_columns_and_rows_are_not_mixed_up():
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
         with pytest.raises(UnsupportedModelError, match=f'{node.op_type} "t"'):
             load(model.SerializeToString(), dim=DIM)
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "ReduceMax"])
+def test_deep_graphs_load_in_a_small_stack(op):
+    depth = 20_000
+    names = ["input", *(f"x{i}" for i in range(1, depth)), "score"]
+    axis = ["axis"] if op == "ReduceMax" else []
+    nodes = [helper.make_node(op, [a, *axis], [b]) for a, b in pairwise(names)]
+    column = ("batch", 1)
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, column)],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, column)],
+        [numpy_helper.from_array(np.array([1]), "axis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    scores = []
+
+    def score() -> None:
+        scores.append(load(model.SerializeToString(), dim=1).score(np.float32([[0.5]])))
+
+    before = threading.stack_size(1 << 20)
+    try:
+        thread = threading.Thread(target=score)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    fixed_point = 0.659046068407  # x = 1 / (1 + exp(-x))
+    np.testing.assert_allclose(scores, [[0.5 if op == "ReduceMax" else fixed_point]], rtol=1e-6)

@@ -289,6 +289,195 @@ def test_scores_of_classes(isa, classes, sign, transform):
     )
 
 
+@pytest.mark.parametrize("transform", ["NONE", "LOGISTIC"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize(("classes", "bases"), [(2, 1), (3, 3)])
+def test_base_values_of_classes(isa, classes, bases, sign, transform):
+    trees = Trees(7, targets=1 if classes == 2 else classes).grow(12).grow(9)
+    trees.weights = [(*w[:3], sign * abs(w[3])) for w in trees.weights]
+    x = rows(40)[:, :classes].copy()
+    trees.nodes = [(*n[:2], n[2] % classes, *n[3:]) for n in trees.nodes]
+    node = classifier(
+        trees,
+        classlabels_int64s=list(range(classes)),
+        base_values=[0.125, -0.5, 0.75][:bases],
+        post_transform=transform,
+    )
+    model = model_of(node, output="output", columns=classes, dim=classes)
+    np.testing.assert_allclose(
+        load(model, dim=classes).reconstruct(x), run(model, x, "output"), rtol=2e-5, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "attributes", "message"),
+    [
+        (2, (0, 1), {"base_values": [0.1, 0.1]}, "2 base values for two classes"),
+        (2, (0, 1), {"base_values": [0.0, 0.0]}, "2 base values for two classes"),
+        (2, (0,), {"base_values": [0.1, 0.1]}, "2 base values for two classes"),
+        (2, (0,), {"base_values": [0.1, 0.3], "post_transform": "LOGISTIC"}, "2 base values for two classes"),
+        (2, (0, 1), {"base_values": [0.1]}, "one base value for scores of two classes"),
+        (3, (0, 1, 2), {"base_values": [0.1]}, "does not have one base value per output"),
+        (1, (0,), {"post_transform": "LOGISTIC"}, "LOGISTIC to the score of one class"),
+    ],
+)
+def test_classifiers_whose_scores_have_no_one_meaning_are_refused(labels, classes, attributes, message):
+    trees = stump(0.25, 0.5)
+    trees.weights = [(*w[:2], c, w[3]) for w in trees.weights for c in classes]
+    node = classifier(trees, classlabels_int64s=list(range(labels)), **attributes)
+    with pytest.raises(UnsupportedModelError, match=f'"forest": .*{message}'):
+        load(model_of(node, output="output", columns=labels, dim=labels), dim=labels)
+
+
+def test_weights_of_a_class_that_rows_may_lack():
+    """ONNX Runtime does something else for such rows: it leaves the base value out, or makes a score of the other."""
+    some = [(0, 1, 0, 0.25), (0, 1, 1, 0.5), (0, 2, 1, 0.75)]
+    x = np.array([[-1, 0], [1, 0]], np.float32)
+
+    def model(weights, **attributes):
+        trees = stump(0.25, 0.5)
+        trees.weights = weights
+        node = classifier(trees, classlabels_int64s=[0, 1], **attributes)
+        return model_of(node, output="output", columns=2, dim=2)
+
+    for weights in (some, some[:1]):
+        reconstructed = load(model(weights), dim=2).reconstruct(x)
+        np.testing.assert_allclose(reconstructed, run(model(weights), x, "output"))
+    with pytest.raises(UnsupportedModelError, match="may come to no weight of class 1"):
+        load(model([some[0], some[2]]), dim=2)
+    with pytest.raises(UnsupportedModelError, match="may come to no weight of class 0"):
+        load(model(some[:1], base_values=[0.1]), dim=2)
+
+
+def stump(low, high):
+    """One tree: `low` where the first column is at most 0, `high` elsewhere."""
+    trees = Trees(0)
+    trees.nodes = [
+        (0, 0, 0, "BRANCH_LEQ", 0.0, 1, 2, 0),
+        (0, 1, 0, "LEAF", 0.0, 0, 0, 0),
+        (0, 2, 0, "LEAF", 0.0, 0, 0, 0),
+    ]
+    trees.weights = [(0, 1, 0, low), (0, 2, 0, high)]
+    trees.count = 1
+    return trees
+
+
+def folded(steps, *, leaves=(0.1, 0.7), **attributes):
+    """The graph that computes `steps` of a stump's `leaves`: (operator, inputs, attributes), inputs being the
+    step before ("_") or numbers, integers where they are ints; its result is cast to float32."""
+    nodes = [ensemble(stump(*leaves), output="0", **attributes)]
+    for i, (op, sources, given) in enumerate(steps):
+        names = []
+        for source in sources:
+            names.append(str(i) if source == "_" else f"c{len(nodes)}")
+            if isinstance(source, np.generic):
+                tensor = helper.make_tensor("", helper.np_dtype_to_tensor_dtype(source.dtype), [], [source])
+                nodes.append(helper.make_node("Constant", [], [names[-1]], value=tensor))
+        domain, _, name = op.rpartition(":")
+        nodes.append(helper.make_node(name, names, [str(i + 1)], name=name, domain=domain, **given))
+    nodes.append(helper.make_node("Cast", [str(len(steps))], ["score"], to=TensorProto.FLOAT))
+    return model_of(*nodes)
+
+
+ADDED = ("Add", ["_", np.float32(0.2)], {})
+SCALED = ("Mul", ["_", np.float32(10)], {})
+TO_INT32 = ("Cast", ["_"], {"to": TensorProto.INT32})
+
+
+@pytest.mark.parametrize(
+    ("steps", "attributes"),
+    [
+        ([ADDED, ("GreaterOrEqual", ["_", np.float32(0.3)], {})], {}),
+        ([ADDED, ("Less", ["_", np.float32(0.3)], {})], {}),
+        ([ADDED, ("Equal", ["_", np.float32(0.3)], {})], {}),
+        ([("GreaterOrEqual", ["_", np.float32(0.3)], {})], {"base_values": [0.2]}),
+        ([SCALED, ("Floor", ["_"], {})], {}),
+        ([SCALED, TO_INT32], {}),
+        (
+            [
+                ADDED,
+                (
+                    "ai.onnx.ml:LabelEncoder",
+                    ["_"],
+                    {"keys_floats": [0.3], "values_floats": [5.0], "default_float": 2.0},
+                ),
+            ],
+            {},
+        ),
+        # Of a leaf that is not a number, and of -0.
+        (
+            [
+                ("Sub", ["_", np.float32(0.5)], {}),
+                ("Log", ["_"], {}),
+                (
+                    "ai.onnx.ml:LabelEncoder",
+                    ["_"],
+                    {"keys_floats": [0.3], "values_floats": [5.0], "default_float": 2.0},
+                ),
+            ],
+            {},
+        ),
+        (
+            [
+                ("Relu", ["_"], {}),
+                ("Mul", ["_", np.float32(-0.0)], {}),
+                ("Reciprocal", ["_"], {}),
+                ("Less", ["_", np.float32(0)], {}),
+            ],
+            {},
+        ),
+    ],
+)
+def test_functions_of_a_leaf_round_as_the_graph_does(steps, attributes):
+    """In float64, 0.1 + 0.2 is no longer at least 0.3, each a float32, and 10 times 0.7 is less than 7."""
+    model = folded(steps, **attributes)
+    x = np.zeros((2, D), np.float32)
+    x[1] = 1
+    np.testing.assert_array_equal(load(model, dim=D).score(x), run(model, x)[:, 0])
+
+
+def test_functions_of_a_leaf_that_have_no_exact_result_are_refused():
+    beyond = [TO_INT32, ("Mul", ["_", np.int32(1 << 16)], {})]
+    with pytest.raises(UnsupportedModelError, match='"Mul": its integers leave the range of int32'):
+        load(folded(beyond, leaves=(2.0, 40000.0)), dim=D)
+    with pytest.raises(UnsupportedModelError, match='"Cast": its integers leave the range of int32'):
+        load(folded([TO_INT32], leaves=(1.0, 3e9)), dim=D)
+    by_zero = [TO_INT32, ("Div", ["_", np.int32(0)], {})]
+    with pytest.raises(UnsupportedModelError, match='"Div": its integers leave the range of int32'):
+        load(folded(by_zero, leaves=(0.0, 1.0)), dim=D)
+    keys = {"keys_floats": [float("nan"), 1.0], "values_floats": [5.0, 6.0]}
+    with pytest.raises(UnsupportedModelError, match="NaN is among its keys"):
+        load(folded([("ai.onnx.ml:LabelEncoder", ["_"], keys)]), dim=D)
+
+
+def test_targets_of_few_trees_each():
+    """Boosted trees of several classes: each tree has weights of one; the last target has none."""
+    trees = Trees(4, targets=1)
+    for _ in range(3 * (D - 1)):
+        trees.grow(9)
+    trees.weights = [(*w[:2], w[0] % (D - 1), w[3]) for w in trees.weights]
+    trees.targets = D
+    model = model_of(ensemble(trees, output="output"), output="output", columns=D)
+    x = rows(50)
+    reconstructed = load(model, dim=D).reconstruct(x)
+    np.testing.assert_allclose(reconstructed, trees.sums(x), rtol=2e-6, atol=2e-6)
+    assert np.ptp(reconstructed[:, :-1], axis=0).all()
+    np.testing.assert_array_equal(reconstructed[:, -1], 0)
+
+
+def test_small_files_that_ask_for_much_memory_are_refused():
+    trees = Trees(2).grow(1023)
+    leaves = [w[1] for w in trees.weights]
+    trees.targets = 4096
+    trees.weights = [(0, leaves[t % len(leaves)], t, 1.0) for t in range(trees.targets)]
+    with pytest.raises(UnsupportedModelError, match="4096 outputs would take far more memory"):
+        load(model_of(ensemble(trees, output="output"), output="output", columns=4096, dim=4096), dim=4096)
+    many = [helper.make_node("Neg", ["sum"], [f"n{i}"]) for i in range(300)]
+    total = helper.make_node("Sum", [node.output[0] for node in many], ["score"])
+    with pytest.raises(UnsupportedModelError, match="what it computes of trees would take far more memory"):
+        load(model_of(ensemble(Trees(2).grow(4095), output="sum"), *many, total), dim=D)
+
+
 def changed(trees, name, index, value):
     attributes = trees.attributes()
     attributes[name][index] = value
@@ -300,6 +489,9 @@ def test_what_cannot_be_run_is_named():
     branch = next(i for i, node in enumerate(trees.nodes) if node[3] != "LEAF")
     with pytest.raises(UnsupportedModelError, match=r'TreeEnsembleRegressor "forest": .*mode "BRANCH_EQ"'):
         load(changed(trees, "nodes_modes", branch, "BRANCH_EQ"), dim=D)
+    for limit in (np.inf, -np.inf):
+        with pytest.raises(UnsupportedModelError, match=r'"forest": .*infinite threshold'):
+            load(changed(trees, "nodes_values", branch, float(limit)), dim=D)
     for name, value in {"aggregate_function": "MIN", "post_transform": "PROBIT"}.items():
         with pytest.raises(UnsupportedModelError, match=f'"forest": .*{value}'):
             load(model_of(ensemble(trees, **{name: value})), dim=D)
@@ -329,7 +521,7 @@ def test_what_is_no_tree_is_refused():
     root = 0
     broken = {
         "two ways to": ("nodes_truenodeids", root, attributes["nodes_falsenodeids"][root]),
-        "no root leads to": ("nodes_truenodeids", root, attributes["nodes_nodeids"][root]),
+        "cannot be reached from a root": ("nodes_truenodeids", root, attributes["nodes_nodeids"][root]),
         "lacks node": ("nodes_truenodeids", root, 10**6),
         "asks for column 7 of 7": ("nodes_featureids", root, 7),
         "no threshold": ("nodes_values", root, float("nan")),

@@ -71,7 +71,10 @@ std::optional<Tensor> fold(const onnx::Node& node, const std::vector<const Tenso
   if (op == "Identity" || op == "Cast") {
     const bool to_real =
         op == "Identity" || (node.attribute("to") != nullptr && node.attribute("to")->integer == 1);
-    return to_real ? std::optional(*inputs[0]) : std::nullopt;
+    if (!to_real) return std::nullopt;
+    Tensor result = *inputs[0];
+    if (op == "Cast") result.type = onnx::ElementType::float32;
+    return result;
   }
   if (op == "Transpose") return transpose(node, *inputs[0]);
   if (op == "Neg") return elementwise(*inputs[0], [](double x) { return -x; });

@@ -26,11 +26,13 @@ Symbol& Operators::symbol(const std::string& name) {
   const auto found = symbols_.find(name);
   if (found != symbols_.end()) return found->second;
   if (const auto sum = tree_sums_.find(name); sum != tree_sums_.end()) {
-    if (sum->second.is_whole) {
-      throw Error(ErrorCode::unsupported_model,
-                  "\"" + name + "\" holds whole numbers, which the fused backend knows of trees only");
+    if (!is_real(sum->second.type)) {
+      throw Error(
+          ErrorCode::unsupported_model,
+          "\"" + name +
+              "\" holds integers, which the fused backend supports only on values computed from trees");
     }
-    return symbols_.emplace(name, builder_.trees(sum->second)).first->second;
+    return symbols_.emplace(name, trees(sum->second)).first->second;
   }
   if (constant(name) != nullptr) {
     throw Error(ErrorCode::unsupported_model,

@@ -47,6 +47,8 @@ class Operators {
   [[nodiscard]] bool fold_quantized(const Node& node);
   [[nodiscard]] bool fold_tree_sums(const Node& node);
   void define(const std::string& name, TreeSum sum);
+  [[nodiscard]] Symbol trees(const TreeSum& sum);
+  void hold(const TreeSum& sum);
 
   // Operators.
   Symbol gemm(const Node& node);
@@ -94,6 +96,8 @@ class Operators {
   std::map<std::string, Quantized, std::less<>> quantized_;  ///< Constants that were dequantised.
   std::map<std::string, TreeSum, std::less<>> tree_sums_;    ///< Tensors that nothing else has read yet.
   Uses folded_reads_;                                        ///< What was folded of those.
+  std::size_t leaf_values_read_ = 0;
+  std::size_t leaf_values_held_ = 0;  ///< By those and by the program.
 };
 
 /// Throws Error{unsupported_model}: the fused backend cannot run `node`, because it `problem`.

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,7 +41,25 @@ bool has_negative_weight(const Node& node) {
 
 }  // namespace
 
+/// Small files must not ask for much memory: each of many nodes may make something of one large forest.
+void Operators::hold(const TreeSum& sum) {
+  constexpr std::size_t kAlways = std::size_t{1} << 20;
+  constexpr std::size_t kMostPerRead = 16;
+  leaf_values_held_ += count_leaf_values(sum.forest);
+  if (leaf_values_held_ > kAlways + kMostPerRead * leaf_values_read_) {
+    throw Error(ErrorCode::unsupported_model,
+                "the fused backend cannot run this graph: what it computes of trees would take far more "
+                "memory than the trees");
+  }
+}
+
+Symbol Operators::trees(const TreeSum& sum) {
+  hold(sum);
+  return builder_.trees(sum);
+}
+
 void Operators::define(const std::string& name, TreeSum sum) {
+  hold(sum);
   if (constant(name) != nullptr || !tree_sums_.emplace(name, std::move(sum)).second) {
     throw Error(ErrorCode::invalid_model, "\"" + name + "\" is computed twice");
   }
@@ -60,12 +80,16 @@ bool Operators::fold_tree_sums(const Node& node) {
   if (!result) return false;
   define(node.outputs[0], std::move(*result));
   for (const std::string& name : node.inputs) {
-    if (++folded_reads_[name] == uses_.at(name)) tree_sums_.erase(name);
+    const auto found = tree_sums_.find(name);
+    if (found == tree_sums_.end() || ++folded_reads_[name] != uses_.at(name)) continue;
+    leaf_values_held_ -= count_leaf_values(found->second.forest);
+    tree_sums_.erase(found);
   }
   return true;
 }
 
-/// By target or class, what the trees of `node` add up to.
+/// By target or class, what the trees of `node` add up to. What base values of a classifier mean is what ONNX
+/// Runtime does, which adds those of two classes to other columns than their own.
 std::vector<TreeSum> Operators::tree_outputs(const Node& node) {
   Symbol& x = input(node, 0);
   if (x.rank != 2) refuse(node, "its input is not a matrix");
@@ -73,12 +97,25 @@ std::vector<TreeSum> Operators::tree_outputs(const Node& node) {
   builder_.share(x);
   TreeEnsemble ensemble = read_tree_ensemble(node, x.width);
   std::vector<TreeSum> sums;
+  leaf_values_read_ += std::transform_reduce(ensemble.outputs.begin(), ensemble.outputs.end(), std::size_t{0},
+                                             std::plus<>(), count_leaf_values);
+  sums.reserve(ensemble.outputs.size());
   for (Forest& forest : ensemble.outputs) {
     sums.push_back({.input = value, .forest = std::move(forest)});
   }
   const std::size_t bases = ensemble.base_values.size();
-  const bool fits = bases == 0 || bases == sums.size() || (bases == 1 && has_one_score(node));
-  if (!fits) refuse(node, "it has not one base value for each output");
+  const bool classifies = node.op_type == "TreeEnsembleClassifier";
+  if (classifies && sums.size() == 2) {
+    const bool one_score = has_one_score(node);
+    if (bases > 1) refuse(node, "it has " + std::to_string(bases) + " base values for two classes");
+    if (bases == 1 && !one_score) refuse(node, "it has one base value for scores of two classes");
+    const std::size_t asked = one_score ? 0 : 1;
+    if ((bases == 1 || !one_score) && !ensemble.always_weighed[asked]) {
+      refuse(node, "some rows may come to no weight of class " + std::to_string(asked));
+    }
+  } else if (bases != 0 && bases != sums.size()) {
+    refuse(node, "it does not have one base value per output");
+  }
   for (std::size_t i = 0; i < bases; ++i) sums[i].constant = ensemble.base_values[i];
   return sums;
 }
@@ -94,7 +131,8 @@ Symbol Operators::as_columns(const std::vector<TreeSum>& sums, bool logistic) {
   std::vector<Symbol> columns;
   std::vector<Symbol*> parts;
   columns.reserve(sums.size());
-  for (const TreeSum& sum : sums) parts.push_back(&columns.emplace_back(builder_.trees(sum)));
+  parts.reserve(sums.size());
+  for (const TreeSum& sum : sums) parts.push_back(&columns.emplace_back(trees(sum)));
   Symbol result = builder_.concat(parts);
   return logistic ? builder_.apply({.function = Function::sigmoid}, result, true) : result;
 }
@@ -105,13 +143,11 @@ void Operators::tree_classifier(const Node& node) {
   if (is_used(node.outputs[0])) refuse(node, "its labels are read");
   const bool logistic = is_logistic(node);
   std::vector<TreeSum> sums = tree_outputs(node);
-  if (sums.size() == 2 && !has_one_score(node) && sums[0].constant != sums[1].constant) {
-    refuse(node, "it has base values of two classes");
-  }
+  if (sums.size() == 1 && logistic) refuse(node, "it applies LOGISTIC to the score of one class");
   if (sums.size() != 2 || !has_one_score(node)) {
     return define(node.outputs[1], as_columns(sums, logistic));
   }
-  Symbol score = builder_.trees(sums[0]);
+  Symbol score = trees(sums[0]);
   builder_.share(score);
   Symbol other = builder_.multiply(score, {-1.0});
   const bool is_share = !logistic && !has_negative_weight(node);

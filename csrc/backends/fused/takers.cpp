@@ -7,6 +7,8 @@
 namespace datasentinel::fused {
 namespace {
 
+using Positions = std::vector<std::size_t>;
+
 /// Takes one value's columns in any order.
 bool takes_in_any_order(const Instruction& step) {
   switch (step.op) {
@@ -26,8 +28,8 @@ bool is_result(const Program& program, int value) {
 }
 
 /// Positions of the steps that read `value`, or none where it is also a result.
-std::vector<std::size_t> readers_of(const Program& program, int value) {
-  std::vector<std::size_t> positions;
+Positions readers_of(const Program& program, int value) {
+  Positions positions;
   if (is_result(program, value)) return positions;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     if (reads(program.instructions[i], value)) positions.push_back(i);
@@ -35,24 +37,10 @@ std::vector<std::size_t> readers_of(const Program& program, int value) {
   return positions;
 }
 
-bool all_take_in_any_order(const Program& program, const std::vector<std::size_t>& positions) {
+bool all_take_in_any_order(const Program& program, const Positions& positions) {
   return !positions.empty() && std::ranges::all_of(positions, [&](std::size_t i) {
     return takes_in_any_order(program.instructions[i]);
   });
-}
-
-/// Lets the readers of a scaled value scale themselves.
-void fold_scaling(Program& program, std::size_t position) {
-  const Instruction scaling = program.instructions[position];
-  const auto positions = readers_of(program, scaling.out);
-  if (!all_take_in_any_order(program, positions)) return;
-  for (const std::size_t i : positions) {
-    Instruction& reader = program.instructions[i];
-    reader.a = scaling.a;
-    reader.center = scaling.center;
-    reader.scale = scaling.scale;
-    reader.offset = scaling.offset;
-  }
 }
 
 bool is_reduction(const Instruction& step) {
@@ -64,14 +52,49 @@ bool is_reduction(const Instruction& step) {
   }
 }
 
+/// By value: the steps that write it, and those that read it.
+struct Links {
+  explicit Links(const Program& program) : writers(program.widths.size()), readers(program.widths.size()) {
+    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+      const Instruction& step = program.instructions[i];
+      writers[static_cast<std::size_t>(step.out)].push_back(i);
+      if (step.a >= 0) readers[static_cast<std::size_t>(step.a)].push_back(i);
+      if (step.b >= 0 && step.b != step.a) readers[static_cast<std::size_t>(step.b)].push_back(i);
+    }
+  }
+
+  std::vector<Positions> writers, readers;
+};
+
+/// Lets the readers of scaled values scale themselves.
+void fold_scaling(Program& program) {
+  const Links links(program);  // A reader that is folded has no other scaling behind it.
+  for (const Instruction& scaling : program.instructions) {
+    if (scaling.op != Op::affine || is_result(program, scaling.out)) continue;
+    const Positions& positions = links.readers[static_cast<std::size_t>(scaling.out)];
+    if (!all_take_in_any_order(program, positions)) continue;
+    for (const std::size_t i : positions) {
+      Instruction& reader = program.instructions[i];
+      reader.a = scaling.a;
+      reader.center = scaling.center;
+      reader.scale = scaling.scale;
+      reader.offset = scaling.offset;
+    }
+  }
+}
+
 /// Puts steps in an order in which few values live at a time: what a step needs is made right before it, and
-/// a value is reduced as soon as it is there.
+/// a value is reduced as soon as it is there. Graphs may be deep, so nothing here recurses.
 class InOrder {
  public:
   explicit InOrder(const Program& program)
       : program_(program),
+        links_(program),
         is_needed_(program.instructions.size(), false),
-        is_done_(program.instructions.size(), false) {}
+        is_done_(program.instructions.size(), false) {
+    unmade_.reserve(links_.writers.size());
+    for (const Positions& writers : links_.writers) unmade_.push_back(writers.size());
+  }
 
   Program take() {
     Program ordered = program_;
@@ -86,61 +109,86 @@ class InOrder {
   }
 
  private:
+  /// A step to put, and how many of its operands have been asked for.
+  struct Waiting {
+    std::size_t position = 0;
+    int asked = 0;
+  };
+
   void add(int result) {
     need(result);
     make(result);
   }
 
-  void need(int value) {
-    for (std::size_t i = 0; i < is_needed_.size(); ++i) {
-      const Instruction& step = program_.instructions[i];
-      if (value < 0 || step.out != value || is_needed_[i]) continue;
-      is_needed_[i] = true;
-      need(step.a);
-      need(step.b);
+  void need(int result) {
+    std::vector<int> values{result};
+    while (!values.empty()) {
+      const int value = values.back();
+      values.pop_back();
+      if (value < 0) continue;
+      for (const std::size_t i : links_.writers[static_cast<std::size_t>(value)]) {
+        if (is_needed_[i]) continue;
+        is_needed_[i] = true;
+        values.push_back(program_.instructions[i].a);
+        values.push_back(program_.instructions[i].b);
+      }
     }
   }
 
-  void make(int value) {
-    for (std::size_t i = 0; i < is_done_.size(); ++i) {
-      const Instruction& step = program_.instructions[i];
-      if (value < 0 || step.out != value || is_done_[i]) continue;
-      make(step.a);
-      make(step.b);
-      put(i);
+  void make(int result) {
+    std::vector<Waiting> waiting;
+    const auto ask = [&](int value) {
+      if (is_made(value)) return;
+      const Positions& writers = links_.writers[static_cast<std::size_t>(value)];
+      for (auto i = writers.rbegin(); i != writers.rend(); ++i) waiting.push_back({.position = *i});
+    };
+    ask(result);
+    while (!waiting.empty()) {
+      const auto [position, asked] = waiting.back();
+      if (is_done_[position] || asked == 2) {
+        waiting.pop_back();
+        put(position);
+        continue;
+      }
+      ++waiting.back().asked;
+      const Instruction& step = program_.instructions[position];
+      ask(asked == 0 ? step.a : step.b);
     }
   }
 
-  void put(std::size_t position) {
-    if (is_done_[position]) return;
-    is_done_[position] = true;
-    steps_.push_back(program_.instructions[position]);
-    const int made = program_.instructions[position].out;
-    for (std::size_t i = 0; i < is_done_.size(); ++i) {
-      const Instruction& step = program_.instructions[i];
-      if (is_needed_[i] && is_reduction(step) && reads(step, made) && is_made(step.a) && is_made(step.b))
-        put(i);
+  void put(std::size_t first) {
+    Positions ready{first};
+    while (!ready.empty()) {
+      const std::size_t position = ready.back();
+      ready.pop_back();
+      const Instruction& step = program_.instructions[position];
+      if (is_done_[position] || !is_made(step.a) || !is_made(step.b)) continue;
+      is_done_[position] = true;
+      steps_.push_back(step);
+      const auto made = static_cast<std::size_t>(step.out);
+      if (--unmade_[made] != 0) continue;
+      const Positions& readers = links_.readers[made];
+      for (auto i = readers.rbegin(); i != readers.rend(); ++i) {
+        if (is_needed_[*i] && is_reduction(program_.instructions[*i])) ready.push_back(*i);
+      }
     }
   }
 
   [[nodiscard]] bool is_made(int value) const {
-    for (std::size_t i = 0; i < is_done_.size(); ++i) {
-      if (program_.instructions[i].out == value && !is_done_[i]) return false;
-    }
-    return true;
+    return value < 0 || unmade_[static_cast<std::size_t>(value)] == 0;
   }
 
   const Program& program_;
+  const Links links_;
   std::vector<bool> is_needed_, is_done_;  ///< By step.
+  std::vector<std::size_t> unmade_;        ///< By value: how many of its writers are not done.
   std::vector<Instruction> steps_;
 };
 
 }  // namespace
 
 Program in_order(Program program) {
-  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    if (program.instructions[i].op == Op::affine) fold_scaling(program, i);
-  }
+  fold_scaling(program);
   return InOrder(program).take();
 }
 

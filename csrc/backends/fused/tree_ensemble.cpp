@@ -1,5 +1,6 @@
 #include "backends/fused/tree_ensemble.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -22,7 +23,8 @@ using onnx::Node;
 using NodeId = std::pair<std::int64_t, std::int64_t>;
 
 constexpr std::size_t kMaxOutputs = std::size_t{1} << 16;
-constexpr std::size_t kMaxLeafValues = std::size_t{1} << 26;
+/// By number in the file that describes the trees.
+constexpr std::size_t kMaxLeafValues = 16;
 
 [[noreturn]] void fail(const Node& node, const std::string& problem) {
   throw Error(ErrorCode::invalid_model, node.describe() + " " + problem);
@@ -144,9 +146,8 @@ class Nodes {
     if (!is_strict && mode != "BRANCH_LEQ" && mode != "BRANCH_GT") {
       refuse(node_, describe(id) + " has the mode \"" + mode + "\"");
     }
-    if (!(values_[place] > -std::numeric_limits<float>::infinity())) {
-      fail(node_, "has no threshold in " + describe(id));
-    }
+    if (std::isnan(values_[place])) fail(node_, "has no threshold in " + describe(id));
+    if (std::isinf(values_[place])) refuse(node_, describe(id) + " has an infinite threshold");
     if (features_[place] < 0 || features_[place] >= width_) {
       fail(node_, "asks for column " + std::to_string(features_[place]) + " of " + std::to_string(width_) +
                       " in " + describe(id));
@@ -205,6 +206,22 @@ Weights read_weights(const Node& node, const Nodes& nodes, const std::string& pr
   return weights;
 }
 
+/// Whether each of these leaves has a weight of `output`.
+bool all_weigh(const std::vector<std::size_t>& leaves, const Weights& weights, std::size_t output) {
+  return std::ranges::all_of(leaves, [&](std::size_t leaf) {
+    const auto found = weights.find(leaf);
+    return found != weights.end() &&
+           std::ranges::any_of(found->second, [&](const auto& weight) { return weight.first == output; });
+  });
+}
+
+/// A forest of one leaf, which adds nothing.
+Forest nothing() {
+  static const auto kLeaf =
+      std::make_shared<const Tree>(Tree{.nodes = {Tree::Node{.is_leaf = true}}, .leaves = 1});
+  return {{.tree = kLeaf, .values = {0.0}}};
+}
+
 std::size_t count_outputs(const Node& node, bool classifies) {
   const std::size_t classes = integers(node, "classlabels_int64s").size() +
                               list(node, "classlabels_strings", &onnx::Attribute::texts).size();
@@ -234,6 +251,8 @@ TreeEnsemble read_tree_ensemble(const Node& node, std::size_t width) {
   const auto& base_values = reals(node, "base_values");
   ensemble.base_values.assign(base_values.begin(), base_values.end());
   const double share = function == "AVERAGE" ? 1.0 / static_cast<double>(roots.size()) : 1.0;
+  const std::size_t described =
+      nodes.size() + reals(node, classifies ? "class_weights" : "target_weights").size();
   std::size_t leaf_values = 0;
   std::size_t reached = 0;
   if (outputs > kMaxOutputs) refuse(node, "it has too many outputs");
@@ -242,20 +261,30 @@ TreeEnsemble read_tree_ensemble(const Node& node, std::size_t width) {
     std::vector<std::size_t> leaves;
     const auto tree = std::make_shared<const Tree>(nodes.tree_from(root, leaves));
     reached += tree->nodes.size();
-    leaf_values += leaves.size() * outputs;
-    if (leaf_values > kMaxLeafValues) refuse(node, "it has too many leaves");
-    for (Forest& forest : ensemble.outputs) {
-      forest.push_back({.tree = tree, .values = std::vector<double>(leaves.size(), 0.0)});
+    for (std::size_t output = 0; output < std::min<std::size_t>(outputs, 2); ++output) {
+      ensemble.always_weighed[output] = ensemble.always_weighed[output] || all_weigh(leaves, weights, output);
     }
     for (std::size_t leaf = 0; leaf < leaves.size(); ++leaf) {
       const auto found = weights.find(leaves[leaf]);
       if (found == weights.end()) continue;
       for (const auto& [output, value] : found->second) {
-        ensemble.outputs[output].back().values[leaf] += share * value;
+        Forest& forest = ensemble.outputs[output];
+        if (forest.empty() || forest.back().tree != tree) {
+          leaf_values += leaves.size();
+          if (leaf_values > kMaxLeafValues * described) {
+            refuse(node, "its " + std::to_string(outputs) +
+                             " outputs would take far more memory than the trees that they share");
+          }
+          forest.push_back({.tree = tree, .values = std::vector<double>(leaves.size(), 0.0)});
+        }
+        forest.back().values[leaf] += share * value;
       }
     }
   }
-  if (reached != nodes.size()) fail(node, "has nodes that no root leads to");
+  if (reached != nodes.size()) fail(node, "has nodes that cannot be reached from a root");
+  for (Forest& forest : ensemble.outputs) {
+    if (forest.empty()) forest = nothing();
+  }
   return ensemble;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -10,8 +11,10 @@ namespace datasentinel::fused {
 
 /// What a TreeEnsembleRegressor or TreeEnsembleClassifier says, before its transformation of the results.
 struct TreeEnsemble {
-  std::vector<Forest> outputs;      ///< By target or class: the sum of these, one for each tree,
+  std::vector<Forest> outputs;      ///< By target or class: the sum of these, one for each tree with weights,
   std::vector<double> base_values;  ///< and this; empty: 0.
+  /// By output, of the first two: whether every row comes to a leaf with a weight of it.
+  std::array<bool, 2> always_weighed{};
 };
 
 /// Reads `node`, whose input has `width` columns. Throws Error{unsupported_model} naming what is not

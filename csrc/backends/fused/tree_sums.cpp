@@ -5,12 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "backends/fused/constants.h"
+#include "backends/fused/operators.h"
 
 namespace datasentinel::fused {
 namespace {
@@ -22,7 +24,7 @@ using Function = std::function<double(Numbers)>;
 using Operands = std::vector<TreeOperand>;
 
 template <typename Unary>
-Function unary(Unary function) {
+Function unary(const Unary& function) {
   return [function](Numbers x) { return function(x[0]); };
 }
 
@@ -41,26 +43,48 @@ Function folded(Binary function) {
   };
 }
 
-bool is_real(ElementType type) { return type == ElementType::float32 || type == ElementType::float64; }
-
 /// What a Cast casts to.
 ElementType target_of(const Node& node) {
   return ElementType{static_cast<std::int32_t>(node.integer_or("to", 0))};
 }
 
-/// Whether the numbers that `node` computes with are integers or booleans.
-bool takes_whole(const Node& node, const Operands& operands) {
-  const TreeOperand& operand = operands[node.op_type == "Where" ? 1 : 0];
-  return operand.sum != nullptr ? operand.sum->is_whole : !is_real(operand.constant->type);
+ElementType type_of(const TreeOperand& operand) {
+  return operand.sum != nullptr ? operand.sum->type : operand.constant->type;
 }
 
-/// Whether what it makes of them is.
-bool gives_whole(const Node& node, bool inputs_are_whole) {
+/// The type of the numbers that `node` computes with.
+ElementType input_type(const Node& node, const Operands& operands) {
+  return type_of(operands[node.op_type == "Where" ? 1 : 0]);
+}
+
+/// The type of what it makes of them.
+ElementType output_type(const Node& node, ElementType input) {
   static constexpr std::string_view kComparisons[] = {"And",  "Equal",       "Greater", "GreaterOrEqual",
                                                       "Less", "LessOrEqual", "Not",     "Or"};
-  if (node.type() == "ai.onnx.ml:LabelEncoder") return node.attribute("values_int64s") != nullptr;
-  if (node.op_type == "Cast") return !is_real(target_of(node));
-  return inputs_are_whole || std::ranges::find(kComparisons, node.op_type) != std::end(kComparisons);
+  if (node.type() == "ai.onnx.ml:LabelEncoder") {
+    return node.attribute("values_int64s") != nullptr ? ElementType::int64 : ElementType::float32;
+  }
+  if (node.op_type == "Cast") return target_of(node);
+  const bool compares = std::ranges::find(kComparisons, node.op_type) != std::end(kComparisons);
+  return compares ? ElementType::boolean : input;
+}
+
+/// The number of this type for `value`, which `node` reads or makes.
+double rounded(const Node& node, ElementType type, double value) {
+  constexpr double kOverflow = 0x1.ffffffp127;  // halfway from the greatest float32 to 2^128
+  switch (type) {
+    case ElementType::float32:
+      return std::abs(value) >= kOverflow ? std::copysign(std::numeric_limits<double>::infinity(), value)
+                                          : static_cast<double>(static_cast<float>(value));
+    case ElementType::int32:
+    case ElementType::int64:
+      // Beyond 2^53, float64 leaves integers out.
+      if (!(std::abs(value) <= (type == ElementType::int32 ? 0x1p31 - 1 : 0x1p53))) {
+        refuse(node, "its integers leave the range of " + to_string(type) + " that float64 holds");
+      }
+      return std::trunc(value);
+    default: return value;
+  }
 }
 
 std::optional<Function> cast(const Node& node) {
@@ -89,12 +113,15 @@ std::optional<Function> label_encoder(const Node& node) {
   const std::vector<double> values = numbers_in("values_int64s", "values_floats");
   if (keys.empty() || keys.size() != values.size()) return std::nullopt;
   std::map<double, double> table;
-  for (std::size_t i = 0; i < keys.size(); ++i) table.emplace(keys[i], values[i]);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (std::isnan(keys[i])) refuse(node, "NaN is among its keys");
+    table.emplace(keys[i], values[i]);
+  }
   const double otherwise = node.attribute("values_int64s") != nullptr
                                ? static_cast<double>(node.integer_or("default_int64", -1))
                                : node.real_or("default_float", -0.0);
   return unary([table = std::move(table), otherwise](double key) {
-    const auto found = table.find(key);
+    const auto found = std::isnan(key) ? table.end() : table.find(key);
     return found == table.end() ? otherwise : found->second;
   });
 }
@@ -140,22 +167,17 @@ std::optional<Function> function_of(const Node& node, bool whole) {
   return found == kFunctions.end() ? std::nullopt : std::optional(found->second);
 }
 
-/// Reshape, Squeeze and Unsqueeze of one column, which leave the numbers alone.
-std::optional<TreeSum> reshaped(const Node& node, const Operands& operands) {
+/// The rank that a Reshape or Flatten of one column, which leaves the numbers alone, gives it.
+std::optional<int> reshaped_rank(const Node& node, const Operands& operands) {
   const std::string type = node.type();
   if (operands[0].sum == nullptr) return std::nullopt;
-  TreeSum result = *operands[0].sum;
   if (type == "Reshape" && operands.size() == 2 && operands[1].constant != nullptr) {
     const auto& dims = operands[1].constant->integers;
     const bool keeps_rows = !dims.empty() && (dims[0] == -1 || (dims[0] == 0 && dims.size() == 2));
     if (!keeps_rows || dims.size() > 2 || (dims.size() == 2 && dims[1] != 1)) return std::nullopt;
-    result.rank = static_cast<int>(dims.size());
-    return result;
+    return static_cast<int>(dims.size());
   }
-  if (type == "Flatten" && node.integer_or("axis", 1) == 1) {
-    result.rank = 2;
-    return result;
-  }
+  if (type == "Flatten" && node.integer_or("axis", 1) == 1) return 2;
   return std::nullopt;
 }
 
@@ -192,8 +214,19 @@ TreeSum as_sum(const TreeOperand& operand, const TreeSum& like) {
   return constant;
 }
 
+/// No row's sum is farther from 0.
+double greatest_magnitude(const TreeSum& sum) {
+  double total = std::abs(sum.constant);
+  for (const LeafValues& term : sum.forest) {
+    double greatest = 0;
+    for (const double value : term.values) greatest = std::max(greatest, std::abs(value));
+    total += greatest;
+  }
+  return total;
+}
+
 /// The linear operators, which take sums over many trees.
-std::optional<TreeSum> linear(const Node& node, const Operands& operands, const TreeSum& like, bool whole) {
+std::optional<TreeSum> linear(const Node& node, const Operands& operands, const TreeSum& like) {
   const std::string type = node.type();
   if (type == "Add" || type == "Sum") {
     TreeSum total = as_sum(operands[0], like);
@@ -211,7 +244,7 @@ std::optional<TreeSum> linear(const Node& node, const Operands& operands, const 
       return scaled(as_sum(operands[1 - side], like), numbers(*operands[side].constant)[0]);
     }
   }
-  if (type == "Div" && operands[1].constant != nullptr && !whole) {
+  if (type == "Div" && operands[1].constant != nullptr && is_real(like.type)) {
     const double divisor = numbers(*operands[1].constant)[0];
     if (divisor != 0) return scaled(as_sum(operands[0], like), 1 / divisor);
   }
@@ -220,7 +253,7 @@ std::optional<TreeSum> linear(const Node& node, const Operands& operands, const 
 
 /// Any function of numbers that depend on the leaf of one tree.
 std::optional<TreeSum> pointwise(const Node& node, const Operands& operands, const TreeSum& like,
-                                 bool whole) {
+                                 ElementType output) {
   if (like.forest.size() != 1) return std::nullopt;
   for (const TreeOperand& operand : operands) {
     if (operand.sum == nullptr) continue;
@@ -228,26 +261,40 @@ std::optional<TreeSum> pointwise(const Node& node, const Operands& operands, con
       return std::nullopt;
     }
   }
-  const auto function = function_of(node, whole);
+  const auto function = function_of(node, !is_real(input_type(node, operands)));
   if (!function) return std::nullopt;
   TreeSum result = like;
   result.constant = 0;
   std::vector<double> arguments(operands.size());
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    const onnx::Tensor* constant = operands[i].constant;
+    if (constant != nullptr) arguments[i] = rounded(node, constant->type, numbers(*constant)[0]);
+  }
   for (std::size_t leaf = 0; leaf < result.forest[0].values.size(); ++leaf) {
     for (std::size_t i = 0; i < operands.size(); ++i) {
-      const TreeSum* sum = operands[i].sum;
-      arguments[i] =
-          sum != nullptr ? sum->constant + sum->forest[0].values[leaf] : numbers(*operands[i].constant)[0];
+      if (operands[i].sum == nullptr) continue;
+      const double value = operands[i].sum->forest[0].values[leaf];
+      const double constant = operands[i].sum->constant;
+      // 0 + -0 is 0.
+      arguments[i] = rounded(node, operands[i].sum->type, constant == 0 ? value : constant + value);
     }
-    result.forest[0].values[leaf] = (*function)(arguments);
+    result.forest[0].values[leaf] = rounded(node, output, (*function)(arguments));
   }
   return result;
 }
 
 }  // namespace
 
+bool is_real(ElementType type) noexcept {
+  return type == ElementType::float32 || type == ElementType::float64;
+}
+
 std::optional<TreeSum> fold_trees(const Node& node, const Operands& operands) {
-  if (auto result = reshaped(node, operands)) return result;
+  if (const auto rank = reshaped_rank(node, operands)) {
+    TreeSum result = *operands[0].sum;
+    result.rank = *rank;
+    return result;
+  }
   const TreeSum* like = nullptr;
   for (const TreeOperand& operand : operands) {
     if (operand.sum == nullptr) {
@@ -264,10 +311,13 @@ std::optional<TreeSum> fold_trees(const Node& node, const Operands& operands) {
       return std::nullopt;
     }
   }
-  const bool whole = takes_whole(node, operands);
-  auto result = linear(node, operands, *like, whole);
-  if (!result) result = pointwise(node, operands, *like, whole);
-  if (result) result->is_whole = gives_whole(node, whole);
+  const ElementType input = input_type(node, operands);
+  const ElementType output = output_type(node, input);
+  auto result = pointwise(node, operands, *like, output);
+  if (!result) result = linear(node, operands, *like);
+  if (!result) return std::nullopt;
+  result->type = output;
+  if (!is_real(output)) static_cast<void>(rounded(node, output, greatest_magnitude(*result)));
   return result;
 }
 

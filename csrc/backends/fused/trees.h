@@ -30,4 +30,11 @@ struct LeafValues {
 
 using Forest = std::vector<LeafValues>;
 
+/// How many values its leaves have together.
+[[nodiscard]] inline std::size_t count_leaf_values(const Forest& forest) noexcept {
+  std::size_t count = 0;
+  for (const LeafValues& term : forest) count += term.values.size();
+  return count;
+}
+
 }  // namespace datasentinel::fused
