@@ -205,7 +205,10 @@ int copy(Device& d, void* target, const void* source, std::size_t bytes, void* s
   const Streams::Id id = stream_of(d, stream);
   if (id == 0) return invalid_handle;
   std::vector<std::uint64_t> addresses{d.memory.find(address)->address};
-  if (const Memory::Area* area = d.memory.find_host(host)) addresses.push_back(area->address);
+  if (const Memory::Area* area = d.memory.find_host(host)) {
+    if (static_cast<const char*>(host) + bytes > area->data + area->bytes) return invalid_value;
+    addresses.push_back(area->address);
+  }
   d.streams.add(id, {.run =
                          [=] {
                            if (!survives([&] { std::memcpy(target, source, bytes); })) {
@@ -502,6 +505,25 @@ CUDA_FUNCTION cuMemFreeHost(void* pointer) {
     // CUDA does not promise to wait here.
     if (d.streams.touches(area->address))
       die("page-locked memory is freed while the device has yet to use it");
+    d.memory.release(*area);
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuMemHostRegister_v2(void* pointer, std::size_t bytes, unsigned flags) {
+  return call("cuMemHostRegister_v2", Needs::context, [&](Device& d) -> int {
+    if (flags != 0) die("cuMemHostRegister with flags is not simulated");
+    if (pointer == nullptr || bytes == 0) return invalid_value;
+    d.memory.lock(static_cast<char*>(pointer), bytes);
+    return success;
+  });
+}
+
+CUDA_FUNCTION cuMemHostUnregister(void* pointer) {
+  return give_back("cuMemHostUnregister", [&](Device& d) -> int {
+    const Memory::Area* const area = d.memory.find_host(pointer);
+    if (area == nullptr || area->data != pointer || area->mapping != nullptr) return invalid_value;
+    if (d.streams.touches(area->address)) die("memory is unlocked while the device has yet to use it");
     d.memory.release(*area);
     return success;
   });

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datasentinel.errors import DataSentinelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LEGACY_STREAM = 1
 OUT_OF_MEMORY = 2
@@ -83,6 +88,16 @@ class Cuda:
 
     def wait(self, stream: int) -> None:
         self("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    @contextmanager
+    def page_locked(self, values: np.ndarray) -> Iterator[None]:
+        """Lock the memory of others."""
+        pointer = ctypes.c_void_p(values.ctypes.data)
+        self("cuMemHostRegister_v2", pointer, ctypes.c_size_t(values.nbytes), 0)
+        try:
+            yield
+        finally:
+            self("cuMemHostUnregister", pointer)
 
     def take_all_memory(self) -> list[int]:
         """Allocate until nothing is left."""

@@ -63,9 +63,16 @@ class Memory {
     return &areas_.emplace(area.address, area).first->second;
   }
 
+  /// Takes host memory of others as page-locked.
+  const Area& lock(char* data, std::size_t bytes) {
+    Area area{.address = next_, .bytes = bytes, .data = data, .on_host = true};
+    next_ += (bytes / kGap + 2) * kGap;
+    return areas_.emplace(area.address, area).first->second;
+  }
+
   void release(const Area& area) {
     if (!area.on_host) in_use_ -= area.bytes;
-    munmap(area.mapping, area.mapped);
+    if (area.mapping != nullptr) munmap(area.mapping, area.mapped);
     areas_.erase(area.address);
   }
 

@@ -62,28 +62,23 @@ void Driver::check(int status, const char* what) const {
 
 bool Driver::is_page_locked(const void* memory, std::size_t bytes) const noexcept {
   const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
-  for (const DeviceAddress byte : {first, first + bytes - 1}) {
-    unsigned type = 0;
-    // Of memory that it does not know, the driver says "invalid argument".
-    if (cuPointerGetAttribute(&type, kPointerMemoryType, byte) != 0 || type != kMemoryTypeHost) return false;
-  }
-  return true;
-}
-
-DeviceAddress Driver::mapped_range(const void* memory, std::size_t bytes) const noexcept {
-  const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
+  // Of memory that it does not know, the driver says "invalid argument".
   const auto get = [this](auto& value, int attribute, DeviceAddress byte) {
     return cuPointerGetAttribute(&value, attribute, byte) == 0;
   };
-  // Of one allocation: what lies between two that are neighbours by chance may be nobody's.
-  std::array<unsigned long long, 2> buffers{};
-  std::array<DeviceAddress, 2> addresses{};
-  for (std::size_t end = 0; end < 2; ++end) {
-    const DeviceAddress byte = first + end * (bytes - 1);
-    if (!get(buffers[end], kPointerBufferId, byte) || !get(addresses[end], kPointerOnDevice, byte)) return 0;
-  }
-  const bool is_whole = buffers[0] == buffers[1] && addresses[1] - addresses[0] == bytes - 1;
-  return is_whole ? addresses[0] : 0;
+  unsigned type = 0;
+  // What lies between two allocations that are neighbours by chance may be nobody's.
+  unsigned long long first_buffer = 0;
+  unsigned long long last_buffer = 0;
+  return get(type, kPointerMemoryType, first) && type == kMemoryTypeHost &&
+         get(first_buffer, kPointerBufferId, first) &&
+         get(last_buffer, kPointerBufferId, first + bytes - 1) && first_buffer == last_buffer;
+}
+
+DeviceAddress Driver::mapped_address_or_null(const void* memory) const noexcept {
+  const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
+  DeviceAddress address = 0;
+  return cuPointerGetAttribute(&address, kPointerOnDevice, first) == 0 ? address : 0;
 }
 
 int Driver::most_clusters(void* function, const LaunchConfig& config) const noexcept {

@@ -102,10 +102,11 @@ class Driver {
   /// For destructors, which may run in any thread and must not throw.
   void enter_if_possible() const noexcept { static_cast<void>(cuCtxSetCurrent(context_)); }
 
-  /// Whether host memory is page-locked from its first to its last byte, so that the device copies it itself.
+  /// Whether these bytes lie in one allocation of page-locked host memory, so that the device copies them
+  /// itself.
   [[nodiscard]] bool is_page_locked(const void* memory, std::size_t bytes) const noexcept;
-  /// Where kernels find these bytes of page-locked memory; 0 where they do not, or not all side by side.
-  [[nodiscard]] DeviceAddress mapped_range(const void* memory, std::size_t bytes) const noexcept;
+  /// Where kernels find memory that is page-locked, its bytes side by side; 0 where they do not.
+  [[nodiscard]] DeviceAddress mapped_address_or_null(const void* memory) const noexcept;
   /// How many clusters the device runs at a time, of a kernel that says itself how many blocks those have; 0
   /// where that cannot be known. Less than the whole device may be ours.
   [[nodiscard]] int most_clusters(void* function, const LaunchConfig& config) const noexcept;

@@ -54,9 +54,11 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
     launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.bad.mapped}, handle);
     driver_->check(driver_->cuStreamSynchronize(handle), "running the kernel");
   } catch (const Error&) {
-    failed_.store(true, std::memory_order_relaxed);
     // The memory is the caller's, who may free it now.
     static_cast<void>(driver_->cuStreamSynchronize(handle));
+    if (driver_->cuStreamSynchronize(device_rows_.stream.get()) != 0) {
+      failed_.store(true, std::memory_order_relaxed);
+    }
     throw;
   }
   return cell_of(bad);

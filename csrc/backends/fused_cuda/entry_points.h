@@ -13,7 +13,9 @@ namespace datasentinel::fused_cuda {
 struct EntryPoint {
   Kernel kernel;
   void* function = nullptr;
-  unsigned most_blocks = 1;  ///< Blocks, or clusters, that run at a time; each takes further rows in turn.
+  /// Blocks, or clusters, that run at a time. A block takes further rows in turn, a cluster one group of
+  /// rows.
+  unsigned most_blocks = 1;
 
   [[nodiscard]] std::size_t warps(unsigned blocks) const noexcept {
     return static_cast<std::size_t>(blocks) * static_cast<std::size_t>(kernel.blocks * kernel.threads) /

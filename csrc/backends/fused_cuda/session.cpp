@@ -15,7 +15,7 @@ namespace {
 // Large enough that a launch and two copies cost little beside the transfer, small enough that three of them
 // overlap on batches of a few thousand rows.
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
-// Of a call's last chunk, nothing else hides the scores' way; rows that are copied by the device only,
+// Nothing overlaps with copying back the last chunk's scores; rows that are copied by the device only,
 // without threads to be woken for each chunk, go in smaller ones.
 constexpr std::size_t kLockedChunksInOne = 2;
 // From CUDA 12.6 on a graph of one launch takes the driver less than the launch itself: 2.5 us of 8.4 on an
@@ -212,15 +212,15 @@ CudaSession::Call CudaSession::describe(ConstRows rows, Outputs outputs,
   call.output_locked = is_locked(outputs.reconstructions, input_dim_);
   call.contributions_locked = is_locked(outputs.contributions, input_dim_);
   if (is_bus_bound_ && call.rows_locked && call.scores_locked && call.wants_scores_only()) {
-    call.rows_at = driver_->mapped_range(rows.data, rows.size() * sizeof(float));
-    call.scores_at = driver_->mapped_range(outputs.scores, rows.rows * sizeof(float));
+    call.rows_at = driver_->mapped_address_or_null(rows.data);
+    call.scores_at = driver_->mapped_address_or_null(outputs.scores);
     if (call.scores_at == 0 || call.rows_at % kVectorBytes != 0) call.rows_at = 0;
     if (call.is_direct()) call.chunk_rows = rows.rows;
   }
   return call;
 }
 
-/// Takes the rows for the slot, which start copying where they are not page-locked.
+/// Assigns rows to the slot; those that are not page-locked are queued for copying.
 void CudaSession::take(Slot& slot, const Call& call, std::size_t first, std::size_t count,
                        Copies& copies) const {
   slot.first = first;
@@ -290,15 +290,16 @@ void CudaSession::finish(Slot& slot, const Call& call, Copies& copies, Findings&
 }
 
 /// After a failure nothing may be under way any more in what another thread borrows next.
-void CudaSession::abandon(Lane& lane) const noexcept {
+bool CudaSession::abandon(Lane& lane) const noexcept {
+  bool is_done = true;
   for (Slot& slot : lane.slots) {
-    if (slot.rows != 0) static_cast<void>(driver_->cuStreamSynchronize(slot.stream.get()));
+    is_done = driver_->cuStreamSynchronize(slot.stream.get()) == 0 && is_done;
     slot.rows = 0;
   }
+  return is_done;
 }
 
 void CudaSession::refuse_if_failed() const {
-  // An error of CUDA is sticky: the context it happened in never works again.
   if (failed_.load(std::memory_order_relaxed)) {
     throw Error(ErrorCode::backend_failure, "fused-cuda: this session failed before; load the model again");
   }
@@ -341,14 +342,10 @@ Session::Findings CudaSession::run_chunks(ConstRows rows, Outputs outputs,
       if (count != 0) start(slot, call);
       first += count;
     }
-    if (findings.bad) abandon(*lane);
+    if (findings.bad && !abandon(*lane)) failed_.store(true, std::memory_order_relaxed);
     return findings;
-  } catch (const Error&) {
-    failed_.store(true, std::memory_order_relaxed);
-    abandon(*lane);
-    throw;
-  } catch (...) {  // No memory or no thread: nothing of the device's.
-    abandon(*lane);
+  } catch (...) {
+    if (!abandon(*lane)) failed_.store(true, std::memory_order_relaxed);
     throw;
   }
 }

@@ -160,7 +160,9 @@ class CudaSession final : public Session, public DeviceScoring {
   void start(Slot& slot, const Call& call) const;
   void await_scores(const Slot& slot) const;
   void finish(Slot& slot, const Call& call, Copies& copies, Findings& findings) const;
-  void abandon(Lane& lane) const noexcept;
+  /// Waits for the lane's streams. False where that fails: the context is lost, as after an error that every
+  /// later call repeats, or something may still be under way.
+  [[nodiscard]] bool abandon(Lane& lane) const noexcept;
 
   std::shared_ptr<const Driver> driver_;
   std::size_t input_dim_;
@@ -170,7 +172,7 @@ class CudaSession final : public Session, public DeviceScoring {
   EntryPoints scores_only_, all_;
   DeviceMemory constants_;
   std::size_t chunk_rows_;
-  std::atomic<bool> failed_{false};
+  std::atomic<bool> failed_{false};  ///< The device's context is lost, or may be.
   DeviceRows device_rows_;
   Copiers copiers_;
   Pool<Lane> lanes_;

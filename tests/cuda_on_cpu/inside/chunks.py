@@ -133,7 +133,7 @@ def test_rows_that_kernels_may_not_read_are_copied(cuda, small):
     memory, out = pinned(small_rows(count + 1)).reshape(-1), pinned_empty(count)
     rows = memory[1 : 1 + 8 * count].reshape(count, 8)  # Not where four values are read at once.
     expected = SMALL.reference(rows)[0]
-    for fault in ("", *(f"cuPointerGetAttribute:{call}=1" for call in (5, 8, 9))):
+    for fault in ("", *(f"cuPointerGetAttribute:{call}=1" for call in (7, 8))):
         cuda.fail(fault)
         some = rows if not fault else memory[: 8 * count].reshape(count, 8)
         wanted = expected if not fault else SMALL.reference(some)[0]
@@ -157,6 +157,17 @@ def test_anomalies_are_counted_wherever_rows_lie(cuda, detector, place, count):
 def test_a_view_of_page_locked_rows_is_page_locked(cuda, detector):
     rows = pinned(rows_for(2 * CHUNK))[7:]
     np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+def test_rows_between_two_page_locked_parts_need_not_be_page_locked(cuda, detector):
+    rows, out = rows_for(300), np.empty(300, np.float32)
+    expected = NETWORK.reference(rows)[0]
+    with cuda.page_locked(rows[:100]), cuda.page_locked(rows[200:]):
+        for scores in (out, pinned_empty(300)):
+            np.testing.assert_allclose(detector.score(rows, out=scores), expected, rtol=5e-5)
+        np.testing.assert_allclose(detector.score(rows[:100]), expected[:100], rtol=5e-5)
+    with cuda.page_locked(out[:100]), cuda.page_locked(out[200:]):
+        np.testing.assert_allclose(detector.score(pinned(rows), out=out), expected, rtol=5e-5)
 
 
 @pytest.mark.parametrize("shape", [-1, (2, -1), (1 << 30, 1 << 30), (2.0,)])
@@ -243,6 +254,32 @@ def test_loading_out_of_memory_is_an_error_that_passes(cuda, folder):
     rows = rows_for(40)
     scores = Detector.load(folder, backend="fused-cuda").score(rows)
     np.testing.assert_allclose(scores, NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("cuMemcpyHtoDAsync_v2:2=1", BackendError),
+        ("cuMemcpyDtoHAsync_v2:1=2", OutOfMemoryError),
+        ("cuLaunchKernel:2=701", BackendError),
+        ("cuStreamSynchronize:1=999", BackendError),
+    ],
+)
+def test_an_error_that_passes_does_not_end_the_session(cuda, detector, fault, error):
+    rows = rows_for(2 * CHUNK)
+    cuda.fail(fault)
+    with pytest.raises(error, match="CUDA says"):
+        detector.score(rows)
+    np.testing.assert_allclose(detector.score(rows), NETWORK.reference(rows)[0], rtol=5e-5)
+
+
+@pytest.mark.parametrize("fault", ["cuGraphInstantiateWithFlags:1=2,cuLaunchKernel:2=2", "cuGraphLaunch:1=2"])
+def test_out_of_memory_for_a_graph_passes(cuda, small, fault):
+    rows = small_rows(3)
+    cuda.fail(fault)
+    with pytest.raises(OutOfMemoryError):
+        small.score(rows)
+    np.testing.assert_allclose(small.score(rows), SMALL.reference(rows)[0], rtol=5e-5)
 
 
 @pytest.mark.parametrize("failing", [2, 3, 4, 5])

@@ -446,10 +446,10 @@ def test_strides_of_contiguous_rows_are_fine(cuda, detector, network, rows):
 
 
 @pytest.mark.parametrize("call", ["cuLaunchKernel", "cuStreamSynchronize"])
-def test_a_failing_call_is_an_error_and_final_for_the_session(cuda, detector, network, rows, call):
+def test_a_call_that_fails_once_is_an_error_that_passes(cuda, detector, network, rows, call):
     with on_device(cuda, rows) as address:
         cuda.fail(f"{call}:1=999")
         with pytest.raises(BackendError, match="CUDA says: error 999"):
             detector.score(Array(address, rows.shape))
-        with pytest.raises(BackendError, match="load the model again"):
-            detector.score(Array(address, rows.shape))
+        result = detector.score(Array(address, rows.shape))
+        np.testing.assert_allclose(scores_of(cuda, result), network.reference(rows)[0], rtol=5e-5)
