@@ -1,6 +1,7 @@
 #include "core/usable_cores.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -14,31 +15,34 @@ namespace datasentinel {
 namespace {
 
 #if defined(__linux__)
-/// The cores of a group's cpu.max, "QUOTA PERIOD" or "max PERIOD", begun ones included.
-unsigned quota_of(const std::filesystem::path& group, unsigned most) {
-  std::ifstream file(group / "cpu.max");
-  double quota = 0;
-  double period = 0;
-  if (!(file >> quota >> period) || quota <= 0 || period <= 0) return most;
-  return static_cast<unsigned>(std::clamp(quota / period + 0.999, 1.0, static_cast<double>(most)));
-}
-
 /// The least quota of this process's group and of those that it is in.
 unsigned quota(unsigned most) {
   const std::filesystem::path root = "/sys/fs/cgroup";
+  const auto limit = [&most](const std::filesystem::path& group) {
+    std::ifstream file(group / "cpu.max");
+    most = quota_of(file, most);
+  };
   std::ifstream file("/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with("0::/")) continue;  // Version 2's only line.
     std::filesystem::path group = root / line.substr(4);
     for (; group != root && group.has_relative_path(); group = group.parent_path()) {
-      most = quota_of(group, most);
+      limit(group);
     }
   }
-  return quota_of(root, most);
+  limit(root);
+  return most;
 }
 #endif
 
 }  // namespace
+
+unsigned quota_of(std::istream& cpu_max, unsigned most) {
+  double quota = 0;
+  double period = 0;
+  if (!(cpu_max >> quota >> period) || quota <= 0 || period <= 0) return most;
+  return static_cast<unsigned>(std::clamp(std::ceil(quota / period), 1.0, static_cast<double>(most)));
+}
 
 unsigned usable_cores() {
   unsigned cores = std::max(std::thread::hardware_concurrency(), 1U);

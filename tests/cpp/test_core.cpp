@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -484,6 +485,16 @@ void a_thread_s_affinity_limits_its_cores() {
 #endif
 }
 
+void a_quota_counts_cores_that_are_begun() {
+  const auto cores = [](const std::string& cpu_max) {
+    std::istringstream file(cpu_max);
+    return quota_of(file, 64);
+  };
+  CHECK(cores("100000 100000\n") == 1 && cores("300000 100000\n") == 3 && cores("20000 100000\n") == 1);
+  CHECK(cores("100050 100000\n") == 2 && cores("210000 100000\n") == 3);
+  CHECK(cores("9900000 100000\n") == 64 && cores("max 100000\n") == 64 && cores("") == 64);
+}
+
 void a_missing_library_says_which() {
   CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so",
                     DynamicLibrary("/nowhere/libnothing.so"));
@@ -513,6 +524,7 @@ int main() {
   a_planned_session_follows_its_plan_and_survives_a_failure();
   a_pool_never_lends_one_object_twice();
   a_thread_s_affinity_limits_its_cores();
+  a_quota_counts_cores_that_are_begun();
   a_missing_library_says_which();
   return check::result();
 }
