@@ -95,7 +95,7 @@ py::tuple score(StateStore& self, const LoadedScorer& scorer, const StreamRules&
                                                  " values, the model's of " +
                                                  std::to_string(scorer.scorer->state_dim()));
   }
-  self.require_fit(rules, static_cast<std::size_t>(x.shape(1)));
+  self.require_fit(rules, scorer.scorer->input_dim());
   const ConstRows rows{
       .data = x.data(), .rows = streams.size(), .columns = static_cast<std::size_t>(x.shape(1))};
   py::array_t<float> scores(x.shape(0));

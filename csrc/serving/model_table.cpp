@@ -23,7 +23,12 @@ void ModelTable::put(std::string name, std::string version, std::shared_ptr<Scor
     throw Error(ErrorCode::invalid_argument,
                 "a model with memory needs a store of states of its size, and one without needs none");
   }
-  if (abilities.states != nullptr) abilities.states->require_fit(abilities.rules, scorer->input_dim());
+  if (abilities.states != nullptr) {
+    abilities.states->require_fit(abilities.rules, scorer->input_dim());
+  } else if (abilities.rules.carry.carries()) {
+    throw Error(ErrorCode::invalid_argument,
+                "values that are missing are carried by a model with memory only");
+  }
   if (const Shadow* const shadow = abilities.shadow.get();
       shadow != nullptr &&
       (abilities.states == nullptr || shadow->scorer().input_dim() != scorer->input_dim() ||

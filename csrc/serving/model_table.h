@@ -73,7 +73,7 @@ class ModelTable {
   /// version, whose statistics it goes on with where the scorer is the same. The first name ever put is the
   /// default until `set_default` says otherwise. Throws Error{invalid_argument} for an empty name or version,
   /// no scorer, or a model with memory whose states do not fit, or whose shadow takes other rows; a model
-  /// without needs none.
+  /// without needs none, and carries no values.
   void put(std::string name, std::string version, std::shared_ptr<Scorer> scorer,
            ModelAbilities abilities = {});
 

@@ -28,12 +28,19 @@ void StateStore::require_fit(const StreamRules& rules, std::size_t columns) cons
   if (rules.row_s > 0 && state_size_ < 2) {
     throw Error(ErrorCode::invalid_argument, "a state that fades with time has at least two values");
   }
-  if (rules.carry.size() != carried_size_ || (rules.carry.carries() && rules.carry.first.size() != columns)) {
-    throw Error(ErrorCode::invalid_argument,
-                "values are carried for each of a model's " + std::to_string(columns) +
-                    " columns or for none, and the states have room for those of " +
-                    std::to_string(carried_size_ / 2));
+  require_fit(rules.carry);
+  if (rules.carry.carries() && rules.carry.first.size() != columns) {
+    throw Error(ErrorCode::invalid_argument, "values are carried for each of a model's " +
+                                                 std::to_string(columns) + " columns or for none, not for " +
+                                                 std::to_string(rules.carry.first.size()));
   }
+}
+
+void StateStore::require_fit(const CarryRule& carry) const {
+  if (carry.size() == carried_size_) return;
+  throw Error(ErrorCode::invalid_argument, "values are carried for " + std::to_string(carry.first.size()) +
+                                               " columns, and the states have room for those of " +
+                                               std::to_string(carried_size_ / 2));
 }
 
 void StateStore::read(std::string_view stream, float* state) const {
@@ -121,6 +128,7 @@ std::size_t StateStore::stale() const {
 }
 
 std::vector<std::size_t> StateStore::stale_columns(std::string_view stream, const CarryRule& carry) const {
+  require_fit(carry);
   const std::lock_guard lock(mutex_);
   std::vector<std::size_t> columns;
   const Place place = find(stream);
@@ -153,6 +161,7 @@ bool StateStore::copy(std::size_t& place, std::size_t count, StatePage& page) co
 
 std::size_t StateStore::insert(std::span<const std::string> streams, const StreamRules& rules,
                                const float* records, const double* times_s) {
+  require_fit(rules.carry);
   const std::lock_guard lock(mutex_);
   std::size_t taken = 0;
   for (const std::string& stream : streams) {

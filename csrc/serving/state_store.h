@@ -56,6 +56,8 @@ class StateStore {
   [[nodiscard]] std::size_t record_size() const noexcept { return state_size_ + carried_size_; }
   /// Throws Error{invalid_argument} for rules of a model of so many columns that these states do not fit.
   void require_fit(const StreamRules& rules, std::size_t columns) const;
+  /// Throws Error{invalid_argument} for a rule that carries more or fewer values than there is room for.
+  void require_fit(const CarryRule& carry) const;
 
   /// Copies a stream's state, or zeros for a stream that is not known.
   void read(std::string_view stream, float* state) const;
@@ -88,7 +90,7 @@ class StateStore {
   void count_stale_rows(std::uint64_t rows) noexcept {
     stale_rows_.fetch_add(rows, std::memory_order_relaxed);
   }
-  /// The columns of a stream that are stale.
+  /// The columns of a stream that are stale. Throws Error{invalid_argument} for a rule that does not fit.
   [[nodiscard]] std::vector<std::size_t> stale_columns(std::string_view stream, const CarryRule& carry) const;
   /// Streams that were dropped to make room.
   [[nodiscard]] std::uint64_t evicted() const;
@@ -98,7 +100,8 @@ class StateStore {
   bool copy(std::size_t& place, std::size_t count, StatePage& page) const;
 
   /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.
-  /// They come in the order of their use, the latest first. Returns how many were taken.
+  /// They come in the order of their use, the latest first. Returns how many were taken. Throws
+  /// Error{invalid_argument} for rules that do not fit.
   std::size_t insert(std::span<const std::string> streams, const StreamRules& rules, const float* records,
                      const double* times_s = nullptr);
 

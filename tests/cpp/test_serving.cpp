@@ -393,6 +393,15 @@ void a_shadow_may_carry_what_the_old_model_does_not() {
   CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried", models.put(carrying(wider, 2)));
 }
 
+void a_model_without_memory_carries_nothing() {
+  ModelTable table;
+  const ModelAbilities abilities{.rules = {.carry = {.first = {0.5F, 0.5F}}}};
+  CHECK_THROWS_WITH(
+      ErrorCode::invalid_argument, "with memory only",
+      table.put("m", "1", std::make_shared<Scorer>(std::make_shared<SumSession>(2), 1.0), abilities));
+  CHECK(table.find("m", "1") == nullptr);
+}
+
 void a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one() {
   Shadowed models;
   models.put(models.shadow);
@@ -594,6 +603,7 @@ int main() {
   a_shadow_sees_all_rows_and_answers_nobody();
   a_shadow_with_a_season_has_a_clock_of_its_own();
   a_shadow_may_carry_what_the_old_model_does_not();
+  a_model_without_memory_carries_nothing();
   a_model_that_leaves_the_shadow_waits_for_rows_of_the_old_one();
   a_model_and_its_store_belong_together();
   a_full_queue_takes_no_more_until_it_has_room();

@@ -270,6 +270,22 @@ void values_that_are_missing_are_carried_unless_scoring_fails() {
   CHECK(other.stale() == 1 && other.warming() == store.warming());
 }
 
+void rules_that_carry_more_or_less_than_there_is_room_for_are_refused() {
+  const StreamRules carrying{.carry = {.first = std::vector<float>(100, 1.0F), .stale_rows = 1}};
+  const std::vector<std::string> streams = {"a"};
+  const std::vector<float> record(2 + carrying.carry.size(), 1.0F);
+  StateStore without(2, 0, {});
+  StateStore with(2, carrying.carry.size(), {});
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried for 100 columns",
+                    without.insert(streams, carrying, record.data()));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "room for those of 100",
+                    with.insert(streams, kRules, record.data()));
+  CHECK(without.size() == 0 && with.size() == 0);
+  CHECK(without.insert(streams, kRules, record.data()) == 1);
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "carried for 100 columns",
+                    without.stale_columns("a", carrying.carry));
+}
+
 /// Scores a row by the extra steps that its state was given.
 class Steps final : public Session {
  public:
@@ -470,6 +486,7 @@ int main() {
   interleaved_streams_score_as_each_does_alone();
   a_fault_leaves_every_stream_as_it_was();
   values_that_are_missing_are_carried_unless_scoring_fails();
+  rules_that_carry_more_or_less_than_there_is_room_for_are_refused();
   rows_say_how_much_later_than_usual_they_are();
   a_late_row_takes_no_time_back();
   streams_go_on_by_the_rules_of_the_version_that_scores_them();

@@ -217,6 +217,22 @@ def test_a_column_without_a_first_value_must_have_its_own(detector):
     np.testing.assert_array_equal(filled, [[1, 2, 3], [np.nan, 2, 4]])
 
 
+@pytest.mark.parametrize("columns", [2, 4, 100])
+def test_rules_for_another_number_of_columns_than_the_model_s_are_refused(detector, columns):
+    rules = StreamRules(first_values=[0.0] * columns, stale_rows=5)
+    store = StateStore(detector.scorer.state_dim, rules, max_streams=2)
+    for width in (columns, detector.input_dim):
+        with pytest.raises(InvalidInputError, match="values are carried for each of a model's 7 columns"):
+            store.score(detector.scorer, rules, np.zeros((1, width), np.float32), ["a"])
+    assert len(store) == 0
+    without = StateStore(detector.scorer.state_dim, StreamRules(), max_streams=2)
+    without.insert(["a"], StreamRules(), np.zeros((1, without.record_size), np.float32))
+    with pytest.raises(InvalidInputError, match=f"values are carried for {columns} columns"):
+        without.stale_columns("a", rules)
+    with pytest.raises(InvalidInputError, match=f"values are carried for {columns} columns"):
+        without.insert(["b"], rules, np.zeros((1, without.record_size), np.float32))
+
+
 def test_missing_values_in_rows_of_another_width_are_an_error(detector):
     with pytest.raises(InvalidInputError, match="values per row"):
         detector.score(np.full((2, detector.input_dim + 1), np.nan, np.float32))
