@@ -1,6 +1,7 @@
 #include <algorithm>
-#include <ranges>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "backends/fused/constants.h"
 #include "backends/fused/operators.h"
@@ -89,8 +90,9 @@ Symbol Operators::gather(const Node& node) {
     }
     columns.push_back(static_cast<int>(index < 0 ? index + width : index));
   }
-  const bool takes_all = std::ranges::equal(columns, std::views::iota(0, static_cast<int>(x.width)));
-  if (takes_all && !indices->dims.empty()) {
+  std::vector<int> all(x.width);
+  std::iota(all.begin(), all.end(), 0);
+  if (columns == all && !indices->dims.empty()) {
     builder_.materialize(x);
     return taken(node, 0);
   }
