@@ -392,7 +392,8 @@ CUDA_FUNCTION cuCtxSetCurrent(void* context) {
 
 CUDA_FUNCTION cuCtxSynchronize() {
   return call("cuCtxSynchronize", Needs::context, [&](Device& d) -> int {
-    return d.streams.is_capturing() ? static_cast<int>(capture_unsupported) : d.streams.finish_all();
+    return d.streams.is_restricted_by_captures() ? static_cast<int>(capture_unsupported)
+                                                 : d.streams.finish_all();
   });
 }
 
@@ -467,7 +468,7 @@ CUDA_FUNCTION cuOccupancyMaxActiveClusters(int* clusters, void* handle, const La
 CUDA_FUNCTION cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
   return call("cuMemAlloc_v2", Needs::context, [&](Device& d) -> int {
     if (bytes == 0) return invalid_value;
-    if (d.streams.is_capturing()) return capture_unsupported;
+    if (d.streams.is_restricted_by_captures()) return capture_unsupported;
     const Memory::Area* const area = d.memory.allocate(bytes, false);
     if (area == nullptr) return out_of_memory;
     *address = area->address;
@@ -490,7 +491,7 @@ CUDA_FUNCTION cuMemHostAlloc(void** pointer, std::size_t bytes, unsigned flags) 
   return call("cuMemHostAlloc", Needs::context, [&](Device& d) -> int {
     if (flags != 0) die("cuMemHostAlloc with flags is not simulated");
     if (bytes == 0) return invalid_value;
-    if (d.streams.is_capturing()) return capture_unsupported;
+    if (d.streams.is_restricted_by_captures()) return capture_unsupported;
     const Memory::Area* const area = d.memory.allocate(bytes, true);
     if (area == nullptr) return out_of_memory;
     *pointer = area->data;
@@ -634,7 +635,7 @@ CUDA_FUNCTION cuStreamBeginCapture_v2(void* stream, int mode) {
     const Streams::Id id = stream_of(d, stream);
     if (id == 0) return invalid_handle;
     if (mode < 0 || mode > 2 || id == Streams::kLegacy) return invalid_value;
-    return d.streams.begin_capture(id) ? success : invalid_value;
+    return d.streams.begin_capture(id, static_cast<Streams::CaptureMode>(mode)) ? success : invalid_value;
   });
 }
 

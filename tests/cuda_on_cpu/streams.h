@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -48,19 +49,31 @@ class Streams {
 
   using Graph = std::vector<Work>;
 
+  enum class CaptureMode { global, of_thread, relaxed };
+
   /// What is given to the stream from now on is recorded, not done. False where it is recorded already.
-  [[nodiscard]] bool begin_capture(Id id) { return captures_.try_emplace(id).second; }
+  [[nodiscard]] bool begin_capture(Id id, CaptureMode mode) {
+    return captures_.try_emplace(id, Capture{.graph = {}, .mode = mode}).second;
+  }
   [[nodiscard]] bool is_captured(Id id) const { return captures_.contains(id); }
-  [[nodiscard]] bool is_capturing() const { return !captures_.empty(); }
+  /// Whether this thread may not allocate or wait for all: for captures of its own that are not relaxed, and
+  /// for global ones of others. See cuThreadExchangeStreamCaptureMode.
+  [[nodiscard]] bool is_restricted_by_captures() const {
+    return std::ranges::any_of(captures_, [](const auto& entry) {
+      const Capture& capture = entry.second;
+      return capture.mode == CaptureMode::global ||
+             (capture.mode == CaptureMode::of_thread && capture.thread == std::this_thread::get_id());
+    });
+  }
   [[nodiscard]] Graph end_capture(Id id) {
-    Graph graph = std::move(captures_.at(id));
+    Graph graph = std::move(captures_.at(id).graph);
     captures_.erase(id);
     return graph;
   }
 
   void add(Id id, Work work) {
     if (const auto capture = captures_.find(id); capture != captures_.end()) {
-      capture->second.push_back(std::move(work));
+      capture->second.graph.push_back(std::move(work));
       return;
     }
     // The legacy default stream waits for all streams that block, and these wait for it.
@@ -132,6 +145,11 @@ class Streams {
     std::uint64_t added = 0;  ///< Pieces of work ever given to it,
     std::uint64_t done = 0;   ///< and done.
   };
+  struct Capture {
+    Graph graph;
+    CaptureMode mode;
+    std::thread::id thread = std::this_thread::get_id();
+  };
 
   [[nodiscard]] bool is_busy() const {
     return std::any_of(streams_.begin(), streams_.end(),
@@ -161,7 +179,7 @@ class Streams {
   }
 
   std::map<Id, Stream> streams_;
-  std::map<Id, Graph> captures_;
+  std::map<Id, Capture> captures_;
   Id last_ = 0x57ea0000;  // Looks like no pointer, and like none of the special handles.
   std::mt19937 random_;
   bool eager_;
