@@ -38,6 +38,9 @@ struct Subject {
 };
 
 constexpr std::size_t kMostRows = 8192;
+/// Calls of cheap models last too short to be worth a second thread, unless they have more rows.
+constexpr std::size_t kMostCheapRows = 65536;
+constexpr double kCheapFlopsPerRow = 2000;
 
 Subject load(const std::string& argument) {
   const std::size_t at = argument.rfind('@');
@@ -60,7 +63,8 @@ Subject load(const std::string& argument) {
   subject.flops_per_row = 2 * std::stod(fact(facts, "multiply-adds per row"));
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  subject.input.resize(kMostRows * subject.session->input_dim());
+  const std::size_t most_rows = subject.flops_per_row < kCheapFlopsPerRow ? kMostCheapRows : kMostRows;
+  subject.input.resize(most_rows * subject.session->input_dim());
   std::generate(subject.input.begin(), subject.input.end(), [&] { return normal(random); });
   return subject;
 }
@@ -82,8 +86,12 @@ void report(const std::vector<Subject>& subjects, double seconds) {
               limit.l1_gb_s, limit.l2_gb_s, limit.memory_gb_s);
   std::printf("%6s %12s %12s %12s %8s %8s %8s  model\n", "batch", "median us", "best us", "rows/s", "x first",
               "of best", "of peak");
-  std::vector<float> scores(kMostRows);
-  for (const std::size_t batch : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) {
+  std::size_t most_rows = kMostCheapRows;
+  for (const Subject& subject : subjects) {
+    most_rows = std::min(most_rows, subject.input.size() / subject.session->input_dim());
+  }
+  std::vector<float> scores(most_rows);
+  for (std::size_t batch = 1; batch <= most_rows; batch *= 2) {
     std::vector<bench::Contender> contenders;
     for (const Subject& subject : subjects) {
       contenders.push_back(
