@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -102,8 +103,11 @@ def _read(
     file: BinaryIO, state_size: int, model_sha256: str
 ) -> tuple[list[bytes], np.ndarray, Float32Array, Float64Array]:
     digest = hashlib.sha256()
+    file_bytes = os.fstat(file.fileno()).st_size
 
     def take(read: Callable[[int], bytes], size: int, *, exactly: bool = True) -> bytes:
+        if exactly and size > file_bytes:
+            raise ValueError("it is cut off")
         content = read(size)
         if exactly and len(content) != size:
             raise ValueError("it is cut off")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from datasentinel.errors import ArtifactError, InvalidInputError, SettingsError
+from datasentinel.serving import threads
 from datasentinel.serving.logs import log
 from datasentinel.stream_snapshot import restore_states, save_states
 from datasentinel.streams import rules_of, store_for
@@ -17,7 +18,7 @@ from datasentinel.streams import rules_of, store_for
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from datasentinel.backend import StateStore, StreamRules
+    from datasentinel.backend import StateStore
     from datasentinel.detector import Detector
     from datasentinel.serving.settings import Settings
 
@@ -72,6 +73,7 @@ class StreamStates:
         self._settings = settings
         self._folder = Path(settings.stream_snapshot) if settings.stream_snapshot else None
         self._kept: dict[tuple[str, str, bool], ModelStreams] = {}
+        self._restored: dict[tuple[str, str, bool], ModelStreams] = {}  # Of models about to be served.
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -82,26 +84,42 @@ class StreamStates:
         """Iterate over the streams of each model with memory."""
         return iter(self._kept.values())
 
+    async def restore(self, name: str, detector: Detector) -> None:
+        """Read what a snapshot holds for a model that is about to be served, off the event loop.
+
+        What cannot be read is reported, and its streams start over.
+        """
+        key = _key(name, detector)
+        if self._folder is None or not detector.scorer.state_dim or key in self._kept:
+            return
+        streams = self._make(key, detector)
+        path, rules = self._folder / streams.file_name, rules_of(detector.artifact.config)
+
+        def read() -> int | None:
+            return restore_states(streams.store, rules, streams.sha256, path) if path.exists() else None
+
+        try:
+            count = await threads.finish(read, "read-streams")
+        except (ArtifactError, OSError) as error:
+            log(_logger, logging.ERROR, "streams_not_restored", name=name, reason=error)
+            return
+        if count is not None:
+            self._restored[key] = streams
+            log(_logger, logging.INFO, "streams_restored", name=name, streams=count, path=path)
+
     def of(self, name: str, detector: Detector) -> ModelStreams | None:
         """Return the streams that a model of this name goes on with; None for one without memory.
 
-        They are those of the same graph under that name, or what a snapshot holds of them, or none yet:
-        another graph's states would mean something else.
+        They are those of the same graph under that name, or what `restore` read for it, or none yet: another
+        graph's states would mean something else.
         """
         if not detector.scorer.state_dim:
             return None
-        config = detector.artifact.config
-        key = (name, detector.artifact.sha256, bool(config.first_values))
-        streams = self._kept.get(key)
-        if streams is None:
-            store = store_for(
-                detector,
-                max_streams=self._settings.max_streams,
-                max_bytes=self._settings.stream_memory_mib << 20,
-            )
-            streams = self._kept[key] = ModelStreams(*key, store)
-            self._restore(streams, rules_of(config))
-        return streams
+        key = _key(name, detector)
+        if key not in self._kept:
+            is_restored = key in self._restored
+            self._kept[key] = self._restored.pop(key) if is_restored else self._make(key, detector)
+        return self._kept[key]
 
     def keep_only(self, used: Collection[ModelStreams]) -> None:
         """Drop the streams of graphs that are served no longer."""
@@ -126,12 +144,12 @@ class StreamStates:
             else:
                 log(_logger, logging.DEBUG, "streams_saved", name=streams.name, streams=count, path=path)
 
-    def _restore(self, streams: ModelStreams, rules: StreamRules) -> None:
-        if self._folder is None or not (path := self._folder / streams.file_name).exists():
-            return
-        try:
-            count = restore_states(streams.store, rules, streams.sha256, path)
-        except ArtifactError as error:
-            log(_logger, logging.ERROR, "streams_not_restored", name=streams.name, reason=error)
-        else:
-            log(_logger, logging.INFO, "streams_restored", name=streams.name, streams=count, path=path)
+    def _make(self, key: tuple[str, str, bool], detector: Detector) -> ModelStreams:
+        settings = self._settings
+        max_bytes = settings.stream_memory_mib << 20
+        return ModelStreams(*key, store_for(detector, max_streams=settings.max_streams, max_bytes=max_bytes))
+
+
+def _key(name: str, detector: Detector) -> tuple[str, str, bool]:
+    """Return what models must have in common for the states of their streams to mean the same."""
+    return name, detector.artifact.sha256, bool(detector.artifact.config.first_values)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_Result = TypeVar("_Result")
 
 _started: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
@@ -18,6 +22,38 @@ def start(work: Callable[[], object], name: str) -> threading.Thread:
     _started.add(thread)
     thread.start()
     return thread
+
+
+async def finish(work: Callable[[], _Result], name: str) -> _Result:
+    """Run `work` in such a thread, unlike `asyncio.to_thread`, and return its result.
+
+    Raises
+    ------
+    Exception
+        What `work` raised.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]  # without an error there is a result
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:  # raised again where the result is awaited
+            error = caught
+        with suppress(RuntimeError):  # The loop has ended meanwhile.
+            loop.call_soon_threadsafe(settle, result, error)
+
+    start(run, name)
+    return await done
 
 
 def are_left() -> bool:

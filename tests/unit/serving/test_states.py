@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +13,13 @@ import pytest
 
 from datasentinel.artifact import save_artifact
 from datasentinel.detector import Detector
+from datasentinel.errors import SettingsError
 from datasentinel.estimator import AutoencoderDetector
 from datasentinel.serving.control.repository import ModelRepository
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.settings import Settings
+from datasentinel.serving.states import ModelStreams
 from tests.recordings import oscillations
 
 WARM_UP_ROWS = 5
@@ -45,7 +50,11 @@ class Served:
     def __init__(self, root, artifact, config, **settings):
         self.root, self.onnx = root, artifact.onnx
         # What is fed is scored on return.
-        self.plane = DataPlane(settings=Settings(max_inline_us=60e6, stream_snapshot=str(root / "states")))
+        self.plane = DataPlane(
+            settings=Settings(
+                max_inline_us=60e6, stream_snapshot=str(root / "states"), stream_snapshot_interval_s=0.1
+            )
+        )
         self.repository = ModelRepository(root / "models", self.plane, Detector, **settings)
         self.rows = iter(oscillations(1000, seed=3))
         self.now_s = 1.7e9
@@ -123,6 +132,62 @@ def test_a_version_of_the_same_graph_has_gaps_and_a_warm_up_of_its_own(artifact,
         again = Served(tmp_path, artifact, config)
         again.now_s, again.rows = made.now_s, made.rows
         served(go_on)(again)
+
+
+def test_a_file_of_states_that_is_slow_to_read_keeps_nothing_else_waiting(artifact, tmp_path, caplog):
+    made = Served(tmp_path, artifact, artifact.config)
+    file = tmp_path / "states" / ModelStreams("m", artifact.sha256, False, None).file_name
+    os.mkfifo(file)  # To open it waits for one who writes.
+
+    async def test():
+        opening = asyncio.create_task(made.repository.open())
+        # The reader has opened it as soon as a writer can.
+        while (writer := open_for_writing(file)) is None:
+            await asyncio.sleep(0.01)
+        assert not opening.done()
+        assert made.plane.served.all() == []
+        os.write(writer, b"not what was saved")
+        os.close(writer)
+        await opening
+        made.open()
+        assert made.send(1) == ["WARMING"]
+
+    asyncio.run(test())
+    (record,) = [record for record in caplog.records if record.msg == "streams_not_restored"]
+    assert "it begins otherwise" in str(record.fields["reason"])
+
+
+def test_states_are_saved_again_and_again_or_the_log_says_why_not(artifact, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"stream_snapshot: .*file: "):
+        DataPlane(settings=Settings(stream_snapshot=str(tmp_path / "file")))
+
+    @served
+    async def test(made):
+        made.send(1)
+        states = made.plane.served.states
+        folder = tmp_path / "states"
+        saving = asyncio.create_task(states.save_for_ever())
+        while not list(folder.glob("*.streams")):
+            await asyncio.sleep(0.01)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        shutil.rmtree(folder)
+        await states.save()
+        (record,) = [record for record in caplog.records if record.msg == "streams_not_saved"]
+        assert "cannot be written" in str(record.fields["reason"])
+
+    test(Served(tmp_path, artifact, artifact.config))
+
+
+def open_for_writing(fifo):
+    """Return a descriptor, or None while nobody reads."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def test_a_version_of_the_same_graph_carries_by_rules_of_its_own(artifact, tmp_path):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import UnsupportedModelError
 from datasentinel.gpu import EngineOptions
-from datasentinel.serving import threads
 from datasentinel.serving.models import outputs_of, warm_up
 
 if TYPE_CHECKING:
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
 
     from datasentinel.artifact import Artifact
     from datasentinel.serving.settings import Settings
-
-_Result = TypeVar("_Result")
 
 
 def loader(settings: Settings) -> Callable[[Artifact], Detector]:
@@ -65,35 +60,3 @@ def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detect
     warm_up(detector)
     outputs_of(detector)  # What cannot compute one of them is to fail here, not when it takes over.
     return detector
-
-
-async def in_own_thread(work: Callable[[], _Result]) -> _Result:
-    """Run `work` in a thread that does not keep the process alive, unlike those of `asyncio.to_thread`.
-
-    Raises
-    ------
-    Exception
-        What `work` raised.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_Result] = loop.create_future()
-
-    def settle(result: _Result | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(result)  # type: ignore[arg-type]  # without an error there is a result
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except Exception as caught:  # raised again where the result is awaited
-            error = caught
-        with suppress(RuntimeError):  # The loop has ended meanwhile.
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threads.start(run, "load-model")
-    return await done

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from datasentinel.artifact import CONFIG_FILE, MODEL_FILE
 from datasentinel.errors import ArtifactError, DataSentinelError
-from datasentinel.serving.control.loading import in_own_thread, load_and_warm_up
+from datasentinel.serving import threads
+from datasentinel.serving.control.loading import load_and_warm_up
 from datasentinel.serving.logs import log
 from datasentinel.serving.stamps import Stamp, stamp_of
 
@@ -137,7 +138,7 @@ class Preparation:
     async def _load_carefully(self, folder: Path) -> Detector:
         if self._try_to_load is not None and not self.alone:
             await self._try_to_load(folder)
-        loading = in_own_thread(lambda: load_and_warm_up(folder, self._root, self._load))
+        loading = threads.finish(lambda: load_and_warm_up(folder, self._root, self._load), "load-model")
         try:
             return await asyncio.wait_for(loading, self._load_timeout_s or None)
         except TimeoutError:

@@ -12,13 +12,14 @@ import asyncio
 import logging
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from datasentinel.artifact import find_artifacts, is_version, printable
+from datasentinel.artifact import find_artifacts, printable
 from datasentinel.errors import DataSentinelError, ModelNotFoundError, NotAllowedError
-from datasentinel.serving.control.loading import in_own_thread
-from datasentinel.serving.control.preparation import Candidate, Pending, Preparation, Served, stamps_of
-from datasentinel.serving.data_plane import names_of
+from datasentinel.serving import threads
+from datasentinel.serving.control.preparation import Candidate, Preparation, stamps_of
+from datasentinel.serving.control.succession import Succession
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from datasentinel.serving.control.preparation import Stamps
     from datasentinel.serving.data_plane import DataPlane
 
-_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
-_MODEL_FACTS = ("directory", "input_dim", "threshold", "backend")
+_logger = logging.getLogger(__name__)
 
 # How often it is looked whether a shadow is due.
 _SHADOW_INTERVAL_S = 0.1
@@ -87,11 +88,8 @@ class ModelRepository:
         self._default_model = default_model
         self._served_versions = served_versions
         self._control = control
-        self._stream_shadow_s = stream_shadow_s
+        self._succession = Succession(root, plane, self._preparation, stream_shadow_s=stream_shadow_s)
         self._lock = asyncio.Lock()
-        self._own_name = ""  # Of a root that is one model itself: the name that its artifact had first.
-        self._served: dict[Path, Served] = {}
-        self._pending: dict[str, Pending] = {}
         self._unloaded: set[str] = set()
         self._opened: dict[Path, Stamps] = {}  # The folder just before it was first read.
 
@@ -106,8 +104,8 @@ class ModelRepository:
             The only model, or the one that `default_model` names, cannot be loaded or run.
         """
         async with self._lock:
-            self._opened = self._look()
-            found = self._find()
+            self._opened = await _off_loop(self._look)
+            found = await _off_loop(self._find)
             self._preparation.alone = self._preparation.alone and sum(map(len, found.values())) == 1
             if self._default_model and self._default_model not in found:
                 known = ", ".join(found)
@@ -118,10 +116,10 @@ class ModelRepository:
             problems = {name: await self._update(name, folders) for name, folders in found.items()}
             self._preparation.alone = False
             needed = [self._default_model] if self._default_model else list(found)
-            if not any(self._plane.served.versions(name or self._own_name) for name in needed):
+            if not any(self._plane.served.versions(name or self._succession.own_name) for name in needed):
                 raise problems[default] or ModelNotFoundError(f"{self._root}: no model '{default}'")
             # It may be served later; until then, requests that name no model fail with that reason.
-            self._plane.served.set_default(default or self._own_name)
+            self._plane.served.set_default(default or self._succession.own_name)
         self._plane.reloads = dict.fromkeys(self._plane.reloads, 0)  # The start is not a reload.
 
     async def load(self, name: str) -> None:
@@ -153,14 +151,7 @@ class ModelRepository:
         """
         self._require_control()
         async with self._lock:
-            served = self._plane.served
-            served.find(name)
-            self._pending.pop(name, None)
-            served.end_shadow(name)
-            for version in served.versions(name):
-                served.withdraw(name, version)
-                log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
-            self._served = {folder: entry for folder, entry in self._served.items() if entry.name != name}
+            self._succession.withdraw(name)
             self._unloaded.add(name)
 
     async def refresh(self, *, again: bool = False) -> None:
@@ -175,7 +166,7 @@ class ModelRepository:
             if again:
                 self._preparation.failures.clear()
             try:
-                found = self._find()
+                found = await _off_loop(self._find)
             except Exception as error:  # whatever it was, the next look may find the folder in order
                 log(_logger, logging.ERROR, "repository_unreadable", directory=self._root, reason=error)
                 return
@@ -189,7 +180,7 @@ class ModelRepository:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                now = await in_own_thread(self._look)
+                now = await _off_loop(self._look)
                 if now == seen and now != before:
                     before = now
                     await self.refresh()
@@ -201,11 +192,9 @@ class ModelRepository:
         """Serve versions that warm up in the shadow of others as they are due, for ever."""
         while True:
             await asyncio.sleep(_SHADOW_INTERVAL_S)
-            if any(pending.shadow.is_due for pending in self._pending.values()):
+            if any(pending.shadow.is_due for pending in self._succession.pending.values()):
                 async with self._lock:
-                    for name, pending in list(self._pending.items()):
-                        if pending.shadow.is_due:
-                            self._end_shadow(name, pending)
+                    self._succession.end_due_shadows()
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """List the models that are served, and those of the folder that are not, with the reason."""
@@ -215,7 +204,7 @@ class ModelRepository:
             return models
         models += [
             {"name": name, "version": pending.version, "state": "LOADING", "reason": pending.shadow.progress}
-            for name, pending in sorted(self._pending.items())
+            for name, pending in sorted(self._succession.pending.items())
         ]
         models += [
             {
@@ -225,7 +214,7 @@ class ModelRepository:
                 "reason": self._without_root(failure.reason),
             }
             for folder, failure in sorted(self._preparation.failures.items())
-            if folder not in self._served
+            if folder not in self._succession.served
         ]
         models += [
             {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
@@ -236,13 +225,13 @@ class ModelRepository:
     # ---------------------------------------------------------------------------------------------- inside
 
     async def _load_anew(self, name: str) -> None:
-        folders = self._find().get(name)
+        folders = (await _off_loop(self._find)).get(name)
         if folders is None:
             raise ModelNotFoundError(f"no model {name!r} in the repository")
         self._unloaded.discard(name)
         for folder in folders:
             self._preparation.failures.pop(folder, None)
-            self._served.pop(folder, None)
+            self._succession.served.pop(folder, None)
         if problem := await self._update(name, folders):
             raise problem
 
@@ -268,8 +257,8 @@ class ModelRepository:
 
     def _find(self) -> dict[str, list[Path]]:
         found = find_artifacts(self._root)
-        # A root that is one model itself has the name that its artifact has; see _switch.
-        return {printable(name) or self._own_name: folders for name, folders in found.items()}
+        # A root that is one model itself has the name that its artifact had first.
+        return {printable(name) or self._succession.own_name: folders for name, folders in found.items()}
 
     def _look(self) -> dict[Path, Stamps]:
         try:
@@ -285,117 +274,22 @@ class ModelRepository:
         for folder in reversed(folders):
             if len(kept) == self._served_versions:
                 break
-            stamps = stamps_of(folder)
-            served = self._served.get(folder)
-            if served is not None and served.stamps == stamps:
-                kept.append(Candidate(folder, stamps))
-                continue
-            if (warming := self._pending_candidate(name, folder, stamps)) is not None:
-                kept.append(warming)
+            stamps = await _off_loop(partial(stamps_of, folder))
+            if (known := self._succession.candidate(name, folder, stamps)) is not None:
+                kept.append(known)
                 continue
             try:
                 kept.append(Candidate(folder, stamps, await self._preparation.prepare(name, folder, stamps)))
             except DataSentinelError as error:
                 if not kept:
                     first_problem = first_problem or error
-                if served is not None:
+                if (served := self._succession.served.get(folder)) is not None:
                     kept.append(Candidate(folder, served.stamps))
         if kept:
-            self._serve(name, kept[::-1])
+            await self._succession.serve(name, kept[::-1])
         return first_problem
 
-    def _pending_candidate(self, name: str, folder: Path, stamps: Stamps) -> Candidate | None:
-        """Return what was loaded of an artifact as it is now, and waits to be served."""
-        for candidate in self._pending[name].candidates if name in self._pending else ():
-            if candidate.detector is not None and (candidate.folder, candidate.stamps) == (folder, stamps):
-                return candidate
-        return None
 
-    def _serve(self, name: str, candidates: list[Candidate]) -> None:
-        """Serve exactly these artifacts under a name, at once or when the last one has warmed up."""
-        served, latest = self._plane.served, candidates[-1]
-        pending = self._pending.pop(name, None)
-        if latest.detector is not None:
-            if pending is not None and pending.candidates[-1].detector is latest.detector:
-                self._pending[name] = pending
-                pending.candidates = candidates
-                return
-            _, version = self._names_of(latest.folder, latest.detector, name)
-            shadow = served.warm_in_shadow(name, version, latest.detector, self._stream_shadow_s)
-            if shadow is not None:
-                self._pending[name] = Pending(candidates, version, shadow)
-                log(
-                    _logger,
-                    logging.INFO,
-                    "model_warms_in_shadow",
-                    name=name,
-                    version=version,
-                    of_version=shadow.old.version,
-                    streams=shadow.judged_streams,
-                    at_most_s=self._stream_shadow_s,
-                )
-                return
-        if pending is not None:
-            log(_logger, logging.INFO, "shadow_dropped", name=name, version=pending.version)
-        served.end_shadow(name)
-        self._switch(name, candidates)
-
-    def _end_shadow(self, name: str, pending: Pending) -> None:
-        """Serve what has warmed up, or ran out of time; drop what failed. The caller holds the lock."""
-        del self._pending[name]
-        shadow, latest = pending.shadow, pending.candidates[-1]
-        if shadow.failure:
-            self._plane.served.end_shadow(name)
-            self._preparation.note_failure(name, latest.folder, latest.stamps, shadow.failure)
-            return
-        log(
-            _logger,
-            logging.INFO,
-            "model_leaves_shadow",
-            name=name,
-            version=pending.version,
-            warm_streams=shadow.warm_streams,
-            judged_streams=shadow.judged_streams,
-        )
-        self._switch(name, pending.candidates)
-
-    def _names_of(self, folder: Path, detector: Detector, name: str) -> tuple[str, str]:
-        """Return under which name and version an artifact is served; an empty name is the artifact's own."""
-        artifact_name, version = names_of(detector)
-        if folder != self._root and is_version(folder.name):
-            version = folder.name
-        return name or artifact_name, version
-
-    def _switch(self, name: str, candidates: list[Candidate]) -> None:
-        """Serve exactly these artifacts under a name, the last one as the latest version."""
-        served = self._plane.served
-        entries: dict[Path, Served] = {}
-        for candidate in candidates:
-            folder, detector = candidate.folder, candidate.detector
-            if detector is None:
-                entries[folder] = self._served[folder]
-                continue
-            own_name = not name
-            name, version = self._names_of(folder, detector, name)
-            if own_name:
-                self._own_name = name
-            served.serve(name, version, detector)
-            entries[folder] = Served(name, version, candidate.stamps)
-            self._plane.reloads["ok"] += 1
-            _log_loaded(name, version, detector)
-        versions = [entry.version for entry in entries.values()]
-        served.order(name, versions)
-        for version in set(served.versions(name)) - set(versions):
-            served.withdraw(name, version)
-            log(_logger, logging.INFO, "model_withdrawn", name=name, version=version)
-        others = {folder: entry for folder, entry in self._served.items() if entry.name != name}
-        self._served = others | entries
-
-
-def _log_loaded(name: str, version: str, detector: Detector) -> None:
-    info = detector.info()
-    plan = ",".join(f"{min_rows}:{backend}" for min_rows, backend in info["plan"].items())
-    facts = {key: info[key] for key in _MODEL_FACTS}
-    log(_logger, logging.INFO, "model_loaded", name=name, version=version, **facts, plan=plan)
-    for backend, reason in info["refusals"].items():
-        log(_logger, logging.INFO, "backend_refused", backend=backend, reason=reason)
+async def _off_loop(look: Callable[[], _Result]) -> _Result:
+    """Look at the folder in a thread: a file system may take long, or for ever."""
+    return await threads.finish(look, "look-at-models")
