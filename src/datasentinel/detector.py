@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact
 from datasentinel.backend import DEFAULT_PLAN_BUDGET_S, Scorer, load_p_values, load_scorer
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
-from datasentinel.missing import fill_forward
+from datasentinel.input_rows import recording_of, rows_of
 from datasentinel.reasons import rank_reasons
 
 if TYPE_CHECKING:
@@ -23,55 +23,6 @@ if TYPE_CHECKING:
     from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 _Result = TypeVar("_Result")
-
-
-def as_float32_rows(x: object) -> Float32Array:
-    """Convert numeric input to a C-contiguous float32 array, once and loudly.
-
-    Parameters
-    ----------
-    x : array_like of real numbers, shape [N, D] or [D]
-        Booleans, integers and floats of any width, also pandas's nullable and Arrow ones and polars's. Values
-        are rounded to the nearest float32.
-
-    Returns
-    -------
-    ndarray of float32, C-contiguous, of the same shape
-
-    Raises
-    ------
-    InvalidInputError
-        Not numeric, complex, masked, not of rank 1 or 2, or a finite value too large for float32 (its row
-        and column are named). NaN and infinities pass through: scoring refuses them, with their position.
-    """
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        row, column = np.argwhere(np.atleast_2d(np.ma.getmaskarray(x)))[0]
-        raise InvalidInputError(f"the value at row {row}, column {column} is masked")
-    if not isinstance(x, np.ndarray):
-        # Imported here: arrays are scored without it.
-        from datasentinel.tables.frames import is_frame, numbers_of
-
-        x = numbers_of(x, ()) if is_frame(x) else x
-    try:
-        lent = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
-        array = np.from_dlpack(cast("Any", x)) if lent else np.asarray(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"x is not a rectangular array of numbers: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise InvalidInputError(f"x must hold real numbers, got dtype {array.dtype}")
-    if array.ndim not in (1, 2):
-        raise InvalidInputError(f"x must have shape [N, D] or [D], got {array.shape}")
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
-        overflowed = np.isinf(rows) & np.isfinite(array)
-        if overflowed.any():
-            row, column = np.argwhere(np.atleast_2d(overflowed))[0]
-            value = np.atleast_2d(array)[row, column]
-            raise InvalidInputError(
-                f"value {value!r} at row {row}, column {column} is outside float32's range"
-            )
-    return rows
 
 
 class Detector:
@@ -176,27 +127,9 @@ class Detector:
     def _call(self, method: Callable[..., _Result], x: object, out: Float32Array | None = None) -> _Result:
         """Call a method of the core with `x` as it is, or converted where the core cannot use it in place."""
         result = method(x) if out is None else method(x, out)
-        return self._call(method, self._as_rows(x), out) if result is NotImplemented else result
-
-    def _as_rows(self, x: object) -> Float32Array:
-        """Convert `x`; the columns of a data frame, and of a series for one row, are taken by name."""
-        names = self.feature_names
-        if names and not isinstance(x, np.ndarray):
-            from datasentinel.tables.frames import is_frame, numbers_of, row_of
-
-            if is_frame(x):
-                return as_float32_rows(numbers_of(x, names, self.artifact.config.other_columns))
-            if (row := row_of(x, names)) is not None:
-                return as_float32_rows(row)
-        return as_float32_rows(x)
-
-    def _as_recording(self, x: object) -> Float32Array:
-        """Convert `x`, with values for those that are missing where the model carries them."""
-        rows = self._as_rows(x)
-        first_values = self.artifact.config.first_values
-        if not first_values or rows.shape[-1] != len(first_values):  # The core refuses rows of another width.
-            return rows
-        return fill_forward(np.atleast_2d(rows), first_values).reshape(rows.shape)
+        if result is NotImplemented:
+            return self._call(method, rows_of(x, self.artifact.config), out)
+        return result
 
     @property
     def input_dim(self) -> int:
@@ -359,7 +292,7 @@ class Detector:
         if self.threshold <= 0:
             raise UnsupportedModelError(
                 f"{self.artifact.directory}: severity is the score over the threshold, and this model's "
-                f"threshold is {self.threshold:g}, not above 0; train it anew for positive scores"
+                f"threshold is {self.threshold:g}, not above 0; retrain it for positive scores"
             )
         ratio = np.minimum(scores.astype(np.float64) / self.threshold, np.finfo(np.float32).max)
         # Rounding must not move a row across 1.
@@ -443,7 +376,7 @@ class Detector:
         """
         if top < 1:
             raise InvalidInputError(f"top must be at least 1, got {top}")
-        rows = np.atleast_2d(self._as_recording(x))
+        rows = np.atleast_2d(recording_of(x, self.artifact.config))
         contributions = self.contributions(rows)
         expected: Float32Array | None = None
         with contextlib.suppress(UnsupportedModelError):
@@ -455,7 +388,7 @@ class Detector:
 
     def _scan(self, x: object, out: Float32Array | None, wanted: str) -> Float32Array:
         """Compute what is wanted of a recording's rows, one after the other, from a new stream's state on."""
-        rows = self._as_recording(x)
+        rows = recording_of(x, self.artifact.config)
         shape = (len(np.atleast_2d(rows)),) if wanted == "scores" else rows.shape
         result = np.empty(shape, np.float32) if out is None else out
         state = np.zeros((1, self.scorer.state_dim), np.float32)

@@ -14,8 +14,9 @@ import numpy as np
 
 from datasentinel.backend import StateStore, StreamRules, WallClock
 from datasentinel.calendar_time import second_of_week, seconds, utc_offsets
-from datasentinel.detector import Detector, as_float32_rows
+from datasentinel.detector import Detector
 from datasentinel.errors import InvalidInputError, UnsupportedModelError
+from datasentinel.input_rows import as_float32_rows
 from datasentinel.reasons import feature_name, rank_reasons
 from datasentinel.stream_snapshot import restore_states, save_states
 
@@ -48,7 +49,7 @@ class StreamDetector:
     detector : Detector
         With memory: trained with `model="context"`.
     max_streams : int
-        How many streams are remembered; beyond, the one heard of least recently starts anew.
+        How many streams are remembered; beyond, the one heard of least recently starts over.
     store : StateStore, optional
         The states to go on with, in place of a store of its own.
 
@@ -131,7 +132,7 @@ class StreamDetector:
             Its id; a number is the same as its digits.
         timestamp : datetime, numpy.datetime64, str or number, optional
             When the row was taken, as `calendar_time.second_of_week` takes it. After a gap longer than
-            the `gap_s` in config.json's `state` the stream begins anew. Of a model with a season, the row may
+            the `gap_s` in config.json's `state` the stream starts over. Of a model with a season, the row may
             lack its last value then, the second of the week.
 
         Returns
@@ -209,18 +210,7 @@ class StreamDetector:
         InvalidInputError
             As for `update`, and where N differs; all streams are as they were before.
         """
-        values, ids, times_s = self._read(rows, streams, timestamps)
-        with self._lock:
-            scores, warming = self._store.score(
-                self.detector.scorer,
-                self._rules,
-                values,
-                ids,
-                times_s,
-                leader=None if leader is None else leader._store,
-            )
-        if filled is not None:
-            filled[:] = values
+        scores, warming, _ = self._score(rows, streams, timestamps, filled=filled, leader=leader)
         return scores, warming
 
     def explain_many(
@@ -260,9 +250,22 @@ class StreamDetector:
         """
         if top < 1:
             raise InvalidInputError(f"top must be at least 1, got {top}")
+        return self._score(rows, streams, timestamps, filled=filled, top=top)
+
+    def _score(
+        self,
+        rows: object,
+        streams: Sequence[str | int],
+        timestamps: Sequence[object] | None,
+        *,
+        filled: Float32Array | None,
+        leader: StreamDetector | None = None,
+        top: int = 0,
+    ) -> tuple[Float32Array, BoolArray, list[list[Reason]]]:
+        """Score rows, with `top` reasons for each: the only way to the states."""
         values, ids, times_s = self._read(rows, streams, timestamps)
-        contributions = np.empty_like(values)
-        expected = np.empty_like(values) if self._reconstructs else None
+        contributions = np.empty_like(values) if top else None
+        expected = np.empty_like(values) if top and self._reconstructs else None
         with self._lock:
             scores, warming = self._store.score(
                 self.detector.scorer,
@@ -272,9 +275,12 @@ class StreamDetector:
                 times_s,
                 reconstructions=expected,
                 contributions=contributions,
+                leader=None if leader is None else leader._store,
             )
         if filled is not None:
             filled[:] = values
+        if contributions is None:
+            return scores, warming, []
         names = self.detector.feature_names
         return scores, warming, rank_reasons(contributions, values, expected, names=names, top=top)
 

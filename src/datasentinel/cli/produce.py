@@ -11,89 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from datasentinel.artifact import load_artifact
-from datasentinel.cli.reading import Names, ReadingOptions
+from datasentinel.cli.produce_rows import payloads_for, rows_to_send
+from datasentinel.cli.produce_summary import print_summary
+from datasentinel.cli.reading import Names
 from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.producer import (
     PROTOCOLS,
     Credentials,
     FileRows,
-    Fleet,
     Producer,
-    Summary,
-    Telemetry,
     connector,
     new_event_loop,
     read_token,
     stream,
 )
-from datasentinel.producer.broker_client import BROKER_FAULTS, Payloads, Topics, broker_connector
+from datasentinel.producer.broker_client import BROKER_FAULTS, Topics, broker_connector
 from datasentinel.producer.samples import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datasentinel.artifact import Config
     from datasentinel.producer.replies import Connect, Reply
     from datasentinel.producer.samples import Sample
 
 _DEFAULT_PORTS = {"tcp": 9000, "grpc": 9001, "http": 9002}
-
-
-def _rows(
-    *,
-    count: int | None,
-    file: Path | None,
-    label: str | None,
-    normal: tuple[str, ...],
-    config: Config | None,
-    dim: int | None,
-    anomaly_share: float | None,
-    seed: int,
-    id_column: str | None,
-    time_column: str | None,
-    streams: int | None,
-) -> FileRows | Fleet | Telemetry:
-    if file is None:
-        if label is not None or normal or id_column is not None or time_column is not None:
-            raise click.UsageError("--label, --normal, --id and --time need --file.")
-        if (dim is None) == (config is None):
-            raise click.UsageError(
-                "Synthetic telemetry needs one of --dim and --model; rows come from --file."
-            )
-        width = config.input_dim if config is not None else dim
-        assert width is not None  # noqa: S101
-        share = 0.05 if anomaly_share is None else anomaly_share
-        if streams is not None:
-            return Fleet(streams, width, anomaly_share=share, seed=seed)
-        return Telemetry(width, anomaly_share=share, seed=seed)
-    if dim is not None or anomaly_share is not None or streams is not None:
-        raise click.UsageError(
-            "--dim, --anomaly-share and --streams are for synthetic telemetry, not for --file."
-        )
-    from datasentinel.tables import open_table
-
-    roles = ReadingOptions(label=label, normal=normal, id=id_column, time=time_column).roles(config)
-    table = open_table(file, roles=roles)
-    if time_column is not None and config is not None and config.time_zone is not None:
-        table.add_calendar(config.time_zone)
-    return FileRows(table, repeat=count is not None, with_times=time_column is not None)
-
-
-def _payloads(rows: FileRows | Fleet | Telemetry, config: Config | None, time: str | None) -> Payloads:
-    """Return how samples are written for a broker: by name where there are names."""
-    names = config.table_features if config is not None else ()
-    if isinstance(rows, FileRows) and not names:
-        names = rows.names
-    if time is None and config is not None and isinstance(told := config.columns.get("time"), str):
-        time = told
-    if time is not None and not names:
-        raise click.UsageError("--time needs the names of the features: say --model or --file.")
-    return Payloads(names, time)
 
 
 def _note(text: str) -> None:
@@ -119,39 +62,6 @@ async def _run(producer: Producer) -> int | None:
         loop.add_signal_handler(number, stop, number)
     await producer.run()
     return received[0] if received else None
-
-
-def _percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2%}"
-
-
-def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
-    facts = summary.as_dict()
-    table = Table(show_header=False, title="Summary", title_justify="left")
-    resent = f", {facts['resent']:,} sent again" if facts["resent"] else ""
-    table.add_row("samples", f"{facts['sent']:,} sent, {facts['answered']:,} answered{resent}")
-    table.add_row("replies", ", ".join(f"{name} {count:,}" for name, count in facts["replies"].items()))
-    invalid = facts["invalid"]
-    table.add_row("invalid", f"{invalid['refused']:,} refused, {invalid['not_refused']:,} not refused")
-    for reason, count in facts["valid_refused"]["reasons"].items():
-        table.add_row("valid refused", escape(f"{count:,} times: {reason}"))
-    if facts["unanswered"]:
-        table.add_row("unanswered", f"{facts['unanswered']:,}")
-    if facts["reconnects"]:
-        table.add_row("reconnects", f"{facts['reconnects']:,}")
-    if isinstance(rows, FileRows) and rows.skipped:
-        table.add_row("bad rows skipped", escape(f"{rows.skipped:,}; the first: {rows.first_problem}"))
-    agreement = facts["agreement"]
-    if agreement:
-        ratios = ", ".join(
-            f"{name} {_percent(agreement[name])}" for name in ("accuracy", "precision", "recall")
-        )
-        table.add_row("agreement", f"{ratios} on {agreement['labelled']:,} labelled samples")
-    for row, key in (("latency", "latency_us"), ("before sending", "send_delay_us")):
-        if facts[key]:
-            table.add_row(row, ", ".join(f"{name} {value:,.0f} µs" for name, value in facts[key].items()))
-    table.add_row("throughput", f"{facts['throughput_per_s']:,.0f} replies/s over {facts['elapsed_s']:.2f} s")
-    Console().print(table)
 
 
 @click.command()
@@ -198,7 +108,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     metavar="URL",
     envvar="DATASENTINEL_PRODUCE_DEAD_LETTERS",
     show_envvar=True,
-    help="Where samples come back that cannot be scored.  [default: the topic of --results with .dead]",
+    help="Where samples that cannot be scored come back.  [default: the topic of --results with .dead]",
 )
 @click.option(
     "--group",
@@ -231,7 +141,7 @@ def _print(summary: Summary, rows: FileRows | Fleet | Telemetry) -> None:
     type=click.Path(path_type=Path),
     help="Send the rows of this CSV, Parquet or NumPy file instead of synthetic telemetry.",
 )
-@click.option("--label", help="Label column of --file, by name or number.  [default: find out]")
+@click.option("--label", help="Label column of --file, by name or number.  [default: inferred]")
 @click.option(
     "--normal", type=Names(), default="", metavar="VALUE,..", help="The label's values that mean normal."
 )
@@ -339,7 +249,7 @@ def command(
     """Send samples to a server, or through a message broker, at a chosen rate and sum up the replies.
 
     Samples are synthetic telemetry (say --dim or --model), without end unless --count is given, or the rows
-    of --file, once or over and over up to --count. Where labels are known, the decisions are compared with
+    of --file, once or repeatedly up to --count. Where labels are known, the decisions are compared with
     them; those of synthetic telemetry mean something only to a model trained on such data.
 
     With --to, samples are JSON (objects where --model or --file names the features, otherwise arrays) with an
@@ -360,7 +270,7 @@ def command(
     if (to is None) != (results is None):
         raise click.UsageError("--to and --results go together.")
     config = load_artifact(model).config if model is not None else None
-    rows = _rows(
+    rows = rows_to_send(
         count=count,
         file=file,
         label=label,
@@ -379,7 +289,7 @@ def command(
         read = BrokerUrl.parse(results)
         dead = read.dead_letters if dead_letters is None else BrokerUrl.parse(dead_letters)
         topics = Topics(BrokerUrl.parse(to), read, dead, group)
-        faults, connect = BROKER_FAULTS, broker_connector(topics, _payloads(rows, config, time))
+        faults, connect = BROKER_FAULTS, broker_connector(topics, payloads_for(rows, config, time))
     else:
         credentials = Credentials(
             ca=tls_ca,
@@ -409,7 +319,7 @@ def command(
         skipped = rows.skipped if isinstance(rows, FileRows) else 0
         click.echo(json.dumps(summary.as_dict() | {"bad_rows_skipped": skipped}, indent=2))
     else:
-        _print(summary, rows)
+        print_summary(summary, rows)
     if summary.failure:
         _note(f"error: {summary.failure}")
     if stopped_by is not None:
