@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from functools import cache, cached_property
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -58,7 +58,7 @@ HEADERS = (
 @cache
 def asset(name: str) -> tuple[bytes, str]:
     """Return a file of the page, and its media type."""
-    return files(__package__).joinpath("page", name).read_bytes(), _MEDIA[name]
+    return Path(__file__).with_name("page").joinpath(name).read_bytes(), _MEDIA[name]
 
 
 class LiveView:

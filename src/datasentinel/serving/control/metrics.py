@@ -1,23 +1,24 @@
-"""The page of Prometheus metrics: written when it is asked for, but not too often, for all workers."""
+"""The page of Prometheus metrics: written when it is asked for, but not too often, for all workers.
+
+What writes it takes 5 MiB and a moment to import, so that is left until somebody asks.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+from functools import cached_property, partial
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
-
-from datasentinel.serving.board import POST_INTERVAL_S
-from datasentinel.serving.control.collectors import DataPlaneCollector, GuardCollector, WorkerCollector
+from datasentinel.serving import threads
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from prometheus_client import Metric
+    from prometheus_client import CollectorRegistry, Metric
     from prometheus_client.registry import Collector
 
     from datasentinel.serving.board import Board
@@ -46,18 +47,33 @@ class Metrics:
     """
 
     def __init__(self, plane: DataPlane, board: Board | None = None, guard: Guard | None = None) -> None:
+        self._plane = plane
         self._board = board
+        self._guard = guard
+        self._is_prepared = False
         self._pages: dict[str, bytes] = {}  # The last ones, by content type.
         self._pages_left = _PAGES_AT_ONCE
         self._looked_s = monotonic()
-        self._registry = CollectorRegistry()
-        self._registry.register(DataPlaneCollector(plane))
-        if guard is not None:
-            self._registry.register(GuardCollector(guard))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        if board is not None:
-            self._registry.register(WorkerCollector(board))
+
+    @cached_property
+    def _registry(self) -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+        from datasentinel.serving.control.collectors import (
+            DataPlaneCollector,
+            GuardCollector,
+            WorkerCollector,
+        )
+
+        registry = CollectorRegistry()
+        registry.register(DataPlaneCollector(self._plane))
+        if self._guard is not None:
+            registry.register(GuardCollector(self._guard))
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        if self._board is not None:
+            registry.register(WorkerCollector(self._board))
+        return registry
 
     def register(self, collector: Collector) -> None:
         """Export the metrics of one more collector as well."""
@@ -70,6 +86,8 @@ class Metrics:
 
     async def post_for_ever(self) -> None:
         """Post this worker's metrics on the board until cancelled, and then once more."""
+        from datasentinel.serving.board import POST_INTERVAL_S
+
         assert self._board is not None  # noqa: S101
         try:
             while True:
@@ -85,6 +103,13 @@ class Metrics:
         except Exception as error:  # whatever it was, the next post may work
             log(_logger, logging.ERROR, "metrics_not_posted", exception=error)
 
+    async def prepare(self) -> None:
+        """Import what writes the metrics, off the event loop, when they are asked for first."""
+        if not self._is_prepared:
+            collectors = f"{__package__}.collectors"
+            await threads.finish(partial(importlib.import_module, collectors), "import-metrics")
+            self._is_prepared = True
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics, as of now or a moment ago, in the text format that an `Accept` header asks for.
 
@@ -93,6 +118,8 @@ class Metrics:
         body : bytes
         content_type : str
         """
+        from prometheus_client.exposition import choose_encoder
+
         encode, content_type = choose_encoder(accept)
         now_s = monotonic()
         self._pages_left = min(_PAGES_AT_ONCE, self._pages_left + _PAGES_PER_S * (now_s - self._looked_s))

@@ -177,7 +177,8 @@ class Routes:
         ready = self._plane.ready
         return Response.json({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _render_metrics(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+    async def _render_metrics(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+        await self._metrics.prepare()
         body, content_type = self._metrics.render(request.headers.get("accept", ""))
         return Response(HTTPStatus.OK, body, content_type)
 
