@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from datasentinel.oip import grpc_predict_v2_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import read_all, to_lines
 
@@ -66,6 +67,42 @@ def test_errors_are_json_and_keep_the_connection(client):
     assert "POST is not allowed" in json.loads(body)["error"]
     assert request(client, "GET", "/healthz")[1] == b"ok\n"
     assert client.sock is sock
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_welcome"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Origin": "http://127.0.0.1:{port}"}, True),
+        ({"Origin": "http://localhost:{port}", "Host": "localhost:{port}"}, True),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "http://evil.example:{port}", "Host": "evil.example:{port}"}, False),
+    ],
+)
+def test_a_browser_may_ask_for_its_own_servers_page_alone(server, client, headers, is_welcome):
+    headers = {name: value.format(port=server.http_port) for name, value in headers.items()}
+    response, _ = request(client, "POST", "/v2/repository/index", b"{}", headers)
+    assert response.status == (200 if is_welcome else 403)
+
+
+def test_messages_that_are_wrong_or_say_too_much_are_refused(server, client):
+    load = {"parameters": {"config": "x"}}
+    response, body = request(client, "POST", "/v2/repository/models/m/load", json.dumps(load).encode())
+    assert (response.status, json.loads(body)["error"]) == (400, "no parameters are supported here")
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        asked = grpc_predict_v2_pb2.RepositoryModelLoadRequest(model_name="m")
+        asked.parameters["config"].string_param = "x"
+        for method, message, reason in (
+            ("inference.GRPCInferenceService/RepositoryModelLoad", asked.SerializeToString(), "no parameters are supported here, got config"),
+            ("grpc.health.v1.Health/Check", b"\xff", "the message is not a valid HealthCheckRequest"),
+        ):  # fmt: skip
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(f"/{method}")(message, timeout=30)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == reason
 
 
 def test_pipelined_requests_are_answered_in_order(server):

@@ -139,3 +139,58 @@ def test_graphs_that_do_not_score_row_by_row_are_refused(tmp_path, body, source,
     with pytest.raises(DataSentinelError):
         imported(tmp_path, model, "--higher-is", "anomalous")
     assert not (tmp_path / "m").exists()
+
+
+REFUSED = {
+    "two inputs": ("y = ReduceSumSquare <keepdims = 0> (x, axis) w = Identity (z)", {"source": "float[N, 4] x, float[N, 4] z"}, r"expected one input of shape \[batch, 4\], got 2 \('x', 'z'\)"),
+    "whole numbers": ("f = Cast <to = 1> (x) y = ReduceSumSquare <keepdims = 0> (f, axis)", {"source": "int64[N, 4] x"}, "input 'x' takes INT64"),
+    "other columns": ("y = ReduceSumSquare <keepdims = 0> (x, axis)", {"source": "float[N, 5] x"}, r"has shape \[batch, 5\], but the data has 4 columns"),
+    "two scores": ("y = ReduceSumSquare <keepdims = 0> (x, axis) z = Neg (y)", {"output": "float[N] y, float[N] z"}, "several outputs could be meant"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_graphs_whose_ends_do_not_fit_are_refused(tmp_path, name):
+    body, ends, message = REFUSED[name]
+    model = graph(tmp_path / "f.onnx", AXIS + body, **ends)
+    with pytest.raises(DataSentinelError, match=message):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+
+
+def test_what_is_asked_for_has_to_be_there(tmp_path):
+    model = graph(tmp_path / "f.onnx", AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)")
+    for arguments, message in (
+        ((), "Say which with --higher-is"),
+        (("--higher-is", "normal", "--output", "z"), "no output 'z'; the outputs are 'y'"),
+    ):
+        with pytest.raises(DataSentinelError, match=message):
+            imported(tmp_path, model, *arguments)
+    mirror = graph(tmp_path / "m.onnx", "y = Identity (x)", output="float[N, 4] y")
+    with pytest.raises(DataSentinelError, match="a reconstruction has no direction"):
+        imported(tmp_path, mirror, "--higher-is", "normal")
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(DataSentinelError, match="not a valid ONNX file"):
+        imported(tmp_path, tmp_path / "broken.onnx", "--higher-is", "normal")
+
+
+def test_shapes_that_the_file_does_not_state_are_found_by_running_it(tmp_path):
+    """The branches of an If come out as they do, and read names from outside."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18]> g (float[N, 4] x) => (float[N] y) {
+        axis = Constant <value = int64[1] {1}> ()
+        yes = Constant <value = bool {1}> ()
+        y = If (yes) <
+          then_branch = t () => (float[N] a) { a = ReduceSumSquare <keepdims = 0> (x, axis) },
+          else_branch = e () => (float[N] b) { b = ReduceMax <keepdims = 0> (x, axis) }
+        >
+        }"""
+    )
+    for value in (
+        model.graph.output[0],
+        *(attribute.g.output[0] for attribute in model.graph.node[-1].attribute),
+    ):
+        value.type.tensor_type.ClearField("shape")
+    (tmp_path / "f.onnx").write_bytes(model.SerializeToString())
+    detector = imported(tmp_path, tmp_path / "f.onnx", "--higher-is", "anomalous")
+    rows = normal_rows(20, seed=1)
+    np.testing.assert_allclose(detector.score(rows), np.square(rows).sum(axis=1), rtol=1e-5)

@@ -440,12 +440,23 @@ def test_health_and_reflection(server):
                 file_containing_symbol="inference.GRPCInferenceService.ModelInfer"
             ),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Thing"),
+            reflection_pb2.ServerReflectionRequest(file_by_filename="grpc/reflection/v1/none.proto"),
+            reflection_pb2.ServerReflectionRequest(file_by_filename="datasentinel/v1/inference.proto"),
+            reflection_pb2.ServerReflectionRequest(
+                all_extension_numbers_of_type="datasentinel.v1.EvaluateRequest"
+            ),
+            reflection_pb2.ServerReflectionRequest(),
         ]
-        listed, described, unknown = reflection.ServerReflectionInfo(iter(questions), timeout=TIMEOUT_S)
+        answers = list(reflection.ServerReflectionInfo(iter(questions), timeout=TIMEOUT_S))
+        listed, described, unknown, no_file, file, extensions, nothing = answers
         names = {service.name for service in listed.list_services_response.service}
         assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
         assert b"ModelStreamInfer" in described.file_descriptor_response.file_descriptor_proto[0]
-        assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+        for answer in (unknown, no_file, nothing):
+            assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+        assert b"EvaluateRequest" in file.file_descriptor_response.file_descriptor_proto[0]
+        told = extensions.all_extension_numbers_response
+        assert (told.base_type_name, list(told.extension_number)) == ("datasentinel.v1.EvaluateRequest", [])
 
 
 def test_statistics_count_every_protocol(client, rows):

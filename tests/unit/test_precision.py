@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from datasentinel import Detector
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
-from datasentinel.errors import DataError, UnsupportedModelError
+from datasentinel.errors import DataError, InvalidInputError, UnsupportedModelError
 from datasentinel.export.precision import change_precision, convert, network_layers
 from tests.networks import Network, write_artifact
 
@@ -217,3 +217,12 @@ def test_exporting_what_was_trained_says_that_it_needs_torch():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert 'export needs torch: pip install "datasentinel[train]"' in run.stderr
+
+
+def test_what_fp16_cannot_hold_is_refused(tmp_path):
+    network = Network.random([D, 8, D])
+    network.weights[0][0, 0] = 1e5
+    with pytest.raises(UnsupportedModelError, match="leaves the range of fp16"):
+        convert(network.to_onnx(), "fp16", calibration_rows=np.zeros((1, D), np.float32))
+    with pytest.raises(InvalidInputError, match="unknown precision 'fp8'; known: "):
+        convert(network.to_onnx(), "fp8", calibration_rows=np.zeros((1, D), np.float32))

@@ -133,6 +133,38 @@ def test_series_go_on_from_batch_to_batch(recordings, model_with_memory, tmp_pat
     assert scored_by_batches(recordings, model_with_memory, request(), rows=77).equals(expected)
 
 
+def test_rows_that_lie_in_no_order_need_the_columns_that_order_them(recordings, model_with_memory):
+    config = Detector.load(model_with_memory, backend="fused").artifact.config
+    assert BatchLayout(config, recordings.schema, request()).series_order() == ("host", "ts")
+    for column, asked in (("host", "id"), ("ts", "time")):
+        kept = recordings.drop_columns([column]).schema
+        with pytest.raises(DataError, match=f"needs the column `{asked}`"):
+            BatchLayout(config, kept, request()).series_order()
+    place = recordings.column_names.index("ts")
+    written = recordings.set_column(place, "ts", recordings["ts"].cast(pa.string()))
+    with pytest.raises(DataError, match="'ts' holds string, whose order need not be that of time"):
+        BatchLayout(config, written.schema, request()).series_order()
+
+
+def test_a_season_takes_the_last_column_from_the_times_of_the_rows(table, model):
+    config = dataclasses.replace(
+        Detector.load(model, backend="fused").artifact.config,
+        calendar={"time_zone": "UTC"},
+        feature_names=(*(f"f{i}" for i in range(D - 1)), "second_of_week"),
+        columns={"time": "ts"},
+    )
+    rows = table.drop_columns([f"f{D - 1}"])
+    with pytest.raises(DataError, match="a season needs the times of the rows"):
+        BatchLayout(dataclasses.replace(config, columns={}), rows.schema, request())
+    monday_s = 1_704_067_200
+    times = pa.array([monday_s + 60 * i for i in range(1000)], pa.timestamp("s", tz="UTC"))
+    timed = rows.append_column("ts", times)
+    (batch,) = timed.combine_chunks().to_batches()
+    values = BatchLayout(config, timed.schema, request()).chunk(batch).values
+    assert values.shape[1] == D
+    assert values[:3, -1].tolist() == [0.0, 60.0, 120.0]
+
+
 def test_a_row_of_no_known_time_is_not_scored(recordings, model_with_memory):
     missing = pa.array(recordings["ts"].to_pylist(), recordings["ts"].type, mask=np.arange(600) == 33)
     place = recordings.column_names.index("ts")

@@ -256,6 +256,8 @@ def test_the_streams_used_last_are_restored_where_not_all_fit(detector, tmp_path
         (lambda content: b"PK\x03\x04 nothing", "begins otherwise"),
         (lambda content: b"", "begins otherwise"),
         (lambda content: content.split(b"\n")[0] + b"\n[]\n", "not a snapshot"),
+        (lambda content: b"\n".join(content.split(b"\n")[:2]) + b"\n[9000000000000000000]\n", "cut off"),
+        (lambda content: b"\n".join(content.split(b"\n")[:2]) + b"\n[-1]\n", "cut off"),
     ],
 )
 def test_a_damaged_snapshot_or_one_of_another_model_is_refused(detector, tmp_path, damage, message):
@@ -277,6 +279,15 @@ def test_a_snapshot_that_cannot_be_written_or_read_is_named(detector, tmp_path):
         streams.save(tmp_path / "absent" / "states")
     with pytest.raises(ArtifactError, match="states: cannot be read"):
         streams.restore(tmp_path / "states")
+
+
+def test_a_row_is_one_row(artifact):
+    streams = StreamDetector.load(artifact.directory, backend="fused", max_streams=5)
+    assert streams.warm_up_rows == artifact.config.warm_up_rows
+    with pytest.raises(InvalidInputError, match=r"row must have shape \[D\], got \(2, 7\)"):
+        streams.update(oscillations(2))
+    with pytest.raises(InvalidInputError, match="max_streams must be at least 1, got 0"):
+        StreamDetector.load(artifact.directory, max_streams=0)
 
 
 def test_an_id_is_a_text_or_a_number(detector):

@@ -74,14 +74,16 @@ def parse_reply(status: int, body: bytes) -> Reply:
             return Reply(decision, score=float(told["score"]))
         reason = str(document["error"])
     except (ValueError, LookupError, TypeError) as error:
-        raise ServerError(
-            f"the server does not speak the protocol: it answered {status} {body[:80]!r}"
-        ) from error
+        raise _not_the_protocol(status, body) from error
     if status in (_TOO_MANY, _UNAVAILABLE):
         raise ConnectionError(f"the server answered {status}: {reason}")
     if status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND):
         raise ServerError(f"the server answered {status}: {reason}")
     return Reply(ERROR, reason)
+
+
+def _not_the_protocol(status: int, body: bytes) -> ServerError:
+    return ServerError(f"the server does not speak the protocol: it answered {status} {body[:80]!r}")
 
 
 class HttpConnection(asyncio.Protocol, Connection):
@@ -174,7 +176,10 @@ class HttpConnection(asyncio.Protocol, Connection):
         if status != _OK:
             parse_reply(status, body)
             raise ServerError(f"the server answered {status} when it was asked for its models")
-        names = sorted({model["name"] for model in json.loads(body)})
+        try:
+            names = sorted({str(model["name"]) for model in json.loads(body)})
+        except (ValueError, LookupError, TypeError) as error:
+            raise _not_the_protocol(status, body) from error
         if not names:
             raise ConnectionError("the server serves no model yet")
         if self._model and self._model not in names:

@@ -97,9 +97,9 @@ def _index_names(schema: Any) -> frozenset[str]:  # noqa: ANN401
     described = (schema.metadata or {}).get(b"pandas")
     try:
         indexes = json.loads(described)["index_columns"] if described else []
+        return frozenset(name for name in indexes if isinstance(name, str))
     except (ValueError, KeyError, TypeError):
         return frozenset()
-    return frozenset(name for name in indexes if isinstance(name, str))
 
 
 def _partition_keys(path: str, names: list[str]) -> dict[str, str]:

@@ -106,3 +106,22 @@ def test_errors_say_how_passwords_are_written():
     with pytest.raises(SettingsError, match=r"must be percent-encoded \(%2F %3F %23 %40\)"):
         BrokerUrl.parse("nats://u:p/w@host/t")
     assert BrokerUrl.parse("mqtt://host/a/%23").topic == "a/#"
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "topic", "group", "message"),
+    [
+        ("nats", "NatsSource", "t", "a.b", "a consumer of NATS has a name without blanks"),
+        ("nats", "NatsSink", "t.*", None, "a subject without blanks and wildcards"),
+        ("nats", "NatsSink", "t?ack=1", None, "option 'ack' is unknown; known: stream, ack_wait_s"),
+        ("mqtt", "MqttSource", "t", "a/b", "a shared subscription has a name without any of / [+] #"),
+        ("mqtt", "MqttSource", "t?in_flight=0", "a", "option 'in_flight': a number of at least 1"),
+        ("mqtt", "MqttSink", "t/%23", None, "a topic without wildcards"),
+        ("kafka", "KafkaSource", "t?acks=all", "a", "option 'acks' is none of librdkafka's"),
+        ("kafka", "KafkaSink", "t?acks=all", None, "option 'acks' is none of librdkafka's"),
+    ],
+)
+def test_what_a_broker_cannot_do_is_refused_before_it_is_asked(module, kind, topic, group, message):
+    made = getattr(pytest.importorskip(f"datasentinel.distributed.brokers.{module}"), kind)
+    with pytest.raises(SettingsError, match=message):
+        made(BrokerUrl.parse(f"{module}://h/{topic}"), *([] if group is None else [group]))

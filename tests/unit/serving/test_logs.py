@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 
+from datasentinel.serving import logs
 from datasentinel.serving.logs import RateLimitedLog
 
 SCRIPT = """
@@ -67,3 +69,32 @@ def test_a_rate_limited_event_says_how_often_it_happened(caplog):
     often._next_s = 0.0
     often(number=5)
     assert caplog.records[-1].fields == {"number": 5, "suppressed_before": 4}
+
+
+def test_a_flood_of_one_kind_is_thinned_out_and_says_so(monkeypatch):
+    now_s = logs.time.monotonic()
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now_s)
+    flood = logs._BurstFilter()
+
+    def passes(event):
+        record = logging.makeLogRecord({"name": "datasentinel.test", "msg": event})
+        return record if flood.filter(record) else None
+
+    shown = [passes("broken") for _ in range(1000)]
+    count = sum(record is not None for record in shown)
+    assert 0 < count < 1000
+    assert all(shown[:count])
+    assert passes("another")
+    now_s += 1.0
+    assert passes("broken").fields == {"suppressed_before": 1000 - count}
+    assert passes("broken") is None
+
+
+def test_lines_go_to_a_socket_as_those_of_a_supervisor_do():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        script = SCRIPT.replace("{format}", "text")
+        subprocess.run([sys.executable, "-c", script], stderr=theirs, check=True, timeout=60)
+        theirs.close()
+        lines = b"".join(iter(lambda: ours.recv(4096), b"")).splitlines()
+    assert [b" event=shown " in lines[0], b" event=failed " in lines[1]] == [True, True]

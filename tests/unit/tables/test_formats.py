@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datasentinel.errors import DataError
+from datasentinel.errors import DataError, MissingDependencyError
 from datasentinel.tables import Roles, open_table
 from datasentinel.tables.problems import ProblemKind
 
@@ -252,6 +252,8 @@ def test_urls_by_fsspec():
         np.testing.assert_array_equal(open_table(url).read().values, VALUES)
     with pytest.raises(DataError, match=r"memory://bucket/none\.csv: no such file"):
         open_table("memory://bucket/none.csv")
+    with pytest.raises(MissingDependencyError, match=r"nowhere://x\.csv: fsspec cannot open it"):
+        open_table("nowhere://x.csv")
 
 
 @pytest.mark.parametrize("value", ["1_000", "\uff11", "1,000", "12%", "$5", "0x1F", "1e", "--1", "1.2.3"])
@@ -332,3 +334,32 @@ def test_a_sample_of_many_rows(tmp_path):
     assert 1500 < data.values[:, 1].mean() < 3500
     again = open_table(path).read(max_rows=100, seed=1)
     np.testing.assert_array_equal(again.values, data.values)
+
+
+def test_a_label_may_be_missing_in_rows_of_json_lines(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"a": 1, "fault": 0}\n\n{"a": 2, "fault": null}\n{"a": 3, "fault": 1}')
+    dataset = open_table(path, roles=Roles(label="fault")).read()
+    assert dataset.values.ravel().tolist() == [1, 3]
+    assert dataset.labels.tolist() == [False, True]
+    assert "is empty" in str(dataset.bad[0])
+    path.write_text("\n\n")
+    with pytest.raises(DataError, match=r"data\.jsonl"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("described", [b"{", b"[]", b"null", b'{"index_columns": null}'])
+def test_a_parquet_file_may_be_described_wrongly(tmp_path, described):
+    table = pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}).replace_schema_metadata({"pandas": described})
+    pq.write_table(table, tmp_path / "data.parquet")
+    assert open_table(tmp_path / "data.parquet").feature_names == ("a", "b")
+
+
+def test_numbers_in_a_dictionary_and_times_are_numbers(tmp_path):
+    columns = {
+        "a": pa.array([1.5, 2.5, 1.5]).dictionary_encode(),
+        "b": pa.array([1, 2, 3], pa.duration("s")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    dataset = open_table(tmp_path / "data.parquet", roles=Roles(features=("a", "b"))).read()
+    assert dataset.values.tolist() == [[1.5, 1], [2.5, 2], [1.5, 3]]
