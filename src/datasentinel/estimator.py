@@ -93,7 +93,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     warm_start : bool
         Whether `fit` goes on training the ensemble's autoencoder of an earlier `fit` on rows of as many
         features. Scaling, whitening, prototypes and calibration have closed or cheap solutions and are always
-        learnt anew. Not kept over pickling; a plain autoencoder always starts from principal components.
+        relearnt. Not kept over pickling; a plain autoencoder always starts from principal components.
     random_state : int, RandomState or None
         Seed of everything random in `fit`; None takes a new one from NumPy's global state.
 

@@ -199,7 +199,7 @@ class ChunkScorer:
 
     @property
     def evicted(self) -> int:
-        """How many streams began anew because too many are remembered."""
+        """How many streams started over because too many are remembered."""
         return self._streams.evicted if self.has_memory else 0
 
     @property

@@ -114,7 +114,7 @@ class Config:
 
     @property
     def gap_s(self) -> float | None:
-        """Seconds without a row after which a stream begins anew; None where that is not known."""
+        """Seconds without a row after which a stream starts over; None where that is not known."""
         return _finite(self.state["gap_s"]) if "gap_s" in self.state else None
 
     @property

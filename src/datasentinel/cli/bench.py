@@ -100,8 +100,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Measure MODEL on this machine: our backends beside ONNX Runtime's and OpenVINO's Python APIs.
 
     Every contender's scores are first checked against a float64 evaluation of the model. The contenders take
-    turns on one thread, so that a busy machine hurts all alike. "speed-up" is ONNX Runtime's time by the
-    contender's in the same round, median over the rounds; "of peak" is the arithmetic of the dense layers
+    turns on one thread, so that a busy machine affects all alike. "speed-up" is ONNX Runtime's time over
+    the contender's in the same round, median over the rounds; "of peak" is the arithmetic of the dense layers
     done per second by the core's measured multiply-add peak.
 
     With --compare, show what changed between two results; the exit code is 1 when something became slower by

@@ -55,7 +55,7 @@ def command(*, config_file: Path | None, timeout_s: float) -> None:
     """Ask the server on this machine whether it is ready: exit code 0 if it is, 1 if not.
 
     Its address comes from the same environment variables and file as that of `datasentinel serve`. A server
-    that wants certificates of its clients is shown its own.
+    that requires client certificates is shown its own.
     """
     settings = load_settings(config_file=config_file)
     if not settings.http:

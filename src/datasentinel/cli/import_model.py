@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     "--calibrate",
     "data",
     required=True,
-    help="Rows to find the threshold on; the normal ones are taken, best such that the model never saw.",
+    help="Rows to calibrate the threshold on, ideally ones that the model was not trained on; only normal "
+    "ones are used.",
 )
 @click.option(
     "--out",

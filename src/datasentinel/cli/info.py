@@ -122,7 +122,7 @@ def _plan_table(plan: dict[int, str], timings: list[tuple[int, str, float]]) -> 
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(model: Path | None, backend_name: str, as_json: bool) -> None:
-    """Show versions, CPU features and every backend with the reason where it cannot run.
+    """Show versions, CPU features and every backend, with the reason where one cannot run.
 
     With MODEL (an artifact folder), load it and show what it is and how it runs.
     """

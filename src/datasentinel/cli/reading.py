@@ -74,15 +74,15 @@ class ReadingOptions:
 
 _OPTIONS = (
     click.option(
-        "--features", type=Names(), default="", help="Features, such as a,b,'m*'.  [default: find out]"
+        "--features", type=Names(), default="", help="Features, such as a,b,'m*'.  [default: inferred]"
     ),
     click.option("--ignore", type=Names(), default="", help="Columns to leave out, such as ts,host,'*_id'."),
     click.option("--time", help="Column that says when a row was taken."),
     click.option("--id", help="Column that says which series a row belongs to."),
     click.option(
         "--label",
-        help="Column that says which rows are anomalies; as the others, by its name or its number from 1 "
-        "(-1 is the last).  [default: find out by name and values]",
+        help="Column that says which rows are anomalies; like the others, by name or by number from 1 "
+        "(-1 is the last).  [default: inferred from names and values]",
     ),
     click.option(
         "--normal",
@@ -92,7 +92,7 @@ _OPTIONS = (
         help="The label's values that mean normal.  [default: 0, False, normal, ..., or 1 beside -1]",
     ),
     click.option(
-        "--header/--no-header", default=None, help="Whether delimited text has a header.  [default: find out]"
+        "--header/--no-header", default=None, help="Whether delimited text has a header.  [default: inferred]"
     ),
 )
 

@@ -97,12 +97,13 @@ if TYPE_CHECKING:
     help="Score here, or Parquet files on the workers of a Ray cluster, where rows have no number.",
 )
 @click.option(
-    "--address", help="Of the Ray cluster, such as auto or ray://host:10001.  [default: one on this machine]"
+    "--address",
+    help="Address of the Ray cluster, such as auto or ray://host:10001.  [default: one on this machine]",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes of Ray that score.  [default: as many as it has use for]",
+    help="Number of Ray processes that score.  [default: chosen by Ray]",
 )
 @reading_options
 def command(  # noqa: PLR0917 - click passes them by name
@@ -127,11 +128,11 @@ def command(  # noqa: PLR0917 - click passes them by name
     data: one that cannot be scored has an empty score and the reason in the column `error`. The columns
     --time, --id and --keep are handed through, and so are those that the model was trained with as time and
     id. `severity` is the score over the threshold, above 1 for anomalies; models whose threshold is not
-    above 0 have none.
+    positive have none.
 
-    A model with memory (train --model context) scores each row given the past of its series; --id separates
-    apart; the rows of a series must be in order of time. Its first rows are never called anomalies; `warming`
-    is 1 for them.
+    A model with memory (train --model context) scores each row given the past of its series; --id says
+    which series a row belongs to, and the rows of a series must be in order of time. Its first rows are never
+    called anomalies; `warming` is 1 for them.
 
     With --explain, a reason in CSV reads `name=value (expected value)`: what was observed, and what the model
     would have expected.
@@ -190,7 +191,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
     if scorer.evicted:
         click.echo(
-            f"{scorer.evicted} streams began anew: no more than {MAX_STREAMS} are remembered", err=True
+            f"{scorer.evicted} streams started over: no more than {MAX_STREAMS} are remembered", err=True
         )
     click.echo(
         f"{rows} rows, {anomalies} anomalies, {problems.total} bad rows (threshold {detector.threshold:.6g})",

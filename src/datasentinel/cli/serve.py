@@ -22,7 +22,7 @@ def command(config_file: Path | None, **flags: object) -> None:
     """Serve MODEL, an artifact folder (default: models), until SIGTERM or Ctrl-C.
 
     Once every port listens, a line such as `ready tcp=127.0.0.1:9000 grpc=127.0.0.1:9001 http=127.0.0.1:9002`
-    is printed; log lines go to standard error. A flag wins over its environment variable, that over the
-    configuration file, that over the default.
+    is printed; log lines go to standard error. Flags take precedence over environment variables, and
+    those over the configuration file.
     """
     run(load_settings(flags, config_file=config_file), print_ready)

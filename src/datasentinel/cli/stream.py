@@ -1,4 +1,4 @@
-"""`datasentinel stream`: answer what comes through a message broker."""
+"""`datasentinel stream`: score the messages of a broker."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ _SETTINGS = (
     help="Where to send messages that cannot be scored, with the reason.  [default: --to's topic with .dead]",
 )
 @click.option(
-    "--group", default="datasentinel", show_default=True, help="Consumers of one group share the messages."
+    "--group",
+    default="datasentinel",
+    show_default=True,
+    help="Name of the consumer group, whose members share the messages.",
 )
 @click.option(
     "--max-batch",
@@ -69,14 +72,14 @@ _SETTINGS = (
     type=click.FloatRange(min=0, min_open=True),
     default=64.0,
     show_default=True,
-    help="About so many bytes of messages are taken at once, in MiB.",
+    help="Approximate size of the messages taken at once, in MiB.",
 )
 @click.option(
     "--max-deliveries",
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="A message that was delivered more often and not answered becomes a dead letter; 0 for never.",
+    help="Deliveries without an answer after which a message becomes a dead letter; 0: no limit.",
 )
 @click.option(
     "--format",
@@ -120,7 +123,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     num_reasons: int,
     **flags: object,
 ) -> None:
-    """Answer the samples of a message broker by MODEL, an artifact folder (default: models), until SIGTERM.
+    """Score the messages of a broker with MODEL, an artifact folder (default: models), until SIGTERM.
 
     A result is a JSON object with an id, the message's position and key, time, score, threshold, anomaly and
     p-value. A message is acknowledged only when its result is confirmed: each is answered at least once, and

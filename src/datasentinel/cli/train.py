@@ -166,9 +166,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Train a detector on the normal rows of DATA and write it as a model artifact.
 
     DATA is one or several files, patterns, folders, URLs or - for standard input: delimited text, JSON
-    lines, Parquet, an .npy array or an .npz archive with X and, optionally, y; packed or not. Indexes of data
-    frames, timestamps, identifiers, text and constants are left out, with a line for each; --features and
-    --ignore settle doubts. Rows labelled as anomalies are never trained on, only used to judge the detector.
+    lines, Parquet, an .npy array or an .npz archive with X and, optionally, y; compressed or not. Indexes of
+    data frames, timestamps, identifiers, text and constants are left out, with a line for each; --features
+    and --ignore settle doubts. Rows labelled as anomalies are never trained on, only used to judge the
+    detector.
     """
     chosen = TrainingSettings(**settings)  # type: ignore[arg-type]  # click has checked the types
     from datasentinel.export import export_artifact

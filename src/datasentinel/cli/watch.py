@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--once", is_flag=True, help="Train what is to be trained, score what is due, and end.")
+@click.option("--once", is_flag=True, help="Train and score what is due, then exit.")
 @click.option(
     "--rules-out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write recording and alert rules for Prometheus, and end.",
+    help="Write recording and alerting rules for Prometheus, then exit.",
 )
 @click.option(
     "--dashboard-out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a dashboard for Grafana, and end.",
+    help="Write a dashboard for Grafana, then exit.",
 )
 @click.option(
     "--log-level",
@@ -47,9 +47,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Train on the series of a Prometheus-compatible server, score them as they come, and publish the scores.
 
     CONFIG is a TOML file: where the server is, which PromQL queries make up each model, and where scores go.
-    Until SIGTERM or Ctrl-C, scores are offered for scraping, sent by remote write, or both. Models and what
-    is remembered of each series lie in the directory that CONFIG names, so that a restart goes on where the
-    last run ended.
+    Until SIGTERM or Ctrl-C, scores are offered for scraping, sent by remote write, or both. Models and the
+    state of each series are kept in the directory that CONFIG names, so that a restart continues where the
+    last run stopped.
     """
     from datasentinel.distributed.prometheus.config import load_config
 

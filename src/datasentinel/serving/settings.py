@@ -209,7 +209,7 @@ class Settings:
         maximum=1 << 24,
     )
     stream_snapshot: str = _setting(
-        "", "Folder that keeps the states of streams across restarts; empty: streams start anew."
+        "", "Folder that keeps the states of streams across restarts; empty: streams start over."
     )
     stream_snapshot_interval_s: float = _setting(
         60.0, "How often snapshots are written, besides at shutdown.", minimum=0.1, maximum=86400

@@ -52,7 +52,7 @@ def open_table(
         What is asked of the columns. Without it, the label is found by its name and values, and indexes,
         timestamps, identifiers and text are left out.
     header : bool, optional
-        Whether delimited text begins with the columns' names; None to find out.
+        Whether delimited text begins with the columns' names; None to infer it.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     head : bytes
         Its beginning.
     header : bool, optional
-        Whether the first record names the columns; None to find out.
+        Whether the first record names the columns; None to infer it.
     is_whole : bool
         Whether `head` is all there is.
 

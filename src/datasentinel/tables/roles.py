@@ -34,7 +34,7 @@ class Roles:
         Name or number (from 1; from -1 backwards) of the column that says when a row was taken, to which
         series it belongs, and whether it is an anomaly.
     normal : tuple of str
-        Values of the label that mean normal; empty to find out.
+        Values of the label that mean normal; empty to infer them.
     keep : tuple of str
         Names or patterns of further columns to hand through.
     carry : tuple of str

@@ -174,7 +174,7 @@ class AmqpSink(Sink):
 
 
 async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
-    """Connect; from then on a lost connection is made anew for ever."""
+    """Connect; a connection that is lost later is restored."""
     # A lost connection is reported by the call that needs it, and without a traceback.
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

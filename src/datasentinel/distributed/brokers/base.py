@@ -94,7 +94,7 @@ class Source(ABC):
     async def take(self, most: int) -> list[Message]:
         """Return the messages that are there, at most `most`; wait a second at most for the first one.
 
-        A lost connection is made anew.
+        A lost connection is restored.
 
         Raises
         ------

@@ -256,7 +256,7 @@ class _TlsClient(Client):
 
 
 async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
-    """Connect; from then on a lost connection is made anew for ever."""
+    """Connect; a connection that is lost later is restored."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     server = f"nats://{host}:{url.port or _DEFAULT_PORT}"
     options: dict[str, Any] = {

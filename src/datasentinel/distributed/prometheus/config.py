@@ -45,7 +45,7 @@ class Endpoint:
     retries : int
         How often a request is repeated that failed for now.
     bearer_token_file, username, password_file, ca_file, certificate_file, key_file : str
-        Files are read anew for each connection or request, so that they may be renewed.
+        Files are read again for each connection or request, so that they may be renewed.
     headers : mapping of str to str
         Such as a tenant's.
     """

@@ -155,4 +155,4 @@ def load_states(path: Path, step_s: float) -> SeriesStates | None:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); series begin anew") from error
+        raise ArtifactError(f"{path}: damaged ({error}); series start over") from error

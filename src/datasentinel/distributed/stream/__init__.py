@@ -1,1 +1,1 @@
-"""A model that answers what comes through a message broker."""
+"""A model that scores the messages of a broker."""

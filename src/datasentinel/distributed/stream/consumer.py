@@ -323,7 +323,7 @@ def _given_up_reason(message: Message) -> str:
 
 
 def _end_after_fault(consuming: asyncio.Task[None]) -> None:
-    """End a server that would look alive and answer nothing, so that it is started anew."""
+    """End a server that would look alive and answer nothing, so that it is restarted."""
     if not consuming.cancelled() and (error := consuming.exception()) is not None:
         log(_logger, logging.CRITICAL, "consumer_failed", exception=error)
         signal.raise_signal(signal.SIGTERM)
