@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/fused/floats.h"
 #include "backends/fused/isa.h"
 #include "check.h"
 
@@ -49,6 +50,9 @@ const std::vector<Case>& cases() {
        0.5},
       {"elu", {Function::elu, 1, 1}, [](double x) { return x < 0 ? std::expm1(x) : x; }, -kMax, kMax, 2},
       {"exp", {Function::exp}, [](double x) { return std::exp(x); }, -kMax, kMax, 2},
+      {"power of 2", power_of(2), [](double x) { return std::exp2(x); }, -kMax, kMax, 2},
+      {"power of 10", power_of(10), [](double x) { return std::pow(10, x); }, -kMax, kMax, 2},
+      {"power of 1/3", power_of(1.0 / 3), [](double x) { return std::pow(1.0 / 3, x); }, -kMax, kMax, 2},
       {"log", {Function::log}, [](double x) { return std::log(x); }, 0, kMax, 2},
       {"tanh", {Function::tanh}, [](double x) { return std::tanh(x); }, -kMax, kMax, 2},
       {"sigmoid", {Function::sigmoid}, sigmoid, -kMax, kMax, 3},

@@ -150,10 +150,11 @@ def test_narrow_layers_and_lower_precision_are_not_spread():
 
 
 def activation_model(operator: str, attributes: dict, width: int) -> bytes:
-    """score = sum of operator(input), output = operator(input)."""
+    """score = sum of operator(input), output = operator(input); of 10 and the input where it is Pow."""
+    inputs = ["ten", "input"] if operator == "Pow" else ["input"]
     graph = helper.make_graph(
         [
-            helper.make_node(operator, ["input"], ["output"], name="f", **attributes),
+            helper.make_node(operator, inputs, ["output"], name="f", **attributes),
             helper.make_node("ReduceSum", ["output", "axes"], ["score"], name="sum", keepdims=0),
         ],
         "activation",
@@ -162,7 +163,10 @@ def activation_model(operator: str, attributes: dict, width: int) -> bytes:
             helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
             helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", width]),
         ],
-        [numpy_helper.from_array(np.array([1], np.int64), "axes")],
+        [
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+            numpy_helper.from_array(np.array(10, np.float32), "ten"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 9
@@ -186,6 +190,7 @@ ACTIVATIONS = [
     ("Sign", {}),
     ("Exp", {}),
     ("Erf", {}),
+    ("Pow", {}),
 ]
 
 

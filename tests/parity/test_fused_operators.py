@@ -117,6 +117,8 @@ def _affine_between_layers(g: Graph) -> str:
 def _powers(g: Graph) -> str:
     positive = g.add("Add", g.add("Abs", "input"), g.constant(1))
     parts = [g.add("Pow", positive, g.constant(p)) for p in (3, 2, 1, 0.5, -1)]
+    bounded = g.add("Tanh", "input")
+    parts += [g.add("Pow", bounded, g.constant(p)) for p in (4, 5, 7, 16)]
     total = parts[0]
     for part in parts[1:]:
         total = g.add("Add", total, part)

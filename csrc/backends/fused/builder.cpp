@@ -288,6 +288,17 @@ Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
   return emit(std::move(instruction), width);
 }
 
+Symbol ProgramBuilder::distances(Dense points, Symbol& symbol, double factor, FunctionCall function) {
+  Instruction instruction;
+  instruction.op = Op::distances;
+  instruction.a = read(symbol);
+  instruction.factor = factor;
+  instruction.function = function;
+  const std::size_t width = points.outputs;
+  instruction.dense = std::move(points);
+  return emit(std::move(instruction), width);
+}
+
 Symbol ProgramBuilder::binary(Op op, Symbol& left, Symbol& right) {
   Instruction instruction;
   instruction.op = op;

@@ -49,6 +49,8 @@ class ProgramBuilder {
   /// `only_reader`: nothing else reads `symbol`, so the function may move into the layer that computes it.
   [[nodiscard]] Symbol apply(FunctionCall function, Symbol& symbol, bool only_reader);
   [[nodiscard]] Symbol dense(Dense layer, Symbol& symbol);
+  /// By output of `points`, function(factor times the squared distance to the point with these weights).
+  [[nodiscard]] Symbol distances(Dense points, Symbol& symbol, double factor, FunctionCall function);
   [[nodiscard]] Symbol binary(Op op, Symbol& left, Symbol& right);
   [[nodiscard]] Symbol concat(const std::vector<Symbol*>& parts);
   [[nodiscard]] Symbol gather(Symbol& symbol, std::vector<int> columns);

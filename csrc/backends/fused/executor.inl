@@ -66,9 +66,8 @@ FUSED_INLINE void extreme(const Layout& layout, const Step& step, Vector worst, 
   const Constants constants(step);
   layout.reduce(
       step.a.width, worst,
-      [=](Vector best, const auto& place) FUSED_LAMBDA {
-        return better(best, constants.map(place, load(a + place.offset)));
-      },
+      [=](Vector best, const auto& place)
+          FUSED_LAMBDA { return better(best, constants.map(place, load(a + place.offset))); },
       better, [](Vector best) FUSED_LAMBDA { return best; }, layout.at(step.out));
 }
 
@@ -193,6 +192,10 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::smallest:
     case Op::largest: select_columns(layout, step, 0, step.a.width); break;
     case Op::trees: layout.trees(step); break;
+    case Op::distances:
+      layout.squared_distances(step);
+      layout.apply(step.function, out, width, out);
+      break;
   }
 }
 

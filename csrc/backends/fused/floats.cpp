@@ -23,6 +23,15 @@ float to_float32(double value) {
   return narrow;
 }
 
+FunctionCall power_of(double base) {
+  constexpr int kBits = 12;
+  const double exponent = std::log2(base);
+  int scale = 0;
+  const double fraction = std::frexp(exponent, &scale);
+  const double high = std::ldexp(std::nearbyint(std::ldexp(fraction, kBits)), scale - kBits);
+  return {.function = Function::power, .a = to_float32(high), .b = to_float32(exponent - high)};
+}
+
 AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
   if (size == 0) return;
   data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLine))));

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "backends/fused/kernel_api.h"
+
 namespace datasentinel::fused {
 
 /// Memory aligned to a cache line, so that packed weights and frames never straddle one.
@@ -24,5 +26,8 @@ class AlignedFloats {
 
 /// Throws Error{unsupported_model} when a folded constant leaves the range of float32.
 [[nodiscard]] float to_float32(double value);
+
+/// base^x for a positive base.
+[[nodiscard]] FunctionCall power_of(double base);
 
 }  // namespace datasentinel::fused

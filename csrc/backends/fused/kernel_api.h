@@ -25,6 +25,7 @@ enum class Function : int {
   sqrt,
   log,
   exp,
+  power,  ///< 2^(a x + b x), where a has 12 bits
   square,
   reciprocal,
   erf,
@@ -57,9 +58,10 @@ enum class Op : int {
   sum_difference,  ///< out = factor * sum of weights[j] d[j]^2, d as in `difference`
   min_columns,     ///< out = min of a[j], which as in `affine` may be centred, scaled and shifted first
   max_columns,
-  smallest,  ///< out = the `out.width` smallest of the same, ascending
-  largest,   ///< out = the `out.width` largest, descending
-  trees,     ///< out = the sum of the trees' leaves that a comes to
+  smallest,   ///< out = the `out.width` smallest of the same, ascending
+  largest,    ///< out = the `out.width` largest, descending
+  trees,      ///< out = the sum of the trees' leaves that a comes to
+  distances,  ///< out[n] = function(factor * sum over k of (a[k] - weights[k, n])^2), weights as a layer's
 };
 
 /// Where a value lies in the frame (see ProgramView).

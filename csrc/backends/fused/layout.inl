@@ -119,6 +119,9 @@ FUSED_INLINE bool with_selection(int wanted, Use use) {
   return true;
 }
 
+// Squared distances add up their columns in order in both layouts, from weights packed [pair][k][column].
+constexpr int kPairColumns = 2 * kLanes;
+
 template <int kVectors>
 struct RowsInLanes {
   static constexpr int kStride = kVectors * kLanes;
@@ -208,9 +211,8 @@ struct RowsInLanes {
   template <typename Value, typename Before, typename After>
   FUSED_INLINE void extremes(Value value, int width, int wanted, Vector worst, Before before, After after,
                              float* out, bool goes_on) const {
-    const auto at_column = [=](long c, long v) FUSED_LAMBDA {
-      return value(Place{c * kStride + v * kLanes, c, v});
-    };
+    const auto at_column = [=](long c, long v)
+                               FUSED_LAMBDA { return value(Place{c * kStride + v * kLanes, c, v}); };
     const bool is_short = with_selection(wanted, [&](auto selection) {
       // All vectors of rows in one loop, so that they fill each other's latencies.
       decltype(selection) of[kVectors];
@@ -247,7 +249,8 @@ struct RowsInLanes {
       }
     });
     if (is_short) return;
-    for (long i = 0; !goes_on && i < static_cast<long>(wanted) * kVectors; ++i) store(out + i * kLanes, worst);
+    for (long i = 0; !goes_on && i < static_cast<long>(wanted) * kVectors; ++i)
+      store(out + i * kLanes, worst);
     for (long c = 0; c < width; ++c) {
       for (long v = 0; v < kVectors; ++v) {
         Vector candidate = at_column(c, v);
@@ -358,6 +361,34 @@ struct RowsInLanes {
     for (long v = 0; v < kVectors; ++v) store(at(step.out) + v * kLanes, totals[0][v]);
   }
 
+  void squared_distances(const Step& step) const {
+    constexpr int kColumns = kTileSums >= 20 ? 8 : 4;  // as many as there are registers for
+    const Vector factor = splat(step.factor);
+    for (int first = 0; first < step.out.width; first += kColumns) {
+      const int in_pair = first % kPairColumns;
+      const float* in = at(step.a);
+      const float* weights =
+          step.column_weights + static_cast<long>(first - in_pair) * step.a.width + in_pair;
+      Vector sums[kColumns][kVectors] = {};
+      for (int k = 0; k < step.a.width; ++k, in += kStride, weights += kPairColumns) {
+#pragma GCC unroll 8
+        for (int c = 0; c < kColumns; ++c) {
+          const Vector weight = splat(weights[c]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const Vector difference = load(in + v * kLanes) - weight;
+            sums[c][v] = fma(difference, difference, sums[c][v]);
+          }
+        }
+      }
+      float* out = at(step.out) + static_cast<long>(first) * kStride;
+#pragma GCC unroll 16
+      for (int i = 0; i < kColumns * kVectors; ++i) {
+        store(out + i * kLanes, sums[i / kVectors][i % kVectors] * factor);
+      }
+    }
+  }
+
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
     run(step, at(step.a), at(step.out));
@@ -437,9 +468,8 @@ struct ColumnsInLanes {
   template <typename Value, typename Before, typename After>
   FUSED_INLINE void extremes(Value value, int width, int wanted, Vector worst, Before before, After after,
                              float* out, bool /*goes_on*/) const {
-    const auto at_column = [this, value](long r, long c) FUSED_LAMBDA {
-      return value(Place{r * stride + c, c, r * stride});
-    };
+    const auto at_column = [this, value](long r, long c)
+                               FUSED_LAMBDA { return value(Place{r * stride + c, c, r * stride}); };
     const bool is_short = with_selection(wanted, [&](auto selection) {
       for (long r = 0; r < rows; ++r) {
         selection.start(worst);
@@ -531,6 +561,27 @@ struct ColumnsInLanes {
       total += swap_lanes<2>(total);
       total += swap_lanes<1>(total);
       store(at(step.out) + r * stride, total);
+    }
+  }
+
+  void squared_distances(const Step& step) const {
+    const Vector factor = splat(step.factor);
+    for (int first = 0; first < step.out.width; first += kPairColumns) {
+      const float* weights = step.column_weights + static_cast<long>(first) * step.a.width;
+      for (long r = 0; r < rows; ++r) {
+        const float* in = at(step.a) + r * stride;
+        Vector sums[2] = {};
+        for (long k = 0; k < step.a.width; ++k) {
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) {
+            const Vector difference = splat(in[k]) - load(weights + k * kPairColumns + v * kLanes);
+            sums[v] = fma(difference, difference, sums[v]);
+          }
+        }
+        float* out = at(step.out) + r * stride + first;
+        store(out, sums[0] * factor);
+        if (first + kLanes < step.out.width) store(out + kLanes, sums[1] * factor);
+      }
     }
   }
 

@@ -13,12 +13,8 @@ FUSED_INLINE Vector scale_by_power(Vector v, IntVector n) {
   return v * first * second;
 }
 
-/// x = n log(2) + r, |r| <= log(2) / 2; returns exp(r) - 1 and sets n.
-FUSED_INLINE Vector exp_reduced_minus_one(Vector x, IntVector& n) {
-  const Vector whole = round_nearest(x * 1.44269504F);
-  n = to_int(whole);
-  Vector r = fma(whole, splat(-0.693359375F), x);
-  r = fma(whole, splat(2.12194440e-4F), r);
+/// exp(r) - 1, |r| <= 0.38
+FUSED_INLINE Vector expm1_near_zero(Vector r) {
   Vector p = splat(1.9875691500e-4F);
   p = fma(p, r, splat(1.3981999507e-3F));
   p = fma(p, r, splat(8.3334519073e-3F));
@@ -28,11 +24,33 @@ FUSED_INLINE Vector exp_reduced_minus_one(Vector x, IntVector& n) {
   return fma(p * r, r, r);
 }
 
+/// x = n log(2) + r, |r| <= log(2) / 2; returns exp(r) - 1 and sets n.
+FUSED_INLINE Vector exp_reduced_minus_one(Vector x, IntVector& n) {
+  const Vector whole = round_nearest(x * 1.44269504F);
+  n = to_int(whole);
+  Vector r = fma(whole, splat(-0.693359375F), x);
+  r = fma(whole, splat(2.12194440e-4F), r);
+  return expm1_near_zero(r);
+}
+
 FUSED_INLINE Vector exponential(Vector x) {
   x = min(splat(89.0F), max(splat(-104.0F), x));
   IntVector n;
   const Vector p = exp_reduced_minus_one(x, n);
   return scale_by_power(p + 1.0F, n);
+}
+
+/// 2^(high x + low x). Rounded to float32, an exponent of 100 is off by 4e-6; but of halves of x with 12 bits
+/// each, the products with `high`, which has 12 bits, too, are exact.
+FUSED_INLINE Vector power_of_two(Vector x, Vector high, Vector low) {
+  x = min(splat(1e30F), max(splat(-1e30F), x));
+  const Vector upper = from_bits(bits(x) & ~0xFFF);
+  const Vector lower = x - upper;
+  const Vector whole = round_nearest(min(splat(130.0F), max(splat(-151.0F), x * high)));
+  const Vector rest = upper * high - whole + lower * high + x * low;
+  // Beyond one where `whole` met its bounds.
+  const Vector p = expm1_near_zero(0.693147181F * min(splat(1.0F), max(splat(-1.0F), rest)));
+  return scale_by_power(p + 1.0F, to_int(whole));
 }
 
 /// exp(x) - 1 for x <= 0.
@@ -188,6 +206,7 @@ void apply_function(FunctionCall call, const float* in, float* out, long vectors
     case Function::sqrt: map([](Vector x) { return square_root(x); }); break;
     case Function::log: map([](Vector x) { return logarithm(x); }); break;
     case Function::exp: map([](Vector x) { return exponential(x); }); break;
+    case Function::power: map([=](Vector x) { return power_of_two(x, a, b); }); break;
     case Function::square: map([](Vector x) { return x * x; }); break;
     case Function::reciprocal: map([](Vector x) { return 1.0F / x; }); break;
     case Function::erf: map([](Vector x) { return erf_of(x); }); break;

@@ -170,6 +170,7 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Tanh", &Operators::activation},
       {"TopK", &Operators::top_k},
       {"Unsqueeze", &Operators::squeeze},
+      {"ai.onnx.ml:SVMRegressor", &Operators::support_vectors},
       {"ai.onnx.ml:Scaler", &Operators::scaler},
   };
   return kHandlers;

@@ -17,6 +17,13 @@ namespace datasentinel::fused {
 /// How many readers each tensor has.
 using Uses = std::map<std::string, std::size_t, std::less<>>;
 
+/// The greatest exponent that is multiplied out.
+inline constexpr int kMostPower = 16;
+
+[[nodiscard]] inline bool is_whole_power(double exponent) noexcept {
+  return exponent >= 1 && exponent <= kMostPower && exponent == static_cast<int>(exponent);
+}
+
 /// Lowers the nodes of a graph one by one; what each ONNX operator means is written here.
 class Operators {
  public:
@@ -76,6 +83,7 @@ class Operators {
   Symbol quantize(const Node& node);
   Symbol dequantize(const Node& node);
   Symbol scaler(const Node& node);
+  Symbol support_vectors(const Node& node);
   void tree_classifier(const Node& node);
   void tree_regressor(const Node& node);
   [[nodiscard]] std::vector<TreeSum> tree_outputs(const Node& node);
@@ -84,6 +92,7 @@ class Operators {
 
   Symbol affine_layer(const Node& node, Symbol& x, const onnx::Tensor& weights, bool transposed,
                       double alpha);
+  [[nodiscard]] Symbol whole_power(Symbol& x, int exponent);
   Symbol broadcast_binary(const Node& node, Op op, Symbol& left, Symbol& right);
   void expand_to(const onnx::Tensor& tensor, Symbol& x);
   [[nodiscard]] std::vector<std::int64_t> axes(const Node& node, std::size_t index) const;

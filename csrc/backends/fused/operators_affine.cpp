@@ -1,8 +1,10 @@
+#include <bit>
 #include <cmath>
 #include <string_view>
 #include <utility>
 
 #include "backends/fused/constants.h"
+#include "backends/fused/floats.h"
 #include "backends/fused/operators.h"
 #include "core/error.h"
 
@@ -212,23 +214,27 @@ Symbol Operators::power(const Node& node) {
   const Tensor* exponent = constant_input(node, 1);
   if (const Tensor* base = constant_input(node, 0); base != nullptr && exponent == nullptr) {
     if (base->size() != 1 || numbers(*base)[0] <= 0) refuse(node, "its base is not one positive number");
-    Symbol x = taken(node, 1);
-    const std::vector<double> logarithm(x.width, std::log(numbers(*base)[0]));
-    Symbol scaled = builder_.multiply(std::move(x), logarithm);
-    return builder_.apply({.function = Function::exp}, scaled, only_reader(node, 1));
+    return builder_.apply(power_of(numbers(*base)[0]), input(node, 1), only_reader(node, 1));
   }
   if (exponent == nullptr || exponent->size() != 1) refuse(node, "its exponent is not one constant number");
   const double power = numbers(*exponent)[0];
   Symbol& x = input(node, 0);
   if (power == 1) return same(node);
-  if (power == 2) return builder_.square(x);
   if (power == 0.5) return builder_.apply({.function = Function::sqrt}, x, only_reader(node, 0));
   if (power == -1) return builder_.apply({.function = Function::reciprocal}, x, only_reader(node, 0));
-  if (power == 3) {
-    Symbol squared = builder_.square(x);
-    return builder_.binary(Op::multiply, x, squared);
+  if (is_whole_power(power)) return whole_power(x, static_cast<int>(power));
+  refuse(node, "its exponent is " + std::to_string(power) + "; it knows -1, 0.5, and whole ones from 1 to " +
+                   std::to_string(kMostPower));
+}
+
+/// By squaring.
+Symbol Operators::whole_power(Symbol& x, int exponent) {
+  Symbol power = x;
+  for (int bit = std::bit_width(static_cast<unsigned>(exponent)) - 2; bit >= 0; --bit) {
+    power = builder_.square(power);
+    if ((exponent >> bit & 1) != 0) power = builder_.binary(Op::multiply, x, power);
   }
-  refuse(node, "its exponent is " + std::to_string(power) + "; it knows -1, 0.5, 1, 2 and 3");
+  return power;
 }
 
 }  // namespace datasentinel::fused

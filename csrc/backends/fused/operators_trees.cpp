@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -67,24 +68,31 @@ void Operators::define(const std::string& name, TreeSum sum) {
 
 bool Operators::fold_tree_sums(const Node& node) {
   std::vector<TreeOperand> operands;
+  std::map<std::string, std::size_t> done;  // Of those that nothing else reads, how many values they hold.
   bool has_sum = false;
   for (const std::string& name : node.inputs) {
     const auto found = tree_sums_.find(name);
-    const TreeSum* sum = found == tree_sums_.end() ? nullptr : &found->second;
-    operands.push_back({.sum = sum, .constant = constant(name)});
-    if (sum == nullptr && operands.back().constant == nullptr) return false;
-    has_sum = has_sum || sum != nullptr;
+    TreeOperand operand{.sum = found == tree_sums_.end() ? nullptr : &found->second,
+                        .constant = constant(name)};
+    if (operand.sum == nullptr && operand.constant == nullptr) return false;
+    if (operand.sum != nullptr) {
+      has_sum = true;
+      const auto reads = static_cast<std::size_t>(std::ranges::count(node.inputs, name));
+      const bool is_done = folded_reads_[name] + reads == uses_.at(name);
+      if (is_done) done.emplace(name, count_leaf_values(operand.sum->forest));
+      operand.is_last_read = is_done && reads == 1;
+    }
+    operands.push_back(operand);
   }
   if (!has_sum) return false;
   auto result = fold_trees(node, operands);
   if (!result) return false;
-  define(node.outputs[0], std::move(*result));
-  for (const std::string& name : node.inputs) {
-    const auto found = tree_sums_.find(name);
-    if (found == tree_sums_.end() || ++folded_reads_[name] != uses_.at(name)) continue;
-    leaf_values_held_ -= count_leaf_values(found->second.forest);
-    tree_sums_.erase(found);
+  for (const std::string& name : node.inputs) ++folded_reads_[name];
+  for (const auto& [name, values] : done) {
+    leaf_values_held_ -= values;
+    tree_sums_.erase(name);
   }
+  define(node.outputs[0], std::move(*result));
   return true;
 }
 

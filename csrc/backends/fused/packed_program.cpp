@@ -166,6 +166,8 @@ Places place(Arena& arena, const Instruction& instruction, const Geometry& geome
       places.first_sums = arena.add_first_sums(matrix, instruction.zero_point);
       return places;
     }
+  } else if (instruction.op == Op::distances) {
+    places.column_weights = arena.add_column_weights(instruction.dense, geometry);
   } else if (instruction.op == Op::dense) {
     places.lane_weights = arena.add_lane_weights(instruction.dense, geometry);
     places.column_weights = arena.add_column_weights(instruction.dense, geometry);

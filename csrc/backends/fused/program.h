@@ -27,7 +27,7 @@ struct Instruction {
   int out = -1;
   std::size_t out_column = 0;  ///< copy: where in `out` to write (Concat).
   FunctionCall function;
-  Dense dense;
+  Dense dense;                                  ///< distances: by output, a point.
   Arithmetic arithmetic = Arithmetic::float32;  ///< pack, and dense of packed inputs,
   int zero_point = 0;  ///< and of what the inputs were quantised with, `b` of the function.
   std::vector<double> center, scale, offset, scale_b, weights;

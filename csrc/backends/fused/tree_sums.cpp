@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "backends/fused/constants.h"
 #include "backends/fused/operators.h"
@@ -184,15 +185,19 @@ std::optional<int> reshaped_rank(const Node& node, const Operands& operands) {
 /// left + factor right
 TreeSum sum_of(TreeSum left, const TreeSum& right, double factor) {
   left.constant += factor * right.constant;
-  std::map<const Tree*, std::size_t> places;
-  for (const LeafValues& term : left.forest) places.emplace(term.tree.get(), places.size());
-  for (const LeafValues& added : right.forest) {
-    const auto [place, is_new] = places.emplace(added.tree.get(), left.forest.size());
-    if (is_new) {
-      left.forest.push_back({.tree = added.tree, .values = std::vector<double>(added.values.size(), 0.0)});
-    }
-    std::vector<double>& values = left.forest[place->second].values;
-    for (std::size_t leaf = 0; leaf < values.size(); ++leaf) values[leaf] += factor * added.values[leaf];
+  std::map<const Tree*, const LeafValues*> added;
+  for (const LeafValues& term : right.forest) added.emplace(term.tree.get(), &term);
+  for (LeafValues& term : left.forest) {
+    const auto found = added.find(term.tree.get());
+    if (found == added.end()) continue;
+    const std::vector<double>& values = found->second->values;
+    for (std::size_t leaf = 0; leaf < values.size(); ++leaf) term.values[leaf] += factor * values[leaf];
+    added.erase(found);
+  }
+  for (const LeafValues& term : right.forest) {
+    if (!added.contains(term.tree.get())) continue;
+    left.forest.push_back(term);
+    for (double& value : left.forest.back().values) value *= factor;
   }
   return left;
 }
@@ -205,13 +210,10 @@ TreeSum scaled(TreeSum sum, double factor) {
   return sum;
 }
 
-/// One of the operands as a sum.
-TreeSum as_sum(const TreeOperand& operand, const TreeSum& like) {
-  if (operand.sum != nullptr) return *operand.sum;
-  TreeSum constant = like;
-  constant.forest.clear();
-  constant.constant = numbers(*operand.constant)[0];
-  return constant;
+/// One of the operands as a sum. What is read for the last time need not be copied.
+TreeSum as_sum(const TreeOperand& operand) {
+  if (operand.constant != nullptr) return {.forest = {}, .constant = numbers(*operand.constant)[0]};
+  return operand.is_last_read ? std::move(*operand.sum) : *operand.sum;
 }
 
 /// No row's sum is farther from 0.
@@ -225,28 +227,28 @@ double greatest_magnitude(const TreeSum& sum) {
   return total;
 }
 
-/// The linear operators, which take sums over many trees.
-std::optional<TreeSum> linear(const Node& node, const Operands& operands, const TreeSum& like) {
+/// The linear operators, which take sums over many trees. Nothing is taken unless there is a result.
+std::optional<TreeSum> linear(const Node& node, const Operands& operands, ElementType input) {
   const std::string type = node.type();
   if (type == "Add" || type == "Sum") {
-    TreeSum total = as_sum(operands[0], like);
+    TreeSum total = as_sum(operands[0]);
     for (std::size_t i = 1; i < operands.size(); ++i) {
-      total = sum_of(std::move(total), as_sum(operands[i], like), 1);
+      total = sum_of(std::move(total), as_sum(operands[i]), 1);
     }
     return total;
   }
-  if (type == "Sub") return sum_of(as_sum(operands[0], like), as_sum(operands[1], like), -1);
-  if (type == "Neg") return scaled(like, -1);
-  if (type == "Identity" || (type == "Cast" && is_real(target_of(node)))) return like;
+  if (type == "Sub") return sum_of(as_sum(operands[0]), as_sum(operands[1]), -1);
+  if (type == "Neg") return scaled(as_sum(operands[0]), -1);
+  if (type == "Identity" || (type == "Cast" && is_real(target_of(node)))) return as_sum(operands[0]);
   if (type == "Mul") {
     for (const std::size_t side : {0, 1}) {
       if (operands[side].constant == nullptr) continue;
-      return scaled(as_sum(operands[1 - side], like), numbers(*operands[side].constant)[0]);
+      return scaled(as_sum(operands[1 - side]), numbers(*operands[side].constant)[0]);
     }
   }
-  if (type == "Div" && operands[1].constant != nullptr && is_real(like.type)) {
+  if (type == "Div" && operands[1].constant != nullptr && is_real(input)) {
     const double divisor = numbers(*operands[1].constant)[0];
-    if (divisor != 0) return scaled(as_sum(operands[0], like), 1 / divisor);
+    if (divisor != 0) return scaled(as_sum(operands[0]), 1 / divisor);
   }
   return std::nullopt;
 }
@@ -291,7 +293,7 @@ bool is_real(ElementType type) noexcept {
 
 std::optional<TreeSum> fold_trees(const Node& node, const Operands& operands) {
   if (const auto rank = reshaped_rank(node, operands)) {
-    TreeSum result = *operands[0].sum;
+    TreeSum result = as_sum(operands[0]);
     result.rank = *rank;
     return result;
   }
@@ -313,9 +315,13 @@ std::optional<TreeSum> fold_trees(const Node& node, const Operands& operands) {
   }
   const ElementType input = input_type(node, operands);
   const ElementType output = output_type(node, input);
+  const int value = like->input;
+  const int rank = like->rank;
   auto result = pointwise(node, operands, *like, output);
-  if (!result) result = linear(node, operands, *like);
+  if (!result) result = linear(node, operands, like->type);
   if (!result) return std::nullopt;
+  result->input = value;
+  result->rank = rank;
   result->type = output;
   if (!is_real(output)) static_cast<void>(rounded(node, output, greatest_magnitude(*result)));
   return result;

@@ -23,13 +23,15 @@ struct TreeSum {
 
 /// An input of a node: a sum, or a constant (a tensor of one number unless it is a shape).
 struct TreeOperand {
-  const TreeSum* sum = nullptr;
+  TreeSum* sum = nullptr;
   const onnx::Tensor* constant = nullptr;
+  bool is_last_read = false;  ///< Of the sum, which the result may be made of.
 };
 
 /// What `node` makes of its inputs, at least one of which is a sum: a sum again for linear operators, and for
 /// any function of numbers where all of them depend on one tree, computed in the graph's element types.
-/// Nothing where there is no such form. Throws Error{unsupported_model} for integers that leave their range.
+/// Nothing, and no sum is touched, where there is no such form. Throws Error{unsupported_model} for integers
+/// that leave their range.
 [[nodiscard]] std::optional<TreeSum> fold_trees(const onnx::Node& node,
                                                 const std::vector<TreeOperand>& operands);
 

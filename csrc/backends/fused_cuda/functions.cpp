@@ -60,6 +60,11 @@ static __device__ __forceinline__ float f_quantize(float x, float a, float b) {
   return rintf(f_clip(x / a, -128.0f - b, 127.0f - b));
 }
 static __device__ __forceinline__ float f_softplus(float x) { return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))); }
+static __device__ __forceinline__ float f_power(float x, float a, float b) {
+  x = f_clip(x, -1e30f, 1e30f);
+  const float y = a * x;
+  return exp2f(y) * exp2f(f_clip(fmaf(a, x, -y) + b * x, -1.0f, 1.0f));
+}
 static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 
 )";
@@ -158,6 +163,7 @@ std::string function_of(const fused::FunctionCall& call, const std::string& x) {
     case Function::sqrt: return "sqrtf(" + x + ")";
     case Function::log: return "logf(" + x + ")";
     case Function::exp: return "expf(" + x + ")";
+    case Function::power: return "f_power(" + x + a + b + ")";
     case Function::square: return "(" + x + ") * (" + x + ")";
     case Function::reciprocal: return "1.0f / (" + x + ")";
     case Function::erf: return "erff(" + x + ")";

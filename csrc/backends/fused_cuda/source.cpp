@@ -296,15 +296,25 @@ bool fits_registers(const Program& program) {
   return columns <= kMaxRegisterColumns && weights <= kMaxRegisterWeights;
 }
 
+/// What it is part of, if no kernel is generated for it.
+const char* name_of_unsupported(const fused::Instruction& step) {
+  switch (step.op) {
+    case fused::Op::trees: return "decision trees";
+    case fused::Op::distances: return "support vector machines";
+    default: return nullptr;
+  }
+}
+
 }  // namespace
 
 Source generate(const Program& program, std::size_t shared_bytes, Precision precision) {
   if (program.state >= 0) {
     throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no models with memory");
   }
-  if (std::ranges::any_of(program.instructions,
-                          [](const auto& step) { return step.op == fused::Op::trees; })) {
-    throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no decision trees");
+  for (const fused::Instruction& step : program.instructions) {
+    if (const char* name = name_of_unsupported(step)) {
+      throw Error(ErrorCode::unsupported_model, std::string("the fused-cuda backend runs no ") + name);
+    }
   }
   Source source;
   if (fits_registers(program)) {
