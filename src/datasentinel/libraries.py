@@ -19,7 +19,7 @@ _NGHTTP2_NAME = "libnghttp2.so.14"
 
 
 def _is_installed(distribution: str) -> bool:
-    import importlib.metadata  # slow to import, and needed only when a backend is first asked for
+    import importlib.metadata  # slow to import, takes 2 MiB, and is not needed without ONNX Runtime
 
     try:
         importlib.metadata.distribution(distribution)
@@ -46,15 +46,15 @@ def find_onnxruntime() -> tuple[str, str]:
         if Path(override).is_file():
             return override, ""
         return "", f"{ONNXRUNTIME_LIBRARY_VARIABLE} names '{override}', which is not a file"
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.submodule_search_locations:
+        return "", "no onnxruntime is installed; run `pip install 'datasentinel[cpu]'` (or [gpu])"
     if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
         return "", (
             "both onnxruntime and onnxruntime-gpu are installed, and each overwrites the other's files; run "
             "`pip uninstall onnxruntime onnxruntime-gpu`, then install one of datasentinel[cpu] and "
             "datasentinel[gpu]"
         )
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return "", "no onnxruntime is installed; run `pip install 'datasentinel[cpu]'` (or [gpu])"
     for location in spec.submodule_search_locations:
         folder = Path(location) / "capi"
         found = sorted([*folder.glob("libonnxruntime.so*"), *folder.glob("libonnxruntime.*dylib")])

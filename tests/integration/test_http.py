@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -88,9 +89,31 @@ def test_a_browser_may_ask_for_its_own_servers_page_alone(server, client, header
     assert response.status == (200 if is_welcome else 403)
 
 
+def test_compressed_bodies_are_read_within_their_bounds(client, detector, rows):
+    tensor = {"name": "input", "datatype": "FP32", "shape": [2, rows.shape[1]], "data": rows[:2].tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    path = "/v2/models/test/infer"
+
+    def ask(content, encoding="gzip"):
+        response, answer = request(client, "POST", path, content, {"Content-Encoding": encoding})
+        return response.status, json.loads(answer)
+
+    status, answer = ask(gzip.compress(body))
+    assert status == 200
+    np.testing.assert_allclose(answer["outputs"][0]["data"], detector.score(rows[:2]), rtol=1e-6)
+    for content, encoding, expected, reason in (
+        (gzip.compress(b" " * (17 << 20)), "gzip", 413, "16777216"),
+        (b"\x1f\x8b no more", "gzip", 400, "gzip"),
+        (gzip.compress(body)[:-9], "gzip", 400, "gzip"),
+        (body, "br", 400, "expected identity, gzip or deflate"),
+    ):
+        status, answer = ask(content, encoding)
+        assert (status, reason in answer["error"]) == (expected, True), answer
+
+
 def test_messages_that_are_wrong_or_say_too_much_are_refused(server, client):
     load = {"parameters": {"config": "x"}}
-    response, body = request(client, "POST", "/v2/repository/models/m/load", json.dumps(load).encode())
+    response, body = request(client, "POST", "/v2/repository/models/test/load", json.dumps(load).encode())
     assert (response.status, json.loads(body)["error"]) == (400, "no parameters are supported here")
     with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
         asked = grpc_predict_v2_pb2.RepositoryModelLoadRequest(model_name="m")

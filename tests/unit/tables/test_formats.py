@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datasentinel.errors import DataError, MissingDependencyError
+from datasentinel.errors import DataError, InvalidInputError, MissingDependencyError
 from datasentinel.tables import Roles, open_table
+from datasentinel.tables.arrow import validate
 from datasentinel.tables.problems import ProblemKind
 
 VALUES = np.round(np.random.default_rng(0).normal(size=(40, 3)), 4)
@@ -363,3 +364,11 @@ def test_numbers_in_a_dictionary_and_times_are_numbers(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "data.parquet")
     dataset = open_table(tmp_path / "data.parquet", roles=Roles(features=("a", "b"))).read()
     assert dataset.values.tolist() == [[1.5, 1], [2.5, 2], [1.5, 3]]
+
+
+def test_a_record_batch_that_holds_something_else_than_it_says_is_refused():
+    offsets = np.array([0, 1], np.int32).tobytes()
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(b"\xff"))
+    with pytest.raises(InvalidInputError, match="a malformed record batch: column 'b'"):
+        validate(pa.record_batch({"a": pa.array([1.0]), "b": text}))
+    validate(pa.record_batch({"a": pa.array([1.0]), "b": pa.array(["x"])}))
