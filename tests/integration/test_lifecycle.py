@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import queue
 import re
 import signal
 import socket
@@ -20,6 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel import Detector
+from datasentinel.messages import make_stub
+from datasentinel.serving.control import reflection_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import (
     ANY_PORT,
@@ -201,6 +204,21 @@ def test_grpc_calls_in_flight_at_the_signal_are_answered(start_server, detector,
     # Those that arrived together were scored as one batch, whose last bits may differ from a single row's.
     for number, score in scores.items():
         assert score == pytest.approx(detector.score(rows[number])[0], rel=1e-5)
+
+
+def test_streams_that_python_answers_end_with_the_server(start_server):
+    with start_server() as server, grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        questions = queue.SimpleQueue()
+        questions.put(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answers = make_stub("grpc.reflection.v1.ServerReflection")(channel).ServerReflectionInfo(
+            iter(questions.get, None), timeout=60
+        )
+        assert next(answers).list_services_response.service
+        assert server.stop() == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        questions.put(None)
 
 
 def test_while_draining_the_server_is_not_ready_and_accepts_nobody(start_server, detector, rows):

@@ -440,6 +440,9 @@ def test_health_and_reflection(server):
                 file_containing_symbol="inference.GRPCInferenceService.ModelInfer"
             ),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Thing"),
+            reflection_pb2.ServerReflectionRequest(
+                file_containing_symbol="inference.GRPCInferenceService.Nope"
+            ),
             reflection_pb2.ServerReflectionRequest(file_by_filename="grpc/reflection/v1/none.proto"),
             reflection_pb2.ServerReflectionRequest(file_by_filename="datasentinel/v1/inference.proto"),
             reflection_pb2.ServerReflectionRequest(
@@ -448,11 +451,11 @@ def test_health_and_reflection(server):
             reflection_pb2.ServerReflectionRequest(),
         ]
         answers = list(reflection.ServerReflectionInfo(iter(questions), timeout=TIMEOUT_S))
-        listed, described, unknown, no_file, file, extensions, nothing = answers
+        listed, described, unknown, no_method, no_file, file, extensions, nothing = answers
         names = {service.name for service in listed.list_services_response.service}
         assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
         assert b"ModelStreamInfer" in described.file_descriptor_response.file_descriptor_proto[0]
-        for answer in (unknown, no_file, nothing):
+        for answer in (unknown, no_method, no_file, nothing):
             assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
         assert b"EvaluateRequest" in file.file_descriptor_response.file_descriptor_proto[0]
         told = extensions.all_extension_numbers_response

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import datasentinel
+from datasentinel.v1 import inference_pb2
+
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 MODULES = {
     ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file
@@ -111,3 +114,11 @@ def test_the_package_has_the_names_that_it_lists():
     assert all(getattr(datasentinel, name) is not None for name in datasentinel.__all__)
     with pytest.raises(AttributeError, match="'datasentinel' has no attribute 'Detectors'"):
         datasentinel.Detectors  # noqa: B018
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'datasentinel' has no attribute 'Detektor'"):
+        datasentinel.Detektor  # noqa: B018
+    with pytest.raises(AttributeError, match=r"inference\.proto defines no Evaluation"):
+        inference_pb2.Evaluation  # noqa: B018
+    assert inference_pb2.DESCRIPTOR.package == "datasentinel.v1"

@@ -66,6 +66,11 @@ def refusal(folder, line):
         ("bench {0}/m --batches 1,x", "not a list of numbers from 1 to 1000000"),
         ("bench {0}/m --batches 0", "not a list of numbers from 1 to 1000000"),
         ("serve {0}/m --repository-control --workers 2", "repository_control"),
+        ("score {0}/none.npy --model {0}/m", "no such file"),
+        ("score {0}/rows.npy --model {0}/none", "none"),
+        ("drift {0}/m {0}/rows.npy", "recalibrate"),
+        ("info {0}/m --backend fuse", "'fuse' is not one of"),
+        ("health --timeout-s 0", "0"),
         ("trian {0}/rows.npy", "No such command 'trian'"),
     ],
 )  # fmt: skip

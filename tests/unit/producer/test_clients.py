@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasentinel.errors import InvalidInputError, ServerError
+from datasentinel.errors import InvalidInputError, ServerError, SettingsError
+from datasentinel.producer import Credentials, Producer, read_token
 from datasentinel.producer.clients import connector, encode_line, parse_reply
 from datasentinel.producer.replies import Reply
 from datasentinel.producer.samples import Fault, Sample
@@ -54,3 +55,26 @@ def test_any_other_line_is_no_reply(line):
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(InvalidInputError, match="tcp, grpc"):
         connector("udp", "127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rate": -1.0}, "rate must be a finite number of at least 0"),
+        ({"window": 0}, "window must be a finite number of at least 1"),
+        ({"give_up_s": float("inf")}, "give_up_s must be a finite number"),
+        ({"reply_timeout_s": 0.0}, "reply_timeout_s must be greater than 0"),
+    ],
+)
+def test_a_producer_that_cannot_run_is_refused(settings, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Producer(iter(()), None, **settings)
+
+
+def test_credentials_that_are_of_no_use_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="of no use without TLS"):
+        Credentials(certificate=tmp_path / "c.pem")
+    for secret in ("", "a\tb", "p\u00e4ss"):
+        (tmp_path / "token").write_text(secret)
+        with pytest.raises(SettingsError, match="the first line is not a token of printable ASCII"):
+            read_token(tmp_path / "token")

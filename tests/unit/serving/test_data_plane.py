@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from datasentinel import Detector
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
 from datasentinel.serving.models import warm_up
+from datasentinel.serving.server import Server
+from datasentinel.serving.settings import Settings
 from tests.networks import Network, write_artifact
 
 D = 4
@@ -76,3 +80,12 @@ def test_histograms_begin_after_the_warm_up(detector):
     assert total == 200
     assert counts[bounds.index(128)] == 2
     assert sum(detector.scorer.histograms["compute_s"][1]) == 2
+
+
+def test_a_server_that_has_not_started_has_nothing_to_stop_or_reload(tmp_path):
+    async def run():
+        server = Server(Settings(model=str(tmp_path)))
+        server.reload()
+        await server.stop()
+
+    asyncio.run(run())

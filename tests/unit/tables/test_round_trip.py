@@ -14,6 +14,7 @@ from datasentinel import AutoencoderDetector, Detector
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
 from datasentinel.errors import DataWarning
+from tests.networks import Network, write_artifact
 
 ROWS = 300
 
@@ -96,3 +97,23 @@ def test_the_estimator_leaves_out_what_is_no_feature(frame):
     assert len(fitted.labels_) == ROWS
     assert fitted.predict(frame).shape == (ROWS,)
     assert fitted.artifact_.config.training["rows"] <= (frame["label"] == "normal").sum()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_what_a_model_cannot_tell_has_no_column(tmp_path, suffix):
+    """A threshold that is not positive leaves severity out; p-values come where there are some to compare with."""
+    table = {"rows": 40, "score_table": {"scores": [0.5, 1.0, 2.0, 4.0], "greater": [30, 20, 10, 0]}}
+    onnx = Network.random([3, 2, 3]).to_onnx()
+    folder = write_artifact(tmp_path / "m", onnx, input_dim=3, threshold=-1.0, calibration=table)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(5, 3)))
+    out = tmp_path / f"scores{suffix}"
+    arguments = ["score", tmp_path / "rows.npy", "--model", folder, "--out", out, "--p-values"]
+    cli.main(list(map(str, arguments)), standalone_mode=False)
+    if suffix == ".csv":
+        columns = pd.read_csv(out)
+    elif suffix == ".jsonl":
+        columns = pd.read_json(out, lines=True)
+    else:
+        columns = pd.read_parquet(out)
+    assert list(columns) == ["row", "score", "anomaly", "error", "p_value"]
+    assert columns["p_value"].between(0, 1).all()

@@ -64,14 +64,5 @@ def _file_of(symbol: str) -> FileDescriptor:
 
 
 def _describe(file: FileDescriptor, response: pb.ServerReflectionResponse) -> None:
-    """Add a file and all that it imports."""
-    files = {file.name: file}
-    queue = [file]
-    while queue:
-        for dependency in queue.pop().dependencies:
-            if dependency.name not in files:
-                files[dependency.name] = dependency
-                queue.append(dependency)
-    response.file_descriptor_response.file_descriptor_proto.extend(
-        file.serialized_pb for file in files.values()
-    )
+    """Add a file; none of ours imports another."""
+    response.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
