@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.season import SeasonKind
     from datasentinel.training.settings import MissingValues, ModelKind
-    from datasentinel.types import BoolArray, Float32Array, Float64Array
+    from datasentinel.types import Float32Array, Float64Array
 
 # Where an artifact is said to lie that lies in memory only.
 _IN_MEMORY = Path("(in memory)")
@@ -193,10 +193,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         from datasentinel.training import TrainingSettings, train
         from datasentinel.training.recording import Order, is_recording
 
-        chosen, columns, is_anomaly = self._choose_columns(X)
+        asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
+        known = frames.learnable(X, asked)
+        for doubt in known.doubts:
+            warnings.warn(doubt, DataWarning, stacklevel=2)
         rows = validate_data(
             self,
-            chosen,
+            known.rows,
             dtype=[np.float64, np.float32],
             ensure_min_samples=2,
             ensure_all_finite="allow-nan" if self.missing == "carry" else True,
@@ -215,14 +218,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             seed=int(seed),
         )
         names = getattr(self, "feature_names_in_", ())
-        is_normal = np.ones(len(rows), bool) if is_anomaly is None else ~is_anomaly
+        is_normal = np.ones(len(rows), bool) if known.is_anomaly is None else ~known.is_anomaly
         normal, order = rows[is_normal], Order()
         if groups is not None:
             told = list(compress(_as_many(groups, rows), is_normal))
             in_order, order = Order.of_rows(told)
             normal = normal[in_order]
-            free = self.model == "auto" and self.steps is None and self.prototypes is None
-            if free and is_recording(normal.astype(np.float32)):
+            if settings.may_have_memory and is_recording(normal.astype(np.float32)):
                 settings = replace(settings, model="context")
         result = train(normal, settings=settings, feature_names=names, start=self._earlier(), order=order)
         for warning in result.warnings:
@@ -233,7 +235,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             result,
             rows=normal.astype(np.float32),
             feature_names=names,
-            columns=columns,
+            columns=known.facts,
             time_zone=self.time_zone,
             training_facts={"seed": int(seed)},
         )
@@ -266,7 +268,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         check_is_fitted(self, "artifact_")
         rows = validate_data(
             self,
-            self._known_columns(X),
+            frames.without(X, self.artifact_.config.other_columns),
             dtype=[np.float64, np.float32],
             reset=False,
             ensure_all_finite="allow-nan" if self.artifact_.config.first_values else True,
@@ -379,33 +381,6 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             estimator.feature_names_in_ = np.array(config.feature_names, dtype=object)
         estimator._take(artifact)
         return estimator
-
-    def _choose_columns(self, X: object) -> tuple[object, dict[str, Any], BoolArray | None]:  # noqa: N803
-        """Return a data frame's features, its other columns' roles, and which rows are anomalies."""
-        if not (frames.is_frame(X) and frames.column_names(X)):
-            return X, {}, None
-        asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
-        columns = frames.columns_of(X, asked)
-        for column in columns.left_out:
-            warnings.warn(str(column), DataWarning, stacklevel=3)
-        if columns.label is not None and self.label is None:
-            name = columns.names[columns.label]
-            warnings.warn(
-                f"column '{name}' is taken as the label; if it is a feature, list the features",
-                DataWarning,
-                stacklevel=3,
-            )
-        is_anomaly = frames.anomalies_of(X, columns)
-        facts = columns.facts()
-        return (frames.select(X, columns.feature_names) if facts else X), facts, is_anomaly
-
-    def _known_columns(self, X: object) -> object:  # noqa: N803
-        """Return a data frame without the columns that `fit` left out."""
-        others = self.artifact_.config.other_columns
-        if not others or not frames.is_frame(X):
-            return X
-        names = frames.column_names(X)
-        return frames.select(X, [name for name in names if name not in others]) if names else X
 
     def _take(self, artifact: Artifact) -> None:
         self.artifact_ = artifact

@@ -86,8 +86,7 @@ def as_recordings(
     """
     from datasentinel.training.recording import is_recording
 
-    free = settings.model == "auto" and settings.steps is None and settings.prototypes is None
-    if not free or dataset.num_rows > len(dataset.values):
+    if not settings.may_have_memory or dataset.num_rows > len(dataset.values):
         return dataset, settings, None
     try:
         ordered, _, order = put_in_order(dataset, settings, ())

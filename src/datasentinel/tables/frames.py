@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -133,23 +133,63 @@ def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
         return np.asarray(column.to_numpy())
 
 
-def columns_of(frame: Any, roles: Roles) -> Columns:  # noqa: ANN401
-    """Decide what a frame's columns are, as `open_table` does for a file's.
+class Learnable(NamedTuple):
+    """What there is to learn from.
+
+    Attributes
+    ----------
+    rows : object
+        The features; where no other columns are known of, what was given.
+    facts : dict
+        The other columns' roles, as config.json has them.
+    is_anomaly : bool array, shape [N], or None
+        Which rows are labelled as anomalies; None without a label.
+    doubts : list of str
+        What was decided without being asked for.
+    """
+
+    rows: object
+    facts: dict[str, Any]
+    is_anomaly: BoolArray | None
+    doubts: list[str]
+
+
+def learnable(x: object, asked: Roles) -> Learnable:
+    """Take the features out of a frame with named columns; anything else is all features.
 
     Raises
     ------
     DataError
-        A column asked for is not there, there is no feature, or it is unclear which column is the label.
+        A column asked for is not there, there is no feature, or it is unclear which column is the label or
+        what its values mean.
+    InvalidInputError
+        A row has no label.
     """
-    return assign("x", sample_of(frame), roles, named=bool(column_names(frame)))
+    if not (is_frame(x) and column_names(x)):
+        return Learnable(x, {}, None, [])
+    columns = assign("x", _sample_of(x), asked, named=True)
+    doubts = list(map(str, columns.left_out))
+    if columns.label is not None and asked.label is None:
+        name = columns.names[columns.label]
+        doubts.append(f"column '{name}' is taken as the label; if it is a feature, list the features")
+    facts = columns.facts()
+    rows = _select(x, columns.feature_names) if facts else x
+    return Learnable(rows, facts, _anomalies_of(x, columns), doubts)
 
 
-def select(frame: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
+def without(x: object, names: Collection[str]) -> object:
+    """Return a frame without some of its columns, by name; anything else as it is."""
+    if not names or not is_frame(x) or not (found := column_names(x)):
+        return x
+    return _select(x, [name for name in found if name not in names])
+
+
+def _select(frame: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
     """Return a frame with these columns only."""
     return frame.select(list(names)) if hasattr(frame, "select") else frame[list(names)]
 
 
-def anomalies_of(frame: Any, columns: Columns, normal: Sequence[str] = ()) -> BoolArray | None:  # noqa: ANN401
+def _anomalies_of(frame: Any, columns: Columns) -> BoolArray | None:  # noqa: ANN401
     """Return which rows the label column calls anomalies, or None where there is no label."""
     if columns.label is None:
         return None
@@ -159,10 +199,10 @@ def anomalies_of(frame: Any, columns: Columns, normal: Sequence[str] = ()) -> Bo
         raise InvalidInputError(
             f"x: column '{columns.names[columns.label]}' is empty in row {told.index(None)}"
         )
-    return labels.decode("x", columns.names[columns.label], known, set(known), normal)
+    return labels.decode("x", columns.names[columns.label], known, set(known), ())
 
 
-def sample_of(frame: Any) -> list[SampleColumn]:  # noqa: ANN401
+def _sample_of(frame: Any) -> list[SampleColumn]:  # noqa: ANN401
     """Return a frame's columns with their first values, to judge them by."""
     names = column_names(frame) or ("",) * frame.shape[1]
     head = frame[:_SAMPLE_ROWS]

@@ -120,6 +120,11 @@ class TrainingSettings:
                 if getattr(self, name) is not None:
                     raise SettingsError(f"{name} can be chosen for the model 'ensemble' only")
 
+    @property
+    def may_have_memory(self) -> bool:
+        """Whether "auto" may choose a detector with memory: nothing is asked that only another one has."""
+        return self.model == "auto" and self.steps is None and self.prototypes is None
+
     def _check_half_lives(self) -> None:
         if self.half_lives and self.model != "context":
             raise SettingsError("half-lives can be chosen for the model 'context' only")
