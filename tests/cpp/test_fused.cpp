@@ -10,8 +10,12 @@
 #include <vector>
 
 #include "backends/fused/backend.h"
+#include "backends/fused/distances.h"
 #include "backends/fused/isa.h"
+#include "backends/fused/lowering.h"
+#include "backends/fused/takers.h"
 #include "check.h"
+#include "onnx/graph.h"
 #include "onnx_builder.h"
 
 namespace datasentinel {
@@ -335,6 +339,67 @@ void scores_by_prototypes_and_tails() {
   }
 }
 
+std::ptrdiff_t count_steps(const Message& model, fused::Op op) {
+  const onnx::Graph graph = onnx::read_graph({.name = "model.onnx", .onnx = model.view()});
+  const auto program = fused::in_order(fused::with_distances(fused::lower(graph)));
+  return std::ranges::count(program.instructions, op, &fused::Instruction::op);
+}
+
+/// The 3 smallest squared distances of some columns, picked in any order, to points, the farthest one, and
+/// what is left of the sum over the columns but the last: scaled differently, and with points of its own.
+void measures_distances_by_differences() {
+  constexpr std::size_t kDim = 6;
+  const std::vector<std::size_t> columns{4, 0, 5, 1};
+  for (const std::size_t count : {5, 100, 333}) {
+    const auto points = random_floats(count * columns.size(), 1);
+    const auto size = static_cast<std::int64_t>(count);
+    ModelBuilder model;
+    model.input(value_info("input", {-1, kDim})).output(value_info("score", {-1}));
+    model.weight(int_tensor("axes", {1}, {-1})).weight(int_tensor("k", {1}, {3}));
+    model.weight(float_tensor("half", {}, {0.5F}));
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      const std::string n = std::to_string(i);
+      model.weight(int_tensor("index" + n, {1}, {static_cast<std::int64_t>(columns[i])}));
+      model.weight(float_tensor("points" + n, {1, size},
+                                {points.begin() + static_cast<std::ptrdiff_t>(i * count),
+                                 points.begin() + static_cast<std::ptrdiff_t>((i + 1) * count)}));
+      model.add(node("Gather", {"input", "index" + n}, {"column" + n}, {int_attribute("axis", 1)}))
+          .add(node("Sub", {"column" + n, "points" + n}, {"difference" + n}))
+          .add(node("Mul", {"difference" + n, "difference" + n}, {"square" + n}));
+    }
+    model.add(node("Add", {"square0", "square1"}, {"sum1"}))
+        .add(node("Add", {"sum1", "square2"}, {"sum2"}))
+        .add(node("Add", {"sum2", "square3"}, {"sum3"}))
+        .add(node("TopK", {"sum3", "k"}, {"nearest", "which"}, {int_attribute("largest", 0)}))
+        .add(node("ReduceMax", {"sum3", "axes"}, {"farthest"}))
+        .add(node("Mul", {"sum2", "half"}, {"scaled"}))
+        .add(node("ReduceMin", {"scaled", "axes"}, {"least"}))
+        .add(node("Concat", {"nearest", "farthest", "least"}, {"all"}, {int_attribute("axis", 1)}))
+        .add(node("ReduceSum", {"all", "axes"}, {"score"}, {int_attribute("keepdims", 0)}));
+    const Message file = model.finish();
+    CHECK(count_steps(file, fused::Op::distances) == 2);
+    CHECK(count_steps(file, fused::Op::dense) == 0);
+    const auto session = load(file);
+    for (const std::size_t rows : {1, 2, 7, 40, 70}) {
+      auto x = random_floats(rows * kDim, 2);
+      for (std::size_t i = 0; i < columns.size(); ++i) x[columns[i]] = points[i * count];  // a point itself
+      const auto scores = scores_of(*session, x);
+      for (std::size_t row = 0; row < rows; ++row) {
+        std::vector<double> whole(count), partial(count);
+        for (std::size_t p = 0; p < count; ++p) {
+          for (std::size_t i = 0; i < columns.size(); ++i) {
+            whole[p] += std::pow(double{x[row * kDim + columns[i]]} - points[i * count + p], 2);
+            if (i + 2 == columns.size()) partial[p] = whole[p];
+          }
+        }
+        std::ranges::sort(whole);
+        const double exact = whole[0] + whole[1] + whole[2] + whole.back() + std::ranges::min(partial) / 2;
+        CHECK(close(scores[row], exact, 1e-6));
+      }
+    }
+  }
+}
+
 void refuses_what_it_cannot_run() {
   constexpr auto kUnsupported = ErrorCode::unsupported_model;
   const auto with = [](const Message& last) {
@@ -497,6 +562,7 @@ int main() {
   with_each_isa(overflows_to_no_finite_score);
   with_each_isa(scores_a_graph_without_score);
   with_each_isa(scores_by_prototypes_and_tails);
+  with_each_isa(measures_distances_by_differences);
   with_each_isa(keeps_the_state_of_streams);
   refuses_what_it_cannot_run();
   refuses_what_the_graph_does_not_compute();

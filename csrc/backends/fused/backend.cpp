@@ -1,5 +1,6 @@
 #include "backends/fused/backend.h"
 
+#include "backends/fused/distances.h"
 #include "backends/fused/isa.h"
 #include "backends/fused/lowering.h"
 #include "backends/fused/session.h"
@@ -54,7 +55,7 @@ class FusedBackend final : public Backend {
     const fused::WordKernels* words = words_for(arithmetic, set);
     const onnx::Graph graph = onnx::read_graph(model);
     try {
-      fused::Program program = fused::in_order(fused::lower(graph));
+      fused::Program program = fused::in_order(fused::with_distances(fused::lower(graph)));
       if (words != nullptr) program = fused::with_layers_in_words(std::move(program), arithmetic);
       return std::make_unique<fused::FusedSession>(program, set.kernels(), words, options.num_threads);
     } catch (const Error& error) {

@@ -111,33 +111,6 @@ void dense_lanes(const Step& step, const float* in, float* out) {
   }
 }
 
-/// The same in parts of up to `kPartColumns` columns, which all go to the beginning of `out`: before the next
-/// one does, `take(first, count)` is called. For layers of at most `kBlock` inputs.
-template <int kChains, int kVectors, typename Take>
-FUSED_INLINE void dense_lanes_in_parts(const Step& step, const float* in, float* out, Take take) {
-  constexpr int kStride = kVectors * kLanes;
-  constexpr int kPartColumns = 96;
-  const Cut panels(step.out.width, kPanelColumns / kChains);
-  const bool in_registers = is_floor(step.function.function);
-  const Vector floor = floor_of(step.function.function);
-  const float* weights = step.lane_weights;
-  int first = 0;
-  int column = 0;
-  for (int panel = 0; panel < panels.pieces; ++panel) {
-    const int columns = panels.size(panel);
-    if (column + columns - first > kPartColumns) {
-      take(first, column - first);
-      first = column;
-    }
-    float* target = out + static_cast<long>(column - first) * kStride;
-    lane_tile_of<kChains, kVectors>(columns, in, weights, step.a.width, step.bias + column, floor, target);
-    if (!in_registers) apply_function(step.function, target, target, columns * kVectors);
-    weights += static_cast<long>(step.a.width) * columns;
-    column += columns;
-  }
-  take(first, column - first);
-}
-
 // Columns in lanes.
 
 /// Most pairs of vectors of columns in a tile of so many rows.

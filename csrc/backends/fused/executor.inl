@@ -193,8 +193,13 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::largest: select_columns(layout, step, 0, step.a.width); break;
     case Op::trees: layout.trees(step); break;
     case Op::distances:
-      layout.squared_distances(step);
-      layout.apply(step.function, out, width, out);
+      layout.distances(step);
+      if (step.factor != 1) {
+        layout.each(width, [=, factor = splat(step.factor)](const auto& place) FUSED_LAMBDA {
+          store(out + place.offset, load(out + place.offset) * factor);
+        });
+      }
+      if (step.function.function != Function::identity) layout.apply(step.function, out, width, out);
       break;
   }
 }
@@ -202,7 +207,7 @@ void run_step(const Layout& layout, const Step& step) {
 /// A layer and the `takers` behind it, so that its results stay in the first-level cache.
 template <typename Layout>
 void run_with_takers(const Layout& layout, const Step* layer) {
-  layout.dense_in_parts(*layer, [&](long first, int count) FUSED_LAMBDA {
+  layout.in_parts(*layer, [&](long first, int count) FUSED_LAMBDA {
     for (int i = 1; i <= layer->takers; ++i) select_columns(layout, layer[i], first, count);
   });
 }
@@ -294,4 +299,4 @@ void apply_for_tests(FunctionCall function, const float* in, float* out, long co
 }
 
 constexpr Kernels kKernels = {
-    kIsa, {kLanes, kPanelColumns, kBlock, kTileRows}, run_few, run_block, apply_for_tests};
+    kIsa, {kLanes, kPanelColumns, kBlock, kPartGroup, kTileRows}, run_few, run_block, apply_for_tests};

@@ -110,7 +110,7 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
     touch(instruction.b, 2 * i);
     if (!overwrites || !overwrites(instruction)) touch(instruction.out, 2 * i);
     touch(instruction.out, 2 * i + 1);
-    if (takes_parts && instruction.op == Op::dense) {
+    if (takes_parts && (instruction.op == Op::dense || instruction.op == Op::distances)) {
       const int end_of_takers = 2 * (i + static_cast<int>(takers(program, static_cast<std::size_t>(i)))) + 1;
       touch(instruction.a, end_of_takers);
       touch(instruction.out, end_of_takers);

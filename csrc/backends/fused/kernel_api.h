@@ -93,9 +93,12 @@ struct Step {
   Op op = Op::copy;
   Columns a, b, out;
   FunctionCall function;
-  int takers = 0;  ///< dense: so many steps behind it are the only readers, `smallest` or `largest`.
-  int chains = 1;  ///< dense: 1 or 2 sums of every other input, to be added.
-  const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column].
+  /// dense, distances: so many steps behind it, `smallest` or `largest`, are the only readers. Rows in lanes
+  /// are then computed in parts, as distances always are.
+  int takers = 0;
+  int chains = 1;                         ///< dense: 1 or 2 sums of every other input, to be added.
+  const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column],
+                                          ///< or in parts [group][k][column].
   const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;
   const WordKernels* words = nullptr;  ///< pack, and dense of packed inputs: what multiplies them.
@@ -171,6 +174,7 @@ struct Geometry {
   int lanes;          ///< float32 lanes of a vector
   int panel_columns;  ///< rows in lanes: most chains of a register tile's columns (two vectors of rows high)
   int k_block;        ///< rows in lanes: most inputs of a layer before partial sums go to memory
+  int part_group;     ///< rows in lanes, in parts: columns of a register tile
   int tile_rows;      ///< columns in lanes: most rows of a register tile
 };
 

@@ -4,6 +4,7 @@
 // clang-format off
 #include "backends/fused/math.inl"
 #include "backends/fused/dense.inl"
+#include "backends/fused/distances.inl"
 #include "backends/fused/trees.inl"
 #include "backends/fused/layout.inl"
 #include "backends/fused/executor.inl"

@@ -119,9 +119,6 @@ FUSED_INLINE bool with_selection(int wanted, Use use) {
   return true;
 }
 
-// Squared distances add up their columns in order in both layouts, from weights packed [pair][k][column].
-constexpr int kPairColumns = 2 * kLanes;
-
 template <int kVectors>
 struct RowsInLanes {
   static constexpr int kStride = kVectors * kLanes;
@@ -361,47 +358,21 @@ struct RowsInLanes {
     for (long v = 0; v < kVectors; ++v) store(at(step.out) + v * kLanes, totals[0][v]);
   }
 
-  void squared_distances(const Step& step) const {
-    constexpr int kColumns = kTileSums >= 20 ? 8 : 4;  // as many as there are registers for
-    const Vector factor = splat(step.factor);
-    for (int first = 0; first < step.out.width; first += kColumns) {
-      const int in_pair = first % kPairColumns;
-      const float* in = at(step.a);
-      const float* weights =
-          step.column_weights + static_cast<long>(first - in_pair) * step.a.width + in_pair;
-      Vector sums[kColumns][kVectors] = {};
-      for (int k = 0; k < step.a.width; ++k, in += kStride, weights += kPairColumns) {
-#pragma GCC unroll 8
-        for (int c = 0; c < kColumns; ++c) {
-          const Vector weight = splat(weights[c]);
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) {
-            const Vector difference = load(in + v * kLanes) - weight;
-            sums[c][v] = fma(difference, difference, sums[c][v]);
-          }
-        }
-      }
-      float* out = at(step.out) + static_cast<long>(first) * kStride;
-#pragma GCC unroll 16
-      for (int i = 0; i < kColumns * kVectors; ++i) {
-        store(out + i * kLanes, sums[i / kVectors][i % kVectors] * factor);
-      }
-    }
-  }
-
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
     run(step, at(step.a), at(step.out));
   }
 
-  /// The layer in parts of a few columns; `take(first, count)` finds each where the first part lies.
+  FUSED_INLINE void distances(const Step& step) const {
+    lane_parts<true, kVectors>(step, at(step.a), at(step.out), step.out.width, [](long, int) {});
+  }
+
+  /// A layer or distances in parts of a few columns; `take(first, count)` finds each where the first part
+  /// lies.
   template <typename Take>
-  FUSED_INLINE void dense_in_parts(const Step& step, Take take) const {
-    if (step.chains == 1) {
-      dense_lanes_in_parts<1, kVectors>(step, at(step.a), at(step.out), take);
-    } else {
-      dense_lanes_in_parts<2, kVectors>(step, at(step.a), at(step.out), take);
-    }
+  FUSED_INLINE void in_parts(const Step& step, Take take) const {
+    const auto run = step.op == Op::dense ? lane_parts<false, kVectors, Take> : lane_parts<true, kVectors, Take>;
+    run(step, at(step.a), at(step.out), kPartColumns, take);
   }
 
   FUSED_INLINE void pack_words(const Step& step) const {
@@ -564,30 +535,13 @@ struct ColumnsInLanes {
     }
   }
 
-  void squared_distances(const Step& step) const {
-    const Vector factor = splat(step.factor);
-    for (int first = 0; first < step.out.width; first += kPairColumns) {
-      const float* weights = step.column_weights + static_cast<long>(first) * step.a.width;
-      for (long r = 0; r < rows; ++r) {
-        const float* in = at(step.a) + r * stride;
-        Vector sums[2] = {};
-        for (long k = 0; k < step.a.width; ++k) {
-#pragma GCC unroll 2
-          for (int v = 0; v < 2; ++v) {
-            const Vector difference = splat(in[k]) - load(weights + k * kPairColumns + v * kLanes);
-            sums[v] = fma(difference, difference, sums[v]);
-          }
-        }
-        float* out = at(step.out) + r * stride + first;
-        store(out, sums[0] * factor);
-        if (first + kLanes < step.out.width) store(out + kLanes, sums[1] * factor);
-      }
-    }
-  }
-
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_columns<1> : dense_columns<2>;
     run(rows, step, at(step.a), stride, at(step.out));
+  }
+
+  FUSED_INLINE void distances(const Step& step) const {
+    distances_of_columns(rows, step, at(step.a), stride, at(step.out));
   }
 
   FUSED_INLINE void pack_words(const Step& step) const {

@@ -40,8 +40,12 @@ int chains_of(const Dense& layer, const Geometry& geometry) {
 /// How many steps behind a layer pick among its results while these are in the first-level cache.
 int takers_of(const Program& program, std::size_t position, const Geometry& geometry) {
   const Instruction& layer = program.instructions[position];
-  if (layer.op != Op::dense || layer.arithmetic != Arithmetic::float32) return 0;
-  if (layer.dense.inputs > static_cast<std::size_t>(geometry.k_block)) return 0;
+  if (layer.function.function != Function::identity) return 0;
+  const bool is_sum = layer.op == Op::dense && layer.arithmetic == Arithmetic::float32 &&
+                      layer.dense.inputs <= static_cast<std::size_t>(geometry.k_block) &&
+                      chains_of(layer.dense, geometry) == 1;
+  const bool is_plain = layer.op == Op::distances && layer.factor == 1;
+  if (!is_sum && !is_plain) return 0;
   const std::size_t count = takers(program, position);
   for (std::size_t i = position + 1; i <= position + count; ++i) {
     const Op op = program.instructions[i].op;
@@ -88,15 +92,15 @@ class Arena {
     return start + 1;
   }
 
-  /// [pair of vectors][k][column], columns padded to whole pairs with zeros.
-  std::size_t add_column_weights(const Dense& layer, const Geometry& geometry) {
-    const auto pair = static_cast<std::size_t>(2 * geometry.lanes);
-    const std::size_t columns = round_up(layer.outputs, pair);
+  /// [group][k][column], columns padded to whole groups with zeros.
+  std::size_t add_column_weights(const Dense& layer, int group_columns) {
+    const auto group = static_cast<std::size_t>(group_columns);
+    const std::size_t columns = round_up(layer.outputs, group);
     const std::size_t start = begin(layer.inputs * columns);
     float* target = floats_.data() + start;
-    for (std::size_t column = 0; column < columns; column += pair) {
+    for (std::size_t column = 0; column < columns; column += group) {
       for (std::size_t k = 0; k < layer.inputs; ++k) {
-        for (std::size_t c = column; c < column + pair; ++c) {
+        for (std::size_t c = column; c < column + group; ++c) {
           *target++ = c < layer.outputs ? to_float32(layer.weights[k * layer.outputs + c]) : 0.0F;
         }
       }
@@ -154,7 +158,7 @@ struct Places {
   std::size_t first_sums = 0;
 };
 
-Places place(Arena& arena, const Instruction& instruction, const Geometry& geometry) {
+Places place(Arena& arena, const Instruction& instruction, bool in_parts, const Geometry& geometry) {
   Places places;
   if (instruction.op == Op::dense && instruction.arithmetic != Arithmetic::float32) {
     const WordMatrix matrix = words_of(instruction.dense, instruction.arithmetic);
@@ -166,12 +170,11 @@ Places place(Arena& arena, const Instruction& instruction, const Geometry& geome
       places.first_sums = arena.add_first_sums(matrix, instruction.zero_point);
       return places;
     }
-  } else if (instruction.op == Op::distances) {
-    places.column_weights = arena.add_column_weights(instruction.dense, geometry);
-  } else if (instruction.op == Op::dense) {
-    places.lane_weights = arena.add_lane_weights(instruction.dense, geometry);
-    places.column_weights = arena.add_column_weights(instruction.dense, geometry);
-    places.bias = arena.add_bias(instruction.dense);
+  } else if (instruction.op == Op::dense || instruction.op == Op::distances) {
+    places.lane_weights = in_parts ? arena.add_column_weights(instruction.dense, geometry.part_group)
+                                   : arena.add_lane_weights(instruction.dense, geometry);
+    places.column_weights = arena.add_column_weights(instruction.dense, 2 * geometry.lanes);
+    if (instruction.op == Op::dense) places.bias = arena.add_bias(instruction.dense);
   }
   places.center = arena.add(instruction.center);
   places.scale = arena.add(instruction.scale);
@@ -193,8 +196,12 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
 
   Arena arena;
   std::vector<Places> places;
-  for (const Instruction& instruction : program.instructions) {
-    places.push_back(place(arena, instruction, geometry));
+  std::vector<int> step_takers;
+  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const Instruction& instruction = program.instructions[i];
+    step_takers.push_back(takers_of(program, i, geometry));
+    const bool in_parts = step_takers.back() > 0 || instruction.op == Op::distances;
+    places.push_back(place(arena, instruction, in_parts, geometry));
     indices_.push_back(instruction.indices);
   }
   constants_ = AlignedFloats(arena.floats().size());
@@ -216,7 +223,7 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     if (instruction.op == Op::copy) step.out.width = step.a.width;
     step.function = instruction.function;
     if (instruction.op == Op::pack) step.function.b = static_cast<float>(instruction.zero_point);
-    step.takers = takers_of(program, i, geometry);
+    step.takers = step_takers[i];
     step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);

@@ -32,7 +32,7 @@ class PackedProgram {
   /// Layers, and those of them in words.
   [[nodiscard]] std::size_t layers() const noexcept { return layers_; }
   [[nodiscard]] std::size_t word_layers() const noexcept { return word_layers_; }
-  /// Multiply-adds that one row costs in the dense layers, and levels of trees that it goes down.
+  /// Multiply-adds that one row costs in layers and distances, and levels of trees that it goes down.
   [[nodiscard]] std::size_t multiply_adds() const noexcept { return multiply_adds_; }
   [[nodiscard]] std::size_t tree_levels() const noexcept { return tree_levels_; }
   /// Both, in multiply-adds that take as long.

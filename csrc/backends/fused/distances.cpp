@@ -1,0 +1,158 @@
+#include "backends/fused/distances.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace datasentinel::fused {
+namespace {
+
+/// More in a sum would make the search for it slow.
+constexpr std::size_t kMostColumns = 256;
+
+/// Columns of `value` of which a value is the sum of squared differences.
+struct Sum {
+  int value = -1;
+  std::size_t columns = 0;
+};
+
+/// A column of a value.
+struct Column {
+  int value = -1;
+  int index = 0;
+};
+
+class Search {
+ public:
+  explicit Search(const Program& program)
+      : program_(program),
+        writers_(program.widths.size(), nullptr),
+        sums_(program.widths.size()),
+        readers_(program.widths.size(), 0) {
+    for (const int result : {program.score, program.output, program.contributions, program.state_next}) {
+      read(result, 1);
+    }
+    for (const Instruction& step : program.instructions) {
+      read(step.a, 1);
+      read(step.b, 1);
+      if (step.op == Op::copy) continue;  // Several of them write one value.
+      writers_[index(step.out)] = &step;
+      if (const auto sum = sum_of(step)) {
+        sums_[index(step.out)] = *sum;
+        if (step.op != Op::add) continue;
+        read(step.a, -1);
+        read(step.b, -1);
+      }
+    }
+  }
+
+  /// The points and columns of the sum that `step` computes, if it is one and read as a whole.
+  [[nodiscard]] std::optional<Instruction> distances(const Instruction& step) const {
+    if (step.op == Op::copy || sums_[index(step.out)].columns == 0 || readers_[index(step.out)] == 0) {
+      return std::nullopt;
+    }
+    Instruction distances;
+    distances.op = Op::distances;
+    distances.a = sums_[index(step.out)].value;
+    distances.out = step.out;
+    distances.dense.outputs = program_.widths[index(step.out)];
+    std::vector<int> values{step.out};
+    while (!values.empty()) {
+      const Instruction& part = *writers_[index(values.back())];
+      values.pop_back();
+      if (part.op == Op::add) {
+        values.insert(values.end(), {part.b, part.a});
+        continue;
+      }
+      const Instruction& difference = *writers_[index(part.a)];
+      distances.indices.push_back(column_of(difference).index);
+      std::ranges::transform(difference.dense.bias, std::back_inserter(distances.dense.weights),
+                             std::negate<>());
+    }
+    distances.dense.inputs = distances.indices.size();
+    return distances;
+  }
+
+ private:
+  static std::size_t index(int value) { return static_cast<std::size_t>(value); }
+
+  void read(int value, int times) {
+    if (value >= 0) readers_[index(value)] += times;
+  }
+
+  [[nodiscard]] std::optional<Sum> sum_of(const Instruction& step) const {
+    if (step.op == Op::apply && step.function.function == Function::square) {
+      const Instruction* difference = writers_[index(step.a)];
+      if (difference == nullptr || !is_difference(*difference)) return std::nullopt;
+      return Sum{.value = column_of(*difference).value, .columns = 1};
+    }
+    if (step.op != Op::add) return std::nullopt;
+    const Sum& left = sums_[index(step.a)];
+    const Sum& right = sums_[index(step.b)];
+    if (left.columns == 0 || right.columns == 0 || left.value != right.value ||
+        program_.widths[index(step.a)] != program_.widths[index(step.b)] ||
+        left.columns + right.columns > kMostColumns) {
+      return std::nullopt;
+    }
+    return Sum{.value = left.value, .columns = left.columns + right.columns};
+  }
+
+  /// Whether it takes a constant of each point from one column.
+  static bool is_difference(const Instruction& step) {
+    return step.op == Op::dense && step.function.function == Function::identity && step.dense.inputs == 1 &&
+           step.dense.bias.size() == step.dense.outputs &&
+           std::ranges::all_of(step.dense.weights, [](double weight) { return weight == 1; });
+  }
+
+  [[nodiscard]] Column column_of(const Instruction& difference) const {
+    const Instruction* picks = writers_[index(difference.a)];
+    if (picks == nullptr || picks->op != Op::gather) return {.value = difference.a, .index = 0};
+    return {.value = picks->a, .index = picks->indices.front()};
+  }
+
+  const Program& program_;
+  std::vector<const Instruction*> writers_;  ///< By value, as what follows.
+  std::vector<Sum> sums_;
+  std::vector<int> readers_;  ///< Beside larger sums.
+};
+
+bool are_all(const std::vector<int>& columns, std::size_t width) {
+  std::size_t next = 0;
+  return columns.size() == width &&
+         std::ranges::all_of(columns, [&](int column) { return static_cast<std::size_t>(column) == next++; });
+}
+
+}  // namespace
+
+Program with_distances(Program program) {
+  const Search search(program);
+  std::vector<Instruction> instructions;
+  std::vector<std::size_t> widths = program.widths;
+  for (const Instruction& step : program.instructions) {
+    auto distances = search.distances(step);
+    if (!distances) {
+      instructions.push_back(step);
+      continue;
+    }
+    std::vector<int> columns = std::exchange(distances->indices, {});
+    if (!are_all(columns, widths[static_cast<std::size_t>(distances->a)])) {
+      Instruction gather;
+      gather.op = Op::gather;
+      gather.a = distances->a;
+      gather.out = distances->a = static_cast<int>(widths.size());
+      widths.push_back(columns.size());
+      gather.indices = std::move(columns);
+      instructions.push_back(std::move(gather));
+    }
+    instructions.push_back(std::move(*distances));
+  }
+  program.instructions = std::move(instructions);
+  program.widths = std::move(widths);
+  return program;
+}
+
+}  // namespace datasentinel::fused
