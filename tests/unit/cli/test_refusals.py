@@ -81,6 +81,7 @@ def test_what_makes_no_sense_is_refused_with_a_reason(folder, line, reason):
 
 
 def test_a_terminal_sees_how_far_the_work_is(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)

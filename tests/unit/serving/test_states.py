@@ -143,6 +143,7 @@ def test_a_file_of_states_that_is_slow_to_read_keeps_nothing_else_waiting(artifa
         opening = asyncio.create_task(made.repository.open())
         # The reader has opened it as soon as a writer can.
         while (writer := open_for_writing(file)) is None:
+            assert not opening.done()
             await asyncio.sleep(0.01)
         assert not opening.done()
         assert made.plane.served.all() == []
