@@ -12,36 +12,48 @@
 namespace datasentinel::onnx {
 namespace {
 
-enum class Kind : std::uint8_t { model, training, function, graph, node, attribute, sparse_tensor, tensor };
+enum class Message : std::uint8_t {
+  model,
+  training,
+  function,
+  graph,
+  node,
+  attribute,
+  sparse_tensor,
+  tensor
+};
 
 /// Where a message of one kind holds messages of another.
 struct Part {
-  Kind holder;
+  Message holder;
   std::uint32_t field;
-  Kind part;
+  Message part;
 };
 
-constexpr std::array kParts{
-    Part{Kind::model, 7, Kind::graph},
-    Part{Kind::model, 20, Kind::training},
-    Part{Kind::model, 25, Kind::function},
-    Part{Kind::training, 1, Kind::graph},
-    Part{Kind::training, 2, Kind::graph},
-    Part{Kind::function, 7, Kind::node},
-    Part{Kind::function, 11, Kind::attribute},
-    Part{Kind::graph, 1, Kind::node},
-    Part{Kind::graph, 5, Kind::tensor},
-    Part{Kind::graph, 15, Kind::sparse_tensor},
-    Part{Kind::node, 5, Kind::attribute},
-    Part{Kind::attribute, 5, Kind::tensor},
-    Part{Kind::attribute, 6, Kind::graph},
-    Part{Kind::attribute, 10, Kind::tensor},
-    Part{Kind::attribute, 11, Kind::graph},
-    Part{Kind::attribute, 22, Kind::sparse_tensor},
-    Part{Kind::attribute, 23, Kind::sparse_tensor},
-    Part{Kind::sparse_tensor, 1, Kind::tensor},
-    Part{Kind::sparse_tensor, 2, Kind::tensor},
-};
+constexpr auto kParts = [] {
+  using enum Message;
+  return std::array{
+      Part{model, 7, graph},
+      Part{model, 20, training},
+      Part{model, 25, function},
+      Part{training, 1, graph},
+      Part{training, 2, graph},
+      Part{function, 7, node},
+      Part{function, 11, attribute},
+      Part{graph, 1, node},
+      Part{graph, 5, tensor},
+      Part{graph, 15, sparse_tensor},
+      Part{node, 5, attribute},
+      Part{attribute, 5, tensor},
+      Part{attribute, 6, graph},
+      Part{attribute, 10, tensor},
+      Part{attribute, 11, graph},
+      Part{attribute, 22, sparse_tensor},
+      Part{attribute, 23, sparse_tensor},
+      Part{sparse_tensor, 1, tensor},
+      Part{sparse_tensor, 2, tensor},
+  };
+}();
 
 constexpr int kMaxDepth = 100;
 
@@ -61,8 +73,8 @@ void require_inside(std::span<const std::byte> message) {
   }
 }
 
-void walk(std::span<const std::byte> message, Kind kind, int depth) {
-  if (kind == Kind::tensor) return require_inside(message);
+void walk(std::span<const std::byte> message, Message kind, int depth) {
+  if (kind == Message::tensor) return require_inside(message);
   if (depth > kMaxDepth) throw Error(ErrorCode::invalid_model, "its subgraphs are nested too deeply");
   ProtobufReader reader(message);
   while (const auto field = reader.next()) {
@@ -76,6 +88,6 @@ void walk(std::span<const std::byte> message, Kind kind, int depth) {
 
 }  // namespace
 
-void require_self_contained(std::span<const std::byte> model) { walk(model, Kind::model, 0); }
+void require_self_contained(std::span<const std::byte> model) { walk(model, Message::model, 0); }
 
 }  // namespace datasentinel::onnx

@@ -7,11 +7,6 @@
 #include "core/error.h"
 
 namespace datasentinel::fused {
-namespace {
-
-constexpr std::size_t kCacheLine = 64;
-
-}  // namespace
 
 float to_float32(double value) {
   const auto narrow = std::abs(value) <= 3.4028235677973366e38 ? static_cast<float>(value) : HUGE_VALF;
@@ -34,12 +29,12 @@ FunctionCall power_of(double base) {
 
 AlignedFloats::AlignedFloats(std::size_t size) : size_(size) {
   if (size == 0) return;
-  data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLine))));
+  data_.reset(static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t(kCacheLineBytes))));
   std::memset(data_.get(), 0, size * sizeof(float));
 }
 
 void AlignedFloats::Free::operator()(float* data) const noexcept {
-  ::operator delete(data, std::align_val_t(kCacheLine));
+  ::operator delete(data, std::align_val_t(kCacheLineBytes));
 }
 
 }  // namespace datasentinel::fused

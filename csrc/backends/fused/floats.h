@@ -7,6 +7,8 @@
 
 namespace datasentinel::fused {
 
+inline constexpr std::size_t kCacheLineBytes = 64;
+
 /// Memory aligned to a cache line, so that packed weights and frames never straddle one.
 class AlignedFloats {
  public:

@@ -9,8 +9,6 @@
 namespace datasentinel::fused {
 namespace {
 
-constexpr int kAlignment = 16;  // the widest vector
-
 /// Room for whole vectors from any column of the value, as a Concat writes them and a range is read.
 int padded(std::size_t width, bool is_shifted, int alignment) {
   const int columns = (static_cast<int>(width) + alignment - 1) / alignment * alignment;
@@ -162,7 +160,7 @@ FrameLayout lay_out(const Program& program, bool copies_ranges,
                     const std::function<bool(const Instruction&)>& overwrites) {
   const std::vector<Place> places = places_of(program, copies_ranges);
   const std::vector<Life> lives = lives_of(program, places, overwrites, !copies_ranges);
-  const int alignment = copies_ranges ? 1 : kAlignment;
+  const int alignment = copies_ranges ? 1 : kWidestVector;
   std::vector<std::size_t> order;
   for (std::size_t value = 0; value < lives.size(); ++value) {
     if (lives[value].last >= lives[value].first) order.push_back(value);
@@ -178,7 +176,7 @@ FrameLayout lay_out(const Program& program, bool copies_ranges,
     layout.offsets[value] = layout.offsets[places[value].value] + places[value].column;
   }
   // Rows a multiple of 4 KiB apart would compete for the same cache sets.
-  if (layout.columns % 1024 == 0) layout.columns += kAlignment;
+  if (layout.columns % 1024 == 0) layout.columns += kWidestVector;
   return layout;
 }
 

@@ -8,11 +8,14 @@
 
 namespace datasentinel::fused {
 
+/// Columns in the widest vector of any instruction set.
+inline constexpr int kWidestVector = 16;
+
 /// Where every value of a program lies in the frame. Values that are never needed at the same time share
 /// columns, so that the frame stays small enough for the first cache levels.
 struct FrameLayout {
-  std::vector<int> offsets;  ///< Per value, a multiple of 16 but for ranges that are not copied.
-  int columns = 0;           ///< A multiple of 16.
+  std::vector<int> offsets;  ///< Per value, a multiple of kWidestVector but for ranges that are not copied.
+  int columns = 0;           ///< A multiple of kWidestVector.
   int output_columns = 0;    ///< Of these, the first ones that the score and the output need.
 };
 

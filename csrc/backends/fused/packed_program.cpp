@@ -12,9 +12,6 @@
 namespace datasentinel::fused {
 namespace {
 
-constexpr std::size_t kCacheLine = 64;
-constexpr std::size_t kAlignment = 16;  // columns: the widest vector
-
 std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -60,7 +57,7 @@ class Arena {
   /// Index + 1 of the first float; 0 stands for null.
   std::size_t add(const std::vector<double>& values) {
     if (values.empty()) return 0;
-    const std::size_t start = begin(round_up(values.size(), kAlignment));
+    const std::size_t start = begin(round_up(values.size(), kWidestVector));
     std::transform(values.begin(), values.end(), floats_.begin() + static_cast<std::ptrdiff_t>(start),
                    to_float32);
     return start + 1;
@@ -143,7 +140,7 @@ class Arena {
 
  private:
   std::size_t begin(std::size_t size) {
-    const std::size_t start = round_up(floats_.size(), kCacheLine / sizeof(float));
+    const std::size_t start = round_up(floats_.size(), kCacheLineBytes / sizeof(float));
     floats_.resize(start + size, 0.0F);
     return start;
   }

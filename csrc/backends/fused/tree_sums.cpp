@@ -21,22 +21,22 @@ namespace {
 using onnx::ElementType;
 using onnx::Node;
 using Numbers = std::span<const double>;
-using Function = std::function<double(Numbers)>;
+using NumberFunction = std::function<double(Numbers)>;
 using Operands = std::vector<TreeOperand>;
 
 template <typename Unary>
-Function unary(const Unary& function) {
+NumberFunction unary(const Unary& function) {
   return [function](Numbers x) { return function(x[0]); };
 }
 
 template <typename Binary>
-Function binary(Binary function) {
+NumberFunction binary(Binary function) {
   return [function](Numbers x) { return function(x[0], x[1]); };
 }
 
 /// Operators of any number of inputs.
 template <typename Binary>
-Function folded(Binary function) {
+NumberFunction folded(Binary function) {
   return [function](Numbers x) {
     double result = x[0];
     for (const double next : x.subspan(1)) result = function(result, next);
@@ -88,7 +88,7 @@ double rounded(const Node& node, ElementType type, double value) {
   }
 }
 
-std::optional<Function> cast(const Node& node) {
+std::optional<NumberFunction> cast(const Node& node) {
   switch (target_of(node)) {
     case ElementType::float32:
     case ElementType::float64: return unary([](double x) { return x; });
@@ -100,7 +100,7 @@ std::optional<Function> cast(const Node& node) {
 }
 
 /// Number for number.
-std::optional<Function> label_encoder(const Node& node) {
+std::optional<NumberFunction> label_encoder(const Node& node) {
   const auto numbers_in = [&](std::string_view whole, std::string_view real) {
     std::vector<double> numbers;
     if (const onnx::Attribute* found = node.attribute(whole)) {
@@ -128,8 +128,8 @@ std::optional<Function> label_encoder(const Node& node) {
 }
 
 /// The function that `node` applies to numbers, of floating point unless they are `whole`.
-std::optional<Function> function_of(const Node& node, bool whole) {
-  static const std::map<std::string_view, Function> kFunctions = {
+std::optional<NumberFunction> function_of(const Node& node, bool whole) {
+  static const std::map<std::string_view, NumberFunction> kFunctions = {
       {"Abs", unary([](double x) { return std::abs(x); })},
       {"Add", binary(std::plus<>())},
       {"And", binary([](double x, double y) { return x != 0 && y != 0 ? 1.0 : 0.0; })},
@@ -168,7 +168,7 @@ std::optional<Function> function_of(const Node& node, bool whole) {
   return found == kFunctions.end() ? std::nullopt : std::optional(found->second);
 }
 
-/// The rank that a Reshape or Flatten of one column, which leaves the numbers alone, gives it.
+/// The rank that a Reshape or Flatten, which leaves the numbers alone, turns one column into.
 std::optional<int> reshaped_rank(const Node& node, const Operands& operands) {
   const std::string type = node.type();
   if (operands[0].sum == nullptr) return std::nullopt;

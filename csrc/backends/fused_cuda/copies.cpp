@@ -40,7 +40,7 @@ void copy_past_caches(char* to, const char* from, std::size_t bytes) noexcept {
 }
 #endif
 
-std::size_t parts_of(const Copy& copy) { return (copy.bytes + kPartBytes - 1) / kPartBytes; }
+std::size_t part_count(const Copy& copy) { return (copy.bytes + kPartBytes - 1) / kPartBytes; }
 
 }  // namespace
 
@@ -55,11 +55,11 @@ void Copy::run(std::size_t first, std::size_t most) const noexcept {
 
 void Copiers::run(const Copies& copies) {
   std::size_t parts = 0;
-  for (const Copy& copy : copies.all()) parts += parts_of(copy);
+  for (const Copy& copy : copies.all()) parts += part_count(copy);
   const auto copy_part = [&](std::size_t part) {
     for (const Copy& copy : copies.all()) {
-      if (part < parts_of(copy)) return copy.run(part * kPartBytes, kPartBytes);
-      part -= parts_of(copy);
+      if (part < part_count(copy)) return copy.run(part * kPartBytes, kPartBytes);
+      part -= part_count(copy);
     }
   };
   if (parts <= 1) {

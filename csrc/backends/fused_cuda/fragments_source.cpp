@@ -50,7 +50,7 @@ std::string holding(std::size_t floats) {
 }
 
 /// How a block works.
-struct Blocking {
+struct WarpBlocking {
   std::size_t tiles = 0;  ///< Of 16 rows, that a warp has at a time.
   std::size_t warps = 0;
   bool holds_constants = false;  ///< In shared memory.
@@ -61,7 +61,7 @@ class FragmentsSource {
  public:
   explicit FragmentsSource(Precision precision) : precision_(precision) {}
 
-  [[nodiscard]] Kernel add(const Program& program, const std::string& name, const Blocking& blocking);
+  [[nodiscard]] Kernel add(const Program& program, const std::string& name, const WarpBlocking& blocking);
   void finish(Source& source) {
     source.text = std::string(kPrelude) + kTensorCoreFunctions + text_;
     source.constants = constants_.take();
@@ -73,7 +73,7 @@ class FragmentsSource {
   Constants constants_;
 };
 
-Kernel FragmentsSource::add(const Program& program, const std::string& name, const Blocking& blocking) {
+Kernel FragmentsSource::add(const Program& program, const std::string& name, const WarpBlocking& blocking) {
   const auto [tiles, warps, holds_constants] = blocking;
   InFragments form(program, precision_, tiles, constants_, holds_constants ? "shared" : "constants");
   const std::string steps = all_steps(program, form);
@@ -157,8 +157,8 @@ std::optional<Source> source_in_fragments(const Program& program, std::size_t sh
   const std::size_t registers = fragment_registers(program, precision);
   for (const std::size_t tiles : {2, 1}) {
     if (tiles * registers > kMostRegisters) continue;
-    const Blocking few{.tiles = 1, .warps = kFewWarps};
-    const Blocking bulk{.tiles = tiles, .warps = kBulkWarps, .holds_constants = true};
+    const WarpBlocking few{.tiles = 1, .warps = kFewWarps};
+    const WarpBlocking bulk{.tiles = tiles, .warps = kBulkWarps, .holds_constants = true};
     FragmentsSource text(precision);
     const auto add = [&](const Program& part, const std::string& name) {
       return Kernels{.few = text.add(part, name + "_few_rows", few),

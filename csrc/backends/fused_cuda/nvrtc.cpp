@@ -8,25 +8,25 @@
 namespace datasentinel::fused_cuda {
 namespace {
 
-struct Program;  // _nvrtcProgram
+struct NvrtcProgram;  // _nvrtcProgram
 
 constexpr int kSuccess = 0;  // NVRTC_SUCCESS
 
 /// Destroys a program through the library that made it.
 class ProgramHandle {
  public:
-  explicit ProgramHandle(int (*destroy)(Program**)) : destroy_(destroy) {}
+  explicit ProgramHandle(int (*destroy)(NvrtcProgram**)) : destroy_(destroy) {}
   ProgramHandle(const ProgramHandle&) = delete;
   ProgramHandle& operator=(const ProgramHandle&) = delete;
   ~ProgramHandle() {
     if (program_ != nullptr) destroy_(&program_);
   }
-  [[nodiscard]] Program** out() noexcept { return &program_; }
-  [[nodiscard]] Program* get() const noexcept { return program_; }
+  [[nodiscard]] NvrtcProgram** out() noexcept { return &program_; }
+  [[nodiscard]] NvrtcProgram* get() const noexcept { return program_; }
 
  private:
-  int (*destroy_)(Program**);
-  Program* program_ = nullptr;
+  int (*destroy_)(NvrtcProgram**);
+  NvrtcProgram* program_ = nullptr;
 };
 
 }  // namespace
@@ -41,15 +41,13 @@ Nvrtc::Nvrtc(const std::string& path) : library_(path) {
 }
 
 Bytes Nvrtc::compile(const std::string& source, int architecture) const {
-  using Text = int (*)(Program*, char*);
-  using Size = int (*)(Program*, std::size_t*);
-  const auto create =
-      library_
-          .symbol<int (*)(Program**, const char*, const char*, int, const char* const*, const char* const*)>(
-              "nvrtcCreateProgram");
+  using Text = int (*)(NvrtcProgram*, char*);
+  using Size = int (*)(NvrtcProgram*, std::size_t*);
+  const auto create = library_.symbol<int (*)(NvrtcProgram**, const char*, const char*, int,
+                                              const char* const*, const char* const*)>("nvrtcCreateProgram");
   const auto compile_program =
-      library_.symbol<int (*)(Program*, int, const char* const*)>("nvrtcCompileProgram");
-  ProgramHandle program(library_.symbol<int (*)(Program**)>("nvrtcDestroyProgram"));
+      library_.symbol<int (*)(NvrtcProgram*, int, const char* const*)>("nvrtcCompileProgram");
+  ProgramHandle program(library_.symbol<int (*)(NvrtcProgram**)>("nvrtcDestroyProgram"));
   const auto fetch = [&](const char* size_name, const char* text_name) {
     std::size_t size = 0;
     std::string text;

@@ -11,7 +11,7 @@
 namespace datasentinel {
 namespace {
 
-constexpr bool is_blank(char c) noexcept { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+constexpr bool is_whitespace(char c) noexcept { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
 void append_utf8(std::uint32_t code, std::string& out) {
   if (code < 0x80) {
@@ -34,7 +34,7 @@ void append_utf8(std::uint32_t code, std::string& out) {
 }  // namespace
 
 void JsonReader::skip_blanks() noexcept {
-  while (at_ != end_ && is_blank(*at_)) ++at_;
+  while (at_ != end_ && is_whitespace(*at_)) ++at_;
 }
 
 char JsonReader::peek() noexcept {

@@ -23,9 +23,9 @@ std::string to_string(const std::vector<std::int64_t>& shape) {
 }
 
 /// Reads one request, front to back.
-class Reader {
+class BodyReader {
  public:
-  explicit Reader(RestRequest& request)
+  explicit BodyReader(RestRequest& request)
       : request_(request),
         values_(request.task.values),
         columns_(request.task.model->scorer->input_dim()),
@@ -359,7 +359,7 @@ void RestRequest::prepare() noexcept {
 
 void RestRequest::read(std::string_view text) noexcept {
   try {
-    Reader(*this).read(text);
+    BodyReader(*this).read(text);
     task.wanted = wanted_for(*this);
     if (!memory.resize(memory.bytes() + memory_for(task))) {
       throw Error(ErrorCode::out_of_memory, "the server's memory for requests is full, try again later");
