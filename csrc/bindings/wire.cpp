@@ -124,7 +124,8 @@ std::function<void()> wake_up(int descriptor) {
   };
 }
 
-/// Asks a Python function, which gives the code and the words of a refusal, or None; none admits everybody.
+/// Asks a Python function, which returns the code and message of a refusal, or None; without a function
+/// everybody is admitted.
 GrpcService::Admit admission(const py::object& admit) {
   if (admit.is_none()) return nullptr;
   return [admit](std::string_view path, std::string_view authorization) -> GrpcStatus {
@@ -136,7 +137,7 @@ GrpcService::Admit admission(const py::object& admit) {
   };
 }
 
-/// Holders of pybind11 are of what is not const.
+/// pybind11's holders take objects that are not const.
 struct Nghttp2 {
   std::shared_ptr<const nghttp2::Api> api;
 };
@@ -311,7 +312,9 @@ void bind_wire(py::module_& module) {
            py::arg("library"), py::arg("inference"), py::arg("counts"), py::kw_only(),
            py::arg("max_message_bytes"), py::arg("max_request_rows"), py::arg("max_streams"),
            py::arg("receive_timeout_s"), py::arg("min_ping_interval_s"), py::arg("admit") = py::none())
-      .def("open_session", &make_grpc_session);
+      .def("open_session", [](std::shared_ptr<GrpcService> service) {
+        return std::make_unique<GrpcSession>(std::move(service));
+      });
   py::class_<GrpcSession, WireSession>(module, "GrpcSession")
       .def("take_output", &take_grpc_output)
       .def("take_events", &take_grpc_events)

@@ -73,7 +73,7 @@ struct Server {
         std::make_shared<InferenceService>(models, ServiceLimits{}, QueueLimits{.max_rows = 64}, [] {});
     service = std::make_shared<GrpcService>(
         test_nghttp2(), inference, std::make_shared<RequestCounts>(std::vector<double>{1.0}), limits);
-    session = make_grpc_session(service);
+    session = std::make_unique<GrpcSession>(service);
   }
 
   /// Answers what the session leaves to its owner, somehow.

@@ -51,7 +51,7 @@ struct Wire {
         std::make_shared<InferenceService>(models, ServiceLimits{}, queue, [this] { wakes.fetch_add(1); });
     service = std::make_shared<GrpcService>(
         test_nghttp2(), inference, std::make_shared<RequestCounts>(std::vector<double>{1e-3, 1.0}), limits);
-    server = make_grpc_session(service);
+    server = std::make_unique<GrpcSession>(service);
   }
 
   /// Carries bytes both ways until both are silent; what the client says is cut into pieces of `piece` bytes.
@@ -392,7 +392,7 @@ void asks_who_may_pass() {
         if (path != kEvaluate) return GrpcStatus{GrpcCode::unavailable, "not here"};
         return token == "Bearer x" ? GrpcStatus{} : GrpcStatus{GrpcCode::unauthenticated, "who are you?"};
       });
-  wire.server = make_grpc_session(wire.service);
+  wire.server = std::make_unique<GrpcSession>(wire.service);
   const auto row = framed(evaluate_message({1, 2, 3}));
   const auto with = wire.client.call(kEvaluate, row, {{"authorization", "Bearer x"}});
   const auto without = wire.client.call(kEvaluate, row);

@@ -42,7 +42,7 @@ struct HttpService {
   std::shared_ptr<RequestCounts> counts;
   HttpLimits limits = {};
   std::string server = {};   ///< For the replies' `Server` field.
-  Authorize authorize = {};  ///< None lets everybody pass.
+  Authorize authorize = {};  ///< Without it, everybody may pass.
 };
 
 /// A request that the session leaves to its owner, who answers with `respond`, or, where the body of one for
@@ -116,7 +116,10 @@ class HttpSession final : public WireSession {
     closed,
   };
 
-  void on_scored(std::unique_ptr<ScoringJob> job) override;
+  /// Bytes of a body that a step moves at most; a buffer of no more is kept for the next request.
+  static constexpr std::size_t kMaxStepBytes = std::size_t{16} << 10;
+
+  // Reading, http_session.cpp.
   void work();
   [[nodiscard]] bool step();
   [[nodiscard]] bool take_head();
@@ -125,10 +128,13 @@ class HttpSession final : public WireSession {
   [[nodiscard]] bool take_chunks();
   [[nodiscard]] bool skip_body();
   [[nodiscard]] bool make_room(std::size_t bytes);
+
+  // Answering and writing, http_answers.cpp.
   void dispatch(std::string_view body);
   void infer(std::string_view body);
   [[nodiscard]] bool is_long(const ServedModel& model, std::size_t body_bytes) const;
   void submit(std::unique_ptr<RestRequest> request);
+  void on_scored(std::unique_ptr<ScoringJob> job) override;
   void answer(std::unique_ptr<RestRequest> request);
   void refuse(const HttpProblem& problem);
   void reply_error(int status, std::string_view reason, std::string_view fields = {});

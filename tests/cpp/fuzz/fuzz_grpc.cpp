@@ -29,26 +29,26 @@ void attend(GrpcSession& session) {
 }
 
 void converse(std::string_view bytes, std::size_t piece, const std::shared_ptr<GrpcService>& service) {
-  const std::unique_ptr<GrpcSession> session = make_grpc_session(service);
+  GrpcSession session(service);
   std::string replies;
   const auto take_turns = [&] {
     do {
-      if (session->needs_attention()) attend(*session);
-      session->take_output(replies);
-      if (session->unfinished()) session->feed({}, replies);
-    } while (session->unfinished() && !session->closed());
+      if (session.needs_attention()) attend(session);
+      session.take_output(replies);
+      if (session.unfinished()) session.feed({}, replies);
+    } while (session.unfinished() && !session.closed());
   };
   fuzz::in_pieces(bytes, piece, [&](std::string_view part) {
-    session->feed(part, replies);
+    session.feed(part, replies);
     take_turns();
   });
-  session->expire();
-  session->drain();
+  session.expire();
+  session.drain();
   take_turns();
-  session->finish(replies);
+  session.finish(replies);
   take_turns();
-  session->abandon_calls(14, "the server is draining");
-  session->take_output(replies);
+  session.abandon_calls(14, "the server is draining");
+  session.take_output(replies);
 }
 
 }  // namespace
