@@ -8,8 +8,8 @@
 
 namespace datasentinel::dlpack {
 
-// DLPack's ABI, version 0.8 (the capsule "dltensor"), which every producer still gives to who asks for no
-// other. A test compares these declarations with an installed dlpack.h.
+// DLPack's ABI, version 0.8 (the capsule "dltensor"), which every producer still hands to callers that ask
+// for no other. A test compares these declarations with an installed dlpack.h.
 inline constexpr std::int32_t kDLCPU = 1;
 inline constexpr std::int32_t kDLCUDA = 2;
 inline constexpr std::int32_t kDLCUDAHost = 3;
@@ -44,8 +44,8 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor* self);
 };
 
-// DLPack's C exchange API, version 1: what a type offers as `__dlpack_c_exchange_api__`, for those who work
-// on the library's own stream and need no synchronisation.
+// DLPack's C exchange API, version 1: what a type offers as `__dlpack_c_exchange_api__`, for callers that
+// work on the library's own stream and need no synchronisation.
 
 struct DLPackVersion {
   std::uint32_t major;

@@ -107,14 +107,14 @@ class Session {
   /// Contributions are the graph's output `contributions`. Of a graph without a score, whose score is the
   /// mean squared error, they are the features' terms of that mean.
   ///
-  /// Throws Error: unsupported_model when the model has not what is asked for, otherwise backend_failure or
+  /// Throws Error: unsupported_model when the model lacks what is asked for, otherwise backend_failure or
   /// out_of_memory.
   virtual void run(ConstRows rows, Outputs outputs) = 0;
 
   /// What a session found while it scored.
   struct Findings {
     std::optional<Cell> bad;  ///< The first value that is not finite; the outputs mean nothing then.
-    /// Scores above the highest normal one, all of them finite; none where nobody has counted or looked.
+    /// Scores above the highest normal one, all of them finite; none where they were not counted.
     std::optional<std::uint64_t> anomalies;
   };
 

@@ -35,7 +35,7 @@ class DeviceScoring {
   /// A stream of its own, for rows of which no stream is known: what is read must be ready on it. Streams are
   /// numbers as DLPack has them (1: the legacy default stream, 2: that of the thread).
   [[nodiscard]] virtual std::uint64_t stream() const noexcept = 0;
-  /// Whether what is given to the stream is recorded for a CUDA graph: it can then not be waited for.
+  /// Whether what is put on the stream is recorded for a CUDA graph: it can then not be waited for.
   [[nodiscard]] virtual bool is_captured(std::uint64_t stream) = 0;
   /// Waits for the work of another stream.
   virtual void wait_for(std::uint64_t stream) = 0;

@@ -54,7 +54,7 @@ class EngineCache {
   std::filesystem::path folder_;
 };
 
-/// FNV-1a, 64 bits, in hexadecimal: it tells accidents from the real thing, not forgeries.
+/// FNV-1a, 64 bits, in hexadecimal: it detects accidents, not forgeries.
 [[nodiscard]] std::string checksum_text(std::span<const std::byte> bytes);
 
 /// Hands a usable engine to `use`: the stored one, and if `use` throws Error over it, or there is none, a

@@ -91,7 +91,7 @@ void remove_wrong_candidates(std::vector<Candidate>& candidates, double toleranc
   });
 }
 
-/// Times every candidate on `rows` rows, in turns, for about `share_us` in all. Gives each one's fastest
+/// Times every candidate on `rows` rows, in turns, for about `share_us` in all. Returns each one's fastest
 /// turn: other work on the machine only ever adds time.
 std::vector<double> time_in_turns(const std::vector<Candidate>& candidates, ConstRows rows,
                                   std::vector<float>& scores, double share_us) {

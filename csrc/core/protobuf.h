@@ -13,8 +13,8 @@ static_assert(std::endian::native == std::endian::little, "protobuf's fixed-widt
 enum class WireType : std::uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
 
 /// Walks the fields of one serialised message, borrowed. Every length is checked against what is left, so it
-/// never reads outside of the message, and it never throws: after `next` has said false, `ok` tells a
-/// complete message from a broken one.
+/// never reads outside of the message, and it never throws: after `next` has returned false, `ok` says
+/// whether the message was complete.
 class Reader {
  public:
   explicit Reader(std::string_view message) noexcept : rest_(message) {}

@@ -11,9 +11,9 @@
 
 namespace datasentinel {
 
-/// A few of the rows scored last, for people who watch: samples of the normal ones and of the anomalies.
+/// A few of the rows scored last, for people to look at: samples of the normal ones and of the anomalies.
 ///
-/// Thread-safe. Who scores never waits: a row that comes while others are read or kept is passed over.
+/// Thread-safe. Scoring never waits: a row that comes while others are read or kept is passed over.
 class RecentRows {
  public:
   using Clock = std::chrono::steady_clock;
@@ -28,8 +28,8 @@ class RecentRows {
   /// Keeps at most `capacity` rows of either kind, no two of a kind closer than `interval`.
   RecentRows(std::size_t columns, std::chrono::nanoseconds interval, std::size_t capacity);
 
-  /// Looks at a batch just scored: at one row of it, and at the first of its `anomalies`, of which
-  /// `is_anomalous(i)` tells.
+  /// Considers two rows of a batch just scored: any one, and the first of its `anomalies`, which are the rows
+  /// for which `is_anomalous(i)` holds.
   template <typename IsAnomalous>
   void offer(ConstRows rows, const float* scores, std::size_t sampled_row, std::uint64_t anomalies,
              IsAnomalous is_anomalous, Clock::time_point now) noexcept {

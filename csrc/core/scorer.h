@@ -119,7 +119,7 @@ class Scorer {
 
   std::shared_ptr<Session> session_;
   double threshold_;
-  float highest_normal_;  ///< The highest score that is no anomaly.
+  float highest_normal_;  ///< The highest score that is not an anomaly.
   std::vector<std::string> feature_names_;
   std::optional<ScoreHistogram> histogram_;
   std::optional<FeatureHistograms> features_;

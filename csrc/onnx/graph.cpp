@@ -120,7 +120,7 @@ void add_constant(Graph& graph, Tensor tensor) {
   }
 }
 
-/// The value of a Constant node. Kinds that are not numbers give a tensor without elements.
+/// The value of a Constant node. Kinds that are not numbers become a tensor without elements.
 Tensor constant_of(Node& node) {
   Tensor tensor;
   for (Attribute& attribute : node.attributes) {

@@ -192,7 +192,7 @@ constexpr std::array kAttributes{
     AttributeRule{"values_int64s", Kind::integers},
 };
 
-/// The attributes that give a Constant node its value.
+/// The attributes that can hold a Constant node's value.
 constexpr std::array kConstantValues{
     AttributeRule{"value", Kind::tensor},        AttributeRule{"value_float", Kind::real},
     AttributeRule{"value_floats", Kind::reals},  AttributeRule{"value_int", Kind::integer},

@@ -12,7 +12,7 @@
 
 namespace datasentinel::onnx {
 
-/// One field of a protobuf message, where it has the type that ONNX gives it: the accessors throw
+/// One field of a protobuf message, where it has the type that ONNX specifies: the accessors throw
 /// Error{invalid_model} when it was written with another wire type. `as_bytes` borrows from the message.
 class Field {
  public:

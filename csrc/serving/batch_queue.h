@@ -65,7 +65,7 @@ class BatchQueue {
   /// Waits for the batches that run; jobs still waiting are dropped.
   ~BatchQueue();
 
-  /// Takes the job, or leaves it where it is and says false: the queue is full.
+  /// Takes the job; or, when the queue is full, leaves it where it is and returns false.
   [[nodiscard]] bool submit(std::unique_ptr<ScoringJob>& job);
 
   /// The jobs finished since the last call.

@@ -85,7 +85,7 @@ void for_each_season(std::span<const StreamPart> parts, std::size_t columns, Cal
 }
 
 /// Scores the rows, and then lets the model's shadow see them, filled in where they lacked values, and on its
-/// own clock: whatever becomes of that is no answer's matter.
+/// own clock: whatever becomes of that changes no answer.
 void score_parts(const ServedModel& model, StreamScorer& scorer, std::vector<StreamPart>& parts) {
   scorer.score(*model.scorer, model.abilities.rules, *model.states(), parts);
   Shadow* const shadow = model.abilities.shadow.get();

@@ -78,7 +78,7 @@ class BatchScorer {
   /// Answers every task. Never throws for a task's sake.
   void score(std::span<ScoringTask* const> tasks);
 
-  /// Scores some rows of a task, whose first `begin` rows are scored; not for one that has failed.
+  /// Scores some rows of a task, whose first `begin` rows are scored; it must not have failed.
   static void score_rows(ScoringTask& task, std::size_t begin, std::size_t count);
 
  private:

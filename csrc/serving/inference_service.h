@@ -31,7 +31,8 @@ class JobOwner {
   virtual void on_scored(std::unique_ptr<ScoringJob> job) = 0;
 };
 
-/// The one inference service under all protocols: the models, the queue, and who waits for an answer.
+/// The one inference service under all protocols: the models, the queue, and the connections that wait for an
+/// answer.
 ///
 /// One thread at a time, the one of the event loop.
 class InferenceService {
@@ -52,8 +53,8 @@ class InferenceService {
   /// Whether this would hold up the event loop for too long.
   [[nodiscard]] bool is_long(std::span<ScoringTask* const> tasks) const;
 
-  /// Takes the job; where the queue is full, as soon as it has room. For who sends no more until it is
-  /// answered, so that what waits is bounded by the connections.
+  /// Takes the job; where the queue is full, as soon as it has room. For connections that send no more until
+  /// it is answered, so that their number bounds what waits.
   void submit_in_time(std::unique_ptr<ScoringJob> job);
 
   /// Gives a connection its number, which its jobs carry.

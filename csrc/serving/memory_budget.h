@@ -18,7 +18,7 @@ class MemoryBudget {
 
   [[nodiscard]] std::size_t used() const noexcept { return used_.load(std::memory_order_relaxed); }
 
-  /// Takes so many bytes, or none and says false.
+  /// Takes so many bytes and returns true, or takes none and returns false.
   [[nodiscard]] bool take(std::size_t bytes) noexcept {
     std::size_t used = used_.load(std::memory_order_relaxed);
     do {

@@ -32,14 +32,14 @@ struct ModelAbilities {
   std::shared_ptr<Shadow> shadow = nullptr;  ///< What is to take the place of one with memory, if anything.
 };
 
-/// A model as requests name it. Whoever holds one keeps the model alive, even when it is no longer served.
+/// A model as requests name it. Holding one keeps the model alive, even when it is no longer served.
 struct ServedModel {
   std::string name;
   std::string version;
   std::shared_ptr<Scorer> scorer;
   ModelAbilities abilities;
   std::shared_ptr<RequestStatistics> statistics;  ///< Kept up to date by every protocol that answers for it.
-  mutable CostEstimate cost;                      ///< Kept up to date by who scores batches.
+  mutable CostEstimate cost;                      ///< Kept up to date by what scores batches.
   mutable CostEstimate rest_cost;                 ///< Of a whole request over HTTP, by the bytes of its body.
 
   ServedModel(std::string name_, std::string version_, std::shared_ptr<Scorer> scorer_,

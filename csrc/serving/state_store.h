@@ -96,7 +96,8 @@ class StateStore {
   [[nodiscard]] std::uint64_t evicted() const;
 
   /// Copies the lasting streams of up to `count` places from `place` on, and moves `place` behind them; false
-  /// where there are none left. Between two calls the store may change: who was there all the time is copied.
+  /// where there are none left. The store may change between two calls: streams that were there all the time
+  /// are copied.
   bool copy(std::size_t& place, std::size_t count, StatePage& page) const;
 
   /// Takes over streams that are not known, as used less recently than all that are, as far as there is room.

@@ -11,7 +11,7 @@
 namespace datasentinel {
 namespace {
 
-/// 1990 to 2103, as files are read: what lies without is in another unit, or counts from another beginning.
+/// 1990 to 2103, as files are read: anything outside is in another unit, or counts from another beginning.
 constexpr double kLeastEpochS = 6.3e8;
 constexpr double kMostEpochS = 4.2e9;
 

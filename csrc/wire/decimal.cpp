@@ -70,7 +70,7 @@ std::int64_t power_of_ten(const char* at, const char* end) noexcept {
 /// The nearest float32 of a number without sign, whatever it takes.
 Decimal round_carefully(const char* begin, const char* end, float& value) noexcept {
   if (std::from_chars(begin, end, value).ec != std::errc::result_out_of_range) return Decimal::good;
-  // Too small is not a problem: its nearest float32 is zero or subnormal. from_chars does not tell which side
+  // Too small is not a problem: its nearest float32 is zero or subnormal. from_chars does not say which side
   // it was. A double does, except beyond its own range.
   double wide = 0;
   if (std::from_chars(begin, end, wide).ec == std::errc()) {

@@ -11,13 +11,13 @@
 
 namespace datasentinel {
 
-/// One connection's protocol: bytes in, reply bytes out, no sockets. It decodes and encodes; what it asks of
-/// the inference service, that does.
+/// One connection's protocol: bytes in, reply bytes out, no sockets. It decodes and encodes; the inference
+/// service does the rest.
 ///
 /// One thread at a time.
 class WireSession : public JobOwner {
  public:
-  /// What is so after a turn; 0, as after most small messages, is for a session that asks for nothing.
+  /// What holds after a turn; 0, as after most small messages, means that the session asks for nothing.
   enum StateBit : unsigned {
     kNeedsAttention = 1,  ///< The owner has something to log, or to attend to.
     kMidMessage = 2,      ///< The start of a message was read, but not its end.
@@ -57,7 +57,7 @@ class WireSession : public JobOwner {
            (has_event() ? kEvent : 0U) | (idle() ? kIdle : 0U);
   }
 
-  /// The number that `InferenceService::collect` gives.
+  /// The number by which `InferenceService::collect` names it.
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
 
  protected:

@@ -62,7 +62,7 @@ void Driver::check(int status, const char* what) const {
 
 bool Driver::is_page_locked(const void* memory, std::size_t bytes) const noexcept {
   const auto first = static_cast<DeviceAddress>(reinterpret_cast<std::uintptr_t>(memory));
-  // Of memory that it does not know, the driver says "invalid argument".
+  // For memory that it does not know, the driver returns "invalid argument".
   const auto get = [this](auto& value, int attribute, DeviceAddress byte) {
     return cuPointerGetAttribute(&value, attribute, byte) == 0;
   };

@@ -185,11 +185,11 @@ using PinnedMemory = Owned<void*, &Driver::cuMemFreeHost>;
 using Graph = Owned<void*, &Driver::cuGraphDestroy>;
 using GraphExecutable = Owned<void*, &Driver::cuGraphExecDestroy>;
 
-// They throw as Driver::check does. No bytes are as good as one.
+// They throw as Driver::check does. For zero bytes, one is allocated.
 [[nodiscard]] Stream make_stream(const Driver& driver);
 [[nodiscard]] DeviceMemory make_device_memory(const Driver& driver, std::size_t bytes);
 [[nodiscard]] PinnedMemory make_pinned_memory(const Driver& driver, std::size_t bytes);
-/// What `work` gives to the stream, as a graph to be launched; none where that cannot be captured.
+/// What `work` puts on the stream, as a graph to be launched; none where it cannot be captured.
 [[nodiscard]] GraphExecutable captured(const Driver& driver, void* stream, const std::function<void()>& work);
 /// Where the device finds page-locked memory.
 [[nodiscard]] DeviceAddress mapped_address(const Driver& driver, const PinnedMemory& memory);

@@ -43,7 +43,7 @@ class ProgramBuilder {
   [[nodiscard]] Symbol add(Symbol& left, Symbol& right);         ///< Widths must be equal.
   [[nodiscard]] Symbol square(Symbol& symbol);
 
-  /// Says that more than one reader will see the value behind `symbol`, so that it must stay as it is.
+  /// Notes that more than one reader will see the value behind `symbol`, so that it must stay as it is.
   void share(const Symbol& symbol);
 
   /// `only_reader`: nothing else reads `symbol`, so the function may move into the layer that computes it.
@@ -78,7 +78,7 @@ class ProgramBuilder {
   int new_value(std::size_t width);
   Symbol emit(Instruction instruction, std::size_t width);
   int read(Symbol& symbol);
-  /// Writes out what is not a form of one value.
+  /// Writes the symbol out unless it is a form of one value.
   void make_affine(Symbol& symbol);
   /// The layer that computes `value`, when its weights may still be changed.
   Dense* open_layer(int value);

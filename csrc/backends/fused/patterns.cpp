@@ -11,7 +11,7 @@ namespace {
 using onnx::Graph;
 using onnx::Node;
 
-/// Looks a graph up backwards, from a value to the node that computes it.
+/// Follows a graph backwards, from a value to the node that computes it.
 class Matcher {
  public:
   explicit Matcher(const Graph& graph) : graph_(graph) {

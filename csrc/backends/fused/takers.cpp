@@ -68,7 +68,7 @@ struct Links {
 
 /// Lets the readers of scaled values scale themselves.
 void fold_scaling(Program& program) {
-  const Links links(program);  // A reader that is folded has no other scaling behind it.
+  const Links links(program);  // Once folded, a reader has no other scaling behind it.
   for (const Instruction& scaling : program.instructions) {
     if (scaling.op != Op::affine || is_result(program, scaling.out)) continue;
     const Positions& positions = links.readers[static_cast<std::size_t>(scaling.out)];

@@ -15,8 +15,8 @@ namespace datasentinel::fused {
 /// caller waits for the first.
 class ThreadPool {
  public:
-  /// `workers` threads besides the caller's. For calls that come one after the other, all look out for so
-  /// long before they sleep: to be woken takes some ten microseconds.
+  /// `workers` threads besides the caller's. For calls that come one after the other, all spin for so
+  /// long before they sleep: waking up takes some ten microseconds.
   explicit ThreadPool(std::size_t workers, std::chrono::microseconds lookout = {});
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -9,7 +9,7 @@
 
 namespace datasentinel::fused {
 
-/// What a TreeEnsembleRegressor or TreeEnsembleClassifier says, before its transformation of the results.
+/// A TreeEnsembleRegressor or TreeEnsembleClassifier, before its transformation of the results.
 struct TreeEnsemble {
   std::vector<Forest> outputs;      ///< By target or class: the sum of these, one for each tree with weights,
   std::vector<double> base_values;  ///< and this; empty: 0.
@@ -18,7 +18,7 @@ struct TreeEnsemble {
 };
 
 /// Reads `node`, whose input has `width` columns. Throws Error{unsupported_model} naming what is not
-/// supported, Error{invalid_model} for attributes that contradict each other or are no trees.
+/// supported, Error{invalid_model} for attributes that contradict each other or are not trees.
 [[nodiscard]] TreeEnsemble read_tree_ensemble(const onnx::Node& node, std::size_t width);
 
 }  // namespace datasentinel::fused

@@ -17,7 +17,7 @@ void pack_panel(const Step& step, const float* in, float* out) {
       const float* column = in + 4 * word * kPanelRows + row;
       __m512i packed = _mm512_setzero_si512();
       for (unsigned i = 0; i < 4 && 4 * word + i < columns; ++i) {
-        // Of what is no number, the lowest byte alone is taken, as below.
+        // Of NaN, only the lowest byte is taken, as below.
         const __m512i number = _mm512_and_si512(
             whole_numbers(_mm512_loadu_ps(column + i * kPanelRows), above), _mm512_set1_epi32(255));
         packed =

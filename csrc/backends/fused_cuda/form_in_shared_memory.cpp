@@ -30,7 +30,7 @@ std::size_t numbers_kept(const Program& program) {
   return most;
 }
 
-/// Each value for itself.
+/// Each value in a place of its own.
 fused::FrameLayout laid_out_apart(const Program& program) {
   constexpr int kMultiple = 16;
   fused::FrameLayout layout;

@@ -53,7 +53,7 @@ struct Tile {
 [[nodiscard]] bool overwrites_inputs(const Blocking& blocking, const fused::Instruction& step);
 
 /// Where values lie: a layer may take the place of its inputs. For a cluster, whose blocks write to each
-/// other without waiting for who still reads, each value lies for itself.
+/// other without waiting for readers, each value has a place of its own.
 [[nodiscard]] fused::FrameLayout layout_of(const fused::Program& program, const Blocking& blocking);
 
 /// By value: whether it is a layer that `precision` applies to.

@@ -69,9 +69,9 @@ static __device__ __forceinline__ float f_sign(float x) { return x > 0.0f ? 1.0f
 
 )";
 
-// What is sent to a block counts the bytes that it still expects of a layer, and is there for who has seen
-// them all: no fence and no barrier of the cluster is needed, which take half a microsecond. Shared memory
-// has the same addresses in every block. NVRTC knows the instructions from 12.1 on.
+// What is sent to a block counts the bytes that it still expects of a layer, and is there for threads that
+// have seen them all: no fence and no barrier of the cluster is needed, which take half a microsecond. Shared
+// memory has the same addresses in every block. NVRTC knows the instructions from 12.1 on.
 const char* const kClusterFunctions = R"(#if !defined(__CUDA_ARCH__)
 #define HAS_CLUSTERS
 #elif __CUDA_ARCH__ >= 900 && 100 * __CUDACC_VER_MAJOR__ + __CUDACC_VER_MINOR__ >= 1201
@@ -108,7 +108,7 @@ static __device__ __forceinline__ void wait_for(unsigned long long* arrival) {
 }
 #endif
 // Adds up four values of each of some columns over `Lanes` lanes twice: the first lanes get the first column's,
-// and so on. At each step a lane gives away the half that is not on its way.
+// and so on. At each step a lane passes on the half that it does not add up.
 template <int Columns, int Lanes = 16>
 static __device__ __forceinline__ void add_over_lanes(float* values) {
   if constexpr (Columns > 1) {

@@ -32,7 +32,7 @@ namespace datasentinel::fused_cuda {
   return "const float score = made_finite(" + value + "); " + to + "score; above += score > highest_normal;";
 }
 
-/// What a kernel ends with: `above`, of each thread, is told.
+/// What a kernel ends with: each thread reports its `above`.
 inline constexpr const char* kTelling = "  tell(above, THREADS, anomalies);\n";
 
 }  // namespace datasentinel::fused_cuda

@@ -26,11 +26,11 @@ constexpr std::size_t kMappedBytes = std::size_t{16} << 10;
 // Of a kernel that reads rows over the bus; twice what was enough for all of an H100's, and little of the
 // device, where other calls want to work meanwhile.
 constexpr unsigned kBusBlocksPerMultiprocessor = 2;
-// How often memory is looked at for a score, some tens of nanoseconds apart, before the driver waits for it.
+// How often memory is polled for a score, some tens of nanoseconds apart, before the driver waits for it.
 constexpr int kMostLooks = 2000;
 // The address of rows that a kernel reads four values at a time.
 constexpr DeviceAddress kVectorBytes = 16;
-// No score is that.
+// No score is NaN.
 constexpr float kNoScore = std::numeric_limits<float>::quiet_NaN();
 
 /// Leaves the core to its other thread for a moment.

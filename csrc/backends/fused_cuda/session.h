@@ -127,7 +127,7 @@ class CudaSession final : public Session, public DeviceScoring {
     std::mutex mutex;
     Stream stream;
     BadValue bad;           ///< Of the call that waits.
-    BadValue launched_bad;  ///< Of all that nobody waits for.
+    BadValue launched_bad;  ///< Of all calls that return at once.
     std::atomic<bool> has_launched{false};
   };
 

@@ -22,7 +22,7 @@ class OnnxRuntimeBackend final : public Backend {
 
   [[nodiscard]] std::string_view name() const noexcept override { return backend_of(provider_); }
 
-  /// TensorRT builds its engine at every load, and may compute float32 layers in TF32: only for who asks.
+  /// TensorRT builds its engine at every load, and may compute float32 layers in TF32: only on request.
   [[nodiscard]] bool only_by_name() const noexcept override { return provider_ == Provider::tensorrt; }
 
   [[nodiscard]] BackendStatus status() override {

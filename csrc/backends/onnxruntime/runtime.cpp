@@ -12,7 +12,8 @@ std::filesystem::path beside(const std::string& onnxruntime, const char* name) {
   return std::filesystem::path(onnxruntime).parent_path() / name;
 }
 
-/// What the loader has against TensorRT's provider, of which ONNX Runtime only says that it does not load.
+/// The loader's reason for refusing TensorRT's provider, of which ONNX Runtime only says that it does not
+/// load.
 std::string why_not_loaded(const std::string& onnxruntime) {
   try {
     const DynamicLibrary provider(beside(onnxruntime, "libonnxruntime_providers_tensorrt.so"));

@@ -34,7 +34,7 @@ enum class Provider { cpu, cuda, tensorrt };
 /// global mode, in which an allocation or a copy by any other thread fails and spoils the capture.
 class CaptureGate {
  public:
-  /// Held by whoever loads, runs or drops a model.
+  /// Held while a model is loaded, run or dropped.
   [[nodiscard]] std::shared_lock<std::shared_mutex> work() {
     const std::scoped_lock turn(turn_);
     return std::shared_lock(mutex_);

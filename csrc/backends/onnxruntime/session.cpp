@@ -63,7 +63,7 @@ void OnnxRuntimeSession::open(const Model& model, const SessionOptions& options,
     api.check(api.AddSessionConfigEntry(session_options.get(), "session.intra_op.allow_spinning", "0"), what);
     api.check(api.AddSessionConfigEntry(session_options.get(), "session.inter_op.allow_spinning", "0"), what);
     if (provider_ != Provider::cpu) {
-      // Without this, nodes that the provider does not take would run on the CPU, and nobody would be told.
+      // Without this, nodes that the provider does not take would run on the CPU, silently.
       api.check(api.AddSessionConfigEntry(session_options.get(), "session.disable_cpu_ep_fallback", "1"),
                 what);
       const bool cuda_graphs = provider_ == Provider::cuda && callers == Callers::one_after_the_other;

@@ -8,7 +8,7 @@
 
 namespace datasentinel::onnxruntime {
 
-/// What a graph takes and gives.
+/// A graph's inputs and outputs.
 struct Signature {
   std::string input;
   std::size_t input_dim = 0;
@@ -31,7 +31,7 @@ struct Needs {
   bool contributions_by_us = false;
 };
 
-/// Throws Error{unsupported_model}: the graph has not what is asked for.
+/// Throws Error{unsupported_model}: the graph lacks what is asked for.
 [[nodiscard]] Needs needs_of(const Signature& signature, const Outputs& outputs);
 
 /// Throws Error{unsupported_model}: the graph's inputs and outputs are not those of a detector.

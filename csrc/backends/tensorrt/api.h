@@ -12,7 +12,7 @@ namespace datasentinel::tensorrt::abi {
 // never changes. Every class below is such a table up to the last function that is used; those that are not
 // are named by their number. A test compares each position, parameter and number with the official headers.
 //
-// Never construct or copy one of these: TensorRT makes them, and `Owned` gives them back.
+// Never construct or copy one of these: TensorRT makes them, and `Owned` releases them.
 
 // clang-format off
 #define DATASENTINEL_TRT_UNUSED(number) virtual void unused_##number() noexcept = 0;
@@ -112,7 +112,7 @@ class VNetworkDefinition : public VRoot {
   [[nodiscard]] virtual Object<VTensor>* getInput(std::int32_t index) const noexcept = 0;
 };
 
-/// Who is called by TensorRT implements one of these.
+/// Implemented by what TensorRT calls back.
 class IVersionedInterface {
  public:
   struct InterfaceInfo {

@@ -109,7 +109,7 @@ void aim(const Owned<abi::VBuilderConfig>& config, const EngineOptions& engine, 
                     "-compatible ones; list what they shall run on with --compute-capability");
   }
   auto* const rtx = static_cast<abi::VRtxBuilderConfig*>(config.operator->());
-  // A card newer than the library has no name there, but is one all the same.
+  // A card newer than the library has no name there, but is a card all the same.
   const bool is_aimed = rtx->setNbComputeCapabilities(1) &&
                         (rtx->setComputeCapability(target.architecture, 0) ||
                          (!target.device_name.empty() && rtx->setComputeCapability(abi::kCurrentDevice, 0)));
@@ -129,7 +129,7 @@ void configure(const Owned<abi::VBuilder>& builder, const Owned<abi::VBuilderCon
   if (engine.workspace_mib > 0) {
     config->setMemoryPoolLimit(abi::MemoryPoolType::kWORKSPACE, engine.workspace_mib << 20U);
   }
-  // On by default, and it would quietly give float32 layers the 10-bit mantissa of TF32.
+  // On by default, and it would silently reduce float32 layers to the 10-bit mantissa of TF32.
   if (options.precision != "tf32") config->clearFlag(BuilderFlag::kTF32);
   if (network->getNbInputs() != 1) {
     throw Error(ErrorCode::unsupported_model,

@@ -16,7 +16,7 @@ inline constexpr int kSmallRows = 64;
 struct Target {
   int architecture = 0;          ///< e.g. 89 for compute capability 8.9
   std::string device_name = {};  ///< Empty: no device is at hand.
-  int driver = 0;                ///< As the driver gives its version, e.g. 13010.
+  int driver = 0;                ///< As the driver writes its version, e.g. 13010.
 };
 
 /// What an engine built from `model` with `options` would depend on.

@@ -14,7 +14,7 @@ namespace datasentinel::tensorrt {
 class Engine {
  public:
   /// Throws Error{backend_failure} when TensorRT cannot load the bytes, Error{unsupported_model} when the
-  /// model is none of ours.
+  /// model is not a detector.
   Engine(std::shared_ptr<const Library> library, std::span<const std::byte> bytes,
          const EngineOptions& options, const std::string& model_name);
 

@@ -35,7 +35,7 @@ nghttp2::HeaderField header(const char (&name)[N], std::string_view value) noexc
           nghttp2::kBorrowedName};
 }
 
-/// The response's last header fields, in `fields`; gives their number.
+/// Fills `fields` with the response's last header fields; returns how many there are.
 std::size_t trailers(const Http2Stream& stream, std::array<nghttp2::HeaderField, 5>& fields,
                      std::size_t count) {
   if (stream.status.empty()) {
@@ -157,7 +157,7 @@ struct Http2Connection::Callbacks {
     return guarded([&] { self(user).handler_.close_stream(*found); });
   }
 
-  /// Tells how much of a response's body goes into its next frame; `send_data` takes it.
+  /// Returns how much of a response's body goes into its next frame; `send_data` takes it.
   static ssize_t read_out(nghttp2::Session* session, std::int32_t id, std::uint8_t* /*buffer*/,
                           std::size_t room, std::uint32_t* flags, nghttp2::DataSource* source, void* user) {
     auto& sending = *static_cast<Http2Stream*>(source->ptr);

@@ -74,7 +74,7 @@ class Http2Connection {
   /// Takes the next bytes of the stream; the handler hears of everything in them.
   void receive(std::string_view bytes);
 
-  /// Appends what may be sent now, but hardly more than `max_bytes`; whether there is more.
+  /// Appends what may be sent now, but hardly more than `max_bytes`; returns whether there is more.
   bool send(std::string& out, std::size_t max_bytes);
 
   /// `stream.out` has grown: starts the response, or goes on with it.
@@ -95,7 +95,7 @@ class Http2Connection {
   /// Takes no new requests from now on; those under way go on.
   void refuse_new_streams();
 
-  /// Nothing more will be read, or written after what `send` gives.
+  /// Nothing more will be read, or written after what `send` appends.
   [[nodiscard]] bool closed() const noexcept;
 
   /// The peer's HTTP/2 preface has not arrived yet, or a header block has begun and not ended.
@@ -120,7 +120,7 @@ class Http2Connection {
     void operator()(nghttp2::Session* session) const noexcept { api->session_del(session); }
   };
 
-  /// Counts a frame that gets nobody anywhere. Too many of them, too fast, close the connection; requests and
+  /// Counts a frame that moves nothing. Too many of them, too fast, close the connection; requests and
   /// replies make up for them.
   void count_idle_frame();
   void count_ping();

@@ -27,7 +27,7 @@ constexpr std::array<std::string_view, 6> kOutputNames{"score",    "anomaly", "w
 
 GrpcStatus invalid(std::string message) { return {GrpcCode::invalid_argument, std::move(message)}; }
 
-/// Whether a map's entry has this key. What else the map holds is of no concern here.
+/// Whether a map's entry has this key. Anything else that the map holds is ignored.
 bool has_parameter(std::string_view entry, std::string_view key) noexcept {
   Reader field(entry);
   while (field.next()) {
@@ -36,8 +36,8 @@ bool has_parameter(std::string_view entry, std::string_view key) noexcept {
   return false;
 }
 
-/// Takes what an entry of the request's parameters says of a stream, as Triton's stateful models have it, and
-/// when its rows were taken. Returns what is wrong, or an empty string.
+/// Reads what an entry of the request's parameters says about a stream, as Triton's stateful models have it,
+/// and when its rows were taken. Returns what is wrong, or an empty string.
 std::string read_parameter(std::string_view entry, std::size_t max_rows, StreamRequest& stream) {
   std::string_view key;
   std::string_view text;

@@ -173,7 +173,7 @@ class Api {
   [[nodiscard]] std::string describe() const;
   [[nodiscard]] const DynamicLibrary& library() const noexcept { return library_; }
 
-  /// The C functions give 0 or a negative error number. Throws std::bad_alloc or Error{backend_failure}.
+  /// The C functions return 0 or a negative error number. Throws std::bad_alloc or Error{backend_failure}.
   void check(int result) const;
 
 #define DATASENTINEL_NGHTTP2_MEMBER(name, result, ...) result (*name)(__VA_ARGS__) = nullptr;
@@ -188,7 +188,7 @@ class Api {
 /// The name that the loader looks for where no path is known. Its number is that of the ABI.
 inline constexpr const char* kLibraryName = "libnghttp2.so.14";
 
-/// Opens the first of these that can be opened. Throws Error{unavailable} that says why none can.
+/// Opens the first of these that can be opened. Throws Error{unavailable} that says why none can be.
 [[nodiscard]] std::shared_ptr<const Api> open(const std::vector<std::string>& library_paths = {kLibraryName});
 
 }  // namespace datasentinel::nghttp2

@@ -123,7 +123,7 @@ std::optional<HttpProblem> read_framing(HttpHead& head) {
     }
   }
   if (hosts == 0 && !head.old) return bad("Host is missing");
-  // Who sends both may be smuggling a request past a proxy that reads the other one (RFC 9112 6.1).
+  // A client that sends both may be smuggling a request past a proxy that reads the other one (RFC 9112 6.1).
   if (head.chunked && head.content_bytes) return bad("both Transfer-Encoding and Content-Length");
   if (head.chunked && head.old) return bad("HTTP/1.0 knows no Transfer-Encoding");
   return std::nullopt;

@@ -9,8 +9,8 @@
 
 namespace datasentinel {
 
-/// Why a request is refused before it is answered; its connection ends then, since what follows cannot be
-/// told from it.
+/// Why a request is refused before it is answered; its connection ends then, since where the next one
+/// begins is unknown.
 struct HttpProblem {
   int status = 400;
   std::string reason;

@@ -117,7 +117,7 @@ class BodyReader {
     json.expect_end();
   }
 
-  /// A text, or a number, of which 0 is no sequence.
+  /// A text, or a number, where 0 stands for no sequence.
   void read_sequence_id(JsonReader& json) {
     if (json.peek() == '"') {
       std::string buffer;
@@ -171,7 +171,7 @@ class BodyReader {
   }
 
   void read_data(JsonReader& json) {
-    // Flat, or one array a row: the first element tells.
+    // Flat, or one array a row: the first element decides.
     std::optional<bool> nested;
     json.read_array([&] {
       const bool is_array = json.peek() == '[';

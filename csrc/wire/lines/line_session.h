@@ -55,8 +55,8 @@ class LineSession final : public WireSession {
   /// this session.
   [[nodiscard]] bool waiting() const noexcept override { return waiting_; }
 
-  /// How many lines failed by no fault of theirs, but of the model or the machine, since the last call; and
-  /// why the last of them did.
+  /// How many lines failed through a fault of the model or the machine since the last call, and why the last
+  /// of them did.
   [[nodiscard]] std::pair<std::uint64_t, std::string> take_failures() {
     return {std::exchange(failures_, 0), std::exchange(last_failure_, {})};
   }
