@@ -137,6 +137,7 @@ void run_step(const Layout& layout, const Step& step) {
     case Op::dense:
       if (step.words == nullptr) {
         layout.dense(step);
+        if (step.centres != nullptr) measure_near(layout, step, 0, width);
       } else {
         layout.multiply_words(step);
         finish_words(layout, step);
@@ -204,12 +205,32 @@ void run_step(const Layout& layout, const Step& step) {
   }
 }
 
-/// A layer and the `takers` behind it, so that its results stay in the first-level cache.
+/// The takers behind a layer take `count` of its columns. Where distances turn out to be near as they are
+/// taken, those are measured and taken again.
 template <typename Layout>
-void run_with_takers(const Layout& layout, const Step* layer) {
-  layout.in_parts(*layer, [&](long first, int count) FUSED_LAMBDA {
+void take_columns(const Layout& layout, const Step* layer, long first, int count) {
+  const auto take = [=] {
     for (int i = 1; i <= layer->takers; ++i) select_columns(layout, layer[i], first, count);
-  });
+  };
+  if (layer->largest_gain == 0) {
+    if (layer->centres != nullptr) measure_near(layout, *layer, first, count);
+    return take();
+  }
+  float kept[kMostKept * 2 * kLanes];  // Of a panel's rows.
+  if (first > 0) keep_lists(layout, layer, kept);
+  take();
+  if (!has_near(layout, *layer, layer[1].out) || !measure_near(layout, *layer, first, count)) return;
+  if (first > 0) restore_lists(layout, layer, kept);
+  take();
+}
+
+/// A step, and the takers behind it together with it, so that a layer's results stay in the first-level
+/// cache.
+template <typename Layout>
+void run_with_takers(const Layout& layout, const Step* step) {
+  if (step->takers == 0) return run_step(layout, *step);
+  layout.in_parts(*step,
+                  [&](long first, int count) FUSED_LAMBDA { take_columns(layout, step, first, count); });
 }
 
 /// Rows of one panel: a register tile is two vectors high.
@@ -234,7 +255,7 @@ void run_few(const ProgramView& program, const Block& block, float* frame) {
   }
   const int steps = steps_for(program, block);
   if (program.words != nullptr) program.words->begin(block.rows);
-  for (int i = 0; i < steps; ++i) run_step(layout, program.steps[i]);
+  for (int i = 0; i < steps; i += 1 + program.steps[i].takers) run_with_takers(layout, program.steps + i);
   if (program.words != nullptr) program.words->end();
   const auto write = [&](Columns value, float* target) {
     if (target != nullptr) layout.write(layout.at(value), value.width, target);
@@ -269,14 +290,8 @@ void run_block(const ProgramView& program, const Block& block, float* frame) {
   // Panels are independent, so one's multiply-adds fill the other's latencies.
   const int steps = steps_for(program, block);
   if (program.words != nullptr) program.words->begin(0);
-  for (int i = 0; i < steps; ++i) {
-    const Step* step = program.steps + i;
-    if (step->takers == 0) {
-      for (int p = 0; p < panels; ++p) run_step(panel(p), *step);
-    } else {
-      for (int p = 0; p < panels; ++p) run_with_takers(panel(p), step);
-      i += step->takers;
-    }
+  for (int i = 0; i < steps; i += 1 + program.steps[i].takers) {
+    for (int p = 0; p < panels; ++p) run_with_takers(panel(p), program.steps + i);
   }
   if (program.words != nullptr) program.words->end();
   for (int p = 0; p < panels; ++p) {

@@ -101,6 +101,10 @@ struct Step {
                                           ///< or in parts [group][k][column].
   const float* column_weights = nullptr;  ///< Packed for columns in lanes: [pair of vectors][k][column].
   const float* bias = nullptr;
+  const float* centres = nullptr;  ///< dense of distances (see ExpandedDistances), whose gains are `scale`:
+                                   ///< [panel of kCentreColumns][k][column].
+  float largest_gain = 0;          ///< Where the first taker keeps the smallest distances as they are, by
+                                   ///< which it is seen whether any are near; otherwise 0.
   const WordKernels* words = nullptr;  ///< pack, and dense of packed inputs: what multiplies them.
   const int* first_sums =
       nullptr;  ///< dense in eight bits: the sums begin with these, and are worth `scale`.
@@ -168,6 +172,13 @@ struct WordKernels {
 inline constexpr int kWordTile = 16;
 inline constexpr int kPanelTiles = 2;
 inline constexpr int kFewTiles = 4;
+
+/// Columns beside each other in packed centres.
+inline constexpr int kCentreColumns = 16;
+/// Of gain |z|^2: what float32 rounds off |z|^2 is some ten-thousandth of a larger square.
+inline constexpr float kNearShare = 1.0F / 512;
+/// Columns that the takers of a layer of distances may keep together where the first one is looked at.
+inline constexpr int kMostKept = 8;
 
 /// How the packed weights must be cut for one instruction set.
 struct Geometry {

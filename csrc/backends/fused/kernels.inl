@@ -7,5 +7,6 @@
 #include "backends/fused/distances.inl"
 #include "backends/fused/trees.inl"
 #include "backends/fused/layout.inl"
+#include "backends/fused/near.inl"
 #include "backends/fused/executor.inl"
 // clang-format on

@@ -544,6 +544,17 @@ struct ColumnsInLanes {
     distances_of_columns(rows, step, at(step.a), stride, at(step.out));
   }
 
+  /// All columns at once.
+  template <typename Take>
+  FUSED_INLINE void in_parts(const Step& step, Take take) const {
+    if (step.op == Op::dense) {
+      dense(step);
+    } else {
+      distances(step);
+    }
+    take(0, step.out.width);
+  }
+
   FUSED_INLINE void pack_words(const Step& step) const {
     step.words->pack_few(step, at(step.a), rows, stride, at(step.out));
   }

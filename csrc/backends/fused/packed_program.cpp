@@ -4,6 +4,7 @@
 #include <bit>
 #include <functional>
 
+#include "backends/fused/expanded_distances.h"
 #include "backends/fused/frame_layout.h"
 #include "backends/fused/takers.h"
 #include "backends/fused/word_layers.h"
@@ -49,6 +50,16 @@ int takers_of(const Program& program, std::size_t position, const Geometry& geom
     if (op != Op::smallest && op != Op::largest) return 0;
   }
   return static_cast<int>(count);
+}
+
+/// Whether the first taker keeps the smallest of the layer's results as they are.
+bool keeps_smallest(const Program& program, std::size_t layer, int takers) {
+  if (takers == 0) return false;
+  const Instruction* steps = program.instructions.data() + layer;
+  std::size_t kept = 0;
+  for (int i = 1; i <= takers; ++i) kept += program.widths[static_cast<std::size_t>(steps[i].out)];
+  return steps[1].op == Op::smallest && steps[1].center.empty() && steps[1].scale.empty() &&
+         steps[1].offset.empty() && kept <= kMostKept;
 }
 
 /// Collects constants; they get their addresses when all are known.
@@ -105,6 +116,20 @@ class Arena {
     return start + 1;
   }
 
+  /// [panel of columns][k][column], padded with zeros.
+  std::size_t add_centres(const ExpandedDistances& distances) {
+    constexpr std::size_t kPanel = kCentreColumns;
+    const std::size_t width = distances.width;
+    const std::size_t start = begin(round_up(distances.gains.size(), kPanel) * width);
+    float* target = floats_.data() + start;
+    for (std::size_t i = 0; i < distances.centres.size(); ++i) {
+      const std::size_t column = i / width;
+      target[(column / kPanel * width + i % width) * kPanel + column % kPanel] =
+          to_float32(distances.centres[i]);
+    }
+    return start + 1;
+  }
+
   /// [group of column tiles][word tile][column tile][column][word], or the last two exchanged.
   std::size_t add_word_tiles(const WordMatrix& matrix, std::size_t group_tiles, bool words_outside) {
     constexpr std::size_t kTile = kWordTile;
@@ -153,9 +178,15 @@ struct Places {
   std::size_t lane_weights = 0, column_weights = 0, bias = 0;
   std::size_t center = 0, scale = 0, offset = 0, scale_b = 0, weights = 0;
   std::size_t first_sums = 0;
+  std::size_t centres = 0;
+  double largest_gain = 0;
 };
 
-Places place(Arena& arena, const Instruction& instruction, bool in_parts, const Geometry& geometry) {
+/// Of the step at `position`, which has so many takers behind it.
+Places place(Arena& arena, const Program& program, std::size_t position, int takers,
+             const Geometry& geometry) {
+  const Instruction& instruction = program.instructions[position];
+  const bool in_parts = takers > 0 || instruction.op == Op::distances;
   Places places;
   if (instruction.op == Op::dense && instruction.arithmetic != Arithmetic::float32) {
     const WordMatrix matrix = words_of(instruction.dense, instruction.arithmetic);
@@ -178,6 +209,13 @@ Places place(Arena& arena, const Instruction& instruction, bool in_parts, const 
   places.offset = arena.add(instruction.offset);
   places.scale_b = arena.add(instruction.scale_b);
   places.weights = arena.add(instruction.weights);
+  if (const auto distances = expanded_distances(program, position)) {
+    places.centres = arena.add_centres(*distances);
+    places.scale = arena.add(distances->gains);
+    if (keeps_smallest(program, position, takers)) {
+      places.largest_gain = *std::ranges::max_element(distances->gains);
+    }
+  }
   return places;
 }
 
@@ -195,11 +233,9 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
   std::vector<Places> places;
   std::vector<int> step_takers;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    const Instruction& instruction = program.instructions[i];
     step_takers.push_back(takers_of(program, i, geometry));
-    const bool in_parts = step_takers.back() > 0 || instruction.op == Op::distances;
-    places.push_back(place(arena, instruction, in_parts, geometry));
-    indices_.push_back(instruction.indices);
+    places.push_back(place(arena, program, i, step_takers.back(), geometry));
+    indices_.push_back(program.instructions[i].indices);
   }
   constants_ = AlignedFloats(arena.floats().size());
   constant_bytes_ = constants_.size() * sizeof(float);
@@ -225,6 +261,8 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     step.lane_weights = address(places[i].lane_weights);
     step.column_weights = address(places[i].column_weights);
     step.bias = address(places[i].bias);
+    step.centres = address(places[i].centres);
+    step.largest_gain = to_float32(places[i].largest_gain);
     step.first_sums = reinterpret_cast<const int*>(address(places[i].first_sums));
     step.words = instruction.arithmetic == Arithmetic::float32 ? nullptr : words;
     step.center = address(places[i].center);

@@ -41,12 +41,6 @@ FUSED_INLINE IntVector lane_numbers() {
 }
 /// True in the first `count` lanes.
 FUSED_INLINE IntVector first_lanes(long count) { return lane_numbers() < static_cast<int>(count); }
-/// Whether a bit is set in any lane.
-FUSED_INLINE bool any(IntVector v) {
-  int all = 0;
-  for (int i = 0; i < kLanes; ++i) all |= v[i];
-  return all != 0;
-}
 /// `gather_lanes`, where the processor has no instruction for it.
 FUSED_INLINE Vector gather_one_by_one(const float* p, IntVector index) {
   Vector v;
@@ -65,4 +59,11 @@ FUSED_INLINE Any swap_lanes(Any v) {
     return __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by,
                                    8 ^ by, 9 ^ by, 10 ^ by, 11 ^ by, 12 ^ by, 13 ^ by, 14 ^ by, 15 ^ by);
   }
+}
+/// Whether a bit is set in any lane.
+FUSED_INLINE bool any(IntVector v) {
+  if constexpr (kLanes > 8) v |= swap_lanes<8>(v);
+  if constexpr (kLanes > 4) v |= swap_lanes<4>(v);
+  v |= swap_lanes<2>(v);
+  return (v[0] | v[1]) != 0;
 }

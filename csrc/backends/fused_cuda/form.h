@@ -37,6 +37,14 @@ struct Reduction {
   int out = -1;
 };
 
+/// What becomes of a layer's columns before they are taken: statements for the row at hand, then for its
+/// column `c`.
+struct Correction {
+  std::string row;
+  std::string column;
+  [[nodiscard]] std::string text() const { return row + column; }
+};
+
 /// How a form writes the steps of a program.
 class Form {
  public:
@@ -55,11 +63,15 @@ class Form {
   /// Runs `body` for each row and each column `c` below `width`. The same thread gets the same row and column
   /// each time that `width` is the same.
   [[nodiscard]] virtual std::string each(std::size_t width, const std::string& body) const = 0;
+  /// Runs `body` for each `k` below `count`, for the row and column at hand.
+  [[nodiscard]] virtual std::string loop(std::size_t count, const std::string& body) const {
+    return "\n#pragma unroll 4\nfor (int k = 0; k < " + std::to_string(count) + "; ++k) { " + body + " }\n";
+  }
   [[nodiscard]] virtual Pieces reduce(const Reduction& reduction) const = 0;
   [[nodiscard]] virtual Pieces dense(const fused::Instruction& step) = 0;
   /// Whether `step`'s result is to be taken by the next steps, `reductions`, some columns at a time.
   [[nodiscard]] virtual bool in_parts(const fused::Instruction& step) const = 0;
-  [[nodiscard]] virtual Pieces dense_in_parts(const fused::Instruction& step,
+  [[nodiscard]] virtual Pieces dense_in_parts(const fused::Instruction& step, const Correction& correction,
                                               const std::vector<Reduction>& reductions) = 0;
   /// Where all threads wait for each other.
   [[nodiscard]] virtual std::string barrier() const = 0;

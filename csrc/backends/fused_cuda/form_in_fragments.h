@@ -42,7 +42,7 @@ class InFragments final : public Form {
   [[nodiscard]] Pieces reduce(const Reduction& reduction) const override;
   [[nodiscard]] Pieces dense(const fused::Instruction& step) override;
   [[nodiscard]] bool in_parts(const fused::Instruction& /*step*/) const override { return false; }
-  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& /*step*/,
+  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& /*step*/, const Correction& /*correction*/,
                                       const std::vector<Reduction>& /*reductions*/) override {
     return {};
   }

@@ -27,6 +27,9 @@ class InRegisters final : public Form {
   [[nodiscard]] std::string each(std::size_t width, const std::string& body) const override {
     return unrolled("c", width, body);
   }
+  [[nodiscard]] std::string loop(std::size_t count, const std::string& body) const override {
+    return "\n" + unrolled("k", count, body);
+  }
   [[nodiscard]] Pieces reduce(const Reduction& reduction) const override {
     const std::string text = fill(
         R"(    {
@@ -58,7 +61,7 @@ class InRegisters final : public Form {
     return {{.text = each(layer.outputs, body)}};
   }
   [[nodiscard]] bool in_parts(const fused::Instruction& /*step*/) const override { return false; }
-  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& /*step*/,
+  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& /*step*/, const Correction& /*correction*/,
                                       const std::vector<Reduction>& /*reductions*/) override {
     return {};
   }

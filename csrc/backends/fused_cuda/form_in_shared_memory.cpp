@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/fused/expanded_distances.h"
 #include "backends/fused/network_layers.h"
 #include "backends/fused/takers.h"
 #include "backends/fused_cuda/text.h"
@@ -68,8 +69,11 @@ fused::FrameLayout layout_of(const Program& program, const Blocking& blocking) {
   if (blocking.blocks > 1) return laid_out_apart(program);
   return fused::lay_out(program, true, [&](const Instruction& step) {
     const auto out = static_cast<std::size_t>(step.out);
-    return !blocking.few_rows && step.op == Op::dense && program.widths[out] == step.dense.outputs &&
-           !layers_in(blocking.precision, program)[out] && overwrites_inputs(blocking, step);
+    // Distances are corrected by what they are taken of.
+    const auto position = static_cast<std::size_t>(&step - program.instructions.data());
+    return !blocking.few_rows && step.op == Op::dense && !fused::expanded_distances(program, position) &&
+           program.widths[out] == step.dense.outputs && !layers_in(blocking.precision, program)[out] &&
+           overwrites_inputs(blocking, step);
   });
 }
 

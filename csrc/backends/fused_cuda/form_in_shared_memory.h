@@ -74,7 +74,7 @@ class InSharedMemory final : public Form {
   [[nodiscard]] Pieces reduce(const Reduction& reduction) const override;
   [[nodiscard]] Pieces dense(const fused::Instruction& step) override;
   [[nodiscard]] bool in_parts(const fused::Instruction& step) const override;
-  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step,
+  [[nodiscard]] Pieces dense_in_parts(const fused::Instruction& step, const Correction& correction,
                                       const std::vector<Reduction>& reductions) override;
   [[nodiscard]] std::string barrier() const override { return "    __syncthreads();\n"; }
   /// Bytes of each layer that a cluster computes.

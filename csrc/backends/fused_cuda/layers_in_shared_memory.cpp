@@ -225,7 +225,8 @@ Pieces InSharedMemory::dense_in_tiles(const Instruction& step, const std::string
 
 bool InSharedMemory::in_parts(const Instruction& step) const { return width(step.out) < step.dense.outputs; }
 
-Pieces InSharedMemory::dense_in_parts(const Instruction& step, const std::vector<Reduction>& reductions) {
+Pieces InSharedMemory::dense_in_parts(const Instruction& step, const Correction& correction,
+                                      const std::vector<Reduction>& reductions) {
   std::string start, take, finish;
   std::size_t kept = 0;
   Pieces merges;
@@ -252,17 +253,21 @@ Pieces InSharedMemory::dense_in_parts(const Instruction& step, const std::vector
   for (const Piece& piece : dense_in_tiles(step, "first", kPartColumns)) dense += piece.text;
   const std::string text = fill(R"(    {
       const int r = THREAD % ROWS;
+      @of_row@
 @start@      for (int first = 0; first < @outputs@; first += @part@) {
 @dense@        __syncthreads();
         #pragma unroll 8
         for (int p = THREAD / ROWS; p < @part@ && first + p < @outputs@; p += THREADS / ROWS) {
           const int c = first + p;
+          @of_column@
 @take@        }
         __syncthreads();
       }
 @finish@    }
 )",
-                                {{"start", start},
+                                {{"of_row", correction.row},
+                                 {"of_column", correction.column},
+                                 {"start", start},
                                  {"outputs", text_of(step.dense.outputs)},
                                  {"part", text_of(kPartColumns)},
                                  {"dense", dense},

@@ -156,7 +156,8 @@ class SharedMemorySource {
   [[nodiscard]] Blocking bulk_of(const Program& program, const Blocking& few) const {
     const std::vector<Blocking> choices =
         precision_ == Precision::float32
-            ? std::vector{in_tiles(64, 128, 4), in_tiles(64, 256, 2), in_tiles(32, 256, 1)}
+            ? std::vector{in_tiles(64, 128, 4), in_tiles(64, 256, 2), in_tiles(32, 256, 2),
+                          in_tiles(32, 256, 1)}
             : std::vector{in_tiles(128, 256, 2), in_tiles(64, 256, 2), in_tiles(32, 256, 2),
                           in_tiles(128, 512, 1), in_tiles(64, 512, 1), in_tiles(32, 512, 1)};
     const auto best = std::ranges::find_if(choices, [&](const Blocking& choice) {

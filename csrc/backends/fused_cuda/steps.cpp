@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/fused/expanded_distances.h"
 #include "backends/fused/packed_program.h"
 #include "backends/fused/takers.h"
 #include "backends/fused_cuda/functions.h"
@@ -129,15 +130,20 @@ class StepWriter {
         sequence.put(form_.reduce(reduction(step)));
         continue;
       }
+      const Correction correction = correction_of(i);
       if (form_.in_parts(step)) {
         std::vector<Reduction> reductions;
         for (std::size_t left = takers(program_, i); left > 0; --left) {
           reductions.push_back(reduction(program_.instructions[++i]));
         }
-        sequence.put(form_.dense_in_parts(step, reductions));
-      } else {
-        sequence.put(form_.dense(step));
+        sequence.put(form_.dense_in_parts(step, correction, reductions));
+        continue;
       }
+      sequence.put(form_.dense(step));
+      if (correction.column.empty()) continue;
+      sequence.put({.text = form_.each(width(step.out), correction.text()),
+                    .reads = {form_.slots(step.a)},
+                    .writes = {form_.slots(step.out)}});
     }
     flush(sequence);
     sequence.wait();
@@ -147,6 +153,27 @@ class StepWriter {
  private:
   [[nodiscard]] std::size_t width(int value) const {
     return program_.widths[static_cast<std::size_t>(value)];
+  }
+
+  /// Squared distances to what a row is next to are computed again from differences; see
+  /// fused::ExpandedDistances.
+  [[nodiscard]] Correction correction_of(std::size_t position) {
+    const auto distances = fused::expanded_distances(program_, position);
+    if (!distances) return {};
+    const Instruction& step = program_.instructions[position];
+    const std::string z = form_.at(step.a, "k");
+    const std::string centre =
+        form_.constant(distances->centres, "c * " + text_of(distances->width) + " + k");
+    return {.row = "const float near = " + literal(fused::kNearShare) + " * " +
+                   form_.at(step.a, text_of(distances->width)) + ";",
+            .column =
+                fill("if (@square@ < @largest@ * near && @square@ < @gain@ * near) { float sum = 0.0f; @add@ "
+                     "@square@ = @gain@ * sum; }",
+                     {{"square", form_.at(step.out, "c")},
+                      {"largest", literal(fused::to_float32(std::ranges::max(distances->gains)))},
+                      {"gain", form_.constant(distances->gains, "c")},
+                      {"add", form_.loop(distances->width, "const float d = " + z + " - " + centre +
+                                                               "; sum = fmaf(d, d, sum);")}})};
   }
 
   // ------------------------------------------------------------------------------- steps on single values
