@@ -45,7 +45,7 @@ std::shared_ptr<const DeviceBlock> CudaSession::allocate(std::size_t bytes) {
 std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, std::uint64_t scores,
                                        std::uint64_t stream) {
   const std::lock_guard lock(device_rows_.mutex);
-  refuse_if_failed();
+  loss_.refuse_if_lost();
   void* const handle = reinterpret_cast<void*>(stream);
   std::uint64_t& bad = device_rows_.bad.place();
   try {
@@ -56,16 +56,14 @@ std::optional<Cell> CudaSession::score(std::uint64_t rows, std::size_t count, st
   } catch (const Error&) {
     // The memory is the caller's, who may free it now.
     static_cast<void>(driver_->cuStreamSynchronize(handle));
-    if (driver_->cuStreamSynchronize(device_rows_.stream.get()) != 0) {
-      failed_.store(true, std::memory_order_relaxed);
-    }
+    loss_.settle(*driver_, device_rows_.stream);
     throw;
   }
   return cell_of(bad);
 }
 
 void CudaSession::launch(std::uint64_t rows, std::size_t count, std::uint64_t scores, std::uint64_t stream) {
-  refuse_if_failed();
+  loss_.refuse_if_lost();
   driver_->enter();
   device_rows_.has_launched.store(true, std::memory_order_relaxed);
   launch({.input = rows, .rows = count, .scores = scores, .bad = device_rows_.launched_bad.mapped},

@@ -289,19 +289,10 @@ void CudaSession::finish(Slot& slot, const Call& call, Copies& copies, Findings&
   deliver(call.outputs.contributions, call.contributions_locked, slot.contributions, input_dim_);
 }
 
-/// After a failure nothing may be under way any more in what another thread borrows next.
-bool CudaSession::abandon(Lane& lane) const noexcept {
-  bool is_done = true;
+void CudaSession::abandon(Lane& lane) noexcept {
   for (Slot& slot : lane.slots) {
-    is_done = driver_->cuStreamSynchronize(slot.stream.get()) == 0 && is_done;
+    loss_.settle(*driver_, slot.stream);
     slot.rows = 0;
-  }
-  return is_done;
-}
-
-void CudaSession::refuse_if_failed() const {
-  if (failed_.load(std::memory_order_relaxed)) {
-    throw Error(ErrorCode::backend_failure, "fused-cuda: this session failed before; load the model again");
   }
 }
 
@@ -320,7 +311,7 @@ Session::Findings CudaSession::run_chunks(ConstRows rows, Outputs outputs,
     throw Error(ErrorCode::unsupported_model,
                 "this model does not explain its scores; it has no output 'contributions'");
   }
-  refuse_if_failed();
+  loss_.refuse_if_lost();
   // Outside of `try`: no memory for one lane more does not end those that are there.
   const auto lane = lanes_.borrow();
   try {
@@ -342,10 +333,10 @@ Session::Findings CudaSession::run_chunks(ConstRows rows, Outputs outputs,
       if (count != 0) start(slot, call);
       first += count;
     }
-    if (findings.bad && !abandon(*lane)) failed_.store(true, std::memory_order_relaxed);
+    if (findings.bad) abandon(*lane);
     return findings;
   } catch (...) {
-    if (!abandon(*lane)) failed_.store(true, std::memory_order_relaxed);
+    abandon(*lane);
     throw;
   }
 }

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 
+#include "backends/cuda/context_loss.h"
 #include "backends/cuda/driver.h"
 #include "backends/fused_cuda/copies.h"
 #include "backends/fused_cuda/entry_points.h"
@@ -152,7 +153,6 @@ class CudaSession final : public Session, public DeviceScoring {
   void launch(Slot& slot, const Call& call) const;
   void launch_mapped(Slot& slot, const Call& call) const;
   [[nodiscard]] std::optional<Cell> cell_of(std::uint64_t place, std::size_t first_row = 0) const noexcept;
-  void refuse_if_failed() const;
   [[nodiscard]] BadValue make_bad_value() const;
   [[nodiscard]] Call describe(ConstRows rows, Outputs outputs, std::optional<float> highest_normal) const;
   [[nodiscard]] Findings run_chunks(ConstRows rows, Outputs outputs, std::optional<float> highest_normal);
@@ -160,9 +160,8 @@ class CudaSession final : public Session, public DeviceScoring {
   void start(Slot& slot, const Call& call) const;
   void await_scores(const Slot& slot) const;
   void finish(Slot& slot, const Call& call, Copies& copies, Findings& findings) const;
-  /// Waits for the lane's streams. False where that fails: the context is lost, as after an error that every
-  /// later call repeats, or something may still be under way.
-  [[nodiscard]] bool abandon(Lane& lane) const noexcept;
+  /// Waits until nothing is under way any more in what another thread borrows next.
+  void abandon(Lane& lane) noexcept;
 
   std::shared_ptr<const Driver> driver_;
   std::size_t input_dim_;
@@ -172,7 +171,7 @@ class CudaSession final : public Session, public DeviceScoring {
   EntryPoints scores_only_, all_;
   DeviceMemory constants_;
   std::size_t chunk_rows_;
-  std::atomic<bool> failed_{false};  ///< The device's context is lost, or may be.
+  cuda::ContextLoss loss_{"fused-cuda"};
   DeviceRows device_rows_;
   Copiers copiers_;
   Pool<Lane> lanes_;

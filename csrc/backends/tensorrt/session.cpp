@@ -145,12 +145,10 @@ void TensorRtSession::run(ConstRows rows, Outputs outputs) {
     throw Error(ErrorCode::unsupported_model,
                 "this model does not explain its scores; it has no output 'contributions'");
   }
-  // An error of CUDA is sticky: the context it happened in never works again.
-  if (failed_.load(std::memory_order_relaxed)) {
-    throw Error(ErrorCode::backend_failure, "tensorrt: this session failed before; load the model again");
-  }
+  loss_.refuse_if_lost();
+  // Outside of `try`: no memory for one lane more does not end those that are there.
+  const auto lane = lanes_.borrow();
   try {
-    const auto lane = lanes_.borrow();
     // The current context is a setting of the thread, and any thread may call.
     driver_->enter();
     const std::size_t columns = rows.columns;
@@ -164,8 +162,10 @@ void TensorRtSession::run(ConstRows rows, Outputs outputs) {
                  .reconstructions = from(outputs.reconstructions, first * columns),
                  .contributions = from(outputs.contributions, first * columns)});
     }
-  } catch (const Error&) {
-    failed_.store(true, std::memory_order_relaxed);
+  } catch (...) {
+    loss_.settle(*driver_, lane->stream);
+    // TensorRT does not say what a failed run leaves of its context.
+    for (Bucket& bucket : lane->buckets) bucket = Bucket();
     throw;
   }
 }

@@ -1,12 +1,12 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "backends/cuda/context_loss.h"
 #include "backends/cuda/driver.h"
 #include "backends/tensorrt/engine.h"
 #include "core/backend.h"
@@ -72,7 +72,7 @@ class TensorRtSession final : public Session {
   std::shared_ptr<const cuda::Driver> driver_;
   std::shared_ptr<const Engine> engine_;
   Facts build_facts_;
-  std::atomic<bool> failed_{false};
+  cuda::ContextLoss loss_{"tensorrt"};
   Pool<Lane> lanes_;
 };
 
