@@ -92,6 +92,7 @@ class StreamStates:
         key = _key(name, detector)
         if self._folder is None or not detector.scorer.state_dim or key in self._kept:
             return
+        self._restored.pop(key, None)
         streams = self._make(key, detector)
         path, rules = self._folder / streams.file_name, rules_of(detector.artifact.config)
 
@@ -117,13 +118,13 @@ class StreamStates:
             return None
         key = _key(name, detector)
         if key not in self._kept:
-            is_restored = key in self._restored
-            self._kept[key] = self._restored.pop(key) if is_restored else self._make(key, detector)
+            self._kept[key] = self._restored.get(key) or self._make(key, detector)
         return self._kept[key]
 
     def keep_only(self, used: Collection[ModelStreams]) -> None:
-        """Drop the streams of graphs that are served no longer."""
+        """Drop the streams of graphs that are served no longer; what was restored stays until it is used."""
         self._kept = {key: streams for key, streams in self._kept.items() if streams in used}
+        self._restored = {key: streams for key, streams in self._restored.items() if streams not in used}
 
     async def save_for_ever(self) -> None:
         """Write a snapshot again and again."""

@@ -34,6 +34,12 @@ def artifact():
     return replace(made, config=replace(made.config, name="m", threshold=1e30, state=state))
 
 
+@pytest.fixture(scope="module")
+def other():
+    """An artifact of another graph."""
+    return AutoencoderDetector(model="context").fit(oscillations(2500, seed=8)).artifact_
+
+
 def other_rules(artifact, **changes):
     """The same graph with other rules of its streams."""
     return replace(artifact.config, state={**artifact.config.state, **changes})
@@ -134,6 +140,48 @@ def test_a_version_of_the_same_graph_has_gaps_and_a_warm_up_of_its_own(artifact,
         served(go_on)(again)
 
 
+def test_a_graph_served_before_goes_on_with_the_streams_of_its_snapshot(artifact, other, tmp_path):
+    @served
+    async def before(made):
+        assert made.send(7)[-2:] == ["OK", "OK"]
+        await made.plane.served.states.save()
+
+    @served
+    async def test(made):
+        made.onnx = artifact.onnx
+        made.put("2", artifact.config)
+        await made.repository.refresh()
+        assert made.model.version == "2"  # No stream of the first is judged: there is nothing to wait for.
+        assert made.send(1) == ["OK"]
+
+    before(Served(tmp_path / "before", artifact, artifact.config))
+    shutil.copytree(tmp_path / "before" / "states", tmp_path / "after" / "states")
+    made = Served(tmp_path / "after", other, artifact.config, stream_shadow_s=1000.0)
+    made.now_s += 7 * STEP_S
+    test(made)
+
+
+def test_versions_whose_artifacts_differ_in_name_keep_their_streams(artifact, other, tmp_path):
+    """All go by the name of the first."""
+
+    @served
+    async def test(made):
+        assert [(model.name, model.version) for model in made.plane.served.all()] == [("m", "1"), ("m", "2")]
+        answers.append(made.send(7))
+        await made.plane.served.states.save()
+
+    answers = []
+    now_s = 1.7e9
+    for _ in range(2):
+        made = Served(tmp_path, artifact, artifact.config, served_versions=2)
+        made.onnx = other.onnx
+        made.put("2", replace(artifact.config, name="n"))
+        made.now_s = now_s
+        test(made)
+        now_s = made.now_s
+    assert answers == [["WARMING"] * WARM_UP_ROWS + ["OK"] * 2, ["OK"] * 7]
+
+
 def test_a_file_of_states_that_is_slow_to_read_keeps_nothing_else_waiting(artifact, tmp_path, caplog):
     made = Served(tmp_path, artifact, artifact.config)
     file = tmp_path / "states" / ModelStreams("m", artifact.sha256, False, None).file_name
@@ -214,9 +262,7 @@ def test_a_version_of_the_same_graph_carries_by_rules_of_its_own(artifact, tmp_p
     test(Served(tmp_path, artifact, carrying(artifact)))
 
 
-def test_a_shadow_knows_how_long_values_have_been_carried(artifact, tmp_path):
-    other = AutoencoderDetector(model="context").fit(oscillations(2500, seed=8)).artifact_
-
+def test_a_shadow_knows_how_long_values_have_been_carried(artifact, other, tmp_path):
     @served
     async def test(made):
         made.send(6)
@@ -242,9 +288,10 @@ def test_a_shadow_knows_how_long_values_have_been_carried(artifact, tmp_path):
 
 
 @pytest.mark.parametrize("is_seasonal", [False, True])
-def test_a_version_that_has_a_season_where_the_other_has_none_has_no_shadow(artifact, tmp_path, is_seasonal):
+def test_a_version_that_has_a_season_where_the_other_has_none_has_no_shadow(
+    artifact, other, tmp_path, is_seasonal
+):
     """The last value is the second of the week to one of them, and one of its columns to the other."""
-    other = AutoencoderDetector(model="context").fit(oscillations(2500, seed=8)).artifact_
     seasonal = replace(artifact.config, calendar={"time_zone": "UTC"})
     configs = [seasonal, artifact.config] if is_seasonal else [artifact.config, seasonal]
 

@@ -71,9 +71,10 @@ class Succession:
 
     async def serve(self, name: str, candidates: list[Candidate]) -> None:
         """Serve exactly these artifacts under a name, at once or when the last one has warmed up."""
+        called = name
         for candidate in candidates:
             if candidate.detector is not None:
-                called, _ = self._names_of(candidate.folder, candidate.detector, name)
+                called, _ = self._names_of(candidate.folder, candidate.detector, called)
                 await self._plane.served.states.restore(called, candidate.detector)
         if not self._waits(name, candidates):
             self._switch(name, candidates)
