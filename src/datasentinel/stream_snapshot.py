@@ -70,7 +70,7 @@ def restore_states(store: StateStore, rules: StreamRules, model_sha256: str, pat
             streams, last_used, states, times_s = _read(file, store.record_size, model_sha256)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a snapshot of these streams: {error}") from error
     order = np.argsort(last_used)[::-1]
     return store.insert([streams[i] for i in order], rules, states[order], times_s[order])

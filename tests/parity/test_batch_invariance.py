@@ -46,7 +46,6 @@ def test_autoencoders(isa, widths):
 
 @settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -125,7 +125,7 @@ SCORES = arrays(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SCORES, SCORES)
 def test_p_values_are_the_definition_s_or_a_little_greater(calibration_scores, scores):
     both = np.concatenate([calibration_scores, scores])
@@ -153,7 +153,7 @@ def test_p_values_are_conservative_by_two_percent_at_most_and_exact_in_the_tail(
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SCORES, SCORES)
 def test_p_values_never_rise_with_the_score(calibration_scores, scores):
     assert (np.diff(p_values(calibration_scores, np.sort(scores))) <= 0).all()

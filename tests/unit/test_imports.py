@@ -108,8 +108,6 @@ def test_no_more_is_imported_than_is_used(before, code, packages, most_modules):
 
 
 def test_the_package_has_the_names_that_it_lists():
-    import datasentinel
-
     assert set(datasentinel.__all__) <= set(dir(datasentinel))
     assert all(getattr(datasentinel, name) is not None for name in datasentinel.__all__)
     with pytest.raises(AttributeError, match="'datasentinel' has no attribute 'Detectors'"):
@@ -117,8 +115,6 @@ def test_the_package_has_the_names_that_it_lists():
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'datasentinel' has no attribute 'Detektor'"):
-        datasentinel.Detektor  # noqa: B018
     with pytest.raises(AttributeError, match=r"inference\.proto defines no Evaluation"):
         inference_pb2.Evaluation  # noqa: B018
     assert inference_pb2.DESCRIPTOR.package == "datasentinel.v1"

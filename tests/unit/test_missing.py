@@ -59,7 +59,7 @@ def test_filling_forward_is_what_a_loop_does(seed, share, starts):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 30), share=st.floats(0, 1), most=st.integers(1, 40))
 def test_interleaved_streams_score_as_if_filled_beforehand(detector, seed, share, most):
     """In whatever order the rows of several streams come, and in whatever calls."""

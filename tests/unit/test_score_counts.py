@@ -35,7 +35,7 @@ def calibrated_in_parts(scores, target_fpr, parts=7, left_out=()):
     )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays(np.float32, st.integers(1, 40), elements=FINITE))
 def test_keys_have_the_order_of_scores(scores):
     scores = scores + np.float32(0)
@@ -64,7 +64,7 @@ def test_the_threshold_is_that_of_all_scores(name, rows, target_fpr):
     assert found.rows == rows
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays(np.float32, st.integers(2, 40), elements=st.floats(-(2.0**99), 2.0**99, width=32)))
 def test_so_it_is_for_any_scores(scores):
     expected = calibrate(scores, method="conformal", target_fpr=0.1)

@@ -143,7 +143,7 @@ def load_report(path: Path) -> Report:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from error
     if not isinstance(document, dict) or document.pop("format_version", None) != FORMAT_VERSION:
         raise DataError(f"{path}: no benchmark report with format_version {FORMAT_VERSION}")

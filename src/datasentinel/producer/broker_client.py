@@ -188,5 +188,5 @@ def _reply_of(message: Message) -> tuple[str, Reply]:
         told = json.loads(message.payload)
         status = WARMING if told.get("warming") else ANOMALY if told["anomaly"] else OK
         return str(told["id"]), Reply(status, score=float(told["score"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "", Reply(ERROR, "is no result")  # Whosever it is.

@@ -73,7 +73,7 @@ def parse_reply(status: int, body: bytes) -> Reply:
             decision = WARMING if told.get("warming") else ANOMALY if told["anomaly"] else OK
             return Reply(decision, score=float(told["score"]))
         reason = str(document["error"])
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _not_the_protocol(status, body) from error
     if status in (_TOO_MANY, _UNAVAILABLE):
         raise ConnectionError(f"the server answered {status}: {reason}")
@@ -178,7 +178,7 @@ class HttpConnection(asyncio.Protocol, Connection):
             raise ServerError(f"the server answered {status} when it was asked for its models")
         try:
             names = sorted({str(model["name"]) for model in json.loads(body)})
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise _not_the_protocol(status, body) from error
         if not names:
             raise ConnectionError("the server serves no model yet")

@@ -98,7 +98,7 @@ def _index_names(schema: Any) -> frozenset[str]:  # noqa: ANN401
     try:
         indexes = json.loads(described)["index_columns"] if described else []
         return frozenset(name for name in indexes if isinstance(name, str))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return frozenset()
 
 

@@ -50,9 +50,10 @@ def test_unsound_files_are_refused(tmp_path, change, message):
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         load_report(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
-        load_report(tmp_path / "bad.json")
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(DataError, match="not JSON"):
+            load_report(tmp_path / "bad.json")
 
 
 def test_ratios_are_taken_within_a_round():

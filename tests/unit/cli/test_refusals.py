@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "marked.npz", X=rows, y=np.arange(300) % 10 == 0)
     np.savez(folder / "wide.npz", X=np.ones((20, D + 1)), y=np.arange(20) % 2)
     (folder / "token").write_text("secret")
+    (folder / "deep").write_text("a = " + "[" * 100_000)
     return folder
 
 
@@ -67,10 +68,12 @@ def refusal(folder, line):
         ("bench {0}/m --batches 0", "not a list of numbers from 1 to 1000000"),
         ("serve {0}/m --repository-control --workers 2", "repository_control"),
         ("score {0}/none.npy --model {0}/m", "no such file"),
-        ("score {0}/rows.npy --model {0}/none", "none"),
+        ("score {0}/rows.npy --model {0}/none", "none: no such directory"),
         ("drift {0}/m {0}/rows.npy", "recalibrate"),
         ("info {0}/m --backend fuse", "'fuse' is not one of"),
-        ("health --timeout-s 0", "0"),
+        ("health --timeout-s 0", "0.0 is not in the range x>0"),
+        ("watch {0}/deep", "deep: not valid TOML"),
+        ("serve {0}/m --config {0}/deep", "deep: not valid TOML"),
         ("trian {0}/rows.npy", "No such command 'trian'"),
     ],
 )  # fmt: skip

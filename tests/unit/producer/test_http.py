@@ -86,11 +86,13 @@ def test_replies_are_matched_with_samples_however_they_are_cut():
         ([answer({"error": "odd"}, 400)], "", ServerError, "400 when it was asked for its models"),
         ([answer(b"<html>")], "", ServerError, "does not speak the protocol: it answered 200 b'<html>'"),
         ([answer({"models": 1})], "", ServerError, "does not speak the protocol"),
+        ([answer(b"[" * 100_000)], "", ServerError, "does not speak the protocol"),
         ([answer([])], "", ConnectionError, "serves no model yet"),
         ([answer(MODELS)], "x", ServerError, "no model 'x'; it has m"),
         ([answer([*MODELS, {"name": "n"}])], "", ServerError, "several models: name one of m, n"),
         ([answer(MODELS), answer(SCORED) + answer(SCORED)], "", ServerError, "more replies than"),
         ([answer(MODELS), answer({"outputs": []})], "", ServerError, "does not speak the protocol"),
+        ([answer(MODELS), answer(b"[" * 100_000)], "", ServerError, "does not speak the protocol"),
     ],
 )  # fmt: skip
 def test_a_server_that_cannot_be_used_is_described(answers, model, kind, message):

@@ -49,7 +49,7 @@ def check(path, names, values, texts):
         assert any(np.array_equal(row, value) for value in values)
 
 
-common = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+common = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @common

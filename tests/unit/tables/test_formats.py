@@ -349,7 +349,7 @@ def test_a_label_may_be_missing_in_rows_of_json_lines(tmp_path):
         open_table(path)
 
 
-@pytest.mark.parametrize("described", [b"{", b"[]", b"null", b'{"index_columns": null}'])
+@pytest.mark.parametrize("described", [b"{", b"[]", b"null", b'{"index_columns": null}', b"[" * 100_000])
 def test_a_parquet_file_may_be_described_wrongly(tmp_path, described):
     table = pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}).replace_schema_metadata({"pandas": described})
     pq.write_table(table, tmp_path / "data.parquet")

@@ -132,7 +132,7 @@ class PrometheusClient:
             if warnings := answer.get("warnings"):
                 _warn(query=query, warnings="; ".join(warnings))
             return [_series(found, grid) for found in answer["data"]["result"]]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"query {query}: the answer is not that of a Prometheus-compatible server ({error!r}); "
                 "source.url is the address before /api/v1/"

@@ -154,5 +154,5 @@ def load_states(path: Path, step_s: float) -> SeriesStates | None:
         return None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path}: damaged ({error}); series start over") from error

@@ -74,7 +74,8 @@ def test_a_wrong_query_is_not_repeated():
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"[]", b'{"data": {"result": [{"metric": {}}]}}', b'{"data": null}']
+    "body",
+    [b"<html>", b"[]", b'{"data": {"result": [{"metric": {}}]}}', b'{"data": null}', b"[" * 100_000],
 )
 def test_an_answer_of_something_else_is_refused(body):
     with serving(lambda _: (200, body)) as server, pytest.raises(DataError, match="not that of a Prometheus"):

@@ -108,7 +108,7 @@ def requests(draw) -> bytes:
     return head.encode() + b"\r\n" + content
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(requests(), min_size=1, max_size=4), st.lists(st.integers(0, 2000), max_size=10))
 def test_both_read_the_same(service, stream, cuts):
     data = b"".join(stream)
@@ -118,7 +118,7 @@ def test_both_read_the_same(service, stream, cuts):
     assert replies_read_by_h11(out, [method for method, *_ in seen]) == answers
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(requests(), st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), min_size=1, max_size=3))
 @example(b"GET /0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", [(14, b"\x00")])
 @example(b"GET /0 HTTP/1.1\r\nHost: xx\r\nX-A: \r\nX-B: 0\r\n\r\n", [(24, b"\n")])

@@ -68,7 +68,7 @@ def expected_kinds(stream: bytes) -> list[str]:
     return kinds
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(stream=streams, cuts=st.lists(st.integers(0, 400), max_size=20))
 def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(plane, stream, cuts):
     replies = replies_in_pieces(plane, stream, cuts)
@@ -84,7 +84,7 @@ def test_one_reply_a_line_whatever_the_bytes_and_the_pieces(plane, stream, cuts)
             assert answer in ("OK", "ANOMALY") or (answer.startswith("ERROR: ") and answer.isprintable())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=D, max_size=D), max_size=8),
     separator=st.sampled_from([" ", ",", ", ", "\t", " , "]),
