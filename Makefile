@@ -88,12 +88,21 @@ coverage-python: setup  ## Run the Python tests, and report which branches they 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-coverage-cpp: setup  ## Run the C++ tests, and report which lines and branches they never reach
+# One process, for those of pytest-xdist end without writing what they counted; and kernels compiled like this are so slow
+# that `auto` plans for others, which fails a test or two.
+coverage-cpp: setup  ## Run the C++ tests, and the Python tests of the extension, and report what of csrc they never reach
 	$(CMAKE) --preset coverage
 	$(BIN)/cmake --build --preset coverage
 	find build/coverage -name '*.gcda' -delete
 	$(BIN)/ctest --preset coverage
-	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches build/coverage
+	rm -rf build/coverage/site
+	$(BIN)/python -m pip install --quiet --no-deps --target build/coverage/site . \
+	  --config-settings build-dir=build/coverage/extension --config-settings cmake.build-type=Debug \
+	  --config-settings cmake.define.CMAKE_CXX_FLAGS="--coverage -fprofile-update=atomic" \
+	  --config-settings cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O1
+	-PYTHONPATH=build/coverage/site $(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches \
+	  --merge-mode-functions separate --print-summary build/coverage
 
 tidy: tools  ## Look for faults in the C++ sources with clang-tidy
 	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4 pybind11
