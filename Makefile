@@ -88,8 +88,8 @@ coverage-python: setup  ## Run the Python tests, and report which branches they 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# One process, for those of pytest-xdist end without writing what they counted; and kernels compiled like this are so slow
-# that `auto` plans for others, which fails a test or two.
+# One process, for those of pytest-xdist end without writing what they counted. Two tests ask for the same bits in every
+# batch, but kernels compiled like this are so slow that `auto` leaves some batches to ONNX Runtime.
 coverage-cpp: setup  ## Run the C++ tests, and the Python tests of the extension, and report what of csrc they never reach
 	$(CMAKE) --preset coverage
 	$(BIN)/cmake --build --preset coverage
@@ -100,7 +100,9 @@ coverage-cpp: setup  ## Run the C++ tests, and the Python tests of the extension
 	  --config-settings build-dir=build/coverage/extension --config-settings cmake.build-type=Debug \
 	  --config-settings cmake.define.CMAKE_CXX_FLAGS="--coverage -fprofile-update=atomic" \
 	  --config-settings cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O1
-	-PYTHONPATH=build/coverage/site $(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	PYTHONPATH=build/coverage/site $(BIN)/python -m pytest $(PYTEST_ARGUMENTS) \
+	  --deselect tests/unit/tables/test_round_trip.py::test_frames_and_the_estimator \
+	  --deselect tests/integration/test_grpc_calls.py::test_a_long_stream_of_small_messages_is_no_attack
 	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches \
 	  --merge-mode-functions separate --print-summary build/coverage
 
