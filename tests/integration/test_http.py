@@ -70,6 +70,16 @@ def test_errors_are_json_and_keep_the_connection(client):
     assert client.sock is sock
 
 
+@pytest.mark.parametrize("name", ["%zz", "a%", "%4", "%-1", "m/versions/%zz"])
+@pytest.mark.parametrize(("method", "action"), [("POST", "/infer"), ("GET", "/ready"), ("GET", "")])
+def test_broken_escapes_in_a_path_are_refused(client, name, method, action):
+    response, body = request(
+        client, method, f"/v2/models/{name}{action}", b"{}" if method == "POST" else None
+    )
+    assert response.status == 400
+    assert "is not followed by two hexadecimal digits" in json.loads(body)["error"]
+
+
 @pytest.mark.parametrize(
     ("headers", "is_welcome"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ _logger = logging.getLogger(__name__)
 _HEALTH_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 _VITAL_PATHS = _HEALTH_PATHS | {"/metrics"}
 
+_BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+
 _PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 
 
@@ -55,14 +58,14 @@ class Route:
     handler: Callable[[Request, Mapping[str, str]], Response | Awaitable[Response]]
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
-        """Return what the segments in braces stand for; None for another path."""
+        """Return the segments that stand for those in braces, as they came; None for another path."""
         own = self.path.split("/")
         if len(own) != len(segments):
             return None
         found: dict[str, str] = {}
         for pattern, segment in zip(own, segments, strict=True):
             if pattern.startswith("{") and segment:
-                found[pattern[1:-1]] = unquote(segment)
+                found[pattern[1:-1]] = segment
             elif pattern != segment:
                 return None
         return found
@@ -154,7 +157,7 @@ class Routes:
         if route.method == "POST" and is_cross_site(request.headers):
             return Response.error(HTTPStatus.FORBIDDEN, "a page of another site may not ask for this")
         try:
-            return route.handler(request, found)
+            return route.handler(request, {key: _unescaped(segment) for key, segment in found.items()})
         except Exception as error:  # whatever it was, it stays in this request
             return refusal_of(error)
 
@@ -232,6 +235,14 @@ class Routes:
     async def _unload(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
         await self._repository.unload(found["model"])
         return Response.json({})
+
+
+def _unescaped(segment: str) -> str:
+    if _BROKEN_ESCAPE.search(segment):
+        raise InvalidInputError(
+            f"path: a '%' in {segment!r} is not followed by two hexadecimal digits; write '%25' for itself"
+        )
+    return unquote(segment)
 
 
 def _answered_before(request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG001
