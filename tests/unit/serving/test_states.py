@@ -287,6 +287,24 @@ def test_a_shadow_knows_how_long_values_have_been_carried(artifact, other, tmp_p
     test(Served(tmp_path, artifact, carrying(artifact), stream_shadow_s=1000.0))
 
 
+def test_a_version_takes_over_the_streams_of_a_warm_shadow_of_the_same_graph(artifact, other, tmp_path):
+    @served
+    async def test(made):
+        made.send(6)
+        made.onnx = other.onnx
+        made.put("2", artifact.config)
+        await made.repository.refresh()
+        assert made.send(6) == ["OK"] * 6
+        assert made.plane.served.shadows["m"].is_warm
+        made.put("3", replace(artifact.config, threshold=-1.0))
+        await made.repository.refresh()
+        assert (made.model.version, made.plane.served.shadows) == ("3", {})
+        assert made.send(1) == ["ANOMALY"]
+        assert len(list(made.plane.served.states)) == 1
+
+    test(Served(tmp_path, artifact, artifact.config, stream_shadow_s=1000.0))
+
+
 @pytest.mark.parametrize("is_seasonal", [False, True])
 def test_a_version_that_has_a_season_where_the_other_has_none_has_no_shadow(
     artifact, other, tmp_path, is_seasonal

@@ -78,6 +78,8 @@ class Succession:
                 await self._plane.served.states.restore(called, candidate.detector)
         if not self._waits(name, candidates):
             self._switch(name, candidates)
+            # Only now: what is served may go on with the states of a shadow.
+            self._plane.served.end_shadow(name)
 
     def withdraw(self, name: str) -> None:
         """Serve no version of a model any longer, and none that waits.
@@ -129,7 +131,6 @@ class Succession:
                 return True
         if pending is not None:
             log(_logger, logging.INFO, "shadow_dropped", name=name, version=pending.version)
-        served.end_shadow(name)
         return False
 
     def _end_shadow(self, name: str, pending: Pending) -> None:
