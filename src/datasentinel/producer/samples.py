@@ -169,7 +169,7 @@ class FileRows:
     table : Table
         What `tables.open_table` returns; it is read into memory when the first row is asked for.
     repeat : bool
-        Start again at the end, for ever. Times go on: a repeat is as much later as the file is long.
+        Start again at the end, without end. Times go on: a repeat is as much later as the file is long.
     with_times : bool
         Whether rows have the times of the table's column of times.
 

@@ -97,7 +97,7 @@ class Summary:
             self.invalid_not_refused += not refused
         elif refused:
             self.valid_refused += 1
-            # Reasons may quote values: without a bound, a long run would collect them for ever.
+            # Reasons may quote values: without a bound, a long run would collect ever more of them.
             if reply.message in self.reasons or len(self.reasons) < _MAX_REASONS:
                 self.reasons[reply.message] += 1
         elif sample.label is not None and reply.status != WARMING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -139,7 +140,8 @@ class StreamStates:
         for streams in list(self):
             path = self._folder / streams.file_name
             try:
-                count = await asyncio.to_thread(save_states, streams.store, streams.sha256, path)
+                write = partial(save_states, streams.store, streams.sha256, path)
+                count = await threads.finish(write, "write-streams")
             except InvalidInputError as error:
                 log(_logger, logging.ERROR, "streams_not_saved", name=streams.name, reason=error)
             else:

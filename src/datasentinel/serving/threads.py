@@ -25,7 +25,12 @@ def start(work: Callable[[], object], name: str) -> threading.Thread:
 
 
 async def finish(work: Callable[[], _Result], name: str) -> _Result:
-    """Run `work` in such a thread, unlike `asyncio.to_thread`, and return its result.
+    """Run `work` in a thread that does not keep the process alive, as `asyncio.to_thread`'s would.
+
+    Returns
+    -------
+    object
+        What `work` returns.
 
     Raises
     ------

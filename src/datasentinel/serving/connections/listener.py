@@ -49,13 +49,13 @@ class Listener:
         handshake.
     max_connections : int
     idle_timeout_s : float
-        0 waits for ever.
+        0 waits without a limit.
     write_buffer_bytes : int
         Above so many unsent bytes a connection is not read.
     memory : Memory, optional
         Charged for what is unsent then.
     receive_timeout_s : float
-        How long a TLS handshake, or a message that has begun, may take to arrive; 0 waits for ever.
+        How long a TLS handshake, or a message that has begun, may take to arrive; 0 waits without a limit.
     tls_context : TlsContext, optional
         Speak TLS.
     reuse_port : bool

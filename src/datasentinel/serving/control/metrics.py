@@ -1,6 +1,6 @@
 """The page of Prometheus metrics: written when it is asked for, but not too often, for all workers.
 
-What writes it takes 5 MiB and a moment to import, so that is left until somebody asks.
+What writes it takes some MiB and a moment to import, so that is left until somebody asks.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Metrics:
             log(_logger, logging.ERROR, "metrics_not_posted", exception=error)
 
     async def prepare(self) -> None:
-        """Import what writes the metrics, off the event loop, when they are asked for first."""
+        """Import what writes the metrics, off the event loop, when they are first asked for."""
         if not self._is_prepared:
             collectors = f"{__package__}.collectors"
             await threads.finish(partial(importlib.import_module, collectors), "import-metrics")

@@ -81,6 +81,7 @@ class ModelRepository:
         stream_shadow_s: float = 0.0,
     ) -> None:
         self._root = root
+        self._roots = {root.absolute()}  # Its paths as errors may have them.
         self._plane = plane
         self._preparation = Preparation(
             root, plane, load, try_to_load, load_timeout_s, alone=not is_successor
@@ -106,6 +107,7 @@ class ModelRepository:
         async with self._lock:
             self._opened = await _off_loop(self._look)
             found = await _off_loop(self._find)
+            self._roots.add(await _off_loop(self._root.resolve))
             self._preparation.alone = self._preparation.alone and sum(map(len, found.values())) == 1
             if self._default_model and self._default_model not in found:
                 known = ", ".join(found)
@@ -189,7 +191,7 @@ class ModelRepository:
                 log(_logger, logging.ERROR, "watch_failed", exception=error)
 
     async def end_shadows(self) -> None:
-        """Serve versions that warm up in the shadow of others as they are due, for ever."""
+        """Serve versions that warm up in the shadow of others as they are due, until cancelled."""
         while True:
             await asyncio.sleep(_SHADOW_INTERVAL_S)
             if any(pending.shadow.is_due for pending in self._succession.pending.values()):
@@ -237,7 +239,7 @@ class ModelRepository:
 
     def _without_root(self, text: str) -> str:
         """Remove the path of the repository, which clients need not know."""
-        for root in {self._root.resolve(), self._root.absolute()}:
+        for root in self._roots:
             text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name)
         return text
 
@@ -291,5 +293,5 @@ class ModelRepository:
 
 
 async def _off_loop(look: Callable[[], _Result]) -> _Result:
-    """Look at the folder in a thread: a file system may take long, or for ever."""
+    """Look at the folder in a thread: a file system may take long, or never answer."""
     return await threads.finish(look, "look-at-models")
