@@ -27,6 +27,35 @@ def replacing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def overwriting(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing as `replacing` does, or at once where it is a pipe or a device.
+
+    A link stays one, and a file keeps its permissions; a new one has those that the umask leaves.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    # Under /dev and /proc are open files, which others go on writing to.
+    is_open = path.absolute().parts[1:2] in {("dev",), ("proc",)}
+    # What is mounted on its own, as into a container, has no name that could be given to another file.
+    if is_open or (path.exists() and (not path.is_file() or path.is_mount())):
+        with path.open("wb") as file:
+            yield file
+        return
+    target = path.resolve()
+    mode = None
+    if target.exists():
+        with target.open("ab"):  # raises where it must not be written
+            mode = target.stat().st_mode & 0o777
+    with replacing(target, private=False) as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        yield file
+
+
+@contextmanager
 def replacing_together(*paths: Path, private: bool) -> Iterator[list[BinaryIO]]:
     """Open files for writing that replace `paths`, in this order, once all are complete and on disk.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasentinel.atomic_file import overwriting
 from datasentinel.errors import InvalidInputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def write_page(path: str | os.PathLike[str], title: str, *sections: str) -> None
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file of a report; raises InvalidInputError if that cannot be."""
     try:
-        Path(path).write_bytes(content)
+        with overwriting(Path(path)) as file:
+            file.write(content)
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be written: {error.strerror or error}") from error
 

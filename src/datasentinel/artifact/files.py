@@ -43,6 +43,11 @@ class Artifact:
     config: Config
     onnx: bytes
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The two files."""
+        return self.directory / CONFIG_FILE, self.directory / MODEL_FILE
+
     @cached_property
     def sha256(self) -> str:
         """Digest of `onnx` in hexadecimal, whether config.json says it or not."""

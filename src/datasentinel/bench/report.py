@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasentinel.atomic_file import overwriting
 from datasentinel.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def save_report(report: Report, path: Path) -> None:
     document = {"format_version": FORMAT_VERSION} | dataclasses.asdict(report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with overwriting(path) as file:
+            file.write(json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from datasentinel.calibration import ScoreTable
 from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, reading_options
 from datasentinel.cli.recordings import score_dataset
+from datasentinel.cli.writing import require_other_file
 from datasentinel.detector import Detector
 from datasentinel.drift import compare
 from datasentinel.errors import DataError, UnsupportedModelError
@@ -72,6 +73,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     """
     rule = None if alarm_rows is None else AlarmRule.parse(alarm_rows)
     detector = Detector.load(model, backend=backend)
+    require_other_file(report, [*data, *detector.artifact.files])
     dataset = read_data(data, reading, detector.artifact.config)
     name = ", ".join(Path(path).name for path in data)
     scored = score_dataset(detector, dataset)

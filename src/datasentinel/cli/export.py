@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datasentinel.artifact import load_artifact, save_artifact
+from datasentinel.artifact import MODEL_FILE, load_artifact, save_artifact
 from datasentinel.cli.reading import ReadingOptions, reading_options
+from datasentinel.cli.writing import require_other_file
 from datasentinel.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def command(model: Path, out: Path, precision: str, data: tuple[str, ...], readi
     the same, and how many decisions change is reported.
     """
     artifact = load_artifact(model)
+    require_other_file(out / MODEL_FILE, artifact.files)
     if precision == "fp32":
         click.echo(f"model       {save_artifact(out, artifact.onnx, artifact.config)}")
         return

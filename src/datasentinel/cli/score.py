@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
+from datasentinel.atomic_file import overwriting
 from datasentinel.cli.reading import (
     Names,
     ReadingOptions,
@@ -21,6 +23,7 @@ from datasentinel.cli.reading import (
     reading_options,
     tell_problems,
 )
+from datasentinel.cli.writing import require_other_file
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.scoring import ChunkScorer, ScoringRequest
 from datasentinel.streams import MAX_STREAMS
@@ -160,6 +163,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     request = ScoringRequest(p_values=p_values, num_reasons=num_reasons, alarm_budget=alarm_budget)
     detector = Detector.load(model, backend=backend)
+    require_other_file(out, [*data, *detector.artifact.files])
     table = open_data(data, reading, detector.artifact.config, keep=keep, needs_label=False)
     kept = tuple(table.columns.names[column] for column in table.columns.keep)
     columns = request.outputs(detector.artifact.config, kept)
@@ -172,33 +176,33 @@ def command(  # noqa: PLR0917 - click passes them by name
     )
     rows = anomalies = 0
     problems = Problems()
-    with (
-        _open_writer(None if out is None else Path(out), columns) as writer,
-        progress_bar(f"scoring {table.name}") as progress,
-    ):
-        for scored in score_table(scorer, table, threads):
-            writer.write(scored)
-            problems.add(scored.chunk.bad)
-            rows += scored.chunk.num_rows
-            anomalies += int(np.count_nonzero(scored.anomalies))
-            progress(scored.chunk.share_read, rows)
-    tell_problems(problems)
-    if scorer.stale_rows:
+    # Within it, an output that is replaced stays as it was where no row is usable.
+    with _open_writer(None if out is None else Path(out), columns) as writer:
+        with progress_bar(f"scoring {table.name}") as progress:
+            for scored in score_table(scorer, table, threads):
+                writer.write(scored)
+                problems.add(scored.chunk.bad)
+                rows += scored.chunk.num_rows
+                anomalies += int(np.count_nonzero(scored.anomalies))
+                progress(scored.chunk.share_read, rows)
+        tell_problems(problems)
+        if scorer.stale_rows:
+            click.echo(
+                f"{scorer.stale_rows} rows have a column without a value for more than "
+                f"{detector.artifact.config.stale_rows} rows: their scores are of what it was before",
+                err=True,
+            )
+        if scorer.evicted:
+            click.echo(
+                f"{scorer.evicted} streams started over: no more than {MAX_STREAMS} are remembered", err=True
+            )
         click.echo(
-            f"{scorer.stale_rows} rows have a column without a value for more than "
-            f"{detector.artifact.config.stale_rows} rows: their scores are of what it was before",
+            f"{rows} rows, {anomalies} anomalies, {problems.total} bad rows "
+            f"(threshold {detector.threshold:.6g})",
             err=True,
         )
-    if scorer.evicted:
-        click.echo(
-            f"{scorer.evicted} streams started over: no more than {MAX_STREAMS} are remembered", err=True
-        )
-    click.echo(
-        f"{rows} rows, {anomalies} anomalies, {problems.total} bad rows (threshold {detector.threshold:.6g})",
-        err=True,
-    )
-    if rows == problems.total:
-        raise DataError(f"{table.name}: no usable rows")
+        if rows == problems.total:
+            raise DataError(f"{table.name}: no usable rows")
 
 
 def score_table(scorer: ChunkScorer, table: Table, threads: int) -> Iterator[Scored]:
@@ -226,29 +230,23 @@ def score_table(scorer: ChunkScorer, table: Table, threads: int) -> Iterator[Sco
 @contextlib.contextmanager
 def _open_writer(out: Path | None, columns: OutputColumns) -> Iterator[ScoreWriter]:
     try:
-        if out is not None and out.suffix.lower() in PARQUET_SUFFIXES:
-            with ParquetScoreWriter(out, columns) as writer:
-                yield writer
+        if out is None:
+            # Data is UTF-8 whatever the terminal takes.
+            if hasattr(sys.stdout, "reconfigure"):
+                sys.stdout.reconfigure(encoding="utf-8")
+            yield CsvScoreWriter(sys.stdout, columns)
+            sys.stdout.flush()
             return
-        with _open_text(out) as file:
-            kind = (
-                CsvScoreWriter if out is None or out.suffix.lower() not in JSON_SUFFIXES else JsonScoreWriter
-            )
-            yield kind(file, columns)
+        with overwriting(out) as file:
+            if out.suffix.lower() in PARQUET_SUFFIXES:
+                with ParquetScoreWriter(file, columns, str(out)) as writer:
+                    yield writer
+                return
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            kind = JsonScoreWriter if out.suffix.lower() in JSON_SUFFIXES else CsvScoreWriter
+            yield kind(text, columns)
+            text.detach()  # flushes
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"
         ) from error
-
-
-@contextlib.contextmanager
-def _open_text(out: Path | None) -> Iterator[TextIO]:
-    if out is not None:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        return
-    # Data is UTF-8 whatever the terminal takes.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
-    yield sys.stdout
-    sys.stdout.flush()

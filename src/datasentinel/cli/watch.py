@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from datasentinel.atomic_file import overwriting
+from datasentinel.cli.writing import require_other_file
 from datasentinel.errors import DataError
 from datasentinel.serving.logs import configure_logging
 from datasentinel.serving.settings import Settings
@@ -54,6 +56,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     from datasentinel.distributed.prometheus.config import load_config
 
     settings = load_config(config)
+    for out in (rules_out, dashboard_out):
+        if out is not None:
+            require_other_file(out, [config])
     if rules_out is not None or dashboard_out is not None:
         _write(rules_out, dashboard_out, settings)
         return
@@ -71,6 +76,7 @@ def _write(rules_out: Path | None, dashboard_out: Path | None, config: WatchConf
         if path is None:
             continue
         try:
-            path.write_text(write(config), encoding="utf-8")
+            with overwriting(path) as file:
+                file.write(write(config).encode())
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -17,8 +17,7 @@ from datasentinel.tables.scored import reasons_as_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
-    from typing import TextIO
+    from typing import BinaryIO, TextIO
 
     from datasentinel.tables.scored import OutputColumns, Scored
 
@@ -118,24 +117,20 @@ class ParquetScoreWriter(ScoreWriter):
     type that they have in a Parquet file, and are strings otherwise.
     """
 
-    path: Path
+    file: BinaryIO
     columns: OutputColumns
+    name: str
     _writer: Any = field(default=None, init=False)
     _pending: list[Any] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._arrow = import_pyarrow()
-        # Opened now, so that what cannot be written is known before anything is scored.
-        self._file = self.path.open("wb")
 
     def __exit__(self, *_: object) -> None:
         """Finish the file."""
-        try:
-            self._flush()
-            if self._writer is not None:
-                self._writer.close()
-        finally:
-            self._file.close()
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, scored: Scored) -> None:
         """Append rows; a row group is written when there are enough."""
@@ -155,9 +150,9 @@ class ParquetScoreWriter(ScoreWriter):
         self._pending.clear()
         if self._writer is None:
             self._writer = pq.ParquetWriter(
-                self._file, table.schema, use_dictionary=[*self.columns.kept_as.values(), "error"]
+                self.file, table.schema, use_dictionary=[*self.columns.kept_as.values(), "error"]
             )
         try:
             self._writer.write_table(table.cast(self._writer.schema))
         except pa.ArrowException as error:
-            raise DataError(f"{self.path}: cannot be written: {error}") from error
+            raise DataError(f"{self.name}: cannot be written: {error}") from error
