@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -339,10 +340,22 @@ void scores_by_prototypes_and_tails() {
   }
 }
 
-std::ptrdiff_t count_steps(const Message& model, fused::Op op) {
+fused::Program program_of(const Message& model) {
   const onnx::Graph graph = onnx::read_graph({.name = "model.onnx", .onnx = model.view()});
-  const auto program = fused::in_order(fused::with_distances(fused::lower(graph)));
-  return std::ranges::count(program.instructions, op, &fused::Instruction::op);
+  return fused::in_order(fused::with_distances(fused::lower(graph)));
+}
+
+std::ptrdiff_t count_steps(const Message& model, fused::Op op) {
+  return std::ranges::count(program_of(model).instructions, op, &fused::Instruction::op);
+}
+
+/// The columns of which the program computes squared differences, each as often as it does.
+std::size_t count_squared_columns(const Message& model) {
+  std::size_t columns = 0;
+  for (const fused::Instruction& step : program_of(model).instructions) {
+    if (step.op == fused::Op::distances) columns += step.dense.inputs;
+  }
+  return columns;
 }
 
 /// The 3 smallest squared distances of some columns, picked in any order, to points, the farthest one, and
@@ -379,6 +392,7 @@ void measures_distances_by_differences() {
     const Message file = model.finish();
     CHECK(count_steps(file, fused::Op::distances) == 2);
     CHECK(count_steps(file, fused::Op::dense) == 0);
+    CHECK(count_squared_columns(file) == columns.size());
     const auto session = load(file);
     for (const std::size_t rows : {1, 2, 7, 40, 70}) {
       auto x = random_floats(rows * kDim, 2);
@@ -397,6 +411,40 @@ void measures_distances_by_differences() {
         CHECK(close(scores[row], exact, 1e-6));
       }
     }
+  }
+}
+
+/// 3 sums of one square that is doubled 9 times or, with `squares_again`, 8 times before another square of
+/// the same difference is added.
+void computes_what_sums_share_once() {
+  constexpr std::int64_t kPoints = 40;
+  const auto points = random_floats(kPoints, 1);
+  for (const bool squares_again : {false, true}) {
+    ModelBuilder model;
+    model.input(value_info("input", {-1, 1})).output(value_info("score", {-1}));
+    model.weight(int_tensor("axes", {1}, {-1})).weight(float_tensor("points", {1, kPoints}, points));
+    model.add(node("Sub", {"input", "points"}, {"difference"}))
+        .add(node("Mul", {"difference", "difference"}, {"sum0"}));
+    std::string last = "sum0";
+    for (int i = 1; i <= 8; ++i) {
+      const std::string sum = "sum" + std::to_string(i);
+      model.add(node("Add", {last, last}, {sum}));
+      last = sum;
+    }
+    for (const std::string n : {"0", "1", "2"}) {
+      std::string added = last;
+      if (squares_again) model.add(node("Mul", {"difference", "difference"}, {added = "square" + n}));
+      model.add(node("Add", {last, added}, {"twice" + n}))
+          .add(node("ReduceMin", {"twice" + n, "axes"}, {"least" + n}));
+    }
+    model.add(node("Concat", {"least0", "least1", "least2"}, {"all"}, {int_attribute("axis", 1)}))
+        .add(node("ReduceSum", {"all", "axes"}, {"score"}, {int_attribute("keepdims", 0)}));
+    const Message file = model.finish();
+    CHECK(count_squared_columns(file) <= 1);
+    const float x = 0.3F;
+    double least = std::numeric_limits<double>::infinity();
+    for (const float point : points) least = std::min(least, std::pow(double{x} - point, 2));
+    CHECK(close(scores_of(*load(file), {x})[0], least * 3 * (squares_again ? 257 : 512), 1e-5));
   }
 }
 
@@ -563,6 +611,7 @@ int main() {
   with_each_isa(scores_a_graph_without_score);
   with_each_isa(scores_by_prototypes_and_tails);
   with_each_isa(measures_distances_by_differences);
+  computes_what_sums_share_once();
   with_each_isa(keeps_the_state_of_streams);
   refuses_what_it_cannot_run();
   refuses_what_the_graph_does_not_compute();

@@ -11,15 +11,6 @@
 namespace datasentinel::fused {
 namespace {
 
-/// More in a sum would make the search for it slow.
-constexpr std::size_t kMostColumns = 256;
-
-/// Columns of `value` of which a value is the sum of squared differences.
-struct Sum {
-  int value = -1;
-  std::size_t columns = 0;
-};
-
 /// A column of a value.
 struct Column {
   int value = -1;
@@ -31,7 +22,7 @@ class Search {
   explicit Search(const Program& program)
       : program_(program),
         writers_(program.widths.size(), nullptr),
-        sums_(program.widths.size()),
+        summed_(program.widths.size(), -1),
         readers_(program.widths.size(), 0) {
     for (const int result : {program.score, program.output, program.contributions, program.state_next}) {
       read(result, 1);
@@ -39,25 +30,25 @@ class Search {
     for (const Instruction& step : program.instructions) {
       read(step.a, 1);
       read(step.b, 1);
+    }
+    for (const Instruction& step : program.instructions) {
       if (step.op == Op::copy) continue;  // Several of them write one value.
       writers_[index(step.out)] = &step;
-      if (const auto sum = sum_of(step)) {
-        sums_[index(step.out)] = *sum;
-        if (step.op != Op::add) continue;
-        read(step.a, -1);
-        read(step.b, -1);
-      }
+      summed_[index(step.out)] = summed_by(step);
+      if (step.op != Op::add || summed_[index(step.out)] < 0) continue;
+      read(step.a, -1);
+      read(step.b, -1);
     }
   }
 
   /// The points and columns of the sum that `step` computes, if it is one and read as a whole.
   [[nodiscard]] std::optional<Instruction> distances(const Instruction& step) const {
-    if (step.op == Op::copy || sums_[index(step.out)].columns == 0 || readers_[index(step.out)] == 0) {
+    if (step.op == Op::copy || summed_[index(step.out)] < 0 || readers_[index(step.out)] == 0) {
       return std::nullopt;
     }
     Instruction distances;
     distances.op = Op::distances;
-    distances.a = sums_[index(step.out)].value;
+    distances.a = summed_[index(step.out)];
     distances.out = step.out;
     distances.dense.outputs = program_.widths[index(step.out)];
     std::vector<int> values{step.out};
@@ -84,21 +75,20 @@ class Search {
     if (value >= 0) readers_[index(value)] += times;
   }
 
-  [[nodiscard]] std::optional<Sum> sum_of(const Instruction& step) const {
+  /// Only what has no other reader becomes part of a sum: what two sums share would be computed twice.
+  [[nodiscard]] bool is_read_once(int value) const { return readers_[index(value)] == 1; }
+
+  /// The value of whose columns `step` sums up squared differences; -1 if it does not.
+  [[nodiscard]] int summed_by(const Instruction& step) const {
     if (step.op == Op::apply && step.function.function == Function::square) {
       const Instruction* difference = writers_[index(step.a)];
-      if (difference == nullptr || !is_difference(*difference)) return std::nullopt;
-      return Sum{.value = column_of(*difference).value, .columns = 1};
+      const bool sums = difference != nullptr && is_difference(*difference) && is_read_once(step.a);
+      return sums ? column_of(*difference).value : -1;
     }
-    if (step.op != Op::add) return std::nullopt;
-    const Sum& left = sums_[index(step.a)];
-    const Sum& right = sums_[index(step.b)];
-    if (left.columns == 0 || right.columns == 0 || left.value != right.value ||
-        program_.widths[index(step.a)] != program_.widths[index(step.b)] ||
-        left.columns + right.columns > kMostColumns) {
-      return std::nullopt;
-    }
-    return Sum{.value = left.value, .columns = left.columns + right.columns};
+    const bool sums = step.op == Op::add && is_read_once(step.a) && is_read_once(step.b) &&
+                      summed_[index(step.a)] == summed_[index(step.b)] &&
+                      program_.widths[index(step.a)] == program_.widths[index(step.b)];
+    return sums ? summed_[index(step.a)] : -1;
   }
 
   /// Whether it takes a constant of each point from one column.
@@ -116,8 +106,8 @@ class Search {
 
   const Program& program_;
   std::vector<const Instruction*> writers_;  ///< By value, as what follows.
-  std::vector<Sum> sums_;
-  std::vector<int> readers_;  ///< Beside larger sums.
+  std::vector<int> summed_;                  ///< As `summed_by`.
+  std::vector<int> readers_;                 ///< Beside larger sums.
 };
 
 bool are_all(const std::vector<int>& columns, std::size_t width) {
