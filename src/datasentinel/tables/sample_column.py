@@ -123,16 +123,20 @@ def why_no_feature(where: str, column: SampleColumn, *, named: bool, first: bool
     if column.is_index or _PANDAS_INDEX.fullmatch(column.name) or (named and first and not column.name):
         return "it is the index of a data frame"
     if numbers is None:
-        return TIMESTAMP if all(map(_is_time, column.present)) else _text_reason(column)
-    if not named and first and _counts_up(numbers):
+        others = sum(not _is_time(value) for value in column.present)
+        return TIMESTAMP if others <= _most_odd(len(column.present)) else _text_reason(column)
+    if not named and first and _counts_up(column):
         return "it counts the rows"
     return _why_no_feature_by_numbers(column.name, numbers)
 
 
 def _why_no_feature_by_numbers(name: str, numbers: Float64Array) -> str:
-    if _is_epoch(numbers) and (_rises(numbers) or _TIME_NAME.fullmatch(name)):
-        return f"{TIMESTAMP} ({_epoch_unit(numbers)} since 1970)"
-    if _TIME_NAME.fullmatch(name) and len(numbers) > 1 and bool(np.all(np.diff(numbers) >= 0)):
+    # A cell that is no number costs its row, and says nothing of the column.
+    numbers = numbers[np.isfinite(numbers)]
+    unit, epochs = _as_epochs(numbers)
+    if unit and (_rises(epochs) or _TIME_NAME.fullmatch(name)):
+        return f"{TIMESTAMP} ({unit} since 1970)"
+    if _TIME_NAME.fullmatch(name) and len(numbers) > 1 and _is_in_order(numbers):
         return f"{TIMESTAMP}, by its name and order"
     if _ID_NAME.fullmatch(name) and bool(np.all(numbers == np.round(numbers))):
         return "an identifier, by its name"
@@ -149,24 +153,37 @@ def _is_time(value: object) -> bool:
     return isinstance(value, dt.date | dt.time | dt.timedelta | np.datetime64 | np.timedelta64)
 
 
+def _most_odd(num_values: int) -> int:
+    """Return how many odd values a column may have and still be what the others say."""
+    return max(1, num_values // 20) if num_values >= MIN_ROWS_TO_JUDGE else 0
+
+
 def _rises(numbers: Float64Array) -> bool:
     return len(numbers) >= 3 and bool(np.all(np.diff(numbers) > 0))
 
 
-def _counts_up(numbers: Float64Array) -> bool:
-    start = numbers[0]
-    if start not in (0, 1) or len(numbers) < MIN_ROWS_TO_JUDGE:
+def _is_in_order(numbers: Float64Array) -> bool:
+    """Whether no value is below the one before, a few aside where most are above it."""
+    steps = np.diff(numbers)
+    falls = int(np.count_nonzero(steps < 0))
+    rises = int(np.count_nonzero(steps > 0))
+    return falls == 0 or (falls <= _most_odd(len(numbers)) and 2 * rises > len(numbers))
+
+
+def _counts_up(column: SampleColumn) -> bool:
+    """Whether the values are 0, 1, 2, ... or 1, 2, 3, ..., a few aside."""
+    numbers = np.array([as_number(value) for value in column.values], dtype=np.float64)
+    if len(numbers) < MIN_ROWS_TO_JUDGE:
         return False
-    return bool(np.array_equal(numbers, np.arange(start, start + len(numbers))))
+    starts = numbers - np.arange(len(numbers))
+    return any(np.count_nonzero(starts != start) <= _most_odd(len(numbers)) for start in (0, 1))
 
 
-def _epoch_unit(numbers: Float64Array) -> str:
+def _as_epochs(numbers: Float64Array) -> tuple[str, Float64Array]:
+    """Return the unit in which all numbers but a few are times since 1970, or "", and those that are."""
     low, high = _EPOCH_S
     for unit, scale in (("seconds", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
-        if bool(np.all((numbers >= low * scale) & (numbers <= high * scale))):
-            return unit
-    return ""
-
-
-def _is_epoch(numbers: Float64Array) -> bool:
-    return bool(_epoch_unit(numbers))
+        inside = (numbers >= low * scale) & (numbers <= high * scale)
+        if inside.any() and np.count_nonzero(~inside) <= _most_odd(len(numbers)):
+            return unit, numbers[inside]
+    return "", numbers[:0]

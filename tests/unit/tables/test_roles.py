@@ -115,13 +115,57 @@ def test_identifiers_are_left_out(frame, write, name):
     assert left_out(write(frame)) == {name: "an identifier, by its name"}
 
 
+EPOCHS = 1_767_225_600 + 60 * np.arange(ROWS)
+
+
+@pytest.mark.parametrize("odd", ["ERROR", "[s]", "guest", "1_000", "inf"])
+@pytest.mark.parametrize("at", [0, 7, ROWS - 1])
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("zeit", EPOCHS, "timestamps (seconds since 1970)"),
+        ("timestamp", EPOCHS[::-1] * 1000, "timestamps (ms since 1970)"),
+        ("time", 0.5 * np.arange(ROWS), "timestamps, by its name and order"),
+        ("user_id", np.random.default_rng(1).integers(0, 9999, ROWS), "an identifier, by its name"),
+        ("when", pd.date_range("2026-01-01", periods=ROWS, freq="min"), "timestamps"),
+    ],
+)
+def test_one_odd_cell_makes_no_feature(frame, write, name, values, reason, at, odd):
+    frame.insert(1, name, pd.Series(values).astype(str))
+    frame.loc[at, name] = odd
+    assert left_out(write(frame)) == {name: reason}
+
+
+@pytest.mark.parametrize("odd", [0, -1, 65535, 4e18])
+@pytest.mark.parametrize("at", [0, 7, ROWS - 1])
+@pytest.mark.parametrize("name", ["timestamp", "zeit"])
+def test_an_epoch_out_of_range_makes_no_feature(frame, write, name, at, odd):
+    frame.insert(1, name, EPOCHS.astype(float))
+    frame.loc[at, name] = odd
+    for suffix in (".csv", ".parquet"):
+        assert left_out(write(frame, suffix)) == {name: "timestamps (seconds since 1970)"}
+
+
+def test_times_that_start_over_are_no_features(frame, write):
+    frame.insert(1, "time", np.arange(ROWS) % (ROWS - 10))
+    assert left_out(write(frame)) == {"time": "timestamps, by its name and order"}
+
+
+@pytest.mark.parametrize("odd", ["ERROR", ""])
+def test_a_count_of_rows_without_names_may_have_an_odd_cell(frame, write, odd):
+    frame.insert(0, "n", pd.Series(range(ROWS)).astype(str))
+    frame.loc[7, "n"] = odd
+    assert left_out(write(frame, header=False)) == {"column 1": "it counts the rows"}
+
+
 def test_columns_that_only_look_odd_stay(frame, write):
+    frame["response time"] = np.where(np.arange(ROWS) == 30, 6.0, 5.0)
     frame["valid"] = frame["a"] * 2
     frame["bytes"] = np.random.default_rng(1).integers(10**9, 2 * 10**9, ROWS)
     frame["flag"] = frame["a"] > 0
     table = write(frame)
-    assert table.feature_names == ("a", "b", "c", "valid", "bytes", "flag")
-    np.testing.assert_array_equal(table.read().values[:, 5], frame["flag"])
+    assert table.feature_names == ("a", "b", "c", "response time", "valid", "bytes", "flag")
+    np.testing.assert_array_equal(table.read().values[:, 6], frame["flag"])
 
 
 def test_constants_are_left_out_and_counters_warned_of(frame, write):
