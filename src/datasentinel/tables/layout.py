@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing
+from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing, is_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
 _DELIMITERS = (",", ";", "\t", "|", " ")
 _SAMPLE_RECORDS = 1000
 _RECORDS_TO_GUESS = 200
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
 _IN_APOSTROPHES = re.compile(rb"(?:^|[,;\t| ])'[^'\n]*'(?:[,;\t| \r\n]|$)", re.MULTILINE)
+# As Excel writes one and reads it: no data, but the delimiter of what follows.
+_SEPARATOR_LINE = re.compile(rb"\s*\"?sep=(?P<delimiter>[!-/:-@[-`{-~\t ])\"?[ ,;]*\r?\n", re.IGNORECASE)
 _COMMENT = "#"
 
 
@@ -103,13 +105,16 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     DataError
         It holds no rows.
     """
-    encoding, text, bom = _decode(head)
+    encoding, text, start = _decode(head)
     cr_line_ends = b"\r" in text and b"\n" not in text
     if cr_line_ends:
         text = text.replace(b"\r", b"\n")
     if not is_whole and b"\n" in text:
         text = text[: text.rindex(b"\n") + 1]
-    dialect = _guess_dialect(text)
+    told = _SEPARATOR_LINE.match(text)
+    if told is not None:
+        start, text = start + told.end(), text[told.end() :]
+    dialect = _guess_dialect(text, "" if told is None else told["delimiter"].decode())
     decoded = "utf-8" if encoding != "latin-1" else encoding
     found = [
         (end, line, [field.decode(decoded, "replace") for field in fields])
@@ -119,7 +124,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
         raise DataError(f"{name}: holds no rows")
     records = [fields for _, _, fields in found]
     names: tuple[str, ...] | None = None
-    skip, first_line, width = bom, 1, _usual_width(records)
+    skip, first_line, width = start, 1 + (told is not None), _usual_width(records)
     if (
         header is not False
         and dialect.comment
@@ -128,7 +133,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
         names, header = commented, False
     if header or (header is None and _is_header(records, width)):
         end, _, fields = found[0]
-        skip, first_line = bom + end, 1 + text[:end].count(b"\n")
+        skip, first_line = start + end, first_line + text[:end].count(b"\n")
         names, records = tuple(field.strip().lstrip("\ufeff") for field in fields), records[1:]
         width = _usual_width(records) if records else len(names)
         names, width = _fit_names(names, records, width)
@@ -158,31 +163,72 @@ def _decode(head: bytes) -> tuple[str, bytes, int]:
     return "utf-8", head, 0
 
 
-def _guess_dialect(text: bytes) -> Dialect:
+def _guess_dialect(text: bytes, delimiter: str) -> Dialect:
+    """Return the dialect that makes most sense of a text, with the delimiter that the file says, if any."""
     lines = text.splitlines()[:_SAMPLE_RECORDS]
     commented = sum(line.startswith(_COMMENT.encode()) for line in lines)
     comment = _COMMENT if 0 < 2 * commented < len(lines) or (commented == 1 and len(lines) == 2) else ""
     quote = "'" if b'"' not in text and len(_IN_APOSTROPHES.findall(text)) > 1 else '"'
-    dialects = [Dialect(delimiter, quote, comment=comment) for delimiter in _DELIMITERS]
+    dialects = [Dialect(each, quote, comment=comment) for each in delimiter or _DELIMITERS]
     return max(dialects, key=lambda dialect: _fitness(dialect, text))
 
 
-def _fitness(dialect: Dialect, text: bytes) -> float:
-    """Rate a dialect by the shares of rows with the usual width, and of their fields that make sense."""
-    records = [
-        [field.decode("latin-1") for field in fields]
-        for _, _, fields in dialect.split(text, _RECORDS_TO_GUESS)
-    ]
+def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
+    """Rate a dialect by the shares of rows with the usual width, and of their fields that make sense.
+
+    Of equals, the one whose delimiter the first record has is better.
+    """
+    records: list[list[str]] = []
+    num_cut = start = 0
+    for end, _, fields in dialect.split(text, _RECORDS_TO_GUESS):
+        if not fields or _is_cut(text[start:end], fields, dialect):
+            num_cut += 1
+        else:
+            records.append([field.decode("latin-1") for field in fields])
+        start = end
     if not records:
-        return 0.0
+        return 0.0, 0
     width = _usual_width(records)
     usual = [record for record in records if len(record) == width]
-    fields = [field for record in usual for field in record]
     decimal = _decimal_of(usual)
-    plausible = sum(
-        1.0 if _is_number(field, decimal) else 0.9 if is_missing(field) else 0.0 for field in fields
-    )
-    return len(usual) / len(records) * (plausible + 0.01) / len(fields) + 0.01 * (width > 1)
+    others = set(_DELIMITERS) - {dialect.delimiter, " "}
+    sense = sum(_sense(field, decimal, others) for record in usual for field in record)
+    share = len(usual) / (len(records) + num_cut)
+    if not _may_head(records[0], usual, width):
+        share *= 0.8
+    if dialect.delimiter == " " and text.count(b"\t", 0, start) >= len(records):
+        share *= 0.7  # Blanks separate as tabs do, and tabs that are there are hardly in between by chance.
+    fitness = share * (sense + 0.01) / (width * len(usual)) + 0.01 * (width > 1)
+    return round(fitness, 9), len(records[0]) - 1
+
+
+def _is_cut(record: bytes, fields: Sequence[bytes], dialect: Dialect) -> bool:
+    """Whether a stray quotation mark ends a record before its line does, or later."""
+    if dialect.quote.encode() not in record:
+        return False
+    marks = f"{dialect.quote}{dialect.delimiter} \t\r\n".encode()
+    return not record.translate(None, marks).endswith(b"".join(fields).translate(None, marks))
+
+
+def _sense(field: str, decimal: str, others: Container[str]) -> float:
+    """Rate a field, between 0 and 1; text that other delimiters are in was hardly meant to be one."""
+    if _is_number(field, decimal):
+        return 1.0
+    if is_time(field):
+        return 0.95
+    if is_missing(field):
+        return 0.9
+    inside = [char for char in set(field) if char in others]
+    return 0.5 if not inside else 0.25 if inside == [","] else 0.0
+
+
+def _may_head(first: Sequence[str], usual: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether a file's first record is as wide as its rows, but for an index or a delimiter at the end."""
+    if len(first) == width or all(_is_number(field, ",") or is_missing(field) for field in first):
+        return True
+    if len(first) == width - 1:
+        return len(first) > 1 or not any(record[-1].strip() for record in usual)
+    return len(first) == width + 1 and not first[-1].strip()
 
 
 def _usual_width(records: Sequence[Sequence[str]]) -> int:

@@ -79,7 +79,7 @@ def is_missing(value: object) -> bool:
 def _is_spoilt_number(text: str) -> bool:
     """Whether a text that is not a number was meant to be one."""
     stripped = text.strip()
-    return bool(_SPOILT_NUMBER.fullmatch(stripped)) and np.isnan(as_number(text)) and not _is_time(stripped)
+    return bool(_SPOILT_NUMBER.fullmatch(stripped)) and np.isnan(as_number(text)) and not is_time(stripped)
 
 
 def as_number(value: object) -> float:
@@ -123,7 +123,7 @@ def why_no_feature(where: str, column: SampleColumn, *, named: bool, first: bool
     if column.is_index or _PANDAS_INDEX.fullmatch(column.name) or (named and first and not column.name):
         return "it is the index of a data frame"
     if numbers is None:
-        others = sum(not _is_time(value) for value in column.present)
+        others = sum(not is_time(value) for value in column.present)
         return TIMESTAMP if others <= _most_odd(len(column.present)) else _text_reason(column)
     if not named and first and _counts_up(column):
         return "it counts the rows"
@@ -147,7 +147,8 @@ def _text_reason(column: SampleColumn) -> str:
     return "an identifier, by its name" if _ID_NAME.fullmatch(column.name) else "it holds text"
 
 
-def _is_time(value: object) -> bool:
+def is_time(value: object) -> bool:
+    """Return whether a value is a date, a time of day or both."""
     if isinstance(value, str):
         return _ISO_TIME.fullmatch(value.strip()) is not None
     return isinstance(value, dt.date | dt.time | dt.timedelta | np.datetime64 | np.timedelta64)
