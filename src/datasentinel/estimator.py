@@ -13,7 +13,7 @@ import numpy as np
 
 from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
-from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError
+from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError, SettingsError
 from datasentinel.missing import fill_forward
 from datasentinel.streams import StreamDetector
 from datasentinel.tables import Roles, frames
@@ -187,12 +187,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         DataError
             Too few rows, or no column varies.
         InvalidInputError
-            A value is not finite, there are not N groups, or a parameter makes no sense.
+            A value is not finite, there are not N groups, or a parameter makes no sense, such as names of
+            columns for rows without names.
         """
         from datasentinel.export import build_artifact
         from datasentinel.training import TrainingSettings, train
         from datasentinel.training.recording import Order, is_recording
 
+        for name in ("features", "ignore"):
+            if isinstance(told := getattr(self, name), str):
+                raise SettingsError(f"{name} must be a sequence of names, such as [{told!r}], got {told!r}")
         asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
         known = frames.learnable(X, asked)
         for doubt in known.doubts:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -199,6 +200,28 @@ def test_the_plain_autoencoder():
     detector = AutoencoderDetector(model="autoencoder", threshold_method="mean+3std").fit(normal_rows(200))
     assert detector.artifact_.config.calibration["method"] == "mean+3std"
     assert (detector.score_samples(strange_rows(50)) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "asked", [{"features": ["a"]}, {"ignore": ("2",)}, {"label": "y"}, {"time": "t"}, {"id": "host"}]
+)
+def test_columns_by_name_need_names(asked):
+    for rows in (normal_rows(50), normal_rows(50).tolist(), pd.DataFrame(normal_rows(50))):
+        with pytest.raises(InvalidInputError, match=f"{next(iter(asked))}=.* fit a data frame"):
+            AutoencoderDetector(**asked).fit(rows)
+
+
+@pytest.mark.parametrize("asked", [{"features": "a,b"}, {"ignore": "abc"}])
+def test_names_of_columns_are_a_sequence(asked):
+    with pytest.raises(SettingsError, match="must be a sequence of names"):
+        AutoencoderDetector(**asked).fit(pd.DataFrame(normal_rows(50), columns=list("abcd")))
+
+
+@pytest.mark.parametrize("name", ["target_fpr", "steps", "prototypes"])
+@pytest.mark.parametrize("value", ["1%", "3", [0.1], {}])
+def test_numbers_that_are_none(name, value):
+    with pytest.raises(SettingsError, match=f"{name} must be a number, got "):
+        AutoencoderDetector(**{name: value}).fit(normal_rows(50))
 
 
 def test_parameters_that_make_no_sense():

@@ -163,9 +163,14 @@ def learnable(x: object, asked: Roles) -> Learnable:
         A column asked for is not there, there is no feature, or it is unclear which column is the label or
         what its values mean.
     InvalidInputError
-        A row has no label.
+        A row has no label, or columns are asked for and have no names.
     """
     if not (is_frame(x) and column_names(x)):
+        for role in ("features", "ignore", "time", "id", "label"):
+            if told := getattr(asked, role):
+                raise InvalidInputError(
+                    f"{role}={told!r} names columns, and x has none with names: fit a data frame"
+                )
         return Learnable(x, {}, None, [])
     columns = assign("x", _sample_of(x), asked, named=True)
     doubts = list(map(str, columns.left_out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, TypeAlias, get_args
 
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
@@ -97,6 +98,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense; raises SettingsError."""
+        self._check_numbers()
         for name in ("latent", "epochs", "batch_size", "steps", "prototypes"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -124,6 +126,13 @@ class TrainingSettings:
     def may_have_memory(self) -> bool:
         """Whether "auto" may choose a detector with memory: nothing is asked that only another one has."""
         return self.model == "auto" and self.steps is None and self.prototypes is None
+
+    def _check_numbers(self) -> None:
+        numbers = ("latent", "epochs", "batch_size", "steps", "prototypes", "learning_rate", "held_out")
+        for name in (*numbers, "target_fpr", "seed"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise SettingsError(f"{name} must be a number, got {value!r}")
 
     def _check_half_lives(self) -> None:
         if self.half_lives and self.model != "context":
