@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from datasentinel.errors import DataError
 from datasentinel.training.standardise import LEAST_SPREAD, resolution
 
 if TYPE_CHECKING:
@@ -64,8 +65,14 @@ def examine(rows: npt.NDArray[Any], names: Sequence[str] = ()) -> tuple[Finding,
         Finite raw rows, best in float64.
     names : sequence of str, optional
         One a column.
+
+    Raises
+    ------
+    DataError
+        A column's values are so great that float32 does not hold differences of two.
     """
     wide = rows.astype(np.float64)
+    _check_range(wide, names)
     centre = wide.mean(axis=0)
     spread = (wide - centre).std(axis=0)
     magnitude = np.abs(wide).max(axis=0)
@@ -73,10 +80,26 @@ def examine(rows: npt.NDArray[Any], names: Sequence[str] = ()) -> tuple[Finding,
     doubtful = np.flatnonzero(spread < np.maximum(_ENOUGH_STEPS * step, LEAST_SPREAD)).tolist()
     findings = []
     for i in doubtful:
-        name = names[i] if len(names) else f"column {i}"
+        name = _name(names, i)
         kind, text = _judge(wide[:, i], float(spread[i]), float(step[i]))
         findings.append(Finding(kind, i, name, f"{name} {text}"))
     return tuple(findings)
+
+
+def _name(names: Sequence[str], column: int) -> str:
+    return names[column] if len(names) else f"column {column}"
+
+
+def _check_range(rows: Float64Array, names: Sequence[str]) -> None:
+    # Twice a value, as a difference or a sum, has to be within float32, too.
+    most = np.abs(rows).max(axis=0)
+    too_great = np.flatnonzero(most > np.finfo(np.float32).max / 2)
+    if too_great.size:
+        i = int(too_great[0])
+        raise DataError(
+            f"{_name(names, i)} comes to {most[i]:.3g}, too near to float32's limit; divide it "
+            "by a constant before sending rows, or leave it out"
+        )
 
 
 def _judge(values: Float64Array, spread: float, step: float) -> tuple[FindingKind, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from datasentinel import AutoencoderDetector
-from datasentinel.errors import DataWarning
+from datasentinel.errors import DataError, DataWarning
 from datasentinel.training.columns import examine
 
 # Offset, standard deviation, and what is to be told of the column.
@@ -108,3 +109,25 @@ def test_tiny_and_huge_columns(scale):
         departed = rows[:50].copy()
         departed[:, 0] = 20 * scale
         assert (detector.predict(departed) == -1).all()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("ends", [(-2e38, 2e38), (0, 3e38), (3e38, 3.4e38), (-3.4e38, 0)])
+def test_a_column_near_the_limit_of_float32_is_refused_by_name(ends, named):
+    rows = rows_of(0, 1)
+    rows[:, 1] = np.linspace(*ends, len(rows))
+    name = "pressure" if named else "column 1"
+    data = pd.DataFrame(rows, columns=["flow", "pressure", "level"]) if named else rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=f"^{name} comes to .*; divide it"):
+            AutoencoderDetector(model="subspace").fit(data)
+
+
+@pytest.mark.parametrize("ends", [(-1.6e38, 1.6e38), (0, 1.6e38), (1.2e38, 1.6e38)])
+def test_a_column_not_so_near_is_learnt_without_a_warning(ends):
+    rows = rows_of(0, 1)
+    rows[:, 1] = np.random.default_rng(1).uniform(*ends, len(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AutoencoderDetector(model="subspace", target_fpr=0.1).fit(rows)
