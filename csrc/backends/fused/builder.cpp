@@ -4,32 +4,13 @@
 #include <string>
 #include <utility>
 
+#include "backends/fused/column_constants.h"
 #include "core/error.h"
 
 namespace datasentinel::fused {
 namespace {
 
 using Form = Symbol::Form;
-using Constants = std::vector<double>;
-
-double at(const Constants& constants, std::size_t index, double otherwise) {
-  return constants.empty() ? otherwise : constants[index];
-}
-
-/// constants (empty: all `otherwise`) combined with `other`, element by element.
-template <typename Operation>
-void combine(Constants& constants, double otherwise, const Constants& other, Operation operation) {
-  if (constants.empty()) constants.assign(other.size(), otherwise);
-  for (std::size_t i = 0; i < other.size(); ++i) constants[i] = operation(constants[i], other[i]);
-}
-
-void multiply_by(Constants& constants, const Constants& other) {
-  combine(constants, 1.0, other, [](double x, double y) { return x * y; });
-}
-
-bool all_equal(const Constants& constants) {
-  return std::all_of(constants.begin(), constants.end(), [&](double x) { return x == constants.front(); });
-}
 
 /// Nothing but scaled, upwards.
 bool is_scaled(const Symbol& symbol) {
@@ -63,6 +44,7 @@ Symbol ProgramBuilder::emit(Instruction instruction, std::size_t width) {
   Symbol symbol;
   symbol.a = value;
   symbol.width = width;
+  symbol.shape = Shape::matrix(width);
   return symbol;
 }
 
@@ -90,6 +72,7 @@ Symbol ProgramBuilder::input(std::size_t width) {
   Symbol symbol;
   symbol.a = program_.input;
   symbol.width = width;
+  symbol.shape = Shape::matrix(width);
   return symbol;
 }
 
@@ -98,14 +81,15 @@ Symbol ProgramBuilder::state(std::size_t width) {
   Symbol symbol;
   symbol.a = program_.state;
   symbol.width = width;
+  symbol.shape = Shape::matrix(width);
   return symbol;
 }
 
 Symbol ProgramBuilder::add(Symbol symbol, const Constants& constant) {
   if (symbol.form == Form::squares) materialize(symbol);
   Dense* layer = symbol.is_plain() ? open_layer(symbol.a) : nullptr;
-  if (layer != nullptr && layer->bias.empty()) {
-    layer->bias = constant;
+  if (layer != nullptr && layer->bias.empty() && repeats(constant, layer->outputs)) {
+    layer->bias.assign(constant.begin(), constant.begin() + static_cast<std::ptrdiff_t>(layer->outputs));
   } else if (symbol.is_plain()) {
     // x + c as x - center: exact in float32 where x and c are close.
     symbol.center.resize(constant.size());
@@ -196,20 +180,23 @@ void ProgramBuilder::make_affine(Symbol& symbol) {
   base.form = symbol.b >= 0 ? Form::difference : Form::affine;
   base.weights.clear();
   Symbol squared = apply({.function = Function::square}, base, true);
-  squared.rank = symbol.rank;
+  squared.shape = symbol.shape;
   symbol = symbol.weights.empty() ? squared : multiply(squared, symbol.weights);
 }
 
 int ProgramBuilder::materialize(Symbol& symbol) {
   if (symbol.form == Form::squares) make_affine(symbol);
   if (symbol.is_plain()) return symbol.a;
-  const int rank = symbol.rank;
+  const Shape shape = symbol.shape;
   const std::size_t width = symbol.width;
-  if (Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr) {
-    layer->bias.resize(width, 0.0);
-    for (std::size_t n = 0; n < width; ++n) {
+  Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr;
+  if (layer != nullptr && repeats(symbol.center, layer->outputs) && repeats(symbol.scale, layer->outputs) &&
+      repeats(symbol.offset, layer->outputs)) {
+    layer->bias.resize(layer->outputs, 0.0);
+    std::vector<double>& weights = layer->weights.own();
+    for (std::size_t n = 0; n < layer->outputs; ++n) {
       const double scale = at(symbol.scale, n, 1);
-      for (std::size_t k = 0; k < layer->inputs; ++k) layer->weights[k * width + n] *= scale;
+      for (std::size_t k = 0; k < layer->inputs; ++k) weights[k * layer->outputs + n] *= scale;
       if (!layer->quanta.empty()) layer->quanta[n] *= scale;
       layer->bias[n] = (layer->bias[n] - at(symbol.center, n, 0)) * scale + at(symbol.offset, n, 0);
     }
@@ -229,7 +216,7 @@ int ProgramBuilder::materialize(Symbol& symbol) {
     instruction.scale_b = symbol.scale_b;
     symbol = emit(std::move(instruction), width);
   }
-  symbol.rank = rank;
+  symbol.shape = shape;
   return symbol.a;
 }
 
@@ -240,7 +227,6 @@ Symbol ProgramBuilder::apply(FunctionCall function, Symbol& symbol, bool only_re
     base.scale.clear();
     return multiply(apply(function, base, only_reader), symbol.scale);
   }
-  const int rank = symbol.rank;
   const int value = materialize(symbol);
   if (only_reader && open_layer(value) != nullptr) {
     program_.instructions[static_cast<std::size_t>(producer_[static_cast<std::size_t>(value)])].function =
@@ -252,23 +238,24 @@ Symbol ProgramBuilder::apply(FunctionCall function, Symbol& symbol, bool only_re
   instruction.a = read(symbol);
   instruction.function = function;
   Symbol result = emit(std::move(instruction), symbol.width);
-  result.rank = rank;
+  result.shape = symbol.shape;
   return result;
 }
 
 Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
   const bool shifts = !symbol.center.empty() || !symbol.offset.empty();
-  const bool folds = symbol.form == Form::affine && !symbol.is_plain() && open_layer(symbol.a) == nullptr &&
-                     (symbol.a != program_.input || !shifts);
+  const bool folds = layer.windows == 1 && symbol.form == Form::affine && !symbol.is_plain() &&
+                     open_layer(symbol.a) == nullptr && (symbol.a != program_.input || !shifts);
   Instruction instruction;
   instruction.op = Op::dense;
   if (folds) {
     layer.bias.resize(layer.outputs, 0.0);
+    std::vector<double>& weights = layer.weights.own();
     for (std::size_t k = 0; k < layer.inputs; ++k) {
       const double scale = at(symbol.scale, k, 1);
       const double shift = at(symbol.offset, k, 0) - at(symbol.center, k, 0) * scale;
       for (std::size_t n = 0; n < layer.outputs; ++n) {
-        double& weight = layer.weights[k * layer.outputs + n];
+        double& weight = weights[k * layer.outputs + n];
         layer.bias[n] += shift * weight;
         weight *= scale;
       }
@@ -283,7 +270,7 @@ Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
   } else {
     instruction.a = read(symbol);
   }
-  const std::size_t width = layer.outputs;
+  const std::size_t width = layer.windows * layer.outputs;
   instruction.dense = std::move(layer);
   return emit(std::move(instruction), width);
 }
@@ -305,7 +292,7 @@ Symbol ProgramBuilder::binary(Op op, Symbol& left, Symbol& right) {
   instruction.a = read(left);
   instruction.b = read(right);
   Symbol result = emit(std::move(instruction), std::max(left.width, right.width));
-  result.rank = left.rank;
+  result.shape = left.width >= right.width ? left.shape : right.shape;
   return result;
 }
 
@@ -328,6 +315,7 @@ Symbol ProgramBuilder::concat(const std::vector<Symbol*>& parts) {
   Symbol symbol;
   symbol.a = value;
   symbol.width = width;
+  symbol.shape = Shape::matrix(width);
   return symbol;
 }
 
@@ -380,7 +368,7 @@ Symbol ProgramBuilder::trees(const TreeSum& sum) {
   instruction.a = sum.input;
   instruction.forest = sum.forest;
   Symbol result = emit(std::move(instruction), 1);
-  result.rank = sum.rank;
+  if (sum.rank == 1) result.shape = Shape::vector();
   return sum.constant == 0 ? result : add(std::move(result), Constants{sum.constant});
 }
 

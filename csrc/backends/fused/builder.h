@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backends/fused/program.h"
+#include "backends/fused/shape.h"
 #include "backends/fused/tree_sums.h"
 
 namespace datasentinel::fused {
@@ -21,7 +22,7 @@ struct Symbol {
   int b = -1;
   std::vector<double> center, scale, offset, scale_b, weights;  ///< Empty: 0, 1, 0, 1, 1.
   std::size_t width = 0;
-  int rank = 2;  ///< 2: [batch, width]; 1: [batch], width 1.
+  Shape shape = Shape::matrix(0);
 
   [[nodiscard]] bool is_plain() const noexcept {
     return form == Form::affine && center.empty() && scale.empty() && offset.empty();
@@ -35,8 +36,8 @@ class ProgramBuilder {
   [[nodiscard]] Symbol input(std::size_t width);
   [[nodiscard]] Symbol state(std::size_t width);
 
-  // Symbolic. Constants have as many elements as the symbol has columns. `add` to the plain result of a layer
-  // without a bias makes it its bias.
+  // Symbolic. Constants have as many elements as the symbol has columns, in the columns' order. `add` to the
+  // plain result of a layer without a bias makes it its bias.
   [[nodiscard]] Symbol add(Symbol symbol, const std::vector<double>& constant);
   [[nodiscard]] Symbol multiply(Symbol symbol, const std::vector<double>& constant);
   [[nodiscard]] Symbol difference(Symbol& left, Symbol& right);  ///< Widths must be equal.

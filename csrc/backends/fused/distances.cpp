@@ -52,6 +52,7 @@ class Search {
     distances.out = step.out;
     distances.dense.outputs = program_.widths[index(step.out)];
     std::vector<int> values{step.out};
+    std::vector<double> points;
     while (!values.empty()) {
       const Instruction& part = *writers_[index(values.back())];
       values.pop_back();
@@ -61,10 +62,10 @@ class Search {
       }
       const Instruction& difference = *writers_[index(part.a)];
       distances.indices.push_back(column_of(difference).index);
-      std::ranges::transform(difference.dense.bias, std::back_inserter(distances.dense.weights),
-                             std::negate<>());
+      std::ranges::transform(difference.dense.bias, std::back_inserter(points), std::negate<>());
     }
     distances.dense.inputs = distances.indices.size();
+    distances.dense.weights = std::move(points);
     return distances;
   }
 
@@ -94,8 +95,8 @@ class Search {
   /// Whether it takes a constant of each point from one column.
   static bool is_difference(const Instruction& step) {
     return step.op == Op::dense && step.function.function == Function::identity && step.dense.inputs == 1 &&
-           step.dense.bias.size() == step.dense.outputs &&
-           std::ranges::all_of(step.dense.weights, [](double weight) { return weight == 1; });
+           step.dense.windows == 1 && step.dense.bias.size() == step.dense.outputs &&
+           std::ranges::all_of(*step.dense.weights.shared(), [](double weight) { return weight == 1; });
   }
 
   [[nodiscard]] Column column_of(const Instruction& difference) const {

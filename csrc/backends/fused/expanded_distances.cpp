@@ -49,8 +49,8 @@ std::optional<ExpandedDistances> expanded_distances(const Program& program, std:
   const Instruction& step = program.instructions[position];
   const Dense& layer = step.dense;
   if (step.op != Op::dense || step.arithmetic != Arithmetic::float32 ||
-      step.function.function != Function::identity || layer.bias.size() != layer.outputs ||
-      !reads_squared_length(program, step)) {
+      step.function.function != Function::identity || layer.windows != 1 ||
+      layer.bias.size() != layer.outputs || !reads_squared_length(program, step)) {
     return std::nullopt;
   }
   ExpandedDistances distances;

@@ -113,6 +113,8 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
       touch(instruction.a, end_of_takers);
       touch(instruction.out, end_of_takers);
     }
+    // Whole vectors of one window's results reach into the next one's place.
+    if (instruction.dense.windows > 1) lives[static_cast<std::size_t>(instruction.out)].is_shifted = true;
     if (instruction.op == Op::copy) lives[static_cast<std::size_t>(instruction.out)].is_shifted = true;
   }
   touch(program.score, end);

@@ -52,7 +52,7 @@ enum class Op : int {
   minimum,
   maximum,
   copy,            ///< out = a
-  gather,          ///< out[j] = a[indices[j]]
+  gather,          ///< out[j] = a[indices[j]], or 0 where that is negative
   sum,             ///< out = factor * sum of weights[j] a[j]
   sum_squares,     ///< out = factor * sum of weights[j] d[j]^2, d as in `affine`
   sum_difference,  ///< out = factor * sum of weights[j] d[j]^2, d as in `difference`
@@ -96,6 +96,8 @@ struct Step {
   /// dense, distances: so many steps behind it, `smallest` or `largest`, are the only readers. Rows in lanes
   /// are then computed in parts, as distances always are.
   int takers = 0;
+  int windows = 1;  ///< dense: so many times, for `a` moved on by `step` columns and `out` by its width.
+  int step = 0;
   int chains = 1;                         ///< dense: 1 or 2 sums of every other input, to be added.
   const float* lane_weights = nullptr;    ///< Packed for rows in lanes: [k block][column panel][k][column],
                                           ///< or in parts [group][k][column].

@@ -200,7 +200,13 @@ struct RowsInLanes {
   }
 
   FUSED_INLINE void gather(const float* in, const int* indices, int width, float* out) const {
-    for (long c = 0; c < width; ++c) copy(in + static_cast<long>(indices[c]) * kStride, 1, out + c * kStride);
+    for (long c = 0; c < width; ++c) {
+      const long index = indices[c];
+      for (long v = 0; v < kVectors; ++v) {
+        store(out + c * kStride + v * kLanes,
+              index < 0 ? splat(0.0F) : load(in + index * kStride + v * kLanes));
+      }
+    }
   }
 
   /// The first of the columns by `before`, which keeps what comes first, as `after` does the rest. With
@@ -360,7 +366,9 @@ struct RowsInLanes {
 
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_lanes<1, kVectors> : dense_lanes<2, kVectors>;
-    run(step, at(step.a), at(step.out));
+    for (long w = 0; w < step.windows; ++w) {
+      run(step, at(step.a) + w * step.step * kStride, at(step.out) + w * step.out.width * kStride);
+    }
   }
 
   FUSED_INLINE void distances(const Step& step) const {
@@ -430,7 +438,9 @@ struct ColumnsInLanes {
 
   FUSED_INLINE void gather(const float* in, const int* indices, int width, float* out) const {
     for (long r = 0; r < rows; ++r) {
-      for (long c = 0; c < width; ++c) out[r * stride + c] = in[r * stride + indices[c]];
+      for (long c = 0; c < width; ++c) {
+        out[r * stride + c] = indices[c] < 0 ? 0.0F : in[r * stride + indices[c]];
+      }
     }
   }
 
@@ -537,7 +547,9 @@ struct ColumnsInLanes {
 
   FUSED_INLINE void dense(const Step& step) const {
     const auto run = step.chains == 1 ? dense_columns<1> : dense_columns<2>;
-    run(rows, step, at(step.a), stride, at(step.out));
+    for (long w = 0; w < step.windows; ++w) {
+      run(rows, step, at(step.a) + w * step.step, stride, at(step.out) + w * step.out.width);
+    }
   }
 
   FUSED_INLINE void distances(const Step& step) const {

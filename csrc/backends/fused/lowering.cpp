@@ -112,7 +112,7 @@ Program lower(const Graph& original) {
 
   const auto shaped_like_input = [&](const std::string& name) -> Symbol& {
     Symbol& symbol = operators.symbol(name);
-    if (symbol.rank != 2 || symbol.width != static_cast<std::size_t>(input.dims[1])) {
+    if (!symbol.shape.is_matrix() || symbol.width != static_cast<std::size_t>(input.dims[1])) {
       refuse_graph("\"" + name + "\" has not the shape of \"input\"");
     }
     return symbol;
@@ -134,7 +134,7 @@ Program lower(const Graph& original) {
   if (has_memory) {
     lower_nodes(memory);
     Symbol& next = operators.symbol("state_next");
-    if (next.rank != 2 || next.width != operators.symbol("state").width) {
+    if (!next.shape.is_matrix() || next.width != operators.symbol("state").width) {
       refuse_graph("\"state_next\" has not the shape of \"state\"");
     }
     builder.set_state_next(next);

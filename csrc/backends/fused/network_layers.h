@@ -11,7 +11,7 @@ namespace datasentinel::fused {
 [[nodiscard]] constexpr bool is_wide(const Dense& layer) noexcept {
   constexpr std::size_t kLeastInputs = 16;
   constexpr std::size_t kLeastOutputs = 8;
-  return layer.inputs >= kLeastInputs && layer.outputs >= kLeastOutputs;
+  return layer.windows == 1 && layer.inputs >= kLeastInputs && layer.outputs >= kLeastOutputs;
 }
 
 /// By value: whether it is a layer of a network, as in an artifact of lower precision: a product next to an

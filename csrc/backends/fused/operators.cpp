@@ -22,6 +22,12 @@ void Operators::define(const std::string& name, Symbol symbol) {
   }
 }
 
+void Operators::define_output(const Node& node, std::size_t index, Symbol symbol) {
+  if (symbol.width == 0 || symbol.width > kMaxWidth)
+    refuse(node, "its result has an impossible number of columns");
+  define(node.outputs[index], std::move(symbol));
+}
+
 Symbol& Operators::symbol(const std::string& name) {
   const auto found = symbols_.find(name);
   if (found != symbols_.end()) return found->second;
@@ -37,6 +43,11 @@ Symbol& Operators::symbol(const std::string& name) {
   if (constant(name) != nullptr) {
     throw Error(ErrorCode::unsupported_model,
                 "\"" + name + "\" is a constant where a computed value is needed");
+  }
+  if (sizes_.contains(name)) {
+    throw Error(
+        ErrorCode::unsupported_model,
+        "the fused backend cannot run this graph: it computes with the number of rows, \"" + name + "\"");
   }
   throw Error(ErrorCode::invalid_model, "\"" + name + "\" is read before anything computes it");
 }
@@ -73,46 +84,55 @@ bool Operators::is_used(const std::string& name) const { return uses_.contains(n
 
 /// `tensor` as one number per column of `symbol`, which it must be broadcast to without changing its shape.
 std::vector<double> Operators::columns(const Node& node, const Tensor& tensor, const Symbol& symbol) const {
-  std::vector<double> values = numbers(tensor);
-  const std::size_t axes = tensor.dims.size();
-  const bool leading_ones = std::all_of(tensor.dims.begin(), tensor.dims.end() - (axes > 0 ? 1 : 0),
-                                        [](std::int64_t dim) { return dim == 1; });
-  const bool fits = axes <= static_cast<std::size_t>(symbol.rank) && leading_ones;
-  if (fits && values.size() == 1) return std::vector<double>(symbol.width, values[0]);
-  if (!fits || symbol.rank != 2 || values.size() != symbol.width) {
+  const std::vector<double> values = numbers(tensor);
+  const Shape& shape = symbol.shape;
+  const std::size_t rank = tensor.dims.size();
+  if (const std::size_t rows = rows_axis(tensor.name); rows != Shape::kNoBatch) {
+    if (shape.rank() - rank + rows != shape.batch) refuse(node, "it puts the rows of its inputs across");
+  }
+  if (rank <= shape.rank() && values.size() == 1) return std::vector<double>(symbol.width, values[0]);
+  bool fits = rank <= shape.rank() && !values.empty();
+  // Its elements as columns, of which axes that it does not have, or of one element, repeat some.
+  Shape elements{.axes = std::vector<Shape::Axis>(shape.axes.size()), .batch = shape.batch};
+  Picks picks;
+  for (const Shape::Axis& axis : shape.axes) picks.emplace_back(axis.size, 0);
+  std::size_t stride = 1;
+  for (std::size_t i = rank; fits && i-- > 0;) {
+    const auto size = static_cast<std::size_t>(tensor.dims[i]);
+    const auto axis = shape.find(static_cast<std::int64_t>(shape.rank() - rank + i));
+    if (size == 1) continue;
+    fits = axis && size == shape.axes[*axis].size;
+    if (!fits) break;
+    elements.axes[*axis].stride = stride;
+    picks[*axis] = all_of(size);
+    stride *= size;
+  }
+  if (!fits) {
     refuse(node, "constant \"" + tensor.name + "\" is neither one number nor one per column (" +
                      std::to_string(symbol.width) + ")");
   }
-  return values;
-}
-
-bool Operators::fold_constants(const Node& node) {
-  std::vector<const Tensor*> inputs;
-  for (const std::string& name : node.inputs) {
-    inputs.push_back(constant(name));
-    if (inputs.back() == nullptr) return false;
+  const std::vector<int> from = columns_of(elements, picks);
+  const std::vector<int> to = columns_of(shape, all_of(shape));
+  std::vector<double> result(symbol.width);
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    result[static_cast<std::size_t>(to[i])] = values[static_cast<std::size_t>(from[i])];
   }
-  auto tensor = fold(node, inputs);
-  if (!tensor) return false;
-  tensor->name = node.outputs[0];
-  folded_.insert_or_assign(tensor->name, std::move(*tensor));
-  return true;
+  return result;
 }
 
 void Operators::lower(const Node& node) {
   if (node.outputs.empty()) refuse(node, "it has no output");
-  if (fold_constants(node) || fold_quantized(node) || fold_tree_sums(node)) return;
+  if (fold_constants(node) || fold_sizes(node)) return;
+  const bool has_rows = reads_for_every_row(node);
+  if (!has_rows && (fold_quantized(node) || fold_tree_sums(node))) return;
   const std::string type = node.type();
   if (type == "Split") return split(node);
+  if (type == "GRU" || type == "LSTM" || type == "RNN") return recurrent(node);
   if (type == "ai.onnx.ml:TreeEnsembleRegressor") return tree_regressor(node);
   if (type == "ai.onnx.ml:TreeEnsembleClassifier") return tree_classifier(node);
   const auto handler = handlers().find(type);
   if (handler == handlers().end()) refuse(node, "it does not know this operator");
-  Symbol result = (this->*handler->second)(node);
-  constexpr std::size_t kMaxWidth = std::size_t{1} << 20;
-  if (result.width == 0 || result.width > kMaxWidth)
-    refuse(node, "its result has an impossible number of columns");
-  define(node.outputs[0], std::move(result));
+  define_output(node, 0, (this->*handler->second)(node));
 }
 
 const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
@@ -123,14 +143,17 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Cast", &Operators::same},
       {"Clip", &Operators::clip},
       {"Concat", &Operators::concat},
+      {"Conv", &Operators::convolution},
+      {"ConvTranspose", &Operators::transposed_convolution},
       {"DequantizeLinear", &Operators::dequantize},
       {"Div", &Operators::divide},
       {"Dropout", &Operators::same},
       {"Elu", &Operators::activation},
       {"Erf", &Operators::activation},
       {"Exp", &Operators::activation},
-      {"Flatten", &Operators::same},
-      {"Gather", &Operators::gather},
+      {"Expand", &Operators::move},
+      {"Flatten", &Operators::move},
+      {"Gather", &Operators::move},
       {"Gelu", &Operators::activation},
       {"Gemm", &Operators::gemm},
       {"HardSigmoid", &Operators::activation},
@@ -144,6 +167,7 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"Mish", &Operators::mish},
       {"Mul", &Operators::multiply},
       {"Neg", &Operators::negate},
+      {"Pad", &Operators::move},
       {"Pow", &Operators::power},
       {"QuantizeLinear", &Operators::quantize},
       {"Reciprocal", &Operators::activation},
@@ -155,21 +179,23 @@ const std::map<std::string_view, Operators::Handler>& Operators::handlers() {
       {"ReduceSum", &Operators::reduce},
       {"ReduceSumSquare", &Operators::reduce},
       {"Relu", &Operators::activation},
-      {"Reshape", &Operators::reshape},
+      {"Reshape", &Operators::move},
       {"Selu", &Operators::activation},
       {"Sigmoid", &Operators::activation},
       {"Sign", &Operators::activation},
-      {"Slice", &Operators::slice},
+      {"Slice", &Operators::move},
       {"Softplus", &Operators::activation},
       {"Softsign", &Operators::activation},
       {"Sqrt", &Operators::activation},
-      {"Squeeze", &Operators::squeeze},
+      {"Squeeze", &Operators::move},
       {"Sub", &Operators::subtract},
       {"Sum", &Operators::sum},
       {"Swish", &Operators::activation},
       {"Tanh", &Operators::activation},
+      {"Tile", &Operators::move},
       {"TopK", &Operators::top_k},
-      {"Unsqueeze", &Operators::squeeze},
+      {"Transpose", &Operators::move},
+      {"Unsqueeze", &Operators::move},
       {"ai.onnx.ml:SVMRegressor", &Operators::support_vectors},
       {"ai.onnx.ml:Scaler", &Operators::scaler},
   };

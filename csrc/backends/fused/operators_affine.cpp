@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <string_view>
@@ -33,28 +34,40 @@ Symbol Operators::affine_layer(const Node& node, Symbol& x, const Tensor& weight
   Dense layer;
   layer.inputs = transposed ? columns : rows;
   layer.outputs = transposed ? rows : columns;
-  if (x.rank != 2 || layer.inputs != x.width) {
+  if (x.shape.axes.empty() || x.shape.batch >= x.shape.axes.size()) refuse(node, "it multiplies rows");
+  if (layer.inputs != x.shape.axes.back().size) {
     throw Error(ErrorCode::invalid_model, node.describe() + ": weights for " + std::to_string(layer.inputs) +
-                                              " columns meet " + std::to_string(x.width));
+                                              " columns meet " + std::to_string(x.shape.axes.back().size));
   }
   if (layer.outputs == 0) refuse(node, "it has no columns");
-  layer.weights.resize(values.size());
+  std::vector<double> factors(values.size());
   for (std::size_t k = 0; k < layer.inputs; ++k) {
     for (std::size_t n = 0; n < layer.outputs; ++n) {
-      layer.weights[k * layer.outputs + n] = alpha * values[transposed ? n * columns + k : k * columns + n];
+      factors[k * layer.outputs + n] = alpha * values[transposed ? n * columns + k : k * columns + n];
     }
   }
   if (const auto found = quantized_.find(weights.name); found != quantized_.end()) {
     layer.quanta = found->second.along(transposed ? 0 : 1, layer.outputs);
     for (double& quantum : layer.quanta) quantum *= alpha;
   }
-  return builder_.dense(std::move(layer), x);
+  layer.weights = std::move(factors);
+  // Along the last axis, for all others: wherever these lie.
+  if (x.shape.axes.back().size > 1 && x.shape.axes.back().stride != 1) put_in_order(x);
+  layer.windows = x.width / layer.inputs;
+  layer.step = layer.inputs;
+  Shape shape = x.shape;
+  for (Shape::Axis& axis : shape.axes) axis.stride = axis.stride / layer.inputs * layer.outputs;
+  shape.axes.back() = {.size = layer.outputs, .stride = 1};
+  Symbol result = builder_.dense(std::move(layer), x);
+  result.shape = std::move(shape);
+  return result;
 }
 
 Symbol Operators::gemm(const Node& node) {
   if (node.integer_or("transA", 0) != 0) refuse(node, "transA is not supported");
   const Tensor* weights = constant_input(node, 1);
   if (weights == nullptr) refuse(node, "its weights are not constant");
+  if (!input(node, 0).shape.is_matrix()) refuse(node, "its input is not a matrix");
   Symbol result = affine_layer(node, input(node, 0), *weights, node.integer_or("transB", 0) != 0,
                                node.real_or("alpha", 1));
   if (node.inputs.size() < 3 || node.inputs[2].empty()) return result;
@@ -78,7 +91,9 @@ Symbol Operators::batch_normalization(const Node& node) {
   for (std::size_t i = 0; i < 4; ++i) {
     const Tensor* tensor = constant_input(node, i + 1);
     if (tensor == nullptr) refuse(node, "its parameters are not constant");
-    parameters[i] = columns(node, *tensor, x);
+    Tensor by_channel = *tensor;  // The second axis, whatever follows.
+    for (std::size_t axis = 2; axis < x.shape.rank(); ++axis) by_channel.dims.push_back(1);
+    parameters[i] = columns(node, by_channel, x);
   }
   auto& [gamma, beta, mean, variance] = parameters;
   const double epsilon = node.real_or("epsilon", 1e-5F);
@@ -88,14 +103,41 @@ Symbol Operators::batch_normalization(const Node& node) {
 
 /// [batch, 1] with a constant of n numbers becomes [batch, n].
 void Operators::expand_to(const Tensor& tensor, Symbol& x) {
-  if (x.rank == 2 && x.width == 1 && tensor.size() > 1) x = builder_.expand(x, tensor.size());
+  if (x.shape.is_matrix() && x.width == 1 && tensor.size() > 1) x = builder_.expand(x, tensor.size());
+}
+
+/// Axes of one element repeated to these sizes.
+Symbol Operators::expanded(const Node& node, Symbol& x, const std::vector<std::size_t>& sizes) {
+  if (!product_of(sizes, kMaxWidth)) refuse(node, "its result has an impossible number of columns");
+  Picks picks = all_of(x.shape);
+  for (std::size_t i = 0; i < sizes.size(); ++i) picks[i].resize(sizes[i], 0);
+  return placed(node, x, {.shape = Shape::in_order(sizes, x.shape.batch), .picks = std::move(picks)});
 }
 
 Symbol Operators::broadcast_binary(const Node& node, Op op, Symbol& left, Symbol& right) {
-  const bool widths_fit = left.width == right.width || left.width == 1 || right.width == 1;
-  if (left.rank != right.rank || !widths_fit)
-    refuse(node, "its inputs have shapes that do not fit row by row");
-  return builder_.binary(op, left, right);
+  const std::size_t axes = std::max(left.shape.axes.size(), right.shape.axes.size());
+  std::vector<std::size_t> sizes(axes, 1);
+  bool fits = left.shape.rank() == right.shape.rank() && left.shape.batch == right.shape.batch;
+  for (std::size_t i = 0; fits && i < axes; ++i) {
+    const std::size_t of_left = left.shape.axes[i].size;
+    const std::size_t of_right = right.shape.axes[i].size;
+    sizes[i] = std::max(of_left, of_right);
+    fits = of_left == of_right || of_left == 1 || of_right == 1;
+  }
+  if (!fits) refuse(node, "its inputs have shapes that do not fit row by row");
+  const bool is_narrow = left.width == 1 || right.width == 1;
+  if (is_narrow || left.shape == right.shape) return builder_.binary(op, left, right);
+  Symbol first = expanded(node, left, sizes);
+  Symbol second = expanded(node, right, sizes);
+  return builder_.binary(op, first, second);
+}
+
+/// Makes what has the same axes lie alike.
+void Operators::align(Symbol& left, Symbol& right) {
+  const bool same_axes = left.shape.batch == right.shape.batch && left.shape.sizes() == right.shape.sizes();
+  if (!same_axes || left.shape == right.shape) return;
+  put_in_order(left);
+  put_in_order(right);
 }
 
 /// (x - offset) scale
@@ -122,9 +164,9 @@ Symbol Operators::sum(const Node& node) {
   Symbol total = taken(node, 0);
   for (std::size_t i = 1; i < node.inputs.size(); ++i) {
     Symbol& next = input(node, i);
-    total = total.rank == next.rank && total.width == next.width
-                ? builder_.add(total, next)
-                : broadcast_binary(node, Op::add, total, next);
+    align(total, next);
+    total =
+        total.shape == next.shape ? builder_.add(total, next) : broadcast_binary(node, Op::add, total, next);
   }
   return total;
 }
@@ -140,9 +182,8 @@ Symbol Operators::add(const Node& node) {
   }
   Symbol& left = input(node, 0);
   Symbol& right = input(node, 1);
-  if (left.rank != right.rank || left.width != right.width) {
-    return broadcast_binary(node, Op::add, left, right);
-  }
+  align(left, right);
+  if (left.shape != right.shape) return broadcast_binary(node, Op::add, left, right);
   return builder_.add(left, right);
 }
 
@@ -163,9 +204,8 @@ Symbol Operators::subtract(const Node& node) {
   }
   Symbol& left = input(node, 0);
   Symbol& right = input(node, 1);
-  if (left.rank != right.rank || left.width != right.width) {
-    return broadcast_binary(node, Op::subtract, left, right);
-  }
+  align(left, right);
+  if (left.shape != right.shape) return broadcast_binary(node, Op::subtract, left, right);
   return builder_.difference(left, right);
 }
 

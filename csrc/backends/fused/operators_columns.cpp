@@ -1,9 +1,10 @@
 #include <algorithm>
-#include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "backends/fused/constants.h"
+#include "backends/fused/moves.h"
 #include "backends/fused/operators.h"
 #include "core/error.h"
 
@@ -16,7 +17,6 @@ using onnx::Tensor;
 
 Symbol Operators::same(const Node& node) {
   if (node.op_type == "Cast" && node.integer_or("to", 0) != 1) refuse(node, "it casts to another type");
-  if (node.op_type == "Flatten" && node.integer_or("axis", 1) != 1) refuse(node, "its axis is not 1");
   if (node.op_type == "Dropout") {
     const Tensor* training = constant_input(node, 2);
     const bool given = node.inputs.size() > 2 && !node.inputs[2].empty();
@@ -24,152 +24,176 @@ Symbol Operators::same(const Node& node) {
     if (given && (!known || numbers(*training)[0] != 0)) refuse(node, "it is in training mode");
     if (node.outputs.size() > 1 && is_used(node.outputs[1])) refuse(node, "its mask is read");
   }
-  Symbol x = taken(node, 0);
-  if (node.op_type == "Flatten") x.rank = 2;
-  return x;
+  return taken(node, 0);
 }
 
-Symbol Operators::reshape(const Node& node) {
-  const Tensor* shape = constant_input(node, 1);
-  if (shape == nullptr) refuse(node, "its shape is not constant");
-  Symbol x = taken(node, 0);
-  const auto& dims = shape->integers;
-  const auto width = static_cast<std::int64_t>(x.width);
-  if (dims.size() == 1 && x.width == 1 && dims[0] == -1) {
-    x.rank = 1;
-  } else if (dims.size() == 2 && (dims[0] == -1 || dims[0] == 0) &&
-             (dims[1] == width || (dims[1] == -1 && dims[0] == 0 && x.rank == 2))) {
-    x.rank = 2;
-  } else {
-    refuse(node, "it mixes rows and columns");
-  }
-  return x;
-}
-
-std::vector<std::int64_t> Operators::axes(const Node& node, std::size_t index) const {
-  if (const Tensor* tensor = constant_input(node, index)) return tensor->integers;
-  const onnx::Attribute* attribute = node.attribute("axes");
-  return attribute == nullptr ? std::vector<std::int64_t>() : attribute->integers;
-}
-
-Symbol Operators::squeeze(const Node& node) {
-  const bool squeezes = node.op_type == "Squeeze";
-  Symbol x = taken(node, 0);
-  const auto axis = axes(node, 1);
-  const bool is_column = axis.size() == 1 && (axis[0] == 1 || axis[0] == -1);
-  if (!is_column || x.width != 1 || x.rank != (squeezes ? 2 : 1))
-    refuse(node, "it changes more than one column");
-  x.rank = squeezes ? 1 : 2;
-  return x;
-}
-
-Symbol Operators::concat(const Node& node) {
-  std::vector<Symbol*> parts;
-  parts.reserve(node.inputs.size());
-  for (std::size_t i = 0; i < node.inputs.size(); ++i) parts.push_back(&input(node, i));
-  const auto axis = node.integer_or("axis", 0);
-  const bool matrices =
-      std::all_of(parts.begin(), parts.end(), [](const Symbol* part) { return part->rank == 2; });
-  if (parts.empty() || !matrices || (axis != 1 && axis != -1)) refuse(node, "it does not join columns");
-  return builder_.concat(parts);
-}
-
-Symbol Operators::gather(const Node& node) {
-  const Tensor* indices = constant_input(node, 1);
+Symbol Operators::move(const Node& node) {
   Symbol& x = input(node, 0);
-  const auto axis = node.integer_or("axis", 0);
-  if (indices == nullptr || indices->dims.size() > 1 || (axis != 1 && axis != -1) || x.rank != 2) {
-    refuse(node, "it does not pick constant columns");
-  }
-  const auto width = static_cast<std::int64_t>(x.width);
-  std::vector<int> columns;
-  for (const std::int64_t index : indices->integers) {
-    if (index < -width || index >= width) {
-      throw Error(ErrorCode::invalid_model, node.describe() + " picks column " + std::to_string(index) +
-                                                " of " + std::to_string(width));
+  const Moved change = *moved(node, x.shape, known_inputs(node));
+  if (!change.picks && !only_reader(node, 0)) builder_.share(x);
+  return placed(node, x, change);
+}
+
+/// x, moved.
+Symbol Operators::placed(const Node& node, Symbol& x, const Moved& moved) {
+  if (moved.picks) {
+    std::vector<std::size_t> sizes(moved.picks->size());
+    std::ranges::transform(*moved.picks, sizes.begin(), &std::vector<int>::size);
+    if (!product_of(sizes, kMaxWidth)) refuse(node, "its result has an impossible number of columns");
+    std::vector<int> columns = columns_of(x.shape, *moved.picks);
+    if (columns != all_of(x.width)) {
+      Symbol result = builder_.gather(x, std::move(columns));
+      result.shape = moved.shape;
+      return result;
     }
-    columns.push_back(static_cast<int>(index < 0 ? index + width : index));
-  }
-  std::vector<int> all(x.width);
-  std::iota(all.begin(), all.end(), 0);
-  if (columns == all && !indices->dims.empty()) {
     builder_.materialize(x);
-    return taken(node, 0);
+    builder_.share(x);
   }
-  Symbol result = builder_.gather(x, std::move(columns));
-  if (indices->dims.empty()) result.rank = 1;
+  Symbol result = x;
+  result.shape = moved.shape;
   return result;
-}
-
-Symbol Operators::slice(const Node& node) {
-  std::int64_t bounds[4] = {0, 0, 0, 1};  // start, end, axis, step
-  for (std::size_t i = 0; i < 4; ++i) {
-    const bool given = i + 1 < node.inputs.size() && !node.inputs[i + 1].empty();
-    const Tensor* tensor = constant_input(node, i + 1);
-    if (!given && i > 1) continue;
-    if (tensor == nullptr || tensor->integers.size() != 1) refuse(node, "it does not cut one constant range");
-    bounds[i] = tensor->integers[0];
-  }
-  Symbol& x = input(node, 0);
-  if (x.rank != 2 || (bounds[2] != 1 && bounds[2] != -1) || bounds[3] != 1) {
-    refuse(node, "it does not cut one range of columns");
-  }
-  const auto width = static_cast<std::int64_t>(x.width);
-  for (std::int64_t* bound : {&bounds[0], &bounds[1]}) {
-    *bound = std::clamp<std::int64_t>(*bound < 0 ? *bound + width : *bound, 0, width);
-  }
-  std::vector<int> columns;
-  for (std::int64_t c = bounds[0]; c < bounds[1]; ++c) columns.push_back(static_cast<int>(c));
-  if (columns.empty()) refuse(node, "it cuts an empty range");
-  return builder_.gather(x, std::move(columns));
 }
 
 void Operators::split(const Node& node) {
   Symbol& x = input(node, 0);
-  const auto axis = node.integer_or("axis", 0);
-  if (x.rank != 2 || (axis != 1 && axis != -1)) refuse(node, "it does not split columns");
-  const std::size_t parts = node.outputs.size();
-  std::vector<std::int64_t> sizes(parts, static_cast<std::int64_t>((x.width + parts - 1) / parts));
-  if (const Tensor* given = constant_input(node, 1)) sizes = given->integers;
-  if (const onnx::Attribute* given = node.attribute("split")) sizes = given->integers;
-  if (sizes.size() != parts) refuse(node, "it has not one size per part");
-  std::int64_t start = 0;
-  const auto width = static_cast<std::int64_t>(x.width);
-  for (std::size_t i = 0; i < parts; ++i) {
-    std::vector<int> columns;
-    for (std::int64_t c = start; c < width && c - start < sizes[i]; ++c)
-      columns.push_back(static_cast<int>(c));
-    start += static_cast<std::int64_t>(columns.size());
-    if (columns.empty()) refuse(node, "one of its parts is empty");
-    if (is_used(node.outputs[i])) define(node.outputs[i], builder_.gather(x, std::move(columns)));
+  const std::vector<Moved> parts = split_into_parts(node, x.shape, known_inputs(node));
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (is_used(node.outputs[i])) define_output(node, i, placed(node, x, parts[i]));
   }
 }
 
-Symbol Operators::reduce(const Node& node) {
+/// With its columns in the order of its axes.
+void Operators::put_in_order(Symbol& x) {
+  if (x.shape.is_in_order()) return;
+  const Shape shape = Shape::in_order(x.shape.sizes(), x.shape.batch);
+  x = builder_.gather(x, columns_of(x.shape, all_of(x.shape)));
+  x.shape = shape;
+}
+
+Symbol Operators::concat(const Node& node) {
+  const Shape first = input(node, 0).shape;
+  const auto axis = first.find(node.integer_or("axis", 0));
+  if (!axis) refuse(node, "it does not join columns");
+  std::vector<std::size_t> sizes = first.sizes();
+  sizes[*axis] = 0;
+  std::vector<Symbol*> parts;
+  parts.reserve(node.inputs.size());
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    Symbol& part = *parts.emplace_back(&input(node, i));
+    put_in_order(part);
+    std::vector<std::size_t> like = part.shape.sizes();
+    if (like.size() == sizes.size()) like[*axis] = sizes[*axis] += like[*axis];
+    if (part.shape.batch != first.batch || like != sizes) refuse(node, "it does not join columns");
+  }
+  std::size_t outer = 1;
+  for (std::size_t i = 0; i < *axis; ++i) outer *= sizes[i];
+  Symbol result = builder_.concat(parts);
+  if (outer > 1) {
+    std::vector<int> columns;
+    columns.reserve(result.width);
+    for (std::size_t o = 0; o < outer; ++o) {
+      std::size_t start = 0;
+      for (const Symbol* part : parts) {
+        const std::size_t block = part->width / outer;
+        for (std::size_t c = 0; c < block; ++c) columns.push_back(static_cast<int>(start + o * block + c));
+        start += part->width;
+      }
+    }
+    result = builder_.gather(result, std::move(columns));
+  }
+  result.shape = Shape::in_order(sizes, first.batch);
+  return result;
+}
+
+/// The sums, or extremes, over some of the axes: `inner` has these last, and all lie in order.
+Symbol Operators::reduce_last(const Node& node, Symbol inner, std::size_t count) {
+  const std::size_t kept = inner.width / count;
   const std::string& op = node.op_type;
+  if (op == "ReduceMin" || op == "ReduceMax") {
+    const Op better = op == "ReduceMin" ? Op::minimum : Op::maximum;
+    // Both halves, which share the middle one of an odd number.
+    for (std::size_t left = count; left > 1; left -= left / 2) {
+      const std::size_t half = left - left / 2;
+      const auto part = [&](std::size_t first) {
+        Picks picks{all_of(kept), all_of(half)};
+        for (int& pick : picks[1]) pick += static_cast<int>(first);
+        return builder_.gather(inner, columns_of(Shape::in_order({kept, left}), picks));
+      };
+      Symbol begin = part(0);
+      Symbol end = part(left - half);
+      inner = builder_.binary(better, begin, end);
+    }
+    return inner;
+  }
+  if (op == "ReduceL1") {
+    inner = builder_.apply({.function = Function::abs}, inner, false);
+  } else if (op == "ReduceL2" || op == "ReduceSumSquare") {
+    inner = builder_.square(inner);
+  }
+  count_layer(node, count, 1);
+  const double weight = op == "ReduceMean" ? 1.0 / static_cast<double>(count) : 1.0;
+  Symbol sums = builder_.dense({.inputs = count,
+                                .outputs = 1,
+                                .windows = kept,
+                                .step = count,
+                                .weights = std::vector<double>(count, weight),
+                                .bias = {},
+                                .quanta = {}},
+                               inner);
+  return op == "ReduceL2" ? builder_.apply({.function = Function::sqrt}, sums, true) : sums;
+}
+
+/// The same over all columns.
+Symbol Operators::reduce_all(const Node& node, Symbol& x) {
+  const std::string& op = node.op_type;
+  if (op == "ReduceMin") return builder_.reduce(Op::min_columns, x, 1);
+  if (op == "ReduceMax") return builder_.reduce(Op::max_columns, x, 1);
+  if (op == "ReduceSum") return builder_.sum(x, 1);
+  if (op == "ReduceMean") return builder_.sum(x, 1.0 / static_cast<double>(x.width));
+  if (op == "ReduceL1") {
+    Symbol magnitude = builder_.apply({.function = Function::abs}, x, only_reader(node, 0));
+    return builder_.sum(magnitude, 1);
+  }
+  Symbol squares = builder_.square(x);
+  Symbol result = builder_.sum(squares, 1);
+  return op == "ReduceL2" ? builder_.apply({.function = Function::sqrt}, result, true) : result;
+}
+
+Symbol Operators::reduce(const Node& node) {
   Symbol& x = input(node, 0);
-  const auto axis = axes(node, 1);
-  if (x.rank != 2 || axis.size() != 1 || (axis[0] != 1 && axis[0] != -1)) {
-    refuse(node, "it does not reduce the columns of each row");
+  std::vector<bool> goes(x.shape.axes.size(), false);
+  const auto axes = axes_of(node, known_inputs(node), 1);
+  for (const std::int64_t axis : axes) {
+    const auto found = x.shape.find(axis);
+    if (!found) refuse(node, "it does not reduce the columns of each row");
+    goes[*found] = true;
+  }
+  if (axes.empty()) refuse(node, "it does not reduce the columns of each row");
+  const bool keeps = node.integer_or("keepdims", 1) != 0;
+  Shape grouped;  // What stays, then what goes.
+  std::vector<std::size_t> sizes;
+  std::size_t batch = x.shape.batch;
+  for (std::size_t i = 0; i < goes.size(); ++i) {
+    if (!goes[i]) grouped.axes.push_back(x.shape.axes[i]);
+    if (!goes[i] || keeps) sizes.push_back(goes[i] ? 1 : x.shape.axes[i].size);
+    if (goes[i] && !keeps && i < x.shape.batch) --batch;
+  }
+  std::size_t count = 1;
+  for (std::size_t i = 0; i < goes.size(); ++i) {
+    if (!goes[i]) continue;
+    grouped.axes.push_back(x.shape.axes[i]);
+    count *= x.shape.axes[i].size;
   }
   Symbol result;
-  if (op == "ReduceMin") {
-    result = builder_.reduce(Op::min_columns, x, 1);
-  } else if (op == "ReduceMax") {
-    result = builder_.reduce(Op::max_columns, x, 1);
-  } else if (op == "ReduceSum") {
-    result = builder_.sum(x, 1);
-  } else if (op == "ReduceMean") {
-    result = builder_.sum(x, 1.0 / static_cast<double>(x.width));
-  } else if (op == "ReduceL1") {
-    Symbol magnitude = builder_.apply({.function = Function::abs}, x, only_reader(node, 0));
-    result = builder_.sum(magnitude, 1);
+  if (count == x.width) {
+    result = reduce_all(node, x);
+  } else if (grouped.is_in_order()) {
+    builder_.share(x);
+    result = reduce_last(node, x, count);
   } else {
-    Symbol squares = builder_.square(x);
-    result = builder_.sum(squares, 1);
-    if (op == "ReduceL2") result = builder_.apply({.function = Function::sqrt}, result, true);
+    result = reduce_last(node, builder_.gather(x, columns_of(grouped, all_of(grouped))), count);
   }
-  result.rank = node.integer_or("keepdims", 1) != 0 ? 2 : 1;
+  result.shape = Shape::in_order(sizes, batch);
   return result;
 }
 
@@ -178,7 +202,7 @@ Symbol Operators::top_k(const Node& node) {
   Symbol& x = input(node, 0);
   const auto axis = node.integer_or("axis", -1);
   if (wanted == nullptr || wanted->integers.size() != 1) refuse(node, "its k is not constant");
-  if (x.rank != 2 || (axis != 1 && axis != -1)) refuse(node, "it does not select among columns");
+  if (!x.shape.is_matrix() || (axis != 1 && axis != -1)) refuse(node, "it does not select among columns");
   if (node.outputs.size() > 1 && is_used(node.outputs[1])) refuse(node, "its indices are read");
   const std::int64_t k = wanted->integers[0];
   if (k < 1 || k > static_cast<std::int64_t>(x.width)) {

@@ -100,7 +100,7 @@ bool Operators::fold_tree_sums(const Node& node) {
 /// Runtime does, which adds those of two classes to other columns than their own.
 std::vector<TreeSum> Operators::tree_outputs(const Node& node) {
   Symbol& x = input(node, 0);
-  if (x.rank != 2) refuse(node, "its input is not a matrix");
+  if (!x.shape.is_matrix()) refuse(node, "its input is not a matrix");
   const int value = builder_.materialize(x);
   builder_.share(x);
   TreeEnsemble ensemble = read_tree_ensemble(node, x.width);

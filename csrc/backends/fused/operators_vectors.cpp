@@ -39,12 +39,13 @@ Dense columns_of(std::span<const double> points, std::size_t width, double facto
   Dense layer;
   layer.inputs = width;
   layer.outputs = points.size() / width;
-  layer.weights.resize(points.size());
+  std::vector<double> weights(points.size());
   for (std::size_t n = 0; n < layer.outputs; ++n) {
     for (std::size_t k = 0; k < width; ++k) {
-      layer.weights[k * layer.outputs + n] = factor * points[n * width + k];
+      weights[k * layer.outputs + n] = factor * points[n * width + k];
     }
   }
+  layer.weights = std::move(weights);
   return layer;
 }
 
@@ -54,7 +55,7 @@ Dense columns_of(std::span<const double> points, std::size_t width, double facto
 /// coefficients are those of the columns.
 Symbol Operators::support_vectors(const Node& node) {
   Symbol& x = input(node, 0);
-  if (x.rank != 2) refuse(node, "its input is not a matrix");
+  if (!x.shape.is_matrix()) refuse(node, "its input is not a matrix");
   if (node.integer_or("one_class", 0) != 0) refuse(node, "one_class leaves a sign and no score");
   if (text_of(node, "post_transform", "NONE") != "NONE")
     refuse(node, "it knows the post_transform NONE only");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <map>
 
 #include "backends/fused/expanded_distances.h"
 #include "backends/fused/frame_layout.h"
@@ -41,7 +42,7 @@ int takers_of(const Program& program, std::size_t position, const Geometry& geom
   if (layer.function.function != Function::identity) return 0;
   const bool is_sum = layer.op == Op::dense && layer.arithmetic == Arithmetic::float32 &&
                       layer.dense.inputs <= static_cast<std::size_t>(geometry.k_block) &&
-                      chains_of(layer.dense, geometry) == 1;
+                      chains_of(layer.dense, geometry) == 1 && layer.dense.windows == 1;
   const bool is_plain = layer.op == Op::distances && layer.factor == 1;
   if (!is_sum && !is_plain) return 0;
   const std::size_t count = takers(program, position);
@@ -232,10 +233,19 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
   Arena arena;
   std::vector<Places> places;
   std::vector<int> step_takers;
+  std::map<const void*, std::size_t> sharing;  // By weights, the first step that has them.
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     step_takers.push_back(takers_of(program, i, geometry));
-    places.push_back(place(arena, program, i, step_takers.back(), geometry));
-    indices_.push_back(program.instructions[i].indices);
+    const Instruction& instruction = program.instructions[i];
+    indices_.push_back(instruction.indices);
+    const auto [first, is_new] = sharing.try_emplace(instruction.dense.weights.shared(), i);
+    const Instruction& same = program.instructions[first->second];
+    const bool shares =
+        !is_new && instruction.op == Op::dense && same.op == Op::dense && step_takers[first->second] == 0 &&
+        step_takers.back() == 0 && same.arithmetic == instruction.arithmetic &&
+        same.zero_point == instruction.zero_point && same.dense.bias == instruction.dense.bias &&
+        !expanded_distances(program, first->second) && !expanded_distances(program, i);
+    places.push_back(shares ? places[first->second] : place(arena, program, i, step_takers.back(), geometry));
   }
   constants_ = AlignedFloats(arena.floats().size());
   constant_bytes_ = constants_.size() * sizeof(float);
@@ -256,6 +266,12 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     if (instruction.op == Op::copy) step.out.width = step.a.width;
     step.function = instruction.function;
     if (instruction.op == Op::pack) step.function.b = static_cast<float>(instruction.zero_point);
+    if (instruction.dense.windows > 1) {
+      step.a.width = static_cast<int>(instruction.dense.inputs);
+      step.out.width = static_cast<int>(instruction.dense.outputs);
+      step.windows = static_cast<int>(instruction.dense.windows);
+      step.step = static_cast<int>(instruction.dense.step);
+    }
     step.takers = step_takers[i];
     step.chains = chains_of(instruction.dense, geometry);
     step.lane_weights = address(places[i].lane_weights);
@@ -281,9 +297,10 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     steps_.push_back(step);
     if (step.op == Op::dense) ++layers_;
     if (step.op == Op::dense && step.words != nullptr) ++word_layers_;
-    multiply_adds_ += instruction.dense.inputs * instruction.dense.outputs;
-    padded_multiply_adds += instruction.dense.inputs *
-                            round_up(instruction.dense.outputs, static_cast<std::size_t>(geometry.lanes));
+    const Dense& layer = instruction.dense;
+    multiply_adds_ += layer.windows * layer.inputs * layer.outputs;
+    padded_multiply_adds +=
+        layer.windows * layer.inputs * round_up(layer.outputs, static_cast<std::size_t>(geometry.lanes));
   }
 
   const auto steps_of = [&](std::size_t instructions) {

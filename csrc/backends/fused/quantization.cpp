@@ -101,8 +101,8 @@ bool Operators::fold_quantized(const Node& node) {
 
 Symbol Operators::quantize(const Node& node) {
   Symbol& x = input(node, 0);
-  const Quantized quantized = quantization_of(
-      node, {nullptr, constant_input(node, 1), constant_input(node, 2)}, static_cast<std::size_t>(x.rank));
+  const Quantized quantized =
+      quantization_of(node, {nullptr, constant_input(node, 1), constant_input(node, 2)}, x.shape.rank());
   if (quantized.scales.size() != 1) refuse(node, "its scale is not one number");
   const double zero_point = quantized.zero_points.front();
   const auto signed_zero_point = static_cast<float>(zero_point - quantized.lowest - 128);
@@ -117,8 +117,8 @@ Symbol Operators::quantize(const Node& node) {
 
 Symbol Operators::dequantize(const Node& node) {
   Symbol x = taken(node, 0);
-  const Quantized quantized = quantization_of(
-      node, {nullptr, constant_input(node, 1), constant_input(node, 2)}, static_cast<std::size_t>(x.rank));
+  const Quantized quantized =
+      quantization_of(node, {nullptr, constant_input(node, 1), constant_input(node, 2)}, x.shape.rank());
   if (quantized.scales.size() != 1) refuse(node, "its scale is not one number");
   const double zero_point = quantized.zero_points.front();
   const std::size_t width = x.width;

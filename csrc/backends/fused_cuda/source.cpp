@@ -299,9 +299,13 @@ bool fits_registers(const Program& program) {
 
 /// What it is part of, if no kernel is generated for it.
 const char* name_of_unsupported(const fused::Instruction& step) {
+  constexpr const char* kSequences = "layers over sequences (convolutions, recurrent layers)";
   switch (step.op) {
     case fused::Op::trees: return "decision trees";
     case fused::Op::distances: return "support vector machines";
+    case fused::Op::dense: return step.dense.windows > 1 ? kSequences : nullptr;
+    case fused::Op::gather:
+      return std::ranges::any_of(step.indices, [](int i) { return i < 0; }) ? kSequences : nullptr;
     default: return nullptr;
   }
 }

@@ -19,7 +19,7 @@ using namespace datasentinel;
 bool is_little_work(const fused::Program& program) {
   std::size_t work = program.instructions.size();
   for (const std::size_t width : program.widths) work += width;
-  for (const auto& instruction : program.instructions) work += instruction.dense.weights.size();
+  for (const auto& step : program.instructions) work += step.dense.weights.size() * step.dense.windows;
   return work < 100'000;
 }
 
