@@ -100,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._inbox_bytes = 0
         self._write_paused = False
         self._unread_bytes = 0  # Of replies, while writing is paused.
+        self._answer_waits = False  # Until writing goes on.
         self._reading_paused = False
         self._ended = False  # The peer has ended its side.
         self._finished = False  # The session knows, and answers are still to come.
@@ -128,7 +129,7 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
         if self._session is not None:
-            self._session.on_wake(self._wake)
+            self._session.on_wake(self._go_on)
             if owner.tls_context is not None:
                 self._tls = TlsChannel(owner.tls_context)
                 self.receiving_since_s = self.last_active_s
@@ -174,6 +175,13 @@ class Connection(asyncio.Protocol):
             self._turns.enqueue(self)
         # Nobody waited meanwhile, so it is not held against this connection.
         self._turns.spend(monotonic() - started_s + len(data) * RECEIVING_S_PER_BYTE)
+
+    def _go_on(self) -> None:
+        """Take what was answered elsewhere, unless the peer leaves the replies before it unread."""
+        if self._write_paused:
+            self._answer_waits = True
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         if not self._closing and self._session is not None:
@@ -300,7 +308,8 @@ class Connection(asyncio.Protocol):
         if self._session is None or self._closing:
             return
         self._regulate_reading(self._session)
-        if self._session.unfinished or self._inbox:
+        if self._session.unfinished or self._inbox or self._answer_waits:
+            self._answer_waits = False
             self._turns.ready(self)
 
     def _hold(self, unread_bytes: int) -> None:

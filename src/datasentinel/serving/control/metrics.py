@@ -44,13 +44,18 @@ class Metrics:
         Where the other workers' metrics are.
     guard : Guard, optional
         Who counts failed logins.
+
+    Attributes
+    ----------
+    is_prepared : bool
+        Whether `render` can be called without a wait: `prepare` has imported what it needs.
     """
 
     def __init__(self, plane: DataPlane, board: Board | None = None, guard: Guard | None = None) -> None:
         self._plane = plane
         self._board = board
         self._guard = guard
-        self._is_prepared = False
+        self.is_prepared = False
         self._pages: dict[str, bytes] = {}  # The last ones, by content type.
         self._pages_left = _PAGES_AT_ONCE
         self._looked_s = monotonic()
@@ -105,10 +110,10 @@ class Metrics:
 
     async def prepare(self) -> None:
         """Import what writes the metrics, off the event loop, when they are first asked for."""
-        if not self._is_prepared:
+        if not self.is_prepared:
             collectors = f"{__package__}.collectors"
             await threads.finish(partial(importlib.import_module, collectors), "import-metrics")
-            self._is_prepared = True
+            self.is_prepared = True
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all metrics, as of now or a moment ago, in the text format that an `Accept` header asks for.

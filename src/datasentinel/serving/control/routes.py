@@ -180,8 +180,18 @@ class Routes:
         ready = self._plane.ready
         return Response.json({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _render_metrics(self, request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG002
+    def _render_metrics(
+        self,
+        request: Request,
+        found: Mapping[str, str],  # noqa: ARG002
+    ) -> Response | Awaitable[Response]:
+        return self._rendered_metrics(request) if self._metrics.is_prepared else self._first_metrics(request)
+
+    async def _first_metrics(self, request: Request) -> Response:
         await self._metrics.prepare()
+        return self._rendered_metrics(request)
+
+    def _rendered_metrics(self, request: Request) -> Response:
         body, content_type = self._metrics.render(request.headers.get("accept", ""))
         return Response(HTTPStatus.OK, body, content_type)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import pytest
 
 from datasentinel.errors import ServerError
 from datasentinel.serving.accounts import TransportAccount
 from datasentinel.serving.connections.listener import Listener
-from datasentinel.serving.connections.session import CLOSED, MID_MESSAGE, Session
+from datasentinel.serving.connections.session import CLOSED, MID_MESSAGE, WAITING, Session
 
 
 class Echo(Session):
@@ -45,6 +46,31 @@ class Lines(Echo):
         return lines + newline, MID_MESSAGE if self._partial else 0
 
 
+class Elsewhere(Session):
+    """Has many requests answered elsewhere, one after the other."""
+
+    size_bytes = 1 << 20
+    answers = 64
+    given = 0
+    state = 0
+
+    def take_turn(self, data: bytes) -> tuple[bytes, int]:
+        answer = b""
+        if not data and self.state & WAITING:
+            type(self).given += 1
+            answer = b"a" * self.size_bytes
+        if self.given == self.answers:
+            return answer, 0
+        asyncio.get_running_loop().call_soon(self._wake)
+        return answer, WAITING
+
+    def finish(self) -> bytes:
+        return b""
+
+    def on_wake(self, wake) -> None:
+        self._wake = wake
+
+
 class FastForward(asyncio.SelectorEventLoop):
     """An event loop whose clock can be moved on."""
 
@@ -69,6 +95,31 @@ def listener(
         write_buffer_bytes=1024,
         **limits,
     )
+
+
+def test_answers_from_elsewhere_wait_for_a_peer_that_reads(account):
+    async def scenario() -> tuple[int, int]:
+        echo = listener(account, session=Elsewhere)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, await echo.start())
+        await loop.sock_sendall(sock, b"go")
+        unread = -1
+        while unread != Elsewhere.given:  # Until nothing moves any more.
+            unread = Elsewhere.given
+            await asyncio.sleep(0.2)
+        read_bytes = 0
+        while read_bytes < Elsewhere.answers * Elsewhere.size_bytes:
+            read_bytes += len(await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60))
+        sock.close()
+        await echo.stop(0)
+        return unread, Elsewhere.given
+
+    unread, given = asyncio.run(scenario())
+    assert unread < 32  # Of 1 MiB each; the sockets' own buffers take some.
+    assert given == Elsewhere.answers
 
 
 def test_a_session_that_breaks_takes_only_its_own_connection(account, caplog):
