@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TOOLS := $(VENV)/.tools
 INSTALLED := $(VENV)/.installed
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$$(pwd)/$(BIN)/ninja"
-CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp examples -name '*.cpp' -o -name '*.h' 2>/dev/null)
+CXX_FILES := $(shell find csrc tests/cpp benchmarks/cpp examples -name '*.cpp' -o -name '*.h' -o -name '*.inl' 2>/dev/null)
 SOURCES := $(shell find src csrc proto cmake -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help

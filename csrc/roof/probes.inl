@@ -1,6 +1,6 @@
 // The loops, for vectors of PROBE_LANES floats. Included by one file per instruction set, which defines
-// PROBE_LANES, PROBE_ACCUMULATORS and PROBE_NAME(name). It uses no inline function of any library: compiled with newer
-// instructions, such a function could replace the copy that runs on older processors.
+// PROBE_LANES, PROBE_ACCUMULATORS and PROBE_NAME(name). It uses no inline function of any library: compiled
+// with newer instructions, such a function could replace the copy that runs on older processors.
 
 #include "roof/probes.h"
 

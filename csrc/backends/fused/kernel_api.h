@@ -105,8 +105,8 @@ struct Step {
   const float* bias = nullptr;
   const float* centres = nullptr;  ///< dense of distances (see ExpandedDistances), whose gains are `scale`:
                                    ///< [panel of kCentreColumns][k][column].
-  float largest_gain = 0;          ///< Where the first taker keeps the smallest distances as they are, by
-                                   ///< which it is seen whether any are near; otherwise 0.
+  float largest_gain = 0;          ///< Not 0 where the first taker keeps the smallest distances unscaled,
+                                   ///< from which is judged whether any are near.
   const WordKernels* words = nullptr;  ///< pack, and dense of packed inputs: what multiplies them.
   const int* first_sums =
       nullptr;  ///< dense in eight bits: the sums begin with these, and are worth `scale`.

@@ -379,7 +379,8 @@ struct RowsInLanes {
   /// lies.
   template <typename Take>
   FUSED_INLINE void in_parts(const Step& step, Take take) const {
-    const auto run = step.op == Op::dense ? lane_parts<false, kVectors, Take> : lane_parts<true, kVectors, Take>;
+    const auto run =
+        step.op == Op::dense ? lane_parts<false, kVectors, Take> : lane_parts<true, kVectors, Take>;
     run(step, at(step.a), at(step.out), kPartColumns, take);
   }
 

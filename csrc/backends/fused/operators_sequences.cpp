@@ -91,9 +91,9 @@ Convolution read_convolution(const Node& node, const Shape& x, const Tensor* ten
   result.dilation = static_cast<std::size_t>(number_of(node, "dilations", 1));
   const auto kernel = number_of(node, "kernel_shape", static_cast<std::int64_t>(result.taps));
   if (result.stride == 0 || result.dilation == 0 || static_cast<std::size_t>(kernel) != result.taps) {
-    throw Error(ErrorCode::invalid_model, node.describe() +
-                                              " has strides, dilations or a kernel_shape that "
-                                              "cannot be");
+    throw Error(
+        ErrorCode::invalid_model,
+        node.describe() + " has strides or dilations of 0, or a kernel_shape that is not its weights'");
   }
   if (const onnx::Attribute* pads = node.attribute("pads")) {
     if (pads->integers.size() != 2 ||

@@ -29,6 +29,14 @@ def on_loop(test):
     asyncio.run(test())
 
 
+async def controlled(folder):
+    """Return where the models of a folder are served, and the repository that they are controlled by."""
+    plane = DataPlane()
+    repository = ModelRepository(folder, plane, load, control=True)
+    await repository.open()
+    return plane, repository
+
+
 def thresholds(plane, name="pump"):
     """Return what is served under a name, by version, the latest last."""
     return {v: plane.served.find(name, v).detector.threshold for v in plane.served.versions(name)}
@@ -55,9 +63,7 @@ def test_a_version_that_breaks_is_served_as_it_was(tmp_path, caplog):
     async def test():
         put(tmp_path / "pump" / "1")
         put(tmp_path / "fan" / "1")
-        plane = DataPlane()
-        repository = ModelRepository(tmp_path, plane, load, control=True)
-        await repository.open()
+        plane, repository = await controlled(tmp_path)
         (tmp_path / "pump" / "1" / "config.json").write_text("{")
         await repository.refresh()
         assert thresholds(plane) == {"1": 1.0}
@@ -101,9 +107,7 @@ def test_what_is_unloaded_comes_back_when_it_is_asked_for_alone(tmp_path):
     async def test():
         put(tmp_path / "pump" / "1")
         put(tmp_path / "fan" / "1")
-        plane = DataPlane()
-        repository = ModelRepository(tmp_path, plane, load, control=True)
-        await repository.open()
+        plane, repository = await controlled(tmp_path)
         await repository.unload("pump")
         await repository.refresh()
         assert plane.served.versions("pump") == []
