@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from datasentinel import tasks
 from datasentinel.distributed.brokers import open_sink, open_source
 from datasentinel.distributed.brokers.base import BrokerUrl, Record
 from datasentinel.errors import BrokerError
@@ -139,9 +140,7 @@ class BrokerConnection(Connection):
     async def close(self) -> None:
         """Read no more, and disconnect."""
         self._listener = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
         for end in self._ends:
             await end.close()
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from datasentinel import tasks
 from datasentinel.serving.connections.addresses import is_loopback
 from datasentinel.serving.control.loading import loader
 from datasentinel.serving.control.metrics import Metrics
@@ -157,10 +158,8 @@ class Server:
         await self._stop_refreshing()
         log(_logger, logging.INFO, "draining", timeout_s=self._settings.drain_timeout_s)
         await self._stop_transports(self._settings.drain_timeout_s)
-        for task in (self._poster, self._tracer, self._failure_watch, self._shortage_watch, self._saver):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        background = (self._poster, self._tracer, self._failure_watch, self._shortage_watch, self._saver)
+        await tasks.end(*(task for task in background if task is not None))
         await self._plane.served.states.save()
         if self._tracing is not None:
             self._plane.trace()
@@ -181,10 +180,7 @@ class Server:
 
     async def _stop_refreshing(self) -> None:
         watchers = (self._watcher, self._succession)
-        tasks = [*self._refreshes, *(task for task in watchers if task is not None)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(*self._refreshes, *(task for task in watchers if task is not None))
 
     async def _stop_transports(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()

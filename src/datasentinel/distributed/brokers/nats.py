@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import NotFoundError
 
+from datasentinel import tasks
 from datasentinel.distributed.brokers.base import (
     REPLY_TIMEOUT_S,
     TAKE_TIMEOUT_S,
@@ -284,8 +285,7 @@ async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
     attempts: set[asyncio.Future[Any]] = {connecting, failure}
     await asyncio.wait(attempts, timeout=REPLY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
     if not connecting.done():
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        await tasks.end(connecting)
         reason = failure.result() if failure.done() else f"no answer for {REPLY_TIMEOUT_S:g} s"
         await _disconnect(client)
         raise BrokerError(f"{url}: no connection: {str(reason) or type(reason).__name__}")

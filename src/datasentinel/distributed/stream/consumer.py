@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from datasentinel import tasks
 from datasentinel.distributed.brokers import open_sink, open_source
 from datasentinel.distributed.stream.answers import Answerer, Answers, bare, dead_letter, identity_of
 from datasentinel.distributed.stream.payloads import PayloadOptions
@@ -147,13 +148,11 @@ class Consumer(Collector):
         """Take no more, answer what was taken, and disconnect; what is left after `timeout_s` stays."""
         self._stopping.set()
         if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.gather(self._measuring, return_exceptions=True)
+            await tasks.end(self._measuring)
             self._measuring = None
         if self._consuming is not None:
             await asyncio.wait({self._consuming}, timeout=timeout_s)
-            self._consuming.cancel()
-            await asyncio.gather(self._consuming, return_exceptions=True)
+            await tasks.end(self._consuming)
             self._consuming = None
         await self._close()
 
@@ -191,8 +190,7 @@ class Consumer(Collector):
                 if stopping:
                     return
         finally:
-            taking.cancel()
-            await asyncio.gather(taking, return_exceptions=True)
+            await tasks.end(taking)
 
     def _start_taking(self) -> asyncio.Task[list[Message]]:
         take = self._source.take
