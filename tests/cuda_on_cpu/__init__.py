@@ -31,13 +31,14 @@ class SimulatedDevice:
     def environment(self, **settings: object) -> dict[str, str]:
         """Give the variables of a process that has the device; `memory_mib=64` is CUDA_ON_CPU_MEMORY_MIB."""
         paths = [str(self.folder), os.environ.get("LD_LIBRARY_PATH", "")]
+        modules = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         device = {f"CUDA_ON_CPU_{name.upper()}": str(value) for name, value in settings.items()}
         return (
             os.environ
             | {
                 "LD_LIBRARY_PATH": ":".join(filter(None, paths)),
                 "DATASENTINEL_NVRTC_LIBRARY": str(self.folder / "libnvrtc.so"),
-                "PYTHONPATH": str(_ROOT),
+                "PYTHONPATH": ":".join(filter(None, modules)),
                 # A torch with CUDA must not take it for the real one.
                 "CUDA_VISIBLE_DEVICES": "",
                 "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

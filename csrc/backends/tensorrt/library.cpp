@@ -160,6 +160,7 @@ T* Library::checked(void* pointer, const char* what) const {
 }
 
 abi::Owned<abi::VRuntime> Library::make_runtime() const {
+  static_cast<void>(logger_->take_errors());  // Of what was tried before.
   return abi::Owned(
       checked<abi::Object<abi::VRuntime>>(create_runtime_(logger_.get(), abi_version_), "a runtime"));
 }
@@ -167,6 +168,7 @@ abi::Owned<abi::VRuntime> Library::make_runtime() const {
 abi::Owned<abi::VBuilder> Library::make_builder() const {
   if (!builder_problem_.empty())
     throw Error(ErrorCode::unavailable, "no engine can be built: " + builder_problem_);
+  static_cast<void>(logger_->take_errors());  // Of what was tried before.
   return abi::Owned(
       checked<abi::Object<abi::VBuilder>>(create_builder_(logger_.get(), abi_version_), "a builder"));
 }
