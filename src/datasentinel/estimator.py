@@ -272,7 +272,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         check_is_fitted(self, "artifact_")
         rows = validate_data(
             self,
-            frames.without(X, self.artifact_.config.other_columns),
+            frames.without(X, self.artifact_.config.other_columns, getattr(self, "feature_names_in_", ())),
             dtype=[np.float64, np.float32],
             reset=False,
             ensure_all_finite="allow-nan" if self.artifact_.config.first_values else True,

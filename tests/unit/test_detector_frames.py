@@ -122,3 +122,8 @@ def test_a_detector_pickles(detector, rows):
     copy = pickle.loads(pickle.dumps(detector))
     assert (copy.backend, copy.feature_names, copy.threshold) == ("fused", NAMES, detector.threshold)
     np.testing.assert_array_equal(copy.score(rows), detector.score(rows))
+
+
+def test_a_plan_for_a_frame_is_refused(detector, frame):
+    with pytest.raises(InvalidInputError, match=r"x is a LazyFrame, .* collect\(\) it first"):
+        detector.score(pl.from_pandas(frame).lazy())

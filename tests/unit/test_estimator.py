@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,36 @@ def test_data_frames_name_their_columns(tmp_path):
     loaded = AutoencoderDetector.load(tmp_path)
     assert list(loaded.feature_names_in_) == ["a", "b", "c", "d"]
     np.testing.assert_array_equal(loaded.score_samples(frame), detector.decision_scores_)
+
+
+@pytest.mark.parametrize(
+    ("columns", "other"),
+    [
+        ([0, 1, 2, 3], {"label": np.arange(60) % 20 == 0}),
+        ([1, 2, 3, 4], {"time": pd.date_range("2026", periods=60, freq="s")}),
+        ([0.5, 1, "c", None], {}),
+        ([0, "b", 2, ("d", 1)], {"host": "web"}),
+    ],
+)
+def test_columns_that_are_numbered_beside_named_ones(columns, other):
+    plain = pd.DataFrame(normal_rows(60), columns=columns)
+    frame = plain.assign(**other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        detector = AutoencoderDetector(steps=10).fit(frame)
+    assert list(detector.feature_names_in_) == list(map(str, columns))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = detector.score_samples(frame)
+        np.testing.assert_array_equal(detector.score_samples(plain), scores)
+    np.testing.assert_array_equal(detector._loaded().score(frame), scores)
+    with pytest.warns(UserWarning, match="feature names"):
+        np.testing.assert_array_equal(detector.score_samples(plain.to_numpy()), scores)
+
+
+def test_a_plan_for_a_frame_is_not_trained_on():
+    with pytest.raises(InvalidInputError, match=r"collect\(\) it first"):
+        AutoencoderDetector(steps=10).fit(pytest.importorskip("polars").DataFrame(normal_rows(60)).lazy())
 
 
 def test_polars_frames_name_their_columns():

@@ -25,7 +25,15 @@ _SHOWN = 3
 
 
 def is_frame(x: object) -> bool:
-    """Whether `x` is a table of named columns: pandas, polars, or an Arrow table or batch."""
+    """Whether `x` is a table of named columns: pandas, polars, or an Arrow table or batch.
+
+    Raises
+    ------
+    InvalidInputError
+        It is a plan for a table, without rows yet, as polars' `LazyFrame`.
+    """
+    if hasattr(x, "collect") and not hasattr(x, "shape"):
+        raise InvalidInputError(f"x is a {type(x).__name__}, which holds no rows yet: collect() it first")
     return hasattr(x, "columns") and (hasattr(x, "column_names") or hasattr(x, "dtypes"))
 
 
@@ -178,20 +186,36 @@ def learnable(x: object, asked: Roles) -> Learnable:
         name = columns.names[columns.label]
         doubts.append(f"column '{name}' is taken as the label; if it is a feature, list the features")
     facts = columns.facts()
-    rows = _select(x, columns.feature_names) if facts else x
+    rows = _select(x, columns.features) if facts or _has_mixed_names(x) else x
     return Learnable(rows, facts, _anomalies_of(x, columns), doubts)
 
 
-def without(x: object, names: Collection[str]) -> object:
-    """Return a frame without some of its columns, by name; anything else as it is."""
-    if not names or not is_frame(x) or not (found := column_names(x)):
+def without(x: object, names: Collection[str], features: Collection[str] = ()) -> object:
+    """Return a frame without some of its columns, by name; anything else as it is.
+
+    Columns that are merely numbered have their numbers for names where the model's features do.
+    """
+    if not is_frame(x) or not (names or _has_mixed_names(x)):
         return x
-    return _select(x, [name for name in found if name not in names])
+    numbers = tuple(map(str, range(len(features))))
+    found = column_names(x) or (numbers if set(numbers) == set(features) else ())
+    if not found:
+        return x
+    return _select(x, [i for i, name in enumerate(found) if name not in names])
 
 
-def _select(frame: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
-    """Return a frame with these columns only."""
-    return frame.select(list(names)) if hasattr(frame, "select") else frame[list(names)]
+def _has_mixed_names(frame: Any) -> bool:  # noqa: ANN401
+    """Whether some columns are named and others numbered, which scikit-learn refuses."""
+    return len({isinstance(name, str) for name in frame.columns}) > 1 if hasattr(frame, "iloc") else False
+
+
+def _select(frame: Any, positions: Sequence[int]) -> Any:  # noqa: ANN401
+    """Return a frame with these columns only, whose names are texts."""
+    names = column_names(frame) or tuple(map(str, range(frame.shape[1])))
+    wanted = [names[position] for position in positions]
+    if hasattr(frame, "iloc"):
+        return frame.iloc[:, list(positions)].set_axis(wanted, axis=1)
+    return frame.select(wanted)
 
 
 def _anomalies_of(frame: Any, columns: Columns) -> BoolArray | None:  # noqa: ANN401

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import tokenize
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 1000
 _ZIP = b"PK"
 _LABEL_COLUMN = "y"
+# What NumPy and zipfile raise for what is damaged, encrypted or packed in a way that they do not know.
+_DAMAGED = (
+    *(ValueError, TypeError, EOFError, RuntimeError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 class NumpyPart(Part):
@@ -51,8 +59,12 @@ class NumpyPart(Part):
             with source.open_seekable() as file:
                 loaded: Any = np.load(file, allow_pickle=False)
                 arrays = {"X": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.name}: not a NumPy file of numbers: {error}") from error
+        except MemoryError as error:
+            raise DataError(f"{self.name}: does not fit in memory: {error}") from error
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read: {error.strerror or error}") from error
         if "X" not in arrays:
             raise DataError(f"{self.name}: no array 'X' in the archive, which holds {', '.join(arrays)}")
         if label is not None and label not in arrays:

@@ -11,6 +11,7 @@ import lzma
 import os
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -230,7 +231,7 @@ class Stream:
     def _read(self, size: int) -> bytes:
         try:
             return _read_up_to(self._unpacked, size)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{self.name}: cannot be read: {error}") from error
 
     @property

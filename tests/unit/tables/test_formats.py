@@ -118,6 +118,19 @@ def test_a_packed_file_that_is_cut_off_is_an_error(tmp_path):
         open_table(path).read()
 
 
+# Zstandard as pyarrow writes it has no checksum.
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+)
+def test_packed_files_that_are_damaged_in_the_middle(tmp_path, suffix, pack):
+    path = tmp_path / ("data.csv" + suffix)
+    packed = pack(TEXT.encode())
+    middle = len(packed) // 2
+    path.write_bytes(packed[:middle] + b"\xff\x00" * 40 + packed[middle + 80 :])
+    with pytest.raises(DataError, match=r"data\.csv\.\w+: cannot be read"):
+        open_table(path).read()
+
+
 def test_several_files_patterns_and_folders(tmp_path):
     for i, part in enumerate(np.split(VALUES, 4)):
         pd.DataFrame(part, columns=list("abc")).to_csv(tmp_path / f"part-{i}.csv", index=False)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -182,6 +185,40 @@ def test_numpy_files(tmp_path):
 def test_archives_that_cannot_be_used(tmp_path, arrays, match):
     np.savez(tmp_path / "a.npz", **{name: np.asarray(array) for name, array in arrays.items()})
     with pytest.raises(DataError, match=match):
+        open_table(tmp_path / "a.npz")
+
+
+def npy(header, data=b""):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def with_zip_field(archive, local, central, value):
+    """Write 16 bits into both headers of an archive's only member, at their offsets there."""
+    changed = bytearray(archive)
+    for magic, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        at = changed.index(magic) + offset
+        changed[at : at + 2] = value.to_bytes(2, "little")
+    return bytes(changed)
+
+
+SHAPE = "{'descr': '<f8', 'fortran_order': False, 'shape': (%d, 3)}\n"
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "match"),
+    [
+        (npy(SHAPE % 2, bytes(48)), lambda data: with_zip_field(data, 6, 8, 1), "'X.npy' is encrypted"),
+        (npy(SHAPE % 2, bytes(48)), lambda data: with_zip_field(data, 8, 10, 98), "method is not supported"),
+        (npy(SHAPE % 10**15), lambda data: data, "does not fit in memory"),
+        (npy(SHAPE.replace(")}", "") % 2), lambda data: data, "not a NumPy file of numbers"),
+    ],
+)
+def test_archives_that_numpy_cannot_read(tmp_path, member, change, match):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("X.npy", member)
+    (tmp_path / "a.npz").write_bytes(change(archive.getvalue()))
+    with pytest.raises(DataError, match=rf"a\.npz: .*{match}"):
         open_table(tmp_path / "a.npz")
 
 
