@@ -47,10 +47,11 @@ def write_files(folder: Path, names: tuple[str, ...], rows: int) -> None:
 
 
 @contextmanager
-def one_process(model: Path, workers: int):
+def one_process(model: Path, features: tuple[str, ...], workers: int):
     def score(folder: Path, out: Path) -> None:
         arguments = ["score", folder, "--model", model, "--backend", "fused", "--keep", "key"]
-        arguments += ["--threads", workers, "--out", out.with_suffix(".parquet")]
+        arguments += ["--features", ",".join(features), "--threads", workers]
+        arguments += ["--out", out.with_suffix(".parquet")]
         done = CliRunner().invoke(cli, list(map(str, arguments)))
         assert done.exit_code == 0, done.output
 
@@ -58,7 +59,7 @@ def one_process(model: Path, workers: int):
 
 
 @contextmanager
-def on_ray(model: Path, workers: int):
+def on_ray(model: Path, features: tuple[str, ...], workers: int):
     import ray
 
     from datasentinel.ray import score_dataset
@@ -68,7 +69,8 @@ def on_ray(model: Path, workers: int):
 
     def score(folder: Path, out: Path) -> None:
         rows = ray.data.read_parquet(str(folder), override_num_blocks=FILES)
-        scored = score_dataset(rows, model, keep=["key"], backend="fused", concurrency=workers)
+        chosen = {"features": features, "keep": ["key"], "concurrency": workers}
+        scored = score_dataset(rows, model, backend="fused", **chosen)
         scored.write_parquet(str(out))
 
     try:
@@ -78,7 +80,7 @@ def on_ray(model: Path, workers: int):
 
 
 @contextmanager
-def on_spark(model: Path, workers: int):
+def on_spark(model: Path, features: tuple[str, ...], workers: int):
     from pyspark.sql import SparkSession
 
     from datasentinel.spark import score as score_frame
@@ -92,7 +94,8 @@ def on_spark(model: Path, workers: int):
     )
 
     def score(folder: Path, out: Path) -> None:
-        scored = score_frame(spark.read.parquet(str(folder)), model, keep=["key"], backend="fused")
+        frame = spark.read.parquet(str(folder))
+        scored = score_frame(frame, model, features=features, keep=["key"], backend="fused")
         scored.write.parquet(str(out))
 
     try:
@@ -135,13 +138,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model = options.model or small_model(folder / "model")
-        names = load_artifact(model).config.feature_names
+        config = load_artifact(model).config
+        # A model without names takes the columns that it is told.
+        features = () if config.feature_names else tuple(f"f{column}" for column in range(config.input_dim))
         sizes = {"some": options.rows // 4, "all": options.rows}
         for size, rows in sizes.items():
-            write_files(folder / size, names, rows)
+            write_files(folder / size, config.feature_names or features, rows)
         for engine in options.engines.split(","):
             for workers in (1, 2):
-                with ENGINES[engine](model, workers) as score:
+                with ENGINES[engine](model, features, workers) as score:
                     times: dict[str, list[float]] = {size: [] for size in sizes}
                     used: dict[str, list[float]] = {size: [] for size in sizes}
                     for number in range(options.rounds + 1):

@@ -15,10 +15,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from datasentinel.errors import SettingsError
+from datasentinel.time_text import read_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from datasentinel.time_text import DateOrder
     from datasentinel.types import Float64Array
 
 COLUMN = "second_of_week"
@@ -46,16 +48,22 @@ def time_zone(name: str) -> ZoneInfo:
         ) from error
 
 
-def second_of_week(times: Sequence[Any], zone: str = "UTC") -> Float64Array:
+def second_of_week(
+    times: Sequence[Any], zone: str = "UTC", date_order: DateOrder | None = None
+) -> Float64Array:
     """Return the seconds since Monday 00:00 on a clock in a time zone, shape [N].
 
     Parameters
     ----------
     times : sequence of datetime, numpy.datetime64, str or number
-        ISO 8601 text; numbers are seconds, ms, µs or ns since 1970. Times without an offset from UTC are
-        taken for what the clock shows, numbers and `datetime64` for UTC.
+        Text as `time_text.read_time` takes it, ISO 8601 for one; numbers are seconds, ms, µs or ns since
+        1970. Times without an offset from UTC are taken for what the clock shows, numbers and `datetime64`
+        for UTC.
     zone : str
         IANA name of the time zone; summer time is what it is there.
+    date_order : str, optional
+        What dates begin with, "day" or "month", that do not begin with the year; `time_text.DateOrders` finds
+        it out. Without it, dates that may begin with either are not times.
 
     Returns
     -------
@@ -68,7 +76,7 @@ def second_of_week(times: Sequence[Any], zone: str = "UTC") -> Float64Array:
         The zone is unknown.
     """
     clock = time_zone(zone)
-    return np.array([_second_of_week(value, clock) for value in times], np.float64)
+    return np.array([_second_of_week(_moment(value, date_order), clock) for value in times], np.float64)
 
 
 @functools.cache
@@ -105,26 +113,28 @@ def utc_offsets(zone: str) -> tuple[list[float], list[float]]:
     return starts_s, offsets_s
 
 
-def seconds(times: Sequence[Any]) -> Float64Array:
+def seconds(times: Sequence[Any], date_order: DateOrder | None = None) -> Float64Array:
     """Return the seconds since 1970, shape [N], of times as `second_of_week` takes them.
 
-    Times without an offset are taken for UTC, numbers that are no such times for seconds from some beginning.
+    Times without an offset are taken for UTC, numbers that are no such times, and durations, for seconds from
+    some beginning.
     """
-    return np.array([_seconds(value) for value in times], np.float64)
+    return np.array([_seconds(value, date_order) for value in times], np.float64)
 
 
-def _seconds(value: object) -> float:
-    moment = _moment(value)
+def _seconds(value: object, date_order: DateOrder | None) -> float:
+    moment = _moment(value, date_order)
     if moment is not None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+    if isinstance(value, dt.timedelta | np.timedelta64):
+        return float(np.timedelta64(value) / np.timedelta64(1, "s"))
     try:
         return float(value)  # type: ignore[arg-type]  # whatever else it is
     except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
-def _second_of_week(value: object, clock: ZoneInfo) -> float:
-    moment = _moment(value)
+def _second_of_week(moment: dt.datetime | None, clock: ZoneInfo) -> float:
     if moment is None:
         return float("nan")
     try:
@@ -135,17 +145,21 @@ def _second_of_week(value: object, clock: ZoneInfo) -> float:
     return seconds + local.microsecond / 1e6
 
 
-def _moment(value: object) -> dt.datetime | None:
+def _moment(value: object, date_order: DateOrder | None) -> dt.datetime | None:
     """Return a time; what counts from 1970 is in UTC, other times are as they were given."""
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").astype(object)
         return value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) else None
     if isinstance(value, dt.date):
         return value if isinstance(value, dt.datetime) else dt.datetime.combine(value, dt.time())
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return dt.datetime.fromisoformat(value.strip())
-    return _of_number(value)
+    if not isinstance(value, str):
+        return _of_number(value)
+    if value.strip()[:5].isdecimal():
+        # Digits may be a number or a date: 1710123100000 is one in ms, not the last day of 1710.
+        return _of_number(value) or read_time(value, date_order)
+    with contextlib.suppress(ValueError):
+        return dt.datetime.fromisoformat(value.strip())
+    return read_time(value, date_order)
 
 
 def _of_number(value: object) -> dt.datetime | None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError
 from datasentinel.scoring import ChunkScorer, as_trained, check_width, roles_for_model
 from datasentinel.tables.arrow import batch_of, chunk_of, has_order, output_schema, schema_columns
-from datasentinel.tables.calendar_column import CalendarColumn, not_times
 from datasentinel.tables.roles import assign
+from datasentinel.tables.time_column import CalendarColumn, TimeColumn
 
 if TYPE_CHECKING:
     from datasentinel.artifact import Config
@@ -56,7 +55,8 @@ class BatchLayout:
         asked = roles_for_model(request.roles, config)
         columns = assign(_WHERE, schema_columns(schema), asked, named=True)
         self.columns = as_trained(columns, config)
-        self.time, self.id = (columns.name_of(c) for c in (self.columns.time, self.columns.id))
+        time, self.id = (columns.name_of(c) for c in (self.columns.time, self.columns.id))
+        self.time = None if time is None else TimeColumn(time)
         self.calendar: CalendarColumn | None = None
         if config.time_zone is not None:
             if self.time is None:
@@ -86,12 +86,12 @@ class BatchLayout:
                 f"{_WHERE}: this model has a memory, and to score rows that lie in no order it needs the "
                 f"column `{role}`; a single recording is scored by `datasentinel score`"
             )
-        if not has_order(kind := self._schema.field(self.time).type):
+        if not has_order(kind := self._schema.field(self.time.name).type):
             raise DataError(
-                f"{_WHERE}: column '{self.time}' holds {kind}, whose order need not be that of time; make it "
-                "timestamps or numbers"
+                f"{_WHERE}: column '{self.time.name}' holds {kind}, whose order need not be that of time; "
+                "make it timestamps or numbers"
             )
-        return self.id, self.time
+        return self.id, self.time.name
 
     def chunk(self, batch: Any, first_row: int = 0) -> Chunk:  # noqa: ANN401
         """Take the rows out of a batch."""
@@ -100,8 +100,7 @@ class BatchLayout:
             chunk = self.calendar.add(chunk)
         elif self.has_memory and self.time is not None:
             # Nobody knows where in its series such a row belongs.
-            times_s = seconds(chunk.good_values(self.time))
-            chunk = chunk.without(not_times(chunk, self.time, times_s))
+            chunk = chunk.without(self.time.bad_rows(chunk, self.time.seconds(chunk)))
         bad = [dataclasses.replace(wrong, row=wrong.row + first_row) for wrong in chunk.bad]
         return dataclasses.replace(chunk, rows=chunk.rows + first_row, bad=bad, first_row=first_row)
 

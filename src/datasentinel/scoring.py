@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasentinel.detector import Detector
     from datasentinel.reasons import Reason
     from datasentinel.tables.chunk import Chunk
+    from datasentinel.tables.time_column import TimeColumn
     from datasentinel.types import BoolArray, Float32Array
 
 
@@ -167,9 +168,11 @@ class ChunkScorer:
     detector : Detector
     outputs : OutputColumns
         What to compute.
-    time, id : str or None
+    time : TimeColumn or None
+    id : str or None
         Columns handed through that say when rows were taken and to which series they belong; for a model with
-        memory, which scores each row in the past of its own series, or of all rows where there is no id.
+        memory, which scores each row in the past of its own series, or of all rows where there is no id. A
+        row whose time is none is a bad one.
     alarm_budget : float, optional
         As of `ScoringRequest`.
 
@@ -184,7 +187,7 @@ class ChunkScorer:
         detector: Detector,
         outputs: OutputColumns,
         *,
-        time: str | None = None,
+        time: TimeColumn | None = None,
         id: str | None = None,  # noqa: A002 - the role's name
         alarm_budget: float | None = None,
     ) -> None:
@@ -217,8 +220,14 @@ class ChunkScorer:
         return self._scored(chunk, scores, scores.astype(np.float64) > detector.threshold, reasons)
 
     def _score_streams(self, chunk: Chunk) -> Scored:
+        times = None
+        if self._time is not None:
+            times_s = self._time.seconds(chunk)
+            if wrong := self._time.bad_rows(chunk, times_s, may_lack=True):
+                times_s = times_s[~np.isin(chunk.rows, [bad.row for bad in wrong])]
+                chunk = chunk.without(wrong)
+            times = known_times(times_s)
         series = [""] * len(chunk.rows) if self._id is None else chunk.good_texts(self._id)
-        times = None if self._time is None else known_times(chunk.good_values(self._time))
         reasons: list[list[Reason]] | None = None
         if top := self._outputs.num_reasons:
             scores, warming, reasons = self._streams.explain_many(chunk.values, series, times, top=top)

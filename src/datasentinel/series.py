@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError
 from datasentinel.events import AlarmBudget
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasentinel.detector import Detector
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Float64Array
 
 
 def require_times(detector: Detector, *, are_there: bool) -> None:
@@ -29,9 +28,9 @@ def require_times(detector: Detector, *, are_there: bool) -> None:
         raise DataError("the model's half-lives are times: name the column of times with --time")
 
 
-def known_times(values: Sequence[Any]) -> list[float | None]:
-    """Return times in seconds, None for what is no time."""
-    return [time_s if np.isfinite(time_s) else None for time_s in seconds(values).tolist()]
+def known_times(times_s: Float64Array) -> list[float | None]:
+    """Return times in seconds, shape [N], with None for those that are not known."""
+    return [time_s if np.isfinite(time_s) else None for time_s in times_s.tolist()]
 
 
 class Alarms:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 import shutil
 from collections import Counter
@@ -76,6 +77,26 @@ def test_recordings_with_times_or_series_get_a_memory_unless_told_otherwise(tmp_
     one = write(tmp_path / "one.csv", {"pump-0": oscillations(500)})
     datasentinel("train", one, "--out", models, "--ignore", "ts,host")
     assert not load_artifact(models).config.state
+
+
+def test_a_recording_that_goes_back_in_time_is_a_table_and_that_is_said(tmp_path):
+    """Local times over the end of summer time: an hour comes twice."""
+    data = write(tmp_path / "train.csv", {"a": oscillations(500)})
+    lines = data.read_text().splitlines()
+    begin = 1_792_886_400  # Sunday, October 25, 2026
+    for i, line in enumerate(lines[1:]):
+        second = begin + 60 * (i - 60 * (i >= 180))
+        time = dt.datetime.fromtimestamp(second, dt.UTC).strftime("%d.%m.%Y %H:%M")
+        lines[1 + i] = ",".join([time, *line.split(",")[1:]])
+    data.write_text("\n".join(lines))
+    arguments = ["train", data, "--time", "ts", "--ignore", "host", "--out", tmp_path / "models"]
+    told = datasentinel(*arguments)
+    assert "warning     row 180 is earlier than the one before it" in told.stderr
+    assert "offset from UTC" in told.stderr
+    assert "trained as a table, without memory" in told.stderr
+    assert not load_artifact(tmp_path / "models").config.state
+    with pytest.raises(DataSentinelError, match="row 180 is earlier"):
+        datasentinel(*arguments, "--model", "context")
 
 
 def test_a_series_begins_anew_after_a_gap(trained, tmp_path):

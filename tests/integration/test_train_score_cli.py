@@ -15,6 +15,7 @@ from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
 from datasentinel.tables import open_table
 from datasentinel.training import TrainingSettings, train
+from datasentinel.training.report import FILES
 from tests.recordings import noisy, oscillations
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -89,6 +90,7 @@ def test_the_report_holds_plots(trained):
     report = trained[0] / "report"
     plots = [f"{name}.png" for name in PLOTS]
     assert sorted(path.name for path in report.iterdir()) == sorted([*plots, "report.html"])
+    assert {path.name for path in report.iterdir()} <= set(FILES)
     assert all((report / plot).read_bytes().startswith(PNG) for plot in plots)
     page = (report / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(plots)

@@ -21,7 +21,7 @@ from tests.parity.test_sequences import (
     weights,
     with_output,
 )
-from tests.parity.test_trees import run
+from tests.parity.tree_models import run
 
 
 def refused(build):

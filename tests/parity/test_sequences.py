@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.parity.fused_scorer import load
 from tests.parity.test_batch_invariance import assert_same_in_every_batch
 from tests.parity.test_fused_parity import Graph
-from tests.parity.test_trees import run
+from tests.parity.tree_models import run
 
 STEPS, CHANNELS = 9, 4
 D = STEPS * CHANNELS

@@ -13,7 +13,7 @@ from datasentinel.errors import ArtifactError, UnsupportedModelError
 from datasentinel.foreign import wrap
 from tests.parity.fused_scorer import load
 from tests.parity.test_batch_invariance import assert_same_in_every_batch
-from tests.parity.test_trees import D, model_of, run
+from tests.parity.tree_models import D, model_of, run
 
 PARAMETERS = {
     "RBF": [0.2, 0.0, 0.0],

@@ -127,3 +127,18 @@ def test_a_detector_pickles(detector, rows):
 def test_a_plan_for_a_frame_is_refused(detector, frame):
     with pytest.raises(InvalidInputError, match=r"x is a LazyFrame, .* collect\(\) it first"):
         detector.score(pl.from_pandas(frame).lazy())
+
+
+@pytest.mark.parametrize("kind", ["pandas", "pandas of arrow", "polars", "arrow"])
+def test_durations_are_seconds(detector, rows, frame, kind):
+    took = np.arange(20) * 1500
+    timed = frame.assign(b=pd.to_timedelta(took, unit="ms"))
+    expected = rows.copy()
+    expected[:, 1] = took / 1000
+    asked = {
+        "pandas": timed,
+        "pandas of arrow": timed.astype({"b": "duration[ms][pyarrow]"}),
+        "polars": pl.from_pandas(timed),
+        "arrow": pa.Table.from_pandas(timed),
+    }[kind]
+    np.testing.assert_array_equal(detector.score(asked), detector.score(expected.astype(np.float32)))

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -272,3 +273,18 @@ def test_importing_datasentinel_imports_no_scikit_learn():
         "assert 'sklearn' in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("make", [lambda frame: frame, pl.from_pandas], ids=["pandas", "polars"])
+def test_durations_are_learnt_from_in_seconds(make):
+    random = np.random.default_rng(0)
+    rows = random.normal(5, 1, (200, 3)).round(3)
+    names = ["a", "took", "c"]
+    timed = pd.DataFrame(rows, columns=names)
+    timed["took"] = pd.to_timedelta(timed["took"], unit="s")
+    estimator = AutoencoderDetector(steps=2).fit(make(timed))
+    assert estimator.feature_names_in_.tolist() == names
+    plain = AutoencoderDetector(steps=2).fit(make(pd.DataFrame(rows, columns=names)))
+    np.testing.assert_allclose(
+        estimator.score_samples(make(timed)), plain.score_samples(make(timed)), rtol=1e-5
+    )

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from datasentinel.bench.report import Measurement, Report
 
+CHARTS = ("latency", "throughput", "share-of-peak")
 _LEVEL_STYLES = {"python": "-", "c++": "--"}
+
+
+def chart_file(model: str, chart: str) -> str:
+    """Return the name of the file for one of the `CHARTS` of a model."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', model)}-{chart}.png"
 
 
 def draw_charts(report: Report, folder: Path) -> list[Path]:
@@ -43,21 +49,21 @@ def draw_charts(report: Report, folder: Path) -> list[Path]:
             "charts need matplotlib; run `pip install 'datasentinel[bench]'`"
         ) from error
 
-    charts: tuple[tuple[str, str, Callable[[Measurement], float | None]], ...] = (
-        ("latency", "median latency, µs", lambda measurement: measurement.p50_us),
-        ("throughput", "rows/s", lambda measurement: measurement.rows_per_s),
-        ("share-of-peak", "share of the core's multiply-add peak", lambda m: m.share_of_peak),
+    drawn: tuple[tuple[str, Callable[[Measurement], float | None]], ...] = (
+        ("median latency, µs", lambda measurement: measurement.p50_us),
+        ("rows/s", lambda measurement: measurement.rows_per_s),
+        ("share of the core's multiply-add peak", lambda measurement: measurement.share_of_peak),
     )
     written = []
     for model in dict.fromkeys(measurement.model for measurement in report.measurements):
-        for name, label, value in charts:
+        for name, (label, value) in zip(CHARTS, drawn, strict=True):
             lines = _lines(report, model, value)
             if not lines:
                 continue
             figure = Figure(figsize=(8, 5), layout="constrained")
             FigureCanvasAgg(figure)
             _plot(figure.add_subplot(), lines, title=f"{model}: {label}", log_y=name != "share-of-peak")
-            path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', model)}-{name}.png"
+            path = folder / chart_file(model, name)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 figure.savefig(path, dpi=120)

@@ -9,16 +9,18 @@ import click
 from rich.console import Console
 
 from datasentinel.artifact import load_artifact
-from datasentinel.bench.charts import draw_charts
+from datasentinel.bench.charts import CHARTS, chart_file, draw_charts
 from datasentinel.bench.compare import DEFAULT_MIN_CHANGE, compare_reports
 from datasentinel.bench.contenders import our_contenders, peer_contenders
 from datasentinel.bench.report import load_report, save_report
 from datasentinel.bench.run import DEFAULT_BATCHES, run_python_level, start_report
 from datasentinel.bench.subject import subject_of
 from datasentinel.bench.tables import make_console, print_comparison, print_report
+from datasentinel.cli.writing import require_other_file, require_other_files
 
 if TYPE_CHECKING:
     from datasentinel.bench.report import Report
+    from datasentinel.bench.subject import Subject
 
 _EXIT_REGRESSION = 1
 
@@ -120,7 +122,13 @@ def command(  # noqa: PLR0917 - click passes them by name
         return
     if model is None:
         raise click.UsageError("name a MODEL to measure, or two results to --compare")
-    report = _measure(model, batches, budget_s, quiet=quiet)
+    subject = subject_of(load_artifact(model))
+    files = subject.artifact.files
+    if json_path is not None:
+        require_other_file(json_path, files)
+    if charts is not None:
+        require_other_files(charts, [chart_file(subject.name, chart) for chart in CHARTS], files)
+    report = _measure(subject, batches, budget_s, quiet=quiet)
     print_report(console, report)
     if json_path:
         save_report(report, json_path)
@@ -130,8 +138,7 @@ def command(  # noqa: PLR0917 - click passes them by name
             console.print(f"wrote {path}")
 
 
-def _measure(model: Path, batches: tuple[int, ...], budget_s: float, *, quiet: bool) -> Report:
-    subject = subject_of(load_artifact(model))
+def _measure(subject: Subject, batches: tuple[int, ...], budget_s: float, *, quiet: bool) -> Report:
     errors = Console(stderr=True, quiet=quiet)
     with errors.status("measuring the core's peak") as status:
         report = start_report([subject], {"batches": list(batches), "budget_s": budget_s, "num_threads": 1})

@@ -13,7 +13,7 @@ import click
 from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, Artifact, Config, save_artifact
 from datasentinel.cli.reading import ReadingOptions, normal_rows, read_data, reading_options
 from datasentinel.cli.threshold_options import threshold_options
-from datasentinel.cli.writing import require_other_file
+from datasentinel.cli.writing import require_other_files
 from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.foreign import HIGHER_IS, KINDS, HigherIs, Kind, wrap
@@ -65,8 +65,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     [batch, D]; the score of a reconstruction is its mean squared difference from the input. Whatever the
     fused backend cannot run, ONNX Runtime does.
     """
-    for file in (CONFIG_FILE, MODEL_FILE):
-        require_other_file(out / file, [onnx_file, data])
+    require_other_files(out, (CONFIG_FILE, MODEL_FILE), [onnx_file, data])
     dataset = read_data([data], reading)
     rows = normal_rows(dataset)
     wrapped = wrap(onnx_file, sample=rows[:2], output=output, kind=kind, higher_is=higher_is)

@@ -46,6 +46,7 @@ class ReadingOptions:
     time: str | None = None
     id: str | None = None
     label: str | None = None
+    day_first: bool | None = None
     normal: tuple[str, ...] = ()
     header: bool | None = None
 
@@ -64,6 +65,7 @@ class ReadingOptions:
             time=self.time,
             id=self.id,
             label=self.label,
+            day_first=self.day_first,
             normal=self.normal,
             keep=keep,
             needs_label=needs_label,
@@ -78,6 +80,12 @@ _OPTIONS = (
     ),
     click.option("--ignore", type=Names(), default="", help="Columns to leave out, such as ts,host,'*_id'."),
     click.option("--time", help="Column that says when a row was taken."),
+    click.option(
+        "--day-first/--month-first",
+        default=None,
+        help="Whether times such as 03/04/2026 12:00 begin with the day or with the month.  [default: what "
+        "suits all of them]",
+    ),
     click.option("--id", help="Column that says which series a row belongs to."),
     click.option(
         "--label",
@@ -176,7 +184,8 @@ def read_data(
             max_rows=max_rows,
             threads=os.cpu_count() or 1,
             judge_columns=config is None if judge_columns is None else judge_columns,
-            with_order=with_order or (config is not None and bool(config.state)),
+            with_times=with_order or (config is not None and bool(config.state)),
+            with_series=with_order or (config is not None and bool(config.state)),
             progress=progress,
         )
     for column in dataset.columns.left_out[len(table.columns.left_out) :]:

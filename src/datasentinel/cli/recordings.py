@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.series import known_times, require_times
 from datasentinel.streams import StreamDetector
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from datasentinel.tables import Dataset
     from datasentinel.training import TrainingSettings
     from datasentinel.training.recording import Order
-    from datasentinel.types import BoolArray, Float32Array, Float64Array
+    from datasentinel.types import BoolArray, Float32Array
 
 _HALF_LIFE = re.compile(r"(\d+(?:\.\d*)?)(ms|s|m|h|d)?")
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -64,7 +63,10 @@ def put_in_order(
             f"a random sample of {dataset.num_rows:,} rows has no context: raise --max-rows, or train on a "
             "part of the recording"
         )
-    times_s = _times(dataset)
+    times_s = dataset.times_s
+    if times_s is not None and not np.isfinite(times_s).all():
+        name = dataset.columns.name_of(dataset.columns.time)
+        raise DataError(f"column '{name}': some rows have no time")
     series = [""] * len(dataset.values) if dataset.series is None else dataset.series
     rows, order = Order.of_rows(series, times_s)
     in_rows = tuple(_in_rows(value, order.row_s) if timed else value for value, timed in half_lives)
@@ -82,7 +84,7 @@ def as_recordings(
 ) -> tuple[Dataset, TrainingSettings, Order | None]:
     """Choose a detector with memory where "auto" is free to, and the rows of each series are alike.
 
-    Rows that are a sample, or not in order of time, are taken for a table.
+    Rows that are a sample, or not in order of time, are taken for a table; the latter is said.
     """
     from datasentinel.training.recording import is_recording
 
@@ -90,7 +92,8 @@ def as_recordings(
         return dataset, settings, None
     try:
         ordered, _, order = put_in_order(dataset, settings, ())
-    except DataError:
+    except DataError as error:
+        click.echo(f"warning     {error}; trained as a table, without memory", err=True)
         return dataset, settings, None
     normal = ordered.values if ordered.labels is None else ordered.values[~ordered.labels]
     if not is_recording(normal.astype(np.float32)):
@@ -128,28 +131,17 @@ def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
         return ScoredRows(dataset, rows, detector.score(rows), np.zeros(len(rows), bool), streams)
     if dataset.series is not None:
         streams = list(map(str, dataset.series))
-    require_times(detector, are_there=dataset.times is not None)
+    times_s = dataset.times_s
+    require_times(detector, are_there=times_s is not None)
     places: dict[str, int] = {}
     order = np.argsort([places.setdefault(name, len(places)) for name in streams], kind="stable")
     rows, streams = rows[order], [streams[row] for row in order.tolist()]
-    times = None if dataset.times is None else [dataset.times[row] for row in order.tolist()]
     labels = None if dataset.labels is None else dataset.labels[order]
     scores, warming = StreamDetector(detector, max_streams=len(places)).update_many(
-        rows, streams, None if times is None else known_times(times), filled=rows
+        rows, streams, None if times_s is None else known_times(times_s[order]), filled=rows
     )
     ordered = replace(dataset, values=dataset.values[order], labels=labels)
     return ScoredRows(ordered, rows, scores, warming, streams)
-
-
-def _times(dataset: Dataset) -> Float64Array | None:
-    if dataset.times is None:
-        return None
-    times_s = seconds(dataset.times)
-    wrong = np.flatnonzero(~np.isfinite(times_s)).tolist()
-    if wrong:
-        name = dataset.columns.name_of(dataset.columns.time)
-        raise DataError(f"column '{name}': '{dataset.times[wrong[0]]}' is not a time")
-    return times_s
 
 
 def _in_rows(half_life_s: float, row_s: float | None) -> float:

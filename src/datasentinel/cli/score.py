@@ -170,7 +170,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     scorer = ChunkScorer(
         detector,
         columns,
-        time=table.columns.name_of(table.columns.time),
+        time=table.time_column() if detector.scorer.state_dim else None,
         id=table.columns.name_of(table.columns.id),
         alarm_budget=alarm_budget,
     )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datasentinel.artifact import load_artifact
+from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, load_artifact
 from datasentinel.cli.reading import data_argument, read_data, reading_options
 from datasentinel.cli.recordings import HalfLives, as_recordings, put_in_order
 from datasentinel.cli.threshold_options import threshold_options
+from datasentinel.cli.writing import require_other_files
 from datasentinel.errors import DataError, SettingsError
 from datasentinel.missing import fill_forward
 from datasentinel.precisions import PRECISIONS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datasentinel.export import Exported
     from datasentinel.tables import Dataset
     from datasentinel.training import Epoch, TrainingResult
+    from datasentinel.types import BoolArray, Float64Array
 
 
 def _parse_hidden(
@@ -177,6 +179,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     if chosen.season is None and time_zone is not None:
         raise SettingsError("--time-zone is for --season")
+    _require_other_outputs(data, test_path, out if name is None else None, report)
     zone = None if chosen.season is None else time_zone or "UTC"
     has_memory = chosen.model == "context"
     if half_lives and not has_memory:
@@ -201,19 +204,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         dataset, chosen, order = as_recordings(dataset, chosen)
     test = None
     if test_path is not None:
-        test_reading = dataclasses.replace(
-            reading, features=dataset.columns.feature_names or reading.features
-        )
-        test_set = read_data([test_path], test_reading, judge_columns=False, time_zone=zone, may_lack=carries)
-        _tell(test_path, test_set)
-        if test_set.labels is None:
-            raise DataError(f"{test_path}: no label column; --test needs one")
-        if test_set.values.shape[1] != dataset.values.shape[1]:
-            raise DataError(
-                f"{test_path}: {test_set.values.shape[1]} feature columns, but the data to train on has "
-                f"{dataset.values.shape[1]}"
-            )
-        test = (test_set.values, test_set.labels)
+        test = _read_test(test_path, reading, dataset, time_zone=zone, may_lack=carries)
     with _TrainingProgress() as progress:
         result = train(
             dataset.values,
@@ -267,6 +258,36 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
         names = ", ".join(path.name for path in written)
         click.echo(f"report      {report} ({names})")
+
+
+def _require_other_outputs(
+    data: tuple[str, ...], test_path: str | None, model: Path | None, report: Path | None
+) -> None:
+    """Refuse to write over a file that is read."""
+    inputs = [*data, *([] if test_path is None else [test_path])]
+    if model is not None:
+        require_other_files(model, (CONFIG_FILE, MODEL_FILE), inputs)
+    if report is not None:
+        from datasentinel.training.report import FILES
+
+        require_other_files(report, FILES, inputs)
+
+
+def _read_test(
+    path: str, reading: ReadingOptions, trained: Dataset, *, time_zone: str | None, may_lack: bool
+) -> tuple[Float64Array, BoolArray]:
+    """Read rows and labels to judge the model by."""
+    reading = dataclasses.replace(reading, features=trained.columns.feature_names or reading.features)
+    found = read_data([path], reading, judge_columns=False, time_zone=time_zone, may_lack=may_lack)
+    _tell(path, found)
+    if found.labels is None:
+        raise DataError(f"{path}: no label column; --test needs one")
+    if found.values.shape[1] != trained.values.shape[1]:
+        raise DataError(
+            f"{path}: {found.values.shape[1]} feature columns, but the data to train on has "
+            f"{trained.values.shape[1]}"
+        )
+    return found.values, found.labels
 
 
 def _tell(name: str, dataset: Dataset) -> None:

@@ -44,6 +44,27 @@ def require_other_file(out: str | os.PathLike[str] | None, inputs: Iterable[str 
                 )
 
 
+def require_other_files(folder: Path, names: Iterable[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse a folder in which a file that is to be written is one of the inputs.
+
+    Parameters
+    ----------
+    folder : Path
+    names : iterable of str
+        The files that are written in it.
+    inputs : iterable of path-like
+        As for `require_other_file`.
+
+    Raises
+    ------
+    DataError
+        As for `require_other_file`.
+    """
+    inputs = list(inputs)
+    for name in names:
+        require_other_file(folder / name, inputs)
+
+
 def _status(file: object) -> os.stat_result | None:
     """Return the status of a regular file, named or open, or None for anything else."""
     try:

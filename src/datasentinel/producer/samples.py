@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from datasentinel.calendar_time import seconds
 from datasentinel.errors import DataError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ class FileRows:
         self._with_times = with_times
 
     def __iter__(self) -> Iterator[Row]:
-        data = self._table.read(with_order=True)
+        data = self._table.read(with_times=self._with_times, with_series=True)
         self.skipped = data.problems.total
         self.first_problem = str(data.bad[0]) if data.bad else ""
         if not len(data.values):
@@ -202,15 +201,15 @@ class FileRows:
         values = data.values.astype(np.float32)
         labels = [None] * len(values) if data.labels is None else data.labels.tolist()
         streams = [""] * len(values) if data.series is None else list(map(str, data.series))
-        if data.times is None or not self._with_times:
+        if data.times_s is None:
             yield from map(Row, values, labels, streams)
             while self._repeat:
                 yield from map(Row, values, labels, streams)
             return
-        times_s = seconds(data.times)
-        if (unknown := np.flatnonzero(~np.isfinite(times_s))).size:
+        times_s = data.times_s
+        if not np.isfinite(times_s).all():
             name = self._table.columns.name_of(self._table.columns.time)
-            raise DataError(f"column '{name}': '{data.times[unknown[0]]}' is not a time")
+            raise DataError(f"{self._table.name}: column '{name}': some rows have no time")
         # As long as its rows, the last of which lasts as long as the usual one.
         steps = np.diff(np.unique(times_s))
         length_s = float(np.ptp(times_s)) + (float(np.median(steps)) if steps.size else 1.0)

@@ -91,6 +91,7 @@ def _as_in(first: Columns, asked: Roles) -> Roles:
         time=first.name_of(first.time),
         id=first.name_of(first.id),
         label=first.name_of(first.label) if first.named else asked.label,
+        day_first=asked.day_first,
         normal=asked.normal,
         keep=tuple(first.names[c] for c in first.keep if c not in (first.time, first.id)),
         model_features=tuple(first.names[c] for c in first.features),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Well within a second-level cache (1 to 2 MiB where it is a core's own), beside the columns read from.
 _BLOCK_BYTES = 1 << 19
+_DURATIONS_PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 def import_pyarrow() -> Any:  # noqa: ANN401
@@ -105,7 +106,10 @@ def chunk_of(
     keys = keys or {}
     numbers = np.empty((batch.num_rows, len(columns.features)), dtype)
     names = [columns.names[column] for column in columns.features]
-    _fill(numbers, [float(keys[n]) if n in keys else _numbers(batch.column(n), n, where) for n in names])
+    _fill(
+        numbers,
+        [float(keys[n]) if n in keys else numbers_of_column(batch.column(n), n, where) for n in names],
+    )
     label_values = None
     if columns.label is not None:
         name = columns.names[columns.label]
@@ -134,7 +138,14 @@ def _fill(rows: npt.NDArray[Any], columns: list[npt.NDArray[Any] | float]) -> No
                 block[:, i] = column if isinstance(column, float) else column[first : first + block_rows]
 
 
-def _numbers(column: Any, name: str, where: str) -> npt.NDArray[Any]:  # noqa: ANN401
+def numbers_of_column(column: Any, name: str, where: str) -> npt.NDArray[Any]:  # noqa: ANN401
+    """Return an Arrow array as numbers: durations in seconds, nulls as NaN.
+
+    Raises
+    ------
+    DataError
+        It holds something else; the column is named.
+    """
     pa = import_pyarrow()
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -144,9 +155,12 @@ def _numbers(column: Any, name: str, where: str) -> npt.NDArray[Any]:  # noqa: A
         return plain[column.offset : column.offset + len(column)]
     try:
         # A null becomes NaN, and so a bad row, which `chunk_of` tells from one with a NaN.
+        unit = _DURATIONS_PER_S[column.type.unit] if pa.types.is_duration(column.type) else 1.0
         if pa.types.is_temporal(column.type):
             column = column.cast(pa.int64(), safe=False)
         numbers: npt.NDArray[Any] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        if unit > 1:
+            numbers = numbers / unit
     except pa.ArrowException as error:
         raise DataError(f"{where}: column '{name}' holds {column.type}, not numbers: {error}") from error
     return numbers

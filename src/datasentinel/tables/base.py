@@ -11,12 +11,12 @@ import numpy as np
 from datasentinel import calendar_time
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
-from datasentinel.tables.calendar_column import CalendarColumn
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.problems import BadRow, ProblemKind, Problems
 from datasentinel.tables.roles import judge_values
 from datasentinel.tables.sampling import Reservoir
+from datasentinel.tables.time_column import CalendarColumn, TimeColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from datasentinel.tables.roles import Columns, Roles
+    from datasentinel.tables.sample_column import SampleColumn
     from datasentinel.types import BoolArray, Float64Array
 
 # Values a block: 1 MiB of float32, which stays in a core's cache while columns are put into rows.
@@ -68,9 +69,11 @@ class Dataset:
         How many good rows the table has; more than N for a sample.
     warnings : list of str
         What is odd about the columns.
-    times, series : list, length N, or None
-        When each row was taken and to which series it belongs, where that was asked for, a column says so and
-        the rows are not a sample.
+    times_s : float64 array, shape [N], or None
+        When each row was taken, in seconds since 1970 or some beginning, NaN where that is missing; where
+        that was asked for, a column says so and the rows are not a sample.
+    series : list, length N, or None
+        To which series each row belongs, likewise.
     """
 
     values: Float64Array
@@ -80,7 +83,7 @@ class Dataset:
     problems: Problems
     num_rows: int
     warnings: list[str]
-    times: list[Any] | None = None
+    times_s: Float64Array | None = None
     series: list[Any] | None = None
 
     @property
@@ -93,6 +96,15 @@ class Part(ABC):
     """One file of a table, or one array or frame in memory."""
 
     name: str
+
+    @abstractmethod
+    def sample(self) -> list[SampleColumn]:
+        """Return the columns with their first values."""
+
+    @property
+    def is_rereadable(self) -> bool:
+        """Whether `blocks` can be called again: a pipe can be read only once."""
+        return True
 
     @abstractmethod
     def blocks(self, block_rows: int | None) -> Iterator[tuple[Any, float]]:
@@ -143,7 +155,7 @@ class Table:
         DataError
             No column of times is known.
         """
-        time = self.columns.name_of(self.columns.time)
+        time = self.time_column()
         if time is None:
             raise DataError(
                 f"{self.name}: a season needs the times of the rows; name their column with --time"
@@ -151,6 +163,29 @@ class Table:
         self._calendar = CalendarColumn(time, zone)
         self.num_features += 1
         self.feature_names = self._named(self.columns)
+
+    def time_column(self) -> TimeColumn | None:
+        """Return the column of times and how it is read, which may take a look at all of the table.
+
+        Raises
+        ------
+        DataError
+            Dates that do not begin with the year leave open whether the day or the month comes first.
+        """
+        column = self.columns.time
+        name = self.columns.name_of(column)
+        if name is None or column is None:
+            return None
+        if self._asked.day_first is not None:
+            return TimeColumn(name, "day" if self._asked.day_first else "month")
+        return TimeColumn.decide(self.name, name, self._values_of(name, column))
+
+    def _values_of(self, name: str, column: int) -> Iterator[Sequence[object]]:
+        """Read a column that is handed through: its first values, then all if it can be read again."""
+        yield self._parts[0].sample()[column].values
+        if all(part.is_rereadable for part in self._parts):
+            for chunk in self.chunks():
+                yield chunk.good_values(name)
 
     def parse(self, block: Block, dtype: type) -> Chunk:
         """Parse a block, whose rows and lines count from its start; thread-safe."""
@@ -212,7 +247,8 @@ class Table:
         seed: int = 0,
         threads: int = 1,
         judge_columns: bool = False,
-        with_order: bool = False,
+        with_times: bool = False,
+        with_series: bool = False,
         progress: Callable[[float], None] = lambda _share: None,
     ) -> Dataset:
         """Read the whole table, or a random sample of its good rows in the table's order.
@@ -226,30 +262,37 @@ class Table:
         threads : int
             Threads to parse on.
         judge_columns : bool
-            Leave out features that are the same in every row, where the table names its columns and the
-            caller did not name the features, and warn of ones that only rise or only fall.
-        with_order : bool
-            Keep the times and the series of the rows.
+            Leave out features that are the same in every row or number the rows, where the table names its
+            columns and the caller did not name the features, and warn of ones that only rise or only fall.
+        with_times, with_series : bool
+            Keep the times and the series of the rows; what is there and no time makes a row a bad one.
         progress : callable
             Called with the share read so far.
 
         Raises
         ------
         DataError
-            The table cannot be read, or its labels are unclear.
+            The table cannot be read, or its labels or dates are unclear.
         """
         problems = Problems()
         seen: set[str | float] = set()
-        names = [self.columns.name_of(column) for column in (self.columns.time, self.columns.id)]
-        order: dict[str, list[Any]] = {name: [] for name in names if name is not None and with_order}
+        time = self.time_column() if with_times else None
+        id_name = self.columns.name_of(self.columns.id) if with_series else None
+        times: list[Float64Array] = []
+        series: list[Any] = []
         kept = Reservoir(self.num_features, max_rows, seed, with_labels=self.has_labels)
         for chunk in self.chunks(threads=threads):
+            if time is not None:
+                times_s = time.seconds(chunk)
+                wrong = time.bad_rows(chunk, times_s, may_lack=True)
+                times.append(times_s[~np.isin(chunk.rows, [bad.row for bad in wrong])])
+                chunk = chunk.without(wrong)  # noqa: PLW2901
             problems.add(chunk.bad)
             if chunk.label_values is not None:
                 seen.update(chunk.label_values)
             kept.add(chunk.values, chunk.label_values)
-            for name, collected in order.items():
-                collected.extend(chunk.good_values(name))
+            if id_name is not None:
+                series += chunk.good_values(id_name)
             progress(chunk.share_read)
         values, label_values = kept.result()
         decoded = None
@@ -260,13 +303,12 @@ class Table:
         warnings: list[str] = []
         if judge_columns and columns.named and not (self._asked.features or self._asked.model_features):
             normal = values if decoded is None else values[~decoded]
-            constant, warnings = judge_values(columns.feature_names, normal[:, : len(columns.features)])
-            if 0 < len(constant) < len(columns.features):
-                gone = {column.name for column in constant}
-                stays = [name not in gone for name in self._named(columns)]
-                values, columns = np.ascontiguousarray(values[:, stays]), columns.without(constant)
+            gone, warnings = judge_values(columns.feature_names, normal[:, : len(columns.features)])
+            if 0 < len(gone) < len(columns.features):
+                left = {column.name for column in gone}
+                stays = [name not in left for name in self._named(columns)]
+                values, columns = np.ascontiguousarray(values[:, stays]), columns.without(gone)
         whole = kept.seen == len(values)
-        times, series = (order.get(name) if name is not None and whole else None for name in names)
         return Dataset(
             values,
             decoded,
@@ -275,8 +317,8 @@ class Table:
             problems,
             kept.seen,
             warnings,
-            times=times,
-            series=series,
+            times_s=np.concatenate(times) if whole and times else None,
+            series=series if whole and id_name is not None else None,
         )
 
     def _named(self, columns: Columns) -> tuple[str, ...]:

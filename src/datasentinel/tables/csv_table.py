@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from datasentinel.tables.layout import Layout
     from datasentinel.tables.roles import Columns
+    from datasentinel.tables.sample_column import SampleColumn
     from datasentinel.tables.sources import Source, Stream
 
 _BLOCK_BYTES = 2 << 20
@@ -58,6 +59,15 @@ class CsvPart(Part):
             missing=sorted(MISSING_WORDS) if columns.may_lack else [],
         )
 
+    def sample(self) -> list[SampleColumn]:
+        """See `Part.sample`."""
+        return self._layout.columns()
+
+    @property
+    def is_rereadable(self) -> bool:
+        """See `Part.is_rereadable`."""
+        return self._source.is_reopenable
+
     @property
     def first_line(self) -> int | None:
         """See `Part.first_line`."""
@@ -65,8 +75,6 @@ class CsvPart(Part):
 
     def _open(self) -> Stream:
         stream = self._source.open()
-        if self._layout.encoding.startswith("utf-16"):
-            stream.decode_utf16(self._layout.encoding)
         if self._layout.cr_line_ends:
             stream.replace_line_ends()
         stream.read(self._layout.skip)
@@ -129,12 +137,11 @@ class CsvPart(Part):
         return Chunk(num_rows, rows, values, bad, kept, label_values, num_lines=num_lines)
 
     def _decode(self, offsets: Any, text: bytes) -> list[str]:  # noqa: ANN401
-        encoding = "utf-8" if self._layout.encoding != "latin-1" else "latin-1"
         bounds = list(pairwise(offsets.tolist()))
         if text.isascii():
             all_of_it = text.decode("ascii")
             return [all_of_it[a:b] for a, b in bounds]
-        return [text[a:b].decode(encoding, "replace") for a, b in bounds]
+        return [text[a:b].decode(self._layout.encoding, "replace") for a, b in bounds]
 
     def _labels(self, fields: list[str]) -> list[str | float | None]:
         comma = self._layout.dialect.decimal == ","

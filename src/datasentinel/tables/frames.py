@@ -67,7 +67,7 @@ def numbers_of(frame: Any, features: Sequence[str], others: Collection[str] = ()
     Returns
     -------
     float64 array, shape [N, D]
-        A missing value is NaN.
+        A missing value is NaN, a duration is in seconds.
 
     Raises
     ------
@@ -132,13 +132,16 @@ def _numbers(name: str, column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
 
 
 def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
+    """Return a column's values, durations in seconds."""
     if hasattr(column, "num_chunks") or not hasattr(column, "to_numpy"):
-        return np.asarray(column)
-    try:
-        # Arrow's single arrays copy only if allowed to.
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    except TypeError:
-        return np.asarray(column.to_numpy())
+        values = np.asarray(column)
+    else:
+        try:
+            # Arrow's single arrays copy only if allowed to.
+            values = np.asarray(column.to_numpy(zero_copy_only=False))
+        except TypeError:
+            values = np.asarray(column.to_numpy())
+    return values / np.timedelta64(1, "s") if values.dtype.kind == "m" else values
 
 
 class Learnable(NamedTuple):
@@ -187,21 +190,43 @@ def learnable(x: object, asked: Roles) -> Learnable:
         doubts.append(f"column '{name}' is taken as the label; if it is a feature, list the features")
     facts = columns.facts()
     rows = _select(x, columns.features) if facts or _has_mixed_names(x) else x
-    return Learnable(rows, facts, _anomalies_of(x, columns), doubts)
+    return Learnable(_with_seconds(rows), facts, _anomalies_of(x, columns), doubts)
 
 
 def without(x: object, names: Collection[str], features: Collection[str] = ()) -> object:
-    """Return a frame without some of its columns, by name; anything else as it is.
+    """Return a frame without some of its columns, by name, and with durations as seconds.
+
+    Anything else is returned as it is.
 
     Columns that are merely numbered have their numbers for names where the model's features do.
     """
-    if not is_frame(x) or not (names or _has_mixed_names(x)):
+    if not is_frame(x):
+        return x
+    x = _with_seconds(x)
+    if not names and not _has_mixed_names(x):
         return x
     numbers = tuple(map(str, range(len(features))))
     found = column_names(x) or (numbers if set(numbers) == set(features) else ())
     if not found:
         return x
     return _select(x, [i for i, name in enumerate(found) if name not in names])
+
+
+def _with_seconds(frame: Any) -> Any:  # noqa: ANN401
+    """Return a frame of pandas or polars with seconds for durations, which scikit-learn refuses."""
+    if not hasattr(frame, "dtypes"):
+        return frame
+    for position, name in enumerate(frame.columns):
+        column = _column(frame, position)
+        if not any(word in str(column.dtype).lower() for word in ("timedelta", "duration")):
+            continue
+        seconds = _as_array(column)
+        if hasattr(frame, "iloc"):
+            frame = frame.copy(deep=False)
+            frame.isetitem(position, seconds)
+        else:
+            frame = frame.with_columns(type(column)(name, seconds))
+    return frame
 
 
 def _has_mixed_names(frame: Any) -> bool:  # noqa: ANN401

@@ -40,12 +40,17 @@ class JsonPart(Part):
         self._head = rows
 
     @property
+    def is_rereadable(self) -> bool:
+        """See `Part.is_rereadable`."""
+        return self._source.is_reopenable
+
+    @property
     def first_line(self) -> int | None:
         """See `Part.first_line`."""
         return 1
 
     def sample(self) -> list[SampleColumn]:
-        """Return the columns with their first values."""
+        """See `Part.sample`."""
         columns = []
         for key in self._keys:
             values = [row.get(key) for row in self._head]

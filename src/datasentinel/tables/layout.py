@@ -46,7 +46,7 @@ class Layout:
     Attributes
     ----------
     encoding : str
-        "utf-8", "latin-1", or a form of UTF-16, which is recoded as UTF-8 before it is parsed.
+        "utf-8" or "latin-1".
     cr_line_ends : bool
         Whether carriage returns end the lines.
     dialect : Dialect
@@ -56,7 +56,7 @@ class Layout:
     width : int
         Number of fields in a row.
     skip : int
-        Bytes, after recoding, before the first row.
+        Bytes before the first row.
     first_line : int
         Line that they end in, from 1.
     sample : tuple of tuple of str
@@ -94,7 +94,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     name : str
         The file, for error messages.
     head : bytes
-        Its beginning.
+        Its beginning, as `sources.Stream` reads it.
     header : bool, optional
         Whether the first record names the columns; None to infer it.
     is_whole : bool
@@ -105,7 +105,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     DataError
         It holds no rows.
     """
-    encoding, text, start = _decode(head)
+    encoding, text, start = _encoding_of(head), head, 0
     cr_line_ends = b"\r" in text and b"\n" not in text
     if cr_line_ends:
         text = text.replace(b"\r", b"\n")
@@ -113,11 +113,10 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
         text = text[: text.rindex(b"\n") + 1]
     told = _SEPARATOR_LINE.match(text)
     if told is not None:
-        start, text = start + told.end(), text[told.end() :]
+        start, text = told.end(), text[told.end() :]
     dialect = _guess_dialect(text, "" if told is None else told["delimiter"].decode())
-    decoded = "utf-8" if encoding != "latin-1" else encoding
     found = [
-        (end, line, [field.decode(decoded, "replace") for field in fields])
+        (end, line, [field.decode(encoding, "replace") for field in fields])
         for end, line, fields in dialect.split(text, _SAMPLE_RECORDS)
     ]
     if not found:
@@ -128,7 +127,7 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     if (
         header is not False
         and dialect.comment
-        and (commented := _commented_header(text, dialect, decoded, records))
+        and (commented := _commented_header(text, dialect, encoding, records))
     ):
         names, header = commented, False
     if header or (header is None and _is_header(records, width)):
@@ -142,25 +141,14 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
     return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample)
 
 
-def _decode(head: bytes) -> tuple[str, bytes, int]:
-    """Return the encoding, the text as bytes of UTF-8 or a superset of ASCII, and the length of its mark."""
-    for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
-        if head.startswith(mark):
-            return encoding, head.decode(encoding, "replace").lstrip("\ufeff").encode(), 0
-    if head.startswith(b"\xef\xbb\xbf"):
-        return "utf-8", head[3:], 3
-    for odd, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        # ASCII in UTF-16 without a mark: every other byte is zero.
-        zeros = head[odd:400:2]
-        if len(head) >= 4 and zeros.count(0) > 0.9 * len(zeros) and not head[1 - odd : 400 : 2].count(0):
-            return encoding, head.decode(encoding, "replace").encode(), 0
+def _encoding_of(head: bytes) -> str:
     try:
         head.decode()
     except UnicodeDecodeError as error:
         # A character may be cut off where the sample ends.
         if error.start < len(head) - 4:
-            return "latin-1", head, 0
-    return "utf-8", head, 0
+            return "latin-1"
+    return "utf-8"
 
 
 def _guess_dialect(text: bytes, delimiter: str) -> Dialect:

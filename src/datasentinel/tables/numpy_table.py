@@ -84,7 +84,7 @@ class NumpyPart(Part):
         return None if self._labels is None else _LABEL_COLUMN
 
     def sample(self) -> list[SampleColumn]:
-        """Return the columns with their first values."""
+        """See `Part.sample`."""
         head = np.asarray(self._values[:_SAMPLE_ROWS])
         columns = [SampleColumn("", head[:, i].tolist()) for i in range(head.shape[1])]
         if self._labels is not None:

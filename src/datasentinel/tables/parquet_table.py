@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasentinel.errors import DataError
-from datasentinel.tables.arrow import chunk_of, import_pyarrow, nested_type
+from datasentinel.tables.arrow import chunk_of, import_pyarrow, nested_type, numbers_of_column
 from datasentinel.tables.base import Part, block_rows_for
 from datasentinel.tables.sample_column import SampleColumn
 
@@ -45,12 +45,12 @@ class ParquetPart(Part):
         return pq.ParquetFile(self._file)
 
     def sample(self) -> list[SampleColumn]:
-        """Return the columns with their first values."""
+        """See `Part.sample`."""
         indexes = _index_names(self._schema)
         sample = [
             SampleColumn(
                 field.name,
-                _plain_values(self._head.column(i)) if not (nested := nested_type(field.type)) else [],
+                self._plain_values(i) if not (nested := nested_type(field.type)) else [],
                 is_index=field.name in indexes,
                 nested=nested,
             )
@@ -58,6 +58,15 @@ class ParquetPart(Part):
         ]
         rows = self._head.num_rows
         return sample + [SampleColumn(key, [value] * rows) for key, value in self._keys.items()]
+
+    def _plain_values(self, position: int) -> list[object]:
+        column = self._head.column(position)
+        types = self._arrow.types
+        # Decimals and durations are numbers to us.
+        if types.is_decimal(column.type) or types.is_duration(column.type):
+            values: list[object] = numbers_of_column(column, "", self.name).tolist()
+            return values
+        return list(column.to_pylist())
 
     def bind(self, columns: Columns) -> None:
         """Return the role of each column."""
@@ -84,12 +93,6 @@ class ParquetPart(Part):
         columns = self._columns
         assert columns is not None  # noqa: S101
         return chunk_of(content, columns, dtype, where=self.name, keys=self._keys)
-
-
-def _plain_values(column: Any) -> list[object]:  # noqa: ANN401
-    values = column.to_pylist()
-    # Decimals are numbers to us.
-    return [float(value) if type(value).__name__ == "Decimal" else value for value in values]
 
 
 def _index_names(schema: Any) -> frozenset[str]:  # noqa: ANN401

@@ -33,6 +33,9 @@ class Roles:
     time, id, label : str or None
         Name or number (from 1; from -1 backwards) of the column that says when a row was taken, to which
         series it belongs, and whether it is an anomaly.
+    day_first : bool or None
+        Whether dates that do not begin with the year begin with the day or with the month; None to decide by
+        all of them.
     normal : tuple of str
         Values of the label that mean normal; empty to infer them.
     keep : tuple of str
@@ -55,6 +58,7 @@ class Roles:
     time: str | None = None
     id: str | None = None
     label: str | None = None
+    day_first: bool | None = None
     normal: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
@@ -292,6 +296,12 @@ def _find_label(
     return found[0] if found else None
 
 
+# Of all numbers being different: a chance of less than one in a million.
+_BEYOND_CHANCE = 14.0
+# Correlation of a value with the one before.
+_IN_NO_ORDER = 0.5
+
+
 def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftOut], list[str]]:
     """Inspect all rows of the features that were not asked for by name.
 
@@ -304,8 +314,8 @@ def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftO
 
     Returns
     -------
-    constant : list of LeftOut
-        Columns with one value only.
+    gone : list of LeftOut
+        Columns with one value only, and those that number the rows.
     warnings : list of str
         What is odd about the others.
     """
@@ -318,11 +328,38 @@ def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftO
     ]
     if len(values) < MIN_ROWS_TO_JUDGE:
         return constant, []
-    steps = ((name, np.diff(values[:, i])) for i, name in enumerate(names))
-    warnings = [
-        f"column '{name}' only {'rises' if step[0] > 0 else 'falls'}, as a counter or a clock does: values "
-        "beyond those trained on will look abnormal; --ignore leaves it out"
-        for name, step in steps
-        if np.all(step > 0) or np.all(step < 0)
-    ]
-    return constant, warnings
+    numbering, warnings = [], []
+    for i, name in enumerate(names):
+        steps = np.diff(values[:, i])
+        if np.all(steps > 0) or np.all(steps < 0):
+            warnings.append(
+                f"column '{name}' only {'rises' if steps[0] > 0 else 'falls'}, as a counter or a clock does: "
+                "values beyond those trained on will look abnormal; --ignore leaves it out"
+            )
+        elif _is_numbering(values[:, i]):
+            if abs(np.corrcoef(values[1:, i], values[:-1, i])[0, 1]) < _IN_NO_ORDER:
+                numbering.append(
+                    LeftOut(name, "it numbers the rows: whole numbers, each there once, in no order")
+                )
+            else:
+                warnings.append(
+                    f"column '{name}' has a whole number of its own for every row, as an identifier does; "
+                    "--ignore leaves it out"
+                )
+    return constant + numbering, warnings
+
+
+def _is_numbering(values: Float64Array) -> bool:
+    """Whether whole numbers are all different, where those of independent rows would not be.
+
+    Of n numbers drawn from a range of R, all differ with a chance of at most exp(-n (n - 1) / 2R), whatever
+    their distribution (the birthday problem).
+    """
+    count, span = len(values), float(np.ptp(values)) + 1
+    if (
+        count > span
+        or count * (count - 1) / (2 * span) < _BEYOND_CHANCE
+        or np.any(values != np.floor(values))
+    ):
+        return False
+    return len(np.unique(values)) == count

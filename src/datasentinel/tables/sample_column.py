@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.errors import DataError
+from datasentinel.time_text import is_time_text
 
 if TYPE_CHECKING:
     from datasentinel.types import Float64Array
@@ -18,11 +19,6 @@ _PANDAS_INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__|level_\d+")
 _ID_NAME = re.compile(r"(?i:id|uuid|guid|uid)|.*[_\- .](?i:id|uuid|guid|uid)|.*[a-z](Id|ID|Uuid|UUID)")
 _TIME_NAME = re.compile(
     r"(?i)(.*[_\- .])?(time|timestamp|timestamps|ts|date|datetime|epoch|unixtime|time_?(s|ms|us|ns))"
-)
-_ISO_TIME = re.compile(
-    r"\d{4}[-/]?\d{2}[-/]?\d{2}([T ]\d{1,2}:?\d{2}(:?\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?)?"
-    r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ]+\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp][Mm])?)?"
-    r"|\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?"
 )
 # Seconds from 1990 to 2100, and the same in ms, us and ns.
 _EPOCH_S = (6.3e8, 4.2e9)
@@ -83,7 +79,7 @@ def _is_spoilt_number(text: str) -> bool:
 
 
 def as_number(value: object) -> float:
-    """Return a number, or NaN for anything else."""
+    """Return a number, the seconds of a duration, or NaN for anything else."""
     if isinstance(value, str):
         text = value.strip()
         if text.lower() in ("true", "false"):
@@ -92,6 +88,8 @@ def as_number(value: object) -> float:
             return float(text) if text.isascii() and "_" not in text else np.nan
         except ValueError:
             return np.nan
+    if isinstance(value, np.timedelta64 | dt.timedelta):
+        return float(np.timedelta64(value) / np.timedelta64(1, "s"))
     return float(value) if isinstance(value, int | float | np.number) else np.nan
 
 
@@ -150,8 +148,8 @@ def _text_reason(column: SampleColumn) -> str:
 def is_time(value: object) -> bool:
     """Return whether a value is a date, a time of day or both."""
     if isinstance(value, str):
-        return _ISO_TIME.fullmatch(value.strip()) is not None
-    return isinstance(value, dt.date | dt.time | dt.timedelta | np.datetime64 | np.timedelta64)
+        return is_time_text(value)
+    return isinstance(value, dt.date | dt.time | np.datetime64)
 
 
 def _most_odd(num_values: int) -> int:

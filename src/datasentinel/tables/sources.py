@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import glob
 import gzip
 import io
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from datasentinel.errors import DataError, MissingDependencyError
+from datasentinel.tables import encodings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +154,13 @@ class Source:
             raise DataError(f"{self.name}: can be read only once")
         self._was_opened = True
         try:
-            return Stream(self.name, self._open_raw())
+            raw = self._open_raw()
+            try:
+                return Stream(self.name, raw)
+            except DataError:
+                if self.path != STDIN:
+                    raw.close()
+                raise
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read: {error.strerror or error}") from error
 
@@ -189,6 +195,7 @@ class Source:
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         while data := stream.read(SAMPLE_BYTES):
             copy.write(data)
+        stream.close()
         copy.seek(0)
         return cast("BinaryIO", copy)
 
@@ -206,7 +213,7 @@ _PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zstd"})
 
 
 class Stream:
-    """Bytes in order, unpacked, with a look ahead."""
+    """Bytes in order, unpacked and, where they are UTF-16 or UTF-32, as UTF-8, with a look ahead."""
 
     def __init__(self, name: str, raw: BinaryIO) -> None:
         self.name = name
@@ -216,12 +223,17 @@ class Stream:
         self._unpacked: Any = _Joined(head, raw)
         if (unpack := _unpacker(name, head)) is not None:
             self._unpacked = unpack(self._unpacked)
-        self._ahead = b""
+        head = self._read(encodings.SAMPLE_BYTES)
+        encoding, mark_bytes = encodings.find_encoding(head)
+        self._ahead = head[mark_bytes:]
+        if encoding not in ("", "utf-8"):
+            self._unpacked = encodings.Recoded(_Joined(self._ahead, self._unpacked), encoding)
+            self._ahead = b""
 
     def peek(self, size: int) -> bytes:
         """Return the next `size` bytes, or all there are, and leave them to be read."""
         self._ahead += self._read(size - len(self._ahead))
-        return self._ahead
+        return self._ahead[:size]
 
     def read(self, size: int) -> bytes:
         """Read `size` bytes, or fewer at the end."""
@@ -238,11 +250,6 @@ class Stream:
     def share_read(self) -> float:
         """How much of the file has been read, where its size is known; otherwise 0."""
         return min(1.0, self._raw.tell() / self._size) if self._size else 0.0
-
-    def decode_utf16(self, encoding: str) -> None:
-        """Turn what is still to be read, which is in `encoding`, into UTF-8."""
-        self._unpacked = _Recoded(_Joined(self._ahead, self._unpacked), encoding)
-        self._ahead = b""
 
     def replace_line_ends(self) -> None:
         """Treat carriage returns in the unread rest as line ends."""
@@ -291,18 +298,6 @@ class _Joined(io.RawIOBase):
         else:
             data = self._rest.read(size)
         return bytes(data)
-
-
-class _Recoded:
-    def __init__(self, source: Any, encoding: str) -> None:  # noqa: ANN401
-        self._source = source
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-
-    def read(self, size: int) -> bytes:
-        while data := self._source.read(size):
-            if text := self._decoder.decode(data):
-                return text.lstrip("\ufeff").encode()
-        return self._decoder.decode(b"", final=True).encode()
 
 
 class _Replaced:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 # Of the correlation of neighbouring rows. Rows in random order have about 0, recordings of machines 0.7 and
 # more.
 _LEAST_CORRELATION = 0.5
+_HOUR_S = 3600.0
+_TWICE = (
+    "; if this is the hour that comes twice as summer time ends, write times with their offset from UTC, as "
+    "in 2026-10-25T02:30:00+01:00"
+)
 # With fewer rows chance alone may look like order.
 _LEAST_ROWS = 100
 
@@ -81,9 +86,10 @@ class Order:
             steps = np.diff(times_s[rows], prepend=np.nan)
             steps[starts] = np.nan
             if wrong := np.flatnonzero(steps < 0).tolist():
+                hint = _TWICE if steps[wrong[0]] >= -_HOUR_S else ""
                 raise DataError(
                     f"row {rows[wrong[0]]} is earlier than the one before it in its series: the rows of a "
-                    "recording are to be in order of time"
+                    f"recording are to be in order of time{hint}"
                 )
             usual = steps[steps > 0]
             row_s = float(np.median(usual)) if usual.size else None

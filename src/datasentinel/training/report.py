@@ -41,6 +41,8 @@ _ROWS_SHOWN, _REASONS, _COLUMNS_SHOWN = 10, 3, 10
 # Standard deviations.
 _LARGE_OFFSET = 1000.0
 _OF_QUALITY = ("roc", "precision_recall")
+# All that a report may consist of.
+FILES = (PAGE, *(f"{name}.png" for name in ("scores_over_rows", "scores", "columns", "loss", *_OF_QUALITY)))
 # Of the rows at the beginning and at the end, which are compared.
 _PART = 0.25
 

@@ -32,6 +32,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "labelled.csv").write_text("f0,f1,f2,f3,label\n" + "1,2,3,4,0\n" * 20 + "9,9,9,9,1\n" * 5)
     (tmp_path / "old.csv").write_text("from an earlier run\n")
     (tmp_path / "words.csv").write_text("f0,f1,f2,f3\n" + "v,w,x,y\n" * 5)
+    (tmp_path / "report").mkdir()
+    for name in ("scores.png", "report.html", "model.onnx"):
+        (tmp_path / "report" / name).write_text(ROWS)
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts/test-latency.png").hardlink_to(tmp_path / "m/model.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -56,6 +61,12 @@ def contents(folder):
         "evaluate m labelled.csv --report m/config.json",
         "export m --out m --precision fp32",
         "import m/model.onnx --calibrate data/rows.csv --out m",
+        "train report/scores.png --out new --report report",
+        "train labelled.csv --test report/report.html --out new --report report",
+        "train report --out new --report report",
+        "train report/model.onnx --out report",
+        "bench m --json m/config.json",
+        "bench m --charts charts",
     ],
 )
 def test_no_input_is_written_over(folder, line):

@@ -76,16 +76,50 @@ def test_delimited_text(tmp_path, kind):
     np.testing.assert_array_equal(data.values, VALUES)
 
 
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252"]
-)
-def test_encodings(tmp_path, encoding):
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", *WIDE])
+def test_encodings(tmp_path, encoding, pack):
     path = tmp_path / "data.csv"
     named = TEXT.replace("b", "Größe", 1)
-    path.write_bytes(named.encode(encoding))
+    path.write_bytes(pack(named.encode(encoding)))
     data = read(path)
     assert data.feature_names == ("a", "Größe", "c")
     np.testing.assert_array_equal(data.values, VALUES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", *WIDE])
+def test_encodings_of_json_lines(tmp_path, encoding):
+    path = tmp_path / "data.jsonl"
+    lines = [
+        json.dumps(dict(zip(["a", "Größe", "c"], row, strict=True)), ensure_ascii=False) for row in VALUES
+    ]
+    path.write_bytes("\n".join(lines).encode(encoding))
+    data = read(path)
+    assert data.feature_names == ("a", "Größe", "c")
+    np.testing.assert_array_equal(data.values, VALUES)
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+def test_no_record_is_cut_where_characters_take_more_bytes_as_utf_8(tmp_path, encoding):
+    path = tmp_path / "data.csv"
+    lines = [f"{i},{i % 7},{'長' * (i % 5)}\n" for i in range(3000)]
+    path.write_bytes(("数,b,c\n" + "".join(lines)).encode(encoding))
+    table = open_table(path, roles=Roles(features=("数", "b"), keep=("c",)))
+    chunks = list(table.chunks(block_rows=97))
+    assert not any(chunk.bad for chunk in chunks)
+    np.testing.assert_array_equal(np.concatenate([chunk.values[:, 0] for chunk in chunks]), np.arange(3000))
+    assert chunks[1].kept["c"][-1] == "長" * (int(chunks[1].values[-1, 0]) % 5)
+
+
+def test_small_whole_numbers_in_a_packed_array_are_no_text(tmp_path):
+    """Every other byte of theirs is zero, as in UTF-16."""
+    path = tmp_path / "data.npy"
+    np.save(path, np.arange(33, 93, dtype="<i2").reshape(-1, 3))
+    (tmp_path / "data.npy.gz").write_bytes(gzip.compress(path.read_bytes()))
+    np.testing.assert_array_equal(read(tmp_path / "data.npy.gz").values, np.arange(33, 93).reshape(-1, 3))
 
 
 def zstd(data):

@@ -182,6 +182,50 @@ def test_constants_are_left_out_and_counters_warned_of(frame, write):
     assert named.feature_names == ("a", "fixed")
 
 
+@pytest.mark.parametrize(
+    ("begin", "among"), [(0, 300), (1, 300), (870_000, 300), (1000, 2000)], ids=["0", "1", "far", "a part"]
+)
+def test_whole_numbers_that_number_the_rows_are_left_out(write, begin, among):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(size=(300, 2)), columns=["a", "b"])
+    frame["c1"] = begin + random.permutation(among)[:300]
+    data = write(frame).read(judge_columns=True)
+    assert data.feature_names == ("a", "b")
+    assert [str(column) for column in data.columns.left_out] == [
+        "column 'c1' is left out: it numbers the rows: whole numbers, each there once, in no order"
+    ]
+    assert write(frame, roles=Roles(features=("a", "c1"))).read(judge_columns=True).feature_names == (
+        "a",
+        "c1",
+    )
+
+
+def test_numbers_of_rows_in_two_runs_are_warned_of(write):
+    frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=300)})
+    frame["c1"] = [*range(1, 300, 2), *range(0, 300, 2)]
+    data = write(frame).read(judge_columns=True)
+    assert data.feature_names == ("a", "c1")
+    assert [warning.split(",")[0] for warning in data.warnings] == [
+        "column 'c1' has a whole number of its own for every row"
+    ]
+
+
+def test_measurements_that_are_all_different_stay(write):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "volts": random.permutation(300) / 8 + 0.01,
+            "cents": random.choice(10**6, 300, replace=False),
+            "count": random.poisson(900, 300),
+            "bytes": random.integers(0, 2**40, 300),
+            "flag": random.integers(0, 2, 300),
+        }
+    )
+    data = write(frame).read(judge_columns=True)
+    assert data.feature_names == tuple(frame.columns)
+    assert not data.warnings
+
+
 def test_roles_by_option(frame, write):
     frame["ts"], frame["host"], frame["x_id"] = range(ROWS), "web", 3
     table = write(frame, roles=Roles(ignore=("*_id",), time="ts", id="host"))

@@ -24,6 +24,14 @@ def test_rows_that_go_back_in_time_are_refused_by_number():
         Order.of_rows(["a", "b", "b", "a"], np.array([9.0, 1.0, 2.0, 8.0]))
 
 
+def test_an_hour_that_comes_twice_is_said_how_to_write():
+    times = np.array([0.0, 600.0, -2400.0, -1800.0])
+    with pytest.raises(DataError, match=r"row 2 is earlier .* twice as summer time ends, .* offset from UTC"):
+        Order.of_rows(["a"] * 4, times)
+    with pytest.raises(DataError, match=r"in order of time$"):
+        Order.of_rows(["a"] * 2, np.array([0.0, -3601.0]))
+
+
 def test_a_gap_that_nothing_is_remembered_across_begins_a_recording():
     times = np.concatenate([np.arange(50) * 10.0, 1500 + np.arange(50) * 10.0])
     rows, order = Order.of_rows(["a"] * 100, times)
