@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -114,8 +115,19 @@ def test_a_model_that_never_ends_loading_is_given_up(start_server, tmp_path):
         put(tmp_path / "endless" / "1", endless_loop())
         wait_until(lambda: "event=model_not_loaded name=endless " in server.log(), server)
         assert "had not loaded after 3 s" in server.log()
-        put(tmp_path / "next" / "1", sound())
-        wait_until(lambda: "event=model_loaded name=next " in server.log(), server)
+
+        # The watch goes on. A busy machine may not load even a sound model in so little time: then its next version.
+        def refused() -> int:
+            return server.log().count("event=model_not_loaded name=next ")
+
+        for version in range(1, 21):
+            put(tmp_path / "next" / str(version), sound())
+            wait_until(
+                lambda past=version - 1: refused() > past or "model_loaded name=next " in server.log(), server
+            )
+            if refused() < version:
+                break
+        assert "event=model_loaded name=next " in server.log()
 
 
 def test_sigterm_ends_a_server_while_a_model_loads(start_server, tmp_path):
@@ -125,16 +137,27 @@ def test_sigterm_ends_a_server_while_a_model_loads(start_server, tmp_path):
         time.sleep(1.5)
         before = time.monotonic()
         assert server.stop() == 0, server.log()
-        assert time.monotonic() - before < 3
+        assert time.monotonic() - before < 15
 
 
 def test_sigterm_ends_a_server_while_its_only_model_loads(tmp_path):
     put(tmp_path / "endless" / "1", endless_loop())
     serve = command(tmp_path, *ANY_PORT, "--backend", "onnxruntime")
     with subprocess.Popen(serve, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
-        time.sleep(2.5)
+        deadline = time.monotonic() + 60
+        while not catches(process, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(15) == 0
+
+
+def catches(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Whether a process handles a signal itself, as a server does from when it starts to load."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)[1], 16)
+    return bool(caught >> (number - 1) & 1)
 
 
 def test_a_start_with_a_bad_model_serves_the_good_ones(start_server, tmp_path):
