@@ -82,21 +82,79 @@ def test_errors_stay_with_their_tasks_and_clean_up_is_not_cut_short():
         failing.result()
 
 
-def test_whoever_waits_for_the_end_can_be_cancelled():
-    async def stubborn() -> None:
+def test_a_task_that_is_cancelled_again_while_it_ends_others_ends_them_all_the_same(monkeypatch):
+    """Both wait for the same time before they cancel again."""
+    monkeypatch.setattr(tasks, "_AGAIN_S", 0.01)
+
+    async def lose(count: int) -> None:
         while True:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.2)
-                return
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                count -= 1
+                if count < 0:
+                    raise
 
-    async def run() -> bool:
-        task = asyncio.create_task(stubborn())
+    async def run() -> list[bool]:
+        inner = asyncio.create_task(lose(5))
+
+        async def clean_up() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await tasks.end(inner)
+
+        outer = asyncio.create_task(clean_up())
         await asyncio.sleep(0)
-        ending = asyncio.create_task(tasks.end(task))
-        await asyncio.sleep(0.01)
-        ending.cancel()
-        await asyncio.wait({ending})
-        await task
-        return ending.cancelled()
+        await asyncio.wait_for(tasks.end(outer), 30)
+        return [outer.cancelled(), inner.cancelled()]
 
-    assert asyncio.run(run())
+    assert asyncio.run(run()) == [True, True]
+
+
+def test_work_that_does_not_mind_its_cancellation_is_left_behind():
+    async def stubborn(go_on: asyncio.Event) -> None:
+        while not go_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go_on.wait()
+
+    async def run() -> list[bool]:
+        go_on = asyncio.Event()
+        ended = [
+            await tasks.within(60, asyncio.sleep(0), asyncio.sleep(0)),
+            await tasks.within(0.01, asyncio.sleep(0), stubborn(go_on)),
+        ]
+        (left,) = asyncio.all_tasks() - {asyncio.current_task()}
+        go_on.set()
+        await left
+        return ended
+
+    assert asyncio.run(run()) == [True, False]
+
+
+def test_all_work_goes_on_when_some_of_it_fails_and_ends_with_whoever_waits():
+    ended = []
+
+    async def work(seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(seconds)
+
+    async def fail() -> None:
+        raise ValueError("an error")
+
+    async def run() -> None:
+        with pytest.raises(ValueError, match="an error"):
+            await tasks.within(60, fail(), work(0.01))
+        assert ended == [0.01]
+        waiting = asyncio.create_task(tasks.within(60, work(30)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        await asyncio.sleep(0)
+        assert ended == [0.01, 30]
+
+    asyncio.run(run())

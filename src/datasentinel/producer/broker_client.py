@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from datasentinel import tasks
 from datasentinel.distributed.brokers import open_sink, open_source
-from datasentinel.distributed.brokers.base import BrokerUrl, Record
+from datasentinel.distributed.brokers.base import BrokerUrl, Record, close
 from datasentinel.errors import BrokerError
 from datasentinel.producer.replies import ANOMALY, ERROR, NOT_A_NUMBER_WORD, OK, WARMING, Connection, Reply
 from datasentinel.producer.samples import Fault
@@ -100,8 +100,7 @@ def broker_connector(topics: Topics, payloads: Payloads) -> Connect:
             for end in ends:
                 await end.open()
         except BaseException:
-            for end in ends:
-                await end.close()
+            await close(*ends)
             raise
         return BrokerConnection(sink, sources, payloads, run, listener)
 
@@ -141,8 +140,7 @@ class BrokerConnection(Connection):
         """Read no more, and disconnect."""
         self._listener = None
         await tasks.end(*self._tasks)
-        for end in self._ends:
-            await end.close()
+        await close(*self._ends)
 
     async def _guard(self, work: Coroutine[None, None, None]) -> None:
         try:

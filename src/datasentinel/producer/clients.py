@@ -8,6 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from datasentinel import tasks
 from datasentinel.errors import InvalidInputError, MissingDependencyError, ServerError
 from datasentinel.producer.credentials import Credentials
 from datasentinel.producer.http import http_connector
@@ -228,10 +229,7 @@ class GrpcConnection(Connection):
     async def close(self) -> None:
         """Cancel the calls in flight and close the channel."""
         self._listener = None
-        calls = list(self._calls)
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        await tasks.end(*self._calls)
         await self._channel.close(None)
 
 

@@ -138,7 +138,7 @@ class Producer:
         now = self._loop.time()
         self._stop_s = now + _STOP_GRACE_S if self._stop_s is None else now
         self.summary.interrupted = True
-        if self._connecting is not None:
+        if self._connecting is not None and not self._connecting.expired():
             self._connecting.reschedule(now)
         self._wake.set()
 

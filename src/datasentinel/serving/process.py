@@ -8,6 +8,7 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from datasentinel import tasks
 from datasentinel.serving import threads
 from datasentinel.serving.descriptors import report_shortage, within_descriptors
 from datasentinel.serving.logs import log
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_HURRY_S = 0.5  # What a stop that was cut short still gets.
+_HURRY_S = 0.5  # What a stop that was cut short still gets, and what outlives a stop.
+_OVERDUE_S = 30.0  # Beyond the drain timeout a stop takes no longer, whatever it waits for.
 
 
 def serve(
@@ -57,7 +59,7 @@ def serve(
     """
     with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
         server = Server(within_descriptors(settings), board, make_transport)
-        runner.run(_serve(server, on_ready, lifeline))
+        runner.run(_serve(server, on_ready, lifeline, settings.drain_timeout_s + _OVERDUE_S))
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -70,7 +72,10 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(
-    server: Server, on_ready: Callable[[Mapping[str, object]], None], lifeline: int | None
+    server: Server,
+    on_ready: Callable[[Mapping[str, object]], None],
+    lifeline: int | None,
+    stop_timeout_s: float,
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_unhandled)
@@ -81,35 +86,53 @@ async def _serve(
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(signals.first.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stopping.done():
-        starting.cancel()
-    await asyncio.wait({starting})
-    if not starting.cancelled():
+    if not stopping.done():
         addresses = starting.result()
-        if not stopping.done():
-            log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
-            on_ready(addresses)
+        log(_logger, logging.INFO, "ready", event_loop=type(loop).__module__, **addresses)
+        on_ready(addresses)
         await stopping
-    await _stop(server, signals)
-    _report_stuck_tasks()
+    await _stop(server, starting, signals, stop_timeout_s)
+    if not await _nothing_is_left():
+        _end_process(0)
 
 
-async def _stop(server: Server, signals: Signals) -> None:
-    """Stop the server; the second wish to stop, or a thread whose work never ends, ends the process."""
-    draining = asyncio.create_task(server.stop())
+async def _stop(server: Server, starting: asyncio.Task[Any], signals: Signals, timeout_s: float) -> None:
+    """Stop the server; the second wish to stop, or a stop that takes too long, ends the process."""
+    draining = asyncio.create_task(_wind_up(server, starting))
     impatience = asyncio.create_task(signals.second.wait())
-    await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
-    impatience.cancel()
-    await asyncio.wait({impatience})
+    await asyncio.wait({draining, impatience}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    reason = "signal" if impatience.done() else "overdue"
+    await tasks.end(impatience)
     if not draining.done():
-        log(_logger, logging.WARNING, "drain_cut_short")
-        await server.hurry()
+        log(_logger, logging.WARNING, "drain_cut_short", reason=reason)
+        await tasks.within(_HURRY_S, server.hurry())
         await asyncio.wait({draining}, timeout=_HURRY_S)
         if not draining.done():
+            _report_tasks(asyncio.all_tasks() - {asyncio.current_task()})
             _end_process(1)
     draining.result()
-    if threads.are_left():
-        _end_process(0)
+
+
+async def _wind_up(server: Server, starting: asyncio.Task[Any]) -> None:
+    """Stop a server, be it that it has started or that it still starts."""
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+    if not starting.cancelled():
+        starting.result()
+    await server.stop()
+
+
+async def _nothing_is_left() -> bool:
+    """Return whether all tasks and threads have ended; what has not, the event loop's end would wait for."""
+    loop = asyncio.get_running_loop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    _report_tasks(left)
+    ending = asyncio.create_task(loop.shutdown_default_executor())
+    for task in left:
+        task.cancel()
+    _, stuck = await asyncio.wait({*left, ending}, timeout=_HURRY_S)
+    return not (stuck or threads.are_left())
 
 
 def _end_process(code: int) -> None:
@@ -117,12 +140,10 @@ def _end_process(code: int) -> None:
     os._exit(code)
 
 
-def _report_stuck_tasks() -> None:
-    """Log the tasks that outlived the server: each one is a defect."""
-    stuck = asyncio.all_tasks() - {asyncio.current_task()}
-    names = [str(task.get_coro()) for task in stuck if not task.done()]
-    if names:
-        log(_logger, logging.WARNING, "tasks_left", tasks=names)
+def _report_tasks(left: set[Any]) -> None:
+    """Log the tasks that outlive the server: each one is a defect."""
+    if left:
+        log(_logger, logging.WARNING, "tasks_left", tasks=list(map(repr, left)))
 
 
 def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, signals: Signals) -> None:

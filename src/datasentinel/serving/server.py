@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from datasentinel import tasks
+from datasentinel.serving import threads
 from datasentinel.serving.connections.addresses import is_loopback
 from datasentinel.serving.control.loading import loader
 from datasentinel.serving.control.metrics import Metrics
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from datasentinel.serving.settings import Settings
 
 _logger = logging.getLogger(__name__)
+
+# How long the last spans may take to be sent: the exporter's own default for one request.
+_LAST_SPANS_S = 10.0
 
 
 class Transport(Protocol):
@@ -163,7 +167,8 @@ class Server:
         await self._plane.served.states.save()
         if self._tracing is not None:
             self._plane.trace()
-            await asyncio.to_thread(self._tracing.shut_down)
+            # It tries for long to reach a collector that is away.
+            await tasks.within(_LAST_SPANS_S, threads.finish(self._tracing.shut_down, "last-spans"))
         log(_logger, logging.INFO, "stopped", **self._plane.counts)
 
     def reload(self) -> None:
@@ -190,7 +195,11 @@ class Server:
         others = [transport for transport in self._transports if transport not in health]
         for group in (others, health):
             remaining_s = max(0.0, deadline_s - loop.time())
-            await asyncio.gather(*(transport.stop(remaining_s) for transport in group))
+            stops = [transport.stop(remaining_s) for transport in group]
+            ends = await asyncio.gather(*stops, return_exceptions=True)
+            for transport, end in zip(group, ends, strict=True):
+                if isinstance(end, Exception):  # It keeps nothing else from its end.
+                    log(_logger, logging.ERROR, "stop_failed", transport=transport.name, exception=end)
 
 
 def _make_repository(plane: DataPlane, settings: Settings, *, is_successor: bool) -> ModelRepository:

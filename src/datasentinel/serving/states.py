@@ -122,6 +122,10 @@ class StreamStates:
             self._kept[key] = self._restored.get(key) or self._make(key, detector)
         return self._kept[key]
 
+    def forget_restored(self, name: str) -> None:
+        """Drop what was read for models of this name that are not served after all."""
+        self._restored = {key: streams for key, streams in self._restored.items() if key[0] != name}
+
     def keep_only(self, used: Collection[ModelStreams]) -> None:
         """Drop the streams of graphs that are served no longer; what was restored stays until it is used."""
         self._kept = {key: streams for key, streams in self._kept.items() if streams in used}

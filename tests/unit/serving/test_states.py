@@ -161,6 +161,26 @@ def test_a_graph_served_before_goes_on_with_the_streams_of_its_snapshot(artifact
     test(made)
 
 
+def test_what_was_read_for_a_version_that_is_not_served_is_forgotten(artifact, other, tmp_path):
+    @served
+    async def test(made):
+        states, detector = made.plane.served.states, Detector(artifact)
+        made.send(1)
+        await states.save()
+        made.plane.served.withdraw("m", "1")
+        await states.restore("m", detector)
+        assert len(states.of("m", detector).store) == 1
+        states.keep_only([])
+        await states.restore("m", detector)
+        made.onnx = other.onnx
+        made.put("2", artifact.config)
+        await made.repository.refresh()
+        assert made.model.version == "2"
+        assert len(states.of("m", detector).store) == 0
+
+    test(Served(tmp_path, artifact, artifact.config))
+
+
 def test_versions_whose_artifacts_differ_in_name_keep_their_streams(artifact, other, tmp_path):
     """All go by the name of the first."""
 

@@ -16,6 +16,7 @@ from aio_pika.exceptions import (
     DeliveryError,
 )
 
+from datasentinel import tasks
 from datasentinel.distributed.brokers.base import (
     REPLY_TIMEOUT_S,
     TAKE_TIMEOUT_S,
@@ -178,26 +179,37 @@ async def _connect(url: BrokerUrl) -> Any:  # noqa: ANN401
     # A lost connection is reported by the call that needs it, and without a traceback.
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    async with asyncio.timeout(REPLY_TIMEOUT_S):
-        return await aio_pika.connect_robust(
-            host=url.host,
-            port=url.port or (_DEFAULT_PORT if url.tls is None else _DEFAULT_TLS_PORT),
-            ssl=url.tls is not None,
-            ssl_context=None if url.tls is None else url.tls.context(),
-            login=url.user or "guest",
-            password=url.password or "guest",
-            virtualhost=url.options.get("vhost", "/"),
-            heartbeat=_HEARTBEAT_S,
-            reconnect_interval=0.5,
-            fail_fast=True,
-        )
+    made: list[Any] = []
+
+    def make(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        made.append(aio_pika.RobustConnection(*arguments, **options))
+        return made[0]
+
+    try:
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            return await aio_pika.connect_robust(
+                host=url.host,
+                port=url.port or (_DEFAULT_PORT if url.tls is None else _DEFAULT_TLS_PORT),
+                ssl=url.tls is not None,
+                ssl_context=None if url.tls is None else url.tls.context(),
+                login=url.user or "guest",
+                password=url.password or "guest",
+                virtualhost=url.options.get("vhost", "/"),
+                heartbeat=_HEARTBEAT_S,
+                reconnect_interval=0.5,
+                fail_fast=True,
+                connection_class=make,
+            )
+    except BaseException:  # One that is given up would go on trying to connect.
+        for connection in made:
+            await _disconnect(connection)
+        raise
 
 
 async def _disconnect(connection: Any) -> None:  # noqa: ANN401
     if connection is not None:
         with contextlib.suppress(*_ERRORS, OSError):
-            async with asyncio.timeout(TAKE_TIMEOUT_S):
-                await connection.close()
+            await tasks.within(TAKE_TIMEOUT_S, connection.close())
 
 
 def _message_of(message: Any) -> Message:  # noqa: ANN401

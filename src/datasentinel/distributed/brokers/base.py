@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,18 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from datasentinel import tasks
 from datasentinel.client_tls import ClientTls, read_secret
 from datasentinel.errors import BrokerError, SettingsError
+from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _Number = TypeVar("_Number", int, float)
 
+_logger = logging.getLogger(__name__)
+
 # How long `Source.take` waits for a first message: so long a consumer that stops waits at most.
 TAKE_TIMEOUT_S = 1.0
 # How long a broker may take to answer before it counts as gone.
 REPLY_TIMEOUT_S = 10.0
+# How long connections may take to close.
+CLOSE_TIMEOUT_S = 10.0
 
 # The schemes that mean another one with TLS.
 TLS_SCHEMES = {"amqps": "amqp", "mqtts": "mqtt", "rediss": "redis", "tls": "nats"}
@@ -157,6 +164,12 @@ class Sink(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Disconnect. Never raises."""
+
+
+async def close(*ends: Source | Sink) -> None:
+    """Disconnect, all at the same time; a client that takes too long is left behind."""
+    if not await tasks.within(CLOSE_TIMEOUT_S, *(end.close() for end in ends)):
+        log(_logger, logging.WARNING, "not_disconnected", timeout_s=CLOSE_TIMEOUT_S)
 
 
 @dataclass(frozen=True)

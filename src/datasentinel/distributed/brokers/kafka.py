@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -23,9 +23,12 @@ from datasentinel.distributed.brokers.base import (
     broker_errors,
 )
 from datasentinel.errors import BrokerError, RefusedError, SettingsError
+from datasentinel.serving import threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+_Result = TypeVar("_Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -55,18 +58,19 @@ class KafkaSource(Source):
             "auto.offset.reset": url.options.get("auto.offset.reset", "earliest"),
         }
         self._consumer: Any = None
+        self._calls: set[asyncio.Task[Any]] = set()  # Of the client, in threads.
 
     async def open(self) -> None:
         """See `Source.open`."""
         with broker_errors(self._url, KafkaException):
             self._consumer = Consumer(self._config, logger=_logger)
-            await asyncio.to_thread(_check_topic, self._consumer, self._url)
+            await self._call(lambda: _check_topic(self._consumer, self._url))
             self._consumer.subscribe([self._url.topic])
 
     async def take(self, most: int) -> list[Message]:
         """See `Source.take`."""
         with broker_errors(self._url, KafkaException):
-            return await asyncio.to_thread(self._take, most)
+            return await self._call(lambda: self._take(most))
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
         """See `Source.acknowledge`; an offset stands for all messages before it."""
@@ -76,20 +80,29 @@ class KafkaSource(Source):
             ends[topic, partition] = offset + 1
         offsets = [TopicPartition(*place, end) for place, end in ends.items()]
         with broker_errors(self._url, KafkaException):
-            await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
+            await self._call(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
 
     async def lag(self) -> int | None:
         """See `Source.lag`; of the partitions that this consumer has."""
         with broker_errors(self._url, KafkaException):
-            return await asyncio.to_thread(self._lag)
+            return await self._call(self._lag)
 
     async def close(self) -> None:
         """See `Source.close`."""
+        if self._calls:  # The client frees what they work on.
+            await asyncio.wait(self._calls)
         if self._consumer is not None:
             try:
-                await asyncio.to_thread(self._consumer.close)
+                await threads.finish(self._consumer.close, "kafka-close")
             except (KafkaException, RuntimeError):
                 _logger.debug("the consumer was closed before")
+
+    async def _call(self, call: Callable[[], _Result]) -> _Result:
+        """Call the client in a thread; there a call goes on that is cancelled here."""
+        calling = asyncio.create_task(threads.finish(call, "kafka"))
+        self._calls.add(calling)
+        calling.add_done_callback(self._calls.discard)
+        return await asyncio.shield(calling)
 
     def _lag(self) -> int:
         lag = 0
@@ -131,12 +144,12 @@ class KafkaSink(Sink):
         """See `Sink.open`."""
         with broker_errors(self._url, KafkaException):
             self._producer = Producer(self._config, logger=_logger)
-            await asyncio.to_thread(_check_topic, self._producer, self._url)
+            await threads.finish(lambda: _check_topic(self._producer, self._url), "kafka")
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Sink.publish`."""
         with broker_errors(self._url, KafkaException):
-            await asyncio.to_thread(self._publish, records)
+            await threads.finish(lambda: self._publish(records), "kafka")
 
     async def close(self) -> None:
         """See `Sink.close`; everything was flushed by `publish`."""

@@ -28,6 +28,7 @@ from datasentinel.distributed.brokers.base import (
     broker_errors,
 )
 from datasentinel.errors import BrokerError, RefusedError
+from datasentinel.serving import threads
 from datasentinel.serving.logs import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Connection:
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._change = asyncio.Event()
+        self._is_closed = False
         self._is_accepted = False
         self._is_subscribed = False
         self._has_read_all = False
@@ -110,17 +112,9 @@ class Connection:
         BrokerError
             The broker cannot be reached, or refuses.
         """
-        default_port = _DEFAULT_PORT if self._url.tls is None else _DEFAULT_TLS_PORT
         try:
             with broker_errors(self._url, ValueError, MQTTException):
-                await asyncio.to_thread(
-                    self._client.connect,
-                    self._url.host,
-                    self._url.port or default_port,
-                    _KEEPALIVE_S,
-                    clean_start=clean_start,
-                    properties=self._properties,
-                )
+                await threads.finish(lambda: self._connect(clean_start=clean_start), "mqtt-connect")
             self._client.loop_start()
             await self._until(lambda: self._is_accepted)
             if subscription:
@@ -132,13 +126,16 @@ class Connection:
 
     async def close(self) -> None:
         """Disconnect, after the broker has read what was sent before. Never raises."""
+        self._is_closed = True
         # A socket that is closed with something unread may take what was written to it along.
-        with contextlib.suppress(BrokerError):
-            if self._is_accepted:
-                self._client.unsubscribe(_NOTHING)
-                await self._until(lambda: self._has_read_all)
-        self._client.disconnect()
-        await asyncio.to_thread(self._client.loop_stop)
+        try:
+            with contextlib.suppress(BrokerError):
+                if self._is_accepted:
+                    self._client.unsubscribe(_NOTHING)
+                    await self._until(lambda: self._has_read_all)
+        finally:
+            self._client.disconnect()
+            await threads.finish(self._client.loop_stop, "mqtt-stop")
 
     @property
     def is_lost(self) -> bool:
@@ -186,6 +183,18 @@ class Connection:
     def acknowledge(self, number: int) -> None:
         """Say that a message has been answered."""
         self._client.ack(number, _AT_LEAST_ONCE)
+
+    def _connect(self, *, clean_start: bool) -> None:
+        default_port = _DEFAULT_PORT if self._url.tls is None else _DEFAULT_TLS_PORT
+        self._client.connect(
+            self._url.host,
+            self._url.port or default_port,
+            _KEEPALIVE_S,
+            clean_start=clean_start,
+            properties=self._properties,
+        )
+        if self._is_closed:  # Whoever wanted the connection has not waited for it.
+            self._client.disconnect()
 
     async def _until(self, is_so: Callable[[], bool], timeout_s: float | None = REPLY_TIMEOUT_S) -> None:
         """Wait until the broker has said something, which it must not take long to say."""

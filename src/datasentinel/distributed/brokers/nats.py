@@ -283,20 +283,25 @@ async def _connect(url: BrokerUrl, on_reconnect: object = None) -> Client:
     client = Client() if url.tls is None else _TlsClient()
     connecting = asyncio.create_task(client.connect(server, error_cb=note, **options))
     attempts: set[asyncio.Future[Any]] = {connecting, failure}
-    await asyncio.wait(attempts, timeout=REPLY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-    if not connecting.done():
-        await tasks.end(connecting)
-        reason = failure.result() if failure.done() else f"no answer for {REPLY_TIMEOUT_S:g} s"
-        await _disconnect(client)
-        raise BrokerError(f"{url}: no connection: {str(reason) or type(reason).__name__}")
-    connecting.result()
+    try:
+        await asyncio.wait(attempts, timeout=REPLY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            reason = failure.result() if failure.done() else f"no answer for {REPLY_TIMEOUT_S:g} s"
+            raise BrokerError(f"{url}: no connection: {str(reason) or type(reason).__name__}")
+        connecting.result()
+    except BaseException:
+        try:
+            await tasks.end(connecting)
+        finally:
+            await _disconnect(client)
+        raise
     return client
 
 
 async def _disconnect(client: Client | None) -> None:
     if client is not None:
         with contextlib.suppress(NatsError, OSError, TimeoutError):
-            await asyncio.wait_for(client.close(), TAKE_TIMEOUT_S)
+            await tasks.within(TAKE_TIMEOUT_S, client.close())
 
 
 async def _stream_of(jetstream: JetStreamContext, subject: str) -> str:

@@ -53,6 +53,7 @@ class RedisSource(Source):
         self._ack_wait_ms = int(1000 * url.number("ack_wait_s", 30.0, minimum=0.1))
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         self._client = _client(url)
+        self._is_open = False
         self._look_again_s = 0.0
         self._abandoned_from = b"0-0"
 
@@ -60,6 +61,7 @@ class RedisSource(Source):
         """See `Source.open`."""
         with broker_errors(self._url, RedisError):
             await self._make_group()
+        self._is_open = True
 
     async def take(self, most: int) -> list[Message]:
         """See `Source.take`."""
@@ -94,14 +96,18 @@ class RedisSource(Source):
 
     async def close(self) -> None:
         """See `Source.close`."""
-        with contextlib.suppress(RedisError, OSError):
-            # Whoever leaves nothing behind is forgotten; what was left others take over.
-            pending = await self._client.xpending_range(
-                self._url.topic, self._group, "-", "+", 1, consumername=self._consumer
-            )
-            if not pending:
-                await self._client.xgroup_delconsumer(self._url.topic, self._group, self._consumer)
+        if self._is_open:
+            with contextlib.suppress(RedisError, OSError):
+                await self._leave_group()
         await _close(self._client)
+
+    async def _leave_group(self) -> None:
+        """Be forgotten, unless something is left behind, which others take over."""
+        pending = await self._client.xpending_range(
+            self._url.topic, self._group, "-", "+", 1, consumername=self._consumer
+        )
+        if not pending:
+            await self._client.xgroup_delconsumer(self._url.topic, self._group, self._consumer)
 
     async def _make_group(self) -> None:
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import ssl
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from datasentinel.distributed.prometheus.publishing import ANOMALY, EXPECTED, HELP, REASON, SCORE
 from datasentinel.errors import ServerError
+from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from datasentinel.distributed.prometheus.publishing import Source
     from datasentinel.distributed.prometheus.scoring import Moment
 
+_logger = logging.getLogger(__name__)
+
+# How long a client may take to send its request, or to read on.
+_CLIENT_TIMEOUT_S = 30.0
 # What can fail of a model: queries, writes, trainings, and for an unexpected error a whole look.
 OPERATIONS = ("read", "write", "fit", "look")
 _COUNTERS = {
@@ -196,6 +204,13 @@ class ExpositionServer:
             raise ServerError(
                 f"cannot publish scores on {settings.host}:{settings.port}: {error.strerror or error}"
             ) from error
+        if isinstance(self._server.socket, ssl.SSLSocket):
+            # The thread of a connection shakes hands: a silent client would keep the one that accepts from
+            # all others, and from its end.
+            self._server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
+        handler = self._server.RequestHandlerClass
+        self._server.RequestHandlerClass = type("Handler", (handler,), {"timeout": _CLIENT_TIMEOUT_S})  # type: ignore[arg-type]
+        self._server.handle_error = _note_failure  # type: ignore[method-assign, assignment]
         self.address = f"{settings.host}:{self._server.server_port}"
 
     def close(self) -> None:
@@ -203,3 +218,7 @@ class ExpositionServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _note_failure(_request: object, client: object) -> None:
+    log(_logger, logging.DEBUG, "scrape_failed", client=client, reason=repr(sys.exception()))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from datasentinel.distributed.prometheus.config import Endpoint, Model
 
+# How long a process that has trained may take to end.
+_LAST_S = 10.0
+
 
 class Training(Protocol):
     """A training under way."""
@@ -77,6 +80,8 @@ class TrainingProcess:
             raise DataError(f"the training's process ended: {in_words(code)}") from None
         finally:
             self._receiver.close()
+        self._process.join(_LAST_S)
+        self._process.kill()  # What it was for is done.
         self._process.join()
         if error is not None:
             raise error

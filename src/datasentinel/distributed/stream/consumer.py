@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from datasentinel import tasks
 from datasentinel.distributed.brokers import open_sink, open_source
+from datasentinel.distributed.brokers.base import close
 from datasentinel.distributed.stream.answers import Answerer, Answers, bare, dead_letter, identity_of
 from datasentinel.distributed.stream.payloads import PayloadOptions
 from datasentinel.errors import DataSentinelError, RefusedError
@@ -106,6 +107,8 @@ class Consumer(Collector):
         self._source = open_source(options.source, options.group)
         self._sink = open_sink(options.sink)
         self._dead_letters = open_sink(options.dead_letters)
+        # Nothing is taken before there is a place for what comes of it.
+        self._ends = (self._sink, self._dead_letters, self._source)
         self._consuming: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._measuring: asyncio.Task[None] | None = None
@@ -133,11 +136,10 @@ class Consumer(Collector):
         """
         self._answerer.prepare(self._plane.served.find())
         try:
-            # Nothing is taken before there is a place for what comes of it.
-            for end in (self._sink, self._dead_letters, self._source):
+            for end in self._ends:
                 await end.open()
         except BaseException:
-            await self._close()
+            await close(*self._ends)
             raise
         self._consuming = asyncio.create_task(self._consume())
         self._consuming.add_done_callback(_end_after_fault)
@@ -149,12 +151,10 @@ class Consumer(Collector):
         self._stopping.set()
         if self._measuring is not None:
             await tasks.end(self._measuring)
-            self._measuring = None
         if self._consuming is not None:
             await asyncio.wait({self._consuming}, timeout=timeout_s)
             await tasks.end(self._consuming)
-            self._consuming = None
-        await self._close()
+        await close(*self._ends)
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics that only a consumer has."""
@@ -172,10 +172,6 @@ class Consumer(Collector):
                 "Messages that the broker keeps for the group and that are not acknowledged.",
                 value=self._lag,
             )
-
-    async def _close(self) -> None:
-        for end in (self._source, self._sink, self._dead_letters):
-            await end.close()
 
     async def _consume(self) -> None:
         taking = self._start_taking()

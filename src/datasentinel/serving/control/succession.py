@@ -96,6 +96,7 @@ class Succession:
         for version in served.versions(name):
             self._withdraw(name, version)
         self.served = {folder: entry for folder, entry in self.served.items() if entry.name != name}
+        served.states.forget_restored(name)
 
     def end_due_shadows(self) -> None:
         """Serve what has warmed up, or ran out of time; drop what failed."""
@@ -174,6 +175,7 @@ class Succession:
             self._withdraw(name, version)
         others = {folder: entry for folder, entry in self.served.items() if entry.name != name}
         self.served = others | entries
+        served.states.forget_restored(name)
 
     def _withdraw(self, name: str, version: str) -> None:
         self._plane.served.withdraw(name, version)

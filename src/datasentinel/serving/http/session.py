@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import datasentinel
 from datasentinel.backend import HttpService
-from datasentinel.errors import DataSentinelError, ResourceExhaustedError
+from datasentinel.errors import DataSentinelError, InvalidInputError, ResourceExhaustedError
 from datasentinel.serving.connections.inflate import Inflater
 from datasentinel.serving.connections.session import ATTENTION, EVENT, UNFINISHED, WAITING, Session
 from datasentinel.serving.control.messages import Request, Response
@@ -174,8 +174,9 @@ class HttpStream(Session):
         if compressed:
             try:
                 self._inflater = Inflater(body, fields["content-encoding"], self._max_body_bytes)
-            except DataSentinelError as error:
-                self._respond(refusal_of(error))
+            except InvalidInputError as error:
+                unsupported = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+                self._respond(Response.error(unsupported, str(error), ("Accept-Encoding", "gzip, deflate")))
             return True
         answer = self._answer(Request(method, target, fields, body))
         if isinstance(answer, Response):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import ssl
 import struct
 import time
@@ -171,11 +172,12 @@ def test_a_port_that_is_taken_is_named():
         server.close()
 
 
-def test_scores_are_published_over_tls(tmp_path):
+def test_scores_are_published_over_tls_while_another_client_is_silent(tmp_path, capfd):
     authority = Authority(tmp_path)
     certificate, key = authority.sign("watch")
     settings = Exposition(port=0, certificate_file=str(certificate), key_file=str(key))
     server = ExpositionServer(settings, ScoreBoard({"pumps": 60.0}))
+    silent = socket.create_connection(server.address.split(":"), timeout=60)
     try:
         context = ssl.create_default_context(cafile=authority.file)
         with urllib.request.urlopen(
@@ -183,4 +185,6 @@ def test_scores_are_published_over_tls(tmp_path):
         ) as answer:
             assert b"datasentinel_watch_rows_total" in answer.read()
     finally:
-        server.close()
+        server.close()  # Nor does it wait for a client that says nothing.
+        silent.close()
+    assert not capfd.readouterr().err
