@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import compress
 from numbers import Integral
@@ -14,6 +15,7 @@ import numpy as np
 from datasentinel.artifact import Artifact, load_artifact, save_artifact
 from datasentinel.detector import Detector
 from datasentinel.errors import DataWarning, InvalidInputError, MissingDependencyError, SettingsError
+from datasentinel.input_rows import refuse_masked
 from datasentinel.missing import fill_forward
 from datasentinel.streams import StreamDetector
 from datasentinel.tables import Roles, frames
@@ -195,8 +197,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         from datasentinel.training.recording import Order, is_recording
 
         for name in ("features", "ignore"):
-            if isinstance(told := getattr(self, name), str):
-                raise SettingsError(f"{name} must be a sequence of names, such as [{told!r}], got {told!r}")
+            told = getattr(self, name)
+            if isinstance(told, str) or not (
+                isinstance(told, Iterable) and all(isinstance(one, str) for one in told)
+            ):
+                raise SettingsError(f"{name} must be a sequence of names, such as ['temp'], got {told!r}")
+        refuse_masked(X)
         asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
         known = frames.learnable(X, asked)
         for doubt in known.doubts:
@@ -270,6 +276,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             A value is not finite as float32, or there are not N groups.
         """
         check_is_fitted(self, "artifact_")
+        refuse_masked(X)
         rows = validate_data(
             self,
             frames.without(X, self.artifact_.config.other_columns, getattr(self, "feature_names_in_", ())),

@@ -43,6 +43,13 @@ def recording_of(x: object, config: Config) -> Float32Array:
     return fill_forward(np.atleast_2d(rows), first_values).reshape(rows.shape)
 
 
+def refuse_masked(x: object) -> None:
+    """Raise an InvalidInputError, with row and column, for an array with a masked value."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        row, column = np.argwhere(np.atleast_2d(np.ma.getmaskarray(x)))[0]
+        raise InvalidInputError(f"the value at row {row}, column {column} is masked")
+
+
 def as_float32_rows(x: object) -> Float32Array:
     """Convert numeric input to a C-contiguous float32 array, once and loudly.
 
@@ -62,9 +69,7 @@ def as_float32_rows(x: object) -> Float32Array:
         Not numeric, complex, masked, not of rank 1 or 2, or a finite value too large for float32 (its row
         and column are named). NaN and infinities pass through: scoring refuses them, with their position.
     """
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        row, column = np.argwhere(np.atleast_2d(np.ma.getmaskarray(x)))[0]
-        raise InvalidInputError(f"the value at row {row}, column {column} is masked")
+    refuse_masked(x)
     if not isinstance(x, np.ndarray):
         from datasentinel.tables.frames import is_frame, numbers_of
 

@@ -275,6 +275,53 @@ def test_importing_datasentinel_imports_no_scikit_learn():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("steps", 1.5, "steps must be a whole number, got 1.5"),
+        ("steps", True, "steps must be a whole number, got True"),
+        ("prototypes", 2.5, "prototypes must be a whole number, got 2.5"),
+        ("target_fpr", None, "target_fpr must be a number, got None"),
+        ("features", None, "features must be a sequence of names"),
+        ("features", [0, 1], "features must be a sequence of names"),
+        ("ignore", None, "ignore must be a sequence of names"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_named(parameter, value, message):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 2)), columns=["a", "b"])
+    with pytest.raises(SettingsError, match=message):
+        AutoencoderDetector(**{parameter: value}).fit(frame)
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    one, other = (AutoencoderDetector(steps=steps).fit(rows) for steps in (np.int64(3), 3))
+    assert one.threshold_ == other.threshold_
+
+
+def test_masked_values_are_refused():
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    masked = np.ma.masked_array(rows, mask=rows > rows.max() - 1e-9)
+    row, column = np.argwhere(masked.mask)[0]
+    estimator = AutoencoderDetector(steps=2)
+    with pytest.raises(InvalidInputError, match=f"the value at row {row}, column {column} is masked"):
+        estimator.fit(masked)
+    estimator.fit(np.ma.masked_array(rows))
+    with pytest.raises(InvalidInputError, match="is masked"):
+        estimator.predict(masked)
+
+
+def test_a_frame_s_row_numbers_are_not_learnt_from():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 2)), columns=["a", "b"])
+    shuffled = frame.sample(frac=1, random_state=0).reset_index()
+    with pytest.warns(DataWarning, match="column 'index' is left out: it numbers the rows"):
+        estimator = AutoencoderDetector(steps=2).fit(shuffled)
+    assert estimator.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(estimator.predict(shuffled), estimator.predict(shuffled[["a", "b"]]))
+    with pytest.warns(DataWarning, match="column 'index' only rises"):
+        AutoencoderDetector(steps=2).fit(frame.reset_index())
+
+
 @pytest.mark.parametrize("make", [lambda frame: frame, pl.from_pandas], ids=["pandas", "polars"])
 def test_durations_are_learnt_from_in_seconds(make):
     random = np.random.default_rng(0)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from datasentinel.types import Float32Array
 
 
+_COLUMNS_SHOWN = 3
+
+
 class Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Names or patterns such as "a,b,m*"."""
 
@@ -193,8 +196,17 @@ def read_data(
     for warning in dataset.warnings:
         click.echo(f"warning     {warning}", err=True)
     tell_problems(dataset.problems)
+    worst = ", ".join(
+        f"{count:,} for {column}" for column, count in dataset.problems.columns.most_common(_COLUMNS_SHOWN)
+    )
     if not len(dataset.values):
-        raise DataError(f"{table.name}: no usable rows")
+        raise DataError(f"{table.name}: no usable rows{': ' * bool(worst)}{worst}")
+    if dataset.problems.total > dataset.num_rows and worst:
+        click.echo(
+            f"warning     more rows are left out than used, {worst}: mend such columns, or leave them out "
+            "with --ignore",
+            err=True,
+        )
     return dataset
 
 

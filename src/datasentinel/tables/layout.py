@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing, is_time
+from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, SampleColumn, as_number, is_missing, is_time
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -251,7 +253,24 @@ def _is_header(records: Sequence[Sequence[str]], width: int) -> bool:
             word and _mostly(column, decimal) for word, column in zip(is_word, columns, strict=False)
         )
         return differs or not rest or not any(_mostly(column, decimal) for column in columns)
-    return _is_numbered_header(names, is_word, rest, decimal)
+    return _is_numbered_header(names, is_word, rest, decimal) or _is_scale(names, rest)
+
+
+def _is_scale(names: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a record is a header of years, wavelengths or the like: equal steps, far from what is below."""
+    scale = [as_number(name) for name in names]
+    steps = [after - before for before, after in pairwise(scale)]
+    if len(rest) < MIN_ROWS_TO_JUDGE or len(steps) < 2 or not all(map(math.isfinite, steps)):
+        return False
+    if not 0 < max(steps) <= min(steps) * (1 + 1e-6):
+        return False
+    for number, column in zip(scale, zip(*rest, strict=True), strict=False):
+        below = [value for field in column if math.isfinite(value := as_number(field))]
+        if len(below) < MIN_ROWS_TO_JUDGE:
+            return False
+        if max(min(below) - number, number - max(below)) <= max(below) - min(below):
+            return False
+    return True
 
 
 def _is_numbered_header(
@@ -313,6 +332,14 @@ def _commented_header(
     return names if is_header else None
 
 
+def _may_be_index(fields: Sequence[str]) -> bool:
+    """Whether fields tell rows apart as a data frame's index does: no fractions, and no number twice."""
+    numbers = [as_number(field) for field in fields]
+    if not all(map(math.isfinite, numbers)):
+        return True
+    return len(set(numbers)) == len(numbers) and all(map(float.is_integer, numbers))
+
+
 def _fit_names(
     names: tuple[str, ...], records: Sequence[Sequence[str]], width: int
 ) -> tuple[tuple[str, ...], int]:
@@ -321,7 +348,7 @@ def _fit_names(
         rows = [record for record in records if len(record) == width]
         if not any(record[-1].strip() for record in rows):
             return (*names, ""), width
-        if len(names) > 1:
+        if len(names) > 1 and _may_be_index([record[0] for record in rows]):
             return ("", *names), width
     if width == len(names) - 1 and not names[-1]:
         return names[:-1], width

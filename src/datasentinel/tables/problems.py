@@ -57,11 +57,15 @@ class BadRow:
 
 
 class Problems:
-    """The first bad rows, and how many there are of each kind; its memory does not grow with their number."""
+    """The first bad rows, and how many there are of each kind and for each column.
+
+    Its memory does not grow with their number.
+    """
 
     def __init__(self) -> None:
         self.first: list[BadRow] = []
         self.counts: Counter[ProblemKind] = Counter()
+        self.columns: Counter[str] = Counter()
 
     def add(self, bad: Iterable[BadRow]) -> None:
         """Count bad rows, in order."""
@@ -69,6 +73,8 @@ class Problems:
             if len(self.first) < SHOWN:
                 self.first.append(row)
             self.counts[row.kind] += 1
+            if row.reason.startswith("column "):
+                self.columns[row.reason.partition(": ")[0]] += 1
 
     @property
     def total(self) -> int:

@@ -296,6 +296,8 @@ def _find_label(
     return found[0] if found else None
 
 
+# How the reason begins that a column is left out for which identifies the rows.
+NUMBERING = "it numbers the rows"
 # Of all numbers being different: a chance of less than one in a million.
 _BEYOND_CHANCE = 14.0
 # Correlation of a value with the one before.
@@ -338,9 +340,7 @@ def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftO
             )
         elif _is_numbering(values[:, i]):
             if abs(np.corrcoef(values[1:, i], values[:-1, i])[0, 1]) < _IN_NO_ORDER:
-                numbering.append(
-                    LeftOut(name, "it numbers the rows: whole numbers, each there once, in no order")
-                )
+                numbering.append(LeftOut(name, f"{NUMBERING}: whole numbers, each there once, in no order"))
             else:
                 warnings.append(
                     f"column '{name}' has a whole number of its own for every row, as an identifier does; "

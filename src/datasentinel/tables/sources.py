@@ -46,6 +46,8 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
     sources: list[Source] = []
     for path in paths:
         text = os.fspath(path)
+        if not text:
+            raise DataError("'': no such file")
         if text == STDIN:
             sources.append(Source("standard input", text))
         elif "://" in text:

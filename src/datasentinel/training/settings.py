@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, TypeAlias, get_args
 
 from datasentinel.calibration import THRESHOLD_METHODS, ThresholdMethod
@@ -21,6 +21,7 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 _SHORTEST_HALF_LIFE, _LONGEST_HALF_LIFE = 1.0, 100_000.0
 DEVICES: tuple[Device, ...] = get_args(Device)
 MISSING: tuple[MissingValues, ...] = get_args(MissingValues)
+_COUNTS = ("latent", "epochs", "batch_size", "steps", "prototypes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         """Refuse values that make no sense; raises SettingsError."""
         self._check_numbers()
-        for name in ("latent", "epochs", "batch_size", "steps", "prototypes"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
@@ -128,11 +129,18 @@ class TrainingSettings:
         return self.model == "auto" and self.steps is None and self.prototypes is None
 
     def _check_numbers(self) -> None:
-        numbers = ("latent", "epochs", "batch_size", "steps", "prototypes", "learning_rate", "held_out")
-        for name in (*numbers, "target_fpr", "seed"):
+        for name in (*_COUNTS, "learning_rate", "held_out", "target_fpr", "seed"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
+            if value is None and name not in ("target_fpr", "seed"):
+                continue
+            is_flag = isinstance(value, bool)
+            if not isinstance(value, Real):
                 raise SettingsError(f"{name} must be a number, got {value!r}")
+            if name in (*_COUNTS, "seed"):
+                if is_flag or not isinstance(value, Integral):
+                    raise SettingsError(f"{name} must be a whole number, got {value!r}")
+                # torch takes no others, such as NumPy's.
+                object.__setattr__(self, name, int(value))
 
     def _check_half_lives(self) -> None:
         if self.half_lives and self.model != "context":

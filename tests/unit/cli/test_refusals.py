@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from datasentinel.cli import cli
-from datasentinel.cli.reading import progress_bar
+from datasentinel.cli.reading import ReadingOptions, progress_bar, read_data
 from datasentinel.errors import DataSentinelError
 from tests.networks import Network, write_artifact
 
@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "all.npz", X=rows, y=np.ones(300))
     np.savez(folder / "marked.npz", X=rows, y=np.arange(300) % 10 == 0)
     np.savez(folder / "wide.npz", X=np.ones((20, D + 1)), y=np.arange(20) % 2)
+    (folder / "apart.csv").write_text("a,b,c\n" + ",1,2\n2,,1\n" * 150)
     (folder / "token").write_text("secret")
     (folder / "deep").write_text("a = " + "[" * 100_000)
     return folder
@@ -58,6 +59,7 @@ def refusal(folder, line):
         ("score {0}/rows.npy --model {0}/m --alarm-budget 0.1", "for models with memory"),
         ("evaluate {0}/m {0}/marked.npz --alarm-budget 0.1", "--alarm-budget is for models with memory"),
         ("evaluate {0}/m {0}/rows.npy", "no label column"),
+        ("train {0}/apart.csv --out {0}/new", "no usable rows: 150 for column 'a', 150 for column 'b'"),
         ("evaluate {0}/m {0}/all.npz --normal 0", "all of one kind"),
         ("recalibrate {0}/m {0}/all.npz --normal 0", "no normal rows: all are labelled as anomalies"),
         ("train {0}/rows.npy --out {0}/out --test {0}/rows.npy", "no label column; --test needs one"),
@@ -94,3 +96,14 @@ def test_a_terminal_sees_how_far_the_work_is(monkeypatch):
         shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "scoring rows.csv" in shown
+
+
+def test_more_rows_left_out_than_used_is_warned_of(tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    path.write_text("a,b,c\n" + "1,2,3\n2,,1\n,5,1\n2,,1\n" * 25)
+    read_data([str(path)], ReadingOptions())
+    told = capsys.readouterr().err
+    assert "warning     more rows are left out than used, 50 for column 'b', 25 for column 'a': mend" in told
+    path.write_text("a,b\n" + "1,2\n,3\n2,2\n" * 25)
+    read_data([str(path)], ReadingOptions())
+    assert "left out than used" not in capsys.readouterr().err

@@ -172,6 +172,11 @@ def test_numpy_files(tmp_path):
     assert open_table(tmp_path / "b.npz").read().labels.tolist() == [False, True, True]
 
 
+def test_a_name_that_is_empty_is_no_folder():
+    with pytest.raises(DataError, match="'': no such file"):
+        open_table("")
+
+
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
