@@ -110,7 +110,7 @@ def write_page(path: str | os.PathLike[str], title: str, *sections: str) -> None
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{html.escape(title)}</h1>{''.join(sections)}</body></html>\n"
     )
-    write_file(path, document.encode())
+    write_file(path, document.encode("utf-8", "backslashreplace"))
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:

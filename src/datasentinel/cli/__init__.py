@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import sys
 
 import click
 
-from datasentinel.cli.standard_streams import open_missing
+from datasentinel.cli.standard_streams import give_up_output, open_missing
 from datasentinel.errors import DataSentinelError
 
 # Exit codes: 0 success, 1 the command failed, 2 wrong usage (click), 130 interrupted.
@@ -77,6 +78,11 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         cli.main(prog_name="datasentinel", standalone_mode=True)
-    except DataSentinelError as error:
-        click.echo(f"error: {error}", err=True)
+    except (DataSentinelError, OSError) as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # as on a disk that is full
+            give_up_output()
+        with contextlib.suppress(OSError):
+            click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILURE)

@@ -233,7 +233,7 @@ def _open_writer(out: Path | None, columns: OutputColumns) -> Iterator[ScoreWrit
         if out is None:
             # Data is UTF-8 whatever the terminal takes.
             if hasattr(sys.stdout, "reconfigure"):
-                sys.stdout.reconfigure(encoding="utf-8")
+                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             yield CsvScoreWriter(sys.stdout, columns)
             sys.stdout.flush()
             return
@@ -242,10 +242,13 @@ def _open_writer(out: Path | None, columns: OutputColumns) -> Iterator[ScoreWrit
                 with ParquetScoreWriter(file, columns, str(out)) as writer:
                     yield writer
                 return
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            # Halves of characters, which JSON can hold, become the escapes that they were.
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             kind = JsonScoreWriter if out.suffix.lower() in JSON_SUFFIXES else CsvScoreWriter
             yield kind(text, columns)
             text.detach()  # flushes
+    except BrokenPipeError:  # The reader has seen enough.
+        raise
     except OSError as error:
         raise DataError(
             f"{out or 'standard output'}: cannot be written: {error.strerror or error}"

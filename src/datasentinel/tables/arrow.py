@@ -113,9 +113,9 @@ def chunk_of(
     label_values = None
     if columns.label is not None:
         name = columns.names[columns.label]
-        values = [keys[name]] * len(numbers) if name in keys else batch.column(name).to_pylist()
-        known = {value: labels.normalise(value) for value in set(values)}
-        label_values = [known[value] for value in values]
+        label_values = _labels(
+            [keys[name]] * len(numbers) if name in keys else batch.column(name).to_pylist()
+        )
 
     def original(row: int, column: int) -> Any:  # noqa: ANN401
         name = columns.names[column]
@@ -126,6 +126,14 @@ def chunk_of(
         name = columns.names[column]
         chunk.kept[name] = [keys[name]] * len(numbers) if name in keys else batch.column(name)
     return chunk
+
+
+def _labels(values: list[Any]) -> list[str | float | None]:
+    try:
+        known = {value: labels.normalise(value) for value in set(values)}
+    except TypeError:  # lists and the like, which sets do not take
+        return list(map(labels.normalise, values))
+    return [known[value] for value in values]
 
 
 def _fill(rows: npt.NDArray[Any], columns: list[npt.NDArray[Any] | float]) -> None:
@@ -254,6 +262,7 @@ def _reasons_type(pa: Any) -> Any:  # noqa: ANN401
 def _kept(values: Any) -> Any:  # noqa: ANN401
     pa = import_pyarrow()
     if isinstance(values, list):
-        is_text = all(value is None or isinstance(value, str) for value in values)
-        return pa.array(values if is_text else [None if v is None else str(v) for v in values], pa.string())
+        # Halves of characters, which JSON can hold, become escapes.
+        texts = [None if v is None else str(v).encode("utf-8", "backslashreplace") for v in values]
+        return pa.array(texts, pa.binary()).cast(pa.string())
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

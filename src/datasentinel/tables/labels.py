@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.errors import DataError
+from datasentinel.tables.sample_column import to_float
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -53,13 +54,16 @@ def _joined(name: str) -> str:
 
 
 def normalise(value: object) -> str | float | None:
-    """Return a label value as a number or a lower-case word, or None where it is missing."""
+    """Return a label value as a number or a lower-case word, or None where it is missing.
+
+    What is neither number nor text, as a list in a JSON object, is the word that it prints as.
+    """
     if value is None:
         return None
-    if not isinstance(value, str):
-        number = float(value)  # type: ignore[arg-type]
+    if isinstance(value, int | float | np.number | np.bool_):
+        number = to_float(value)
         return None if math.isnan(number) else number
-    text = value.strip()
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
     try:
         if text.isascii() and "_" not in text:
             return normalise(float(text))

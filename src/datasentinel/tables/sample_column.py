@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,7 +91,15 @@ def as_number(value: object) -> float:
             return np.nan
     if isinstance(value, np.timedelta64 | dt.timedelta):
         return float(np.timedelta64(value) / np.timedelta64(1, "s"))
-    return float(value) if isinstance(value, int | float | np.number) else np.nan
+    return to_float(value) if isinstance(value, int | float | np.number) else np.nan
+
+
+def to_float(value: float | np.number[Any] | np.bool_) -> float:
+    """Return a number as a float, infinite where it is beyond one as texts of its digits are."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def why_no_feature(where: str, column: SampleColumn, *, named: bool, first: bool) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import subprocess
 import sys
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from datasentinel.atomic_file import overwriting
 from datasentinel.cli import cli
 from datasentinel.errors import DataError
+from datasentinel.page import write_page
 from tests.networks import Network, write_artifact
 
 D = 4
@@ -133,3 +137,49 @@ def test_what_breaks_off_is_not_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         break_off()
     assert not list(tmp_path.iterdir())
+
+
+def shell(line):
+    return subprocess.run(
+        line.replace("datasentinel", f"{sys.executable} -m datasentinel"),
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("line", ["info m", "score data/rows.csv --model m"])
+def test_an_output_that_cannot_be_written_is_an_error_in_a_line(folder, line):
+    done = shell(f"datasentinel {line} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder):
+    (folder / "long.csv").write_text("f0,f1,f2,f3\n" + "1,2,3,4\n" * 50_000)
+    done = shell("datasentinel score long.csv --model m | head -1")
+    assert (done.stdout, done.stderr) == ("row,score,anomaly,error,severity\n", "")
+
+
+def test_halves_of_characters_are_handed_through_as_escapes(folder):
+    rows = [{"f0": 1, "f1": 2, "f2": 3, "f3": 4, "s": f"a\ud800{number}"} for number in range(3)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = [f"a\\ud800{number}" for number in range(3)]
+    for out in ("out.jsonl", "out.csv", "out.parquet"):
+        done = CliRunner().invoke(cli, f"score in.jsonl --model m --keep s --out {out}".split())
+        assert done.exit_code == 0, done.output
+    told = [json.loads(line)["s"] for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert told == [row["s"] for row in rows]
+    with (folder / "out.csv").open(newline="") as file:
+        assert [row["s"] for row in csv.DictReader(file)] == expected
+    assert pq.read_table(folder / "out.parquet")["s"].to_pylist() == expected
+
+
+def test_a_report_names_files_whose_names_are_not_utf_8(tmp_path):
+    write_page(tmp_path / "page.html", os.fsdecode(b"\xffm"))
+    assert "<h1>\\udcffm</h1>" in (tmp_path / "page.html").read_text()

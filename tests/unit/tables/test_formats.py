@@ -396,6 +396,34 @@ def test_a_label_may_be_missing_in_rows_of_json_lines(tmp_path):
         open_table(path)
 
 
+@pytest.mark.parametrize("odd", [[1], {"of": 1}, 10**400])
+def test_labels_that_are_neither_numbers_nor_words_are_words_of_their_own(tmp_path, odd):
+    rows = [{"a": i * 1.5, "b": i % 7, "label": odd if i == 1501 else i % 50 == 0} for i in range(2000)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not isinstance(odd, int):
+        with pytest.raises(DataError, match="label"):
+            open_table(tmp_path / "data.jsonl").read()
+    dataset = open_table(tmp_path / "data.jsonl", roles=Roles(normal=("false", "0"))).read()
+    assert dataset.labels.sum() == 41
+    assert dataset.labels[1501]
+
+
+def test_labels_in_parquet_may_be_lists(tmp_path):
+    table = pa.table({"a": [1.0, 2.0, 3.0], "label": [[0], [1], None]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    dataset = open_table(tmp_path / "data.parquet", roles=Roles(label="label", normal=("[0]",))).read()
+    assert dataset.labels.tolist() == [False, True]
+
+
+def test_a_number_beyond_float64_is_a_bad_value(tmp_path):
+    rows = [{"a": 10**400 if i == 3 else i * 1.5, "b": i % 7} for i in range(100)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = open_table(tmp_path / "data.jsonl").read()
+    assert dataset.feature_names == ("a", "b")
+    assert dataset.values.shape == (99, 2)
+    assert "line 4: column 'a'" in str(dataset.bad[0])
+
+
 @pytest.mark.parametrize("described", [b"{", b"[]", b"null", b'{"index_columns": null}', b"[" * 100_000])
 def test_a_parquet_file_may_be_described_wrongly(tmp_path, described):
     table = pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}).replace_schema_metadata({"pandas": described})
