@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 import nats
 import numpy as np
 
-from benchmarks.models import SMALL, Autoencoder
+from benchmarks.models import SMALL, random_autoencoder
+from benchmarks.served import cpu_s
 from datasentinel.artifact import Config, save_artifact
 from tests.integration.stream.brokers import Nats
 
@@ -54,12 +54,6 @@ def running(*arguments):
             process.kill()
 
 
-def cpu_s(process):
-    """CPU time of a process so far, user and system."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def results(jetstream):
     return (await jetstream.stream_info("out")).state.messages
 
@@ -71,11 +65,11 @@ async def backlog(jetstream, system, folder, port, payloads, rows):
         await asyncio.gather(*sent)
     with running(system, folder, port, rows) as process:
         before = await results(jetstream)
-        began_s, began_cpu_s = time.perf_counter(), cpu_s(process)
+        began_s, began_cpu_s = time.perf_counter(), cpu_s(process.pid)
         while (done := await results(jetstream)) < len(payloads):
             await asyncio.sleep(0.02)
         elapsed_s = time.perf_counter() - began_s
-        return (done - before) / elapsed_s, 1e6 * (cpu_s(process) - began_cpu_s) / (done - before)
+        return (done - before) / elapsed_s, 1e6 * (cpu_s(process.pid) - began_cpu_s) / (done - before)
 
 
 async def latency(client, system, folder, port, payloads, rows, rate):
@@ -138,7 +132,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = Config(input_dim=D, output_dim=D, latent_dim=3, threshold=THRESHOLD)
-        save_artifact(folder, Autoencoder.random(SMALL).to_onnx(), config)
+        save_artifact(folder, random_autoencoder(SMALL).to_onnx(), config)
         found = asyncio.run(measure(folder, options))
     print("rows a message, consumer: messages/s, CPU us a message, p50 ms, p99 ms (medians)")
     for (rows, system), turns in found.items():

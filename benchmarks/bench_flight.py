@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import pyarrow as pa
 from geventhttpclient import HTTPClient
 from pyarrow import flight
 
+from benchmarks.served import cpu_s
 from datasentinel.artifact import load_artifact
 from datasentinel.detector import Detector
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
@@ -35,13 +35,6 @@ from tests.integration.server_process import serving
 from tests.networks import Network, write_artifact
 
 ROWS = 65_536
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process's threads since it began."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 def own_cpu_s() -> float:

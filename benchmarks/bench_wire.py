@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
 import socket
 import statistics
@@ -33,7 +32,7 @@ import grpc
 import numpy as np
 
 from benchmarks.models import SIZES, random_rows, write_autoencoder
-from benchmarks.served import ROOT
+from benchmarks.served import ROOT, cpu_s
 from datasentinel import Detector
 from datasentinel.bench.machine import describe_machine
 from datasentinel.oip.grpc_predict_v2_pb2 import ModelInferResponse
@@ -156,11 +155,6 @@ def check(port: int, request: Request, rows: int) -> None:
     scores = ModelInferResponse.FromString(raw).raw_output_contents
     if raw and [len(content) for content in scores] != [4 * rows]:
         raise SystemExit(f"not {rows} scores: {raw!r}")
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(pid: int, port: int, request: Request, mode: str, count: int) -> dict[str, float]:

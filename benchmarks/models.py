@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from datasentinel import Detector
 from datasentinel.artifact import Config, load_artifact, save_artifact
 from datasentinel.bench.subject import Subject, float64_reference
+from tests.networks import Network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,70 +21,20 @@ LARGE = (512, 512, 256, 64, 256, 512, 512)
 SIZES = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
 
 
-@dataclass(frozen=True)
-class Autoencoder:
-    """Standardised rows through dense layers with ReLU; scored by the mean squared standardised residual."""
+def random_autoencoder(widths: tuple[int, ...], seed: int = 0) -> Network:
+    """Draw an autoencoder for rows that are about standard normal."""
+    rng = np.random.default_rng(seed)
+    layers = list(itertools.pairwise(widths))
 
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: list[np.ndarray]
-    biases: list[np.ndarray]
+    def float32(values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float32)
 
-    @classmethod
-    def random(cls, widths: tuple[int, ...], seed: int = 0) -> Autoencoder:
-        rng = np.random.default_rng(seed)
-        layers = list(itertools.pairwise(widths))
-
-        def float32(values: np.ndarray) -> np.ndarray:
-            return values.astype(np.float32)
-
-        return cls(
-            mean=float32(rng.normal(0, 0.1, widths[0])),
-            scale=float32(rng.uniform(0.9, 1.1, widths[0])),
-            weights=[float32(rng.normal(0, shape[0] ** -0.5, shape)) for shape in layers],
-            biases=[float32(rng.normal(0, 0.1, outputs)) for _, outputs in layers],
-        )
-
-    @property
-    def multiply_adds_per_row(self) -> int:
-        return sum(weight.size for weight in self.weights)
-
-    def to_onnx(self) -> bytes:
-        """Raw units in; `score` and `output`, raw units, out."""
-        dim = len(self.mean)
-        constants = {"mean": self.mean, "scale": self.scale, "axes": np.array([1], dtype=np.int64)}
-        nodes = [
-            helper.make_node("Sub", ["input", "mean"], ["centred"]),
-            helper.make_node("Div", ["centred", "scale"], ["z"]),
-        ]
-        h = "z"
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if index:
-                nodes.append(helper.make_node("Relu", [h], [f"relu{index}"]))
-                h = f"relu{index}"
-            constants |= {f"weight{index}": weight, f"bias{index}": bias}
-            nodes.append(helper.make_node("Gemm", [h, f"weight{index}", f"bias{index}"], [f"dense{index}"]))
-            h = f"dense{index}"
-        nodes += [
-            helper.make_node("Sub", ["z", h], ["residual"]),
-            helper.make_node("Mul", ["residual", "residual"], ["squared"]),
-            helper.make_node("ReduceMean", ["squared", "axes"], ["score"], keepdims=0),
-            helper.make_node("Mul", [h, "scale"], ["scaled"]),
-            helper.make_node("Add", ["scaled", "mean"], ["output"]),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "autoencoder",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", dim])],
-            [
-                helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
-                helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", dim]),
-            ],
-            [numpy_helper.from_array(value, name) for name, value in constants.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-        model.ir_version = 10
-        return model.SerializeToString()
+    return Network(
+        mean=float32(rng.normal(0, 0.1, widths[0])),
+        scale=float32(rng.uniform(0.9, 1.1, widths[0])),
+        weights=[float32(rng.normal(0, shape[0] ** -0.5, shape)) for shape in layers],
+        biases=[float32(rng.normal(0, 0.1, outputs)) for _, outputs in layers],
+    )
 
 
 def random_rows(count: int, dim: int, *, seed: int) -> np.ndarray:
@@ -95,7 +44,7 @@ def random_rows(count: int, dim: int, *, seed: int) -> np.ndarray:
 
 def write_autoencoder(directory: Path, widths: tuple[int, ...], *, seed: int = 0, name: str = "") -> Path:
     """Write an artifact whose threshold calls half of `random_rows` abnormal."""
-    onnx = Autoencoder.random(widths, seed).to_onnx()
+    onnx = random_autoencoder(widths, seed).to_onnx()
     dims = {"input_dim": widths[0], "output_dim": widths[-1], "latent_dim": min(widths)}
     save_artifact(directory, onnx, Config(**dims, threshold=0.0))
     detector = Detector.load(directory, plan_budget_s=0)
@@ -121,5 +70,5 @@ def write_default(directory: Path, columns: int, *, name: str = "") -> Path:
 def subject(size: str, folder: Path) -> Subject:
     """One of `SIZES`, written below `folder`."""
     artifact = load_artifact(write_autoencoder(folder / size, SIZES[size], name=size))
-    multiply_adds = Autoencoder.random(SIZES[size]).multiply_adds_per_row
+    multiply_adds = sum(weight.size for weight in random_autoencoder(SIZES[size]).weights)
     return Subject(size, artifact, multiply_adds, float64_reference(artifact.onnx))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.models import SIZES, Autoencoder
+from benchmarks.models import SIZES, random_autoencoder
 from datasentinel.bench.contenders import Contender, onnxruntime_session, our_contenders, peer_contenders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasentinel.bench.subject import Subject
+    from tests.networks import Network
 
 
 def all_contenders() -> list[Contender]:
@@ -46,8 +47,8 @@ def _missing(package: str) -> str:
     return "" if importlib.util.find_spec(package) else f"{package} is not installed"
 
 
-def _weights(subject: Subject) -> Autoencoder:
-    return Autoencoder.random(SIZES[subject.name])
+def _weights(subject: Subject) -> Network:
+    return random_autoencoder(SIZES[subject.name])
 
 
 def _prepare_iobinding(subject: Subject, rows: np.ndarray) -> Callable[[], np.ndarray]:

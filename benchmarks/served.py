@@ -1,9 +1,10 @@
-"""A real server process to measure, and `datasentinel produce` as its load."""
+"""A real server process to measure, and `datasentinel produce` as its load; standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a process so far, user and system, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ object. Standard library only, blocking on nothing but select.
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import socket
 import sys
 import time
 from array import array
 from collections import deque
-from pathlib import Path
+
+from benchmarks.served import cpu_s
 
 _MAX_BURST_BYTES = 32 << 10  # fits every socket buffer, so that one send takes all of it
 
@@ -61,12 +61,6 @@ class Client:
             if answered < waiting:
                 self._bursts.appendleft((sent_s, waiting - answered))
         return len(got)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of a process, user and system, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def drive(selector: selectors.BaseSelector, seconds: float, max_requests: int) -> tuple[array[float], float]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.models import SIZES, Autoencoder
+from benchmarks.models import SIZES, random_autoencoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.gpu.arrays import Arrays
     from datasentinel.bench.subject import Subject
+    from tests.networks import Network
 
 # Rows and scores: in ordinary host memory, in page-locked host memory, in the device's memory.
 PLACES = ("host", "pinned", "device")
@@ -66,10 +67,10 @@ class Setting:
     arrays: Arrays
 
     @property
-    def network(self) -> Autoencoder:
+    def network(self) -> Network:
         if self.subject.name not in SIZES:
             raise NotRun("it computes the autoencoders only")
-        return Autoencoder.random(SIZES[self.subject.name])
+        return random_autoencoder(SIZES[self.subject.name])
 
     def host_array(self, *shape: int) -> np.ndarray:
         """New float32 memory on the host: page-locked where the case wants that."""

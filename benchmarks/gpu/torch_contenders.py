@@ -18,7 +18,7 @@ from benchmarks.gpu.cases import PLACES, Call, Contender, NotRun, Setting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.models import Autoencoder
+    from tests.networks import Network
 
 GRAPHS = "torch.compile, CUDA graphs"
 EAGER = "torch eager"
@@ -68,7 +68,7 @@ def matmul_precision(torch: Any, precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def make_score(torch: Any, network: Autoencoder, device: str, precision: str) -> Callable[[Any], Any]:
+def make_score(torch: Any, network: Network, device: str, precision: str) -> Callable[[Any], Any]:
     """The network as a function of rows on the device."""
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     mean, scale = (torch.from_numpy(value).to(device) for value in (network.mean, network.scale))

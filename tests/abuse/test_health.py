@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import resource
 import socket
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from benchmarks.served import cpu_s
 from datasentinel.messages import make_stub
 from datasentinel.serving.control import health_pb2
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
@@ -131,11 +131,6 @@ importlib.util.find_spec = lambda name, *package: None if name == "uvloop" else 
 
 def open_descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

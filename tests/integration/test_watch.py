@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.served import cpu_s
 from datasentinel.detector import Detector
 from datasentinel.distributed.prometheus.client import Grid, PrometheusClient
 from datasentinel.distributed.prometheus.config import Endpoint, load_config
@@ -259,13 +258,6 @@ def wide_history(first_s: int, last_s: int) -> Iterator[str]:
                 yield f"{name}{{{labels}}} {value:.4f} {time_s}"
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_ten_thousand_series_every_fifteen_seconds_take_less_than_half_a_core(programs, tmp_path):
     require("prometheus", "promtool")
     source_folder, target_folder = tmp_path / "source", tmp_path / "target"
