@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from datasentinel.oip import grpc_predict_v2_pb2 as oip
+from datasentinel.oip import grpc_predict_v2_pb2_grpc as oip_grpc
 from datasentinel.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.server_process import ANY_PORT, clean_environment, command, read_all
 
 TIMEOUT_S = 20
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,6 @@ def parked(start_server):
 
 def open_channel(server, **options) -> grpc.Channel:
     return grpc.insecure_channel(f"{server.host}:{server.grpc_port}", **options)
-
-
-def infer_on(channel: grpc.Channel):
-    return channel.unary_unary(
-        INFER,
-        request_serializer=oip.ModelInferRequest.SerializeToString,
-        response_deserializer=oip.ModelInferResponse.FromString,
-    )
 
 
 def infer_request(rows: np.ndarray, *outputs: str, raw: bool = True, **fields) -> oip.ModelInferRequest:
@@ -81,7 +73,7 @@ def test_inference_gives_what_is_asked_for(request, detector, rows, server_name,
     server = request.getfixturevalue(server_name)
     batch = rows[:count]
     with open_channel(server) as channel:
-        infer = infer_on(channel)
+        infer = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer
         response = infer(infer_request(batch, raw=raw, id="me"), timeout=TIMEOUT_S)
         assert (response.id, response.model_version != "") == ("me", True)
         plain = outputs_of(response)
@@ -98,11 +90,7 @@ def test_inference_gives_what_is_asked_for(request, detector, rows, server_name,
 def test_a_stream_is_answered_in_order(request, detector, rows, server_name):
     server = request.getfixturevalue(server_name)
     with open_channel(server) as channel:
-        stream = channel.stream_stream(
-            STREAM_INFER,
-            request_serializer=oip.ModelInferRequest.SerializeToString,
-            response_deserializer=oip.ModelStreamInferResponse.FromString,
-        )
+        stream = oip_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer
         requests = [infer_request(rows[i : i + 1 + i % 3], id=str(i)) for i in range(200)]
         requests[5].inputs[0].shape[1] = 7
         replies = list(stream(iter(requests), timeout=TIMEOUT_S))
@@ -116,7 +104,7 @@ def test_a_stream_is_answered_in_order(request, detector, rows, server_name):
 def test_many_at_once_are_each_answered_right(parked, detector, rows):
     expected = detector.score(rows)
     with open_channel(parked) as channel, ThreadPoolExecutor(16) as pool:
-        infer = infer_on(channel)
+        infer = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer
 
         def ask(i: int) -> bool:
             found = outputs_of(infer(infer_request(rows[i : i + 3]), timeout=TIMEOUT_S))["score"]
@@ -129,7 +117,7 @@ def test_a_full_queue_says_so_and_recovers(start_server, detector, rows):
     # The first batch waits for company, and there is no room for any.
     flags = ("--max-inline-us", "0", "--queue-rows", "100", "--max-queue-delay-us", "500000", "--no-tcp")
     with start_server(*flags) as server, open_channel(server) as channel:
-        infer = infer_on(channel)
+        infer = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer
         infer(infer_request(rows[:100]), timeout=TIMEOUT_S)  # From now on it is known to take a while.
         first, second = (infer.future(infer_request(rows[:100]), timeout=TIMEOUT_S) for _ in range(2))
         assert second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -142,7 +130,7 @@ def test_a_full_queue_says_so_and_recovers(start_server, detector, rows):
 def test_a_cancelled_call_harms_nobody(request, detector, rows, server_name):
     server = request.getfixturevalue(server_name)
     with open_channel(server) as channel:
-        infer = infer_on(channel)
+        infer = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer
         calls = [infer.future(infer_request(rows[i : i + 50]), timeout=TIMEOUT_S) for i in range(60)]
         for call in calls[::2]:
             call.cancel()
@@ -155,7 +143,9 @@ def test_a_cancelled_call_harms_nobody(request, detector, rows, server_name):
 @pytest.mark.parametrize("encoding", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_messages_are_read(plain, detector, rows, encoding):
     with open_channel(plain, compression=encoding) as channel:
-        response = infer_on(channel)(infer_request(rows[:100]), timeout=TIMEOUT_S)
+        response = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(
+            infer_request(rows[:100]), timeout=TIMEOUT_S
+        )
         np.testing.assert_allclose(outputs_of(response)["score"], detector.score(rows[:100]), rtol=1e-5)
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         explained = stub.Evaluate(
@@ -172,27 +162,6 @@ def test_a_bomb_is_refused(plain, rows):
         assert "decompressed" in caught.value.details()
 
 
-def test_a_batch_of_vectors_is_evaluated(plain, detector, rows):
-    with open_channel(plain) as channel:
-        stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        for values in ({"values": rows[:50].ravel()}, {"raw_values": rows[:50].tobytes()}):
-            request = inference_pb2.EvaluateBatchRequest(id=9, rows=50, **values)
-            response = stub.EvaluateBatch(request, timeout=TIMEOUT_S)
-            assert (response.id, response.message) == (9, "")
-            np.testing.assert_allclose(response.scores, detector.score(rows[:50]), rtol=1e-5)
-            expected = np.array(response.scores) / detector.threshold
-            np.testing.assert_allclose(response.severities, expected, rtol=1e-6)
-            anomalies = [status == inference_pb2.ANOMALY for status in response.statuses]
-            assert anomalies == detector.predict(rows[:50]).tolist()
-        requests = (
-            inference_pb2.EvaluateBatchRequest(id=i, rows=1, raw_values=rows[i % 7 :][: i % 5 != 4].tobytes())
-            for i in range(50)
-        )
-        replies = list(stub.EvaluateStream(requests, timeout=TIMEOUT_S))
-        assert [reply.id for reply in replies] == list(range(50))
-        assert [bool(reply.message) for reply in replies] == [i % 5 == 4 for i in range(50)]
-
-
 def queue_times(server) -> tuple[float, float, oip.InferStatistics]:
     """Give count and sum of the histogram of waits, and the model's statistics."""
     text = server.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
@@ -205,11 +174,7 @@ def queue_times(server) -> tuple[float, float, oip.InferStatistics]:
         for part in ("count", "sum")
     )
     with open_channel(server) as channel:
-        ask = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelStatistics",
-            request_serializer=oip.ModelStatisticsRequest.SerializeToString,
-            response_deserializer=oip.ModelStatisticsResponse.FromString,
-        )
+        ask = oip_grpc.GRPCInferenceServiceStub(channel).ModelStatistics
         (model,) = ask(oip.ModelStatisticsRequest(), timeout=TIMEOUT_S).model_stats
     return count, total, model.inference_stats
 
@@ -218,7 +183,7 @@ def test_the_wait_in_the_queue_is_told(parked, rows):
     count, total, told = queue_times(parked)
     with open_channel(parked) as channel:
         for _ in range(5):
-            infer_on(channel)(infer_request(rows[:9]), timeout=TIMEOUT_S)
+            oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer_request(rows[:9]), timeout=TIMEOUT_S)
     later_count, later_total, later = queue_times(parked)
     assert later_count == count + 5
     assert later_total > total
@@ -227,20 +192,6 @@ def test_the_wait_in_the_queue_is_told(parked, rows):
     assert 0 < waited_ns < later.success.ns - told.success.ns
     assert waited_ns == pytest.approx((later_total - total) * 1e9, rel=1e-6)
     assert later.queue.ns + later.compute_infer.ns == later.success.ns
-
-
-def test_the_metrics_count_requests(plain, rows):
-    def counted() -> float:
-        text = plain.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "http").decode()
-        (line,) = (
-            line for line in text.splitlines() if line.startswith('datasentinel_rows_total{transport="grpc"}')
-        )
-        return float(line.split()[-1])
-
-    before = counted()
-    with open_channel(plain) as channel:
-        infer_on(channel)(infer_request(rows[:123]), timeout=TIMEOUT_S)
-    assert counted() == before + 123
 
 
 def test_a_message_that_stops_half_way_ends_at_its_deadline(plain):

@@ -460,22 +460,3 @@ def test_the_command_fails_when_no_server_comes():
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "error: gave up after" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "--dim"),
-        (("--dim", "3", "--file", "x.csv"), "synthetic"),
-        (("--dim", "3", "--label", "y"), "--label, --normal, --id and --time need --file"),
-        (("--dim", "3", "--replies", "--json"), "do not go together"),
-    ],
-)
-def test_wrong_usage_is_explained(arguments, message):
-    from click.testing import CliRunner
-
-    from datasentinel.cli import cli
-
-    result = CliRunner().invoke(cli, ["produce", *arguments])
-    assert result.exit_code == 2
-    assert message in result.output

@@ -282,9 +282,6 @@ def test_produce_over_http_tells_what_is_wrong(server, models):
     without_stream = produce("--dim", "6", "--count", "4", "--invalid-every", "0", "--replies")
     assert without_stream.exit_code == 1
     assert "its rows need a stream: send the parameter sequence_id" in without_stream.stdout
-    misplaced = CliRunner().invoke(cli, ["produce", "--dim", "6", "--model-name", "pump"])
-    assert misplaced.exit_code == 2
-    assert "--model-name is for --protocol http" in misplaced.stderr
 
 
 def test_a_file_that_is_sent_again_goes_on_in_time(recording, tmp_path):

@@ -351,11 +351,6 @@ def test_a_snapshot_is_of_one_graph_whether_config_says_which_or_not(artifact, t
         theirs.restore(tmp_path / "states")
 
 
-def test_the_number_of_streams_is_at_least_one(detector):
-    with pytest.raises(InvalidInputError, match="max_streams must be at least 1"):
-        StreamDetector(detector, max_streams=0)
-
-
 def test_the_estimator_takes_context_where_groups_tell_recordings():
     recordings = np.concatenate([oscillations(700), oscillations(800, seed=1)])
     groups = ["a"] * 700 + ["b"] * 800

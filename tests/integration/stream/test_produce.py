@@ -9,9 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 
-from datasentinel.cli import cli
 from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.errors import BrokerError
 from datasentinel.producer import broker_client
@@ -74,21 +72,6 @@ def test_samples_have_names_times_and_the_streams_as_keys(broker, topic, tmp_pat
     assert [(one["load"], one["heat"]) for one in told] == [(0.1, 2.0), (0.3, 4.0)]
     assert all(one["at"].endswith("+00:00") for one in told)
     assert len({message.headers["id"] for message in messages}) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--to", "nats://h/t"], "--to and --results go together"),
-        (["--to", "nats://h/t", "--results", "nats://h/r", "--port", "1"], "a broker's are in its URL"),
-        (["--to", "nats://h/t", "--results", "nats://h/r", "--time", "at"], "--time needs the names"),
-        (["--to", "smoke://h/t", "--results", "nats://h/r"], "unknown scheme 'smoke'"),
-    ],
-)
-def test_what_does_not_fit_is_an_error(arguments, reason):
-    result = CliRunner().invoke(cli, ["produce", "--dim", "8", *arguments])
-    assert result.exit_code in (1, 2)
-    assert reason in result.output + str(result.exception)
 
 
 async def produce(*arguments: str) -> tuple[int, str, str]:

@@ -52,6 +52,7 @@ def refusal(folder, line):
         ("produce --dim 4 --to nats://h/t", "--to and --results go together"),
         ("produce --dim 4 --to nats://h/t --results nats://h/r --port 9", "a broker's are in its URL"),
         ("produce --to nats://h/t --results nats://h/r --dim 4 --time ts", "--time needs the names of the features"),
+        ("produce --dim 4 --to smoke://h/t --results nats://h/r", "unknown scheme 'smoke'"),
         ("produce", "needs one of --dim and --model"),
         ("produce --dim 4 --label x", "need --file"),
         ("produce --dim 4 --file {0}/rows.npy", "for synthetic telemetry, not for --file"),
