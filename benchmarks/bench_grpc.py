@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.models import SMALL, write_autoencoder
-from benchmarks.served import ROOT, produce, serving
+from benchmarks.served import ROOT, produce, save_runs, serving
 from datasentinel.bench.machine import describe_machine
 
 # Open loop: more than ever wait at a rate the server can hold, so that the window never closes the loop.
@@ -66,15 +64,7 @@ def main() -> None:
             f"{run['protocol']:8}  {run['loop']:22}  {run['throughput_per_s']:10,.0f}  "
             f"{latency['p50']:9,.0f}  {latency['p90']:9,.0f}  {latency['p99']:9,.0f}"
         )
-    document = {
-        "benchmark": "grpc",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "runs": runs,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    save_runs(arguments.out, "grpc", machine=machine, runs=runs)
 
 
 if __name__ == "__main__":

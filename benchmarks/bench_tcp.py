@@ -13,13 +13,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.models import SMALL, random_rows, write_autoencoder
-from benchmarks.served import ROOT, serving
+from benchmarks.served import ROOT, save_runs, serving
 from datasentinel import Detector
 from datasentinel.bench.machine import describe_machine
 
@@ -97,18 +96,15 @@ def main() -> None:
             f"{run['p90_us']:7,.1f}  {run['p99_us']:7,.1f}  {run['server_cpu_us_per_request']:17.2f}  "
             f"{run['server_cpu_share']:10.0%}  {run['load_cpu_share']:8.0%}"
         )
-    document = {
-        "benchmark": "tcp",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "model": detector.info(),
-        "settings": {key: spec[key] for key in ("seconds", "warm_up_s", "max_requests")},
-        "medians": medians,
-        "runs": [run for found in runs.values() for run in found],
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    save_runs(
+        arguments.out,
+        "tcp",
+        machine=machine,
+        model=detector.info(),
+        settings={key: spec[key] for key in ("seconds", "warm_up_s", "max_requests")},
+        medians=medians,
+        runs=[run for found in runs.values() for run in found],
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ import grpc
 import numpy as np
 
 from benchmarks.models import SIZES, random_rows, write_autoencoder
-from benchmarks.served import ROOT, cpu_s
+from benchmarks.served import ROOT, cpu_s, save_runs
 from datasentinel import Detector
 from datasentinel.bench.machine import describe_machine
 from datasentinel.oip.grpc_predict_v2_pb2 import ModelInferResponse
@@ -298,22 +297,15 @@ def main() -> None:
             f"{mode:14}  {ours} / {name}: {ratio['requests_per_s']:.2f} x requests/s, "
             f"{ratio['server_cpu_us']:.2f} x CPU, {ratio['p50_us']:.2f} x p50"
         )
-    document = {
-        "benchmark": "wire",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
-        "settings": {
-            name: getattr(arguments, name) for name in ("protocol", "size", "rows", "count", "repeat")
-        },
-        "medians": [{"mode": mode, "server": name, **run} for (mode, name), run in medians.items()],
-        "ratios": [{"mode": mode, "to": name, **ratio} for (mode, name), ratio in ratios.items()],
-        "runs": [
-            {"mode": mode, "server": name, **run} for (mode, name), found in runs.items() for run in found
-        ],
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    save_runs(
+        arguments.out,
+        "wire",
+        machine=machine,
+        settings={name: getattr(arguments, name) for name in ("protocol", "size", "rows", "count", "repeat")},
+        medians=[{"mode": mode, "server": name, **run} for (mode, name), run in medians.items()],
+        ratios=[{"mode": mode, "to": name, **ratio} for (mode, name), ratio in ratios.items()],
+        runs=[{"mode": mode, "server": name, **run} for (mode, name), found in runs.items() for run in found],
+    )
 
 
 if __name__ == "__main__":

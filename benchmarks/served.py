@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,3 +62,11 @@ def produce(
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
     )  # fmt: skip
     return json.loads(finished.stdout)
+
+
+def save_runs(path: Path, benchmark: str, **found: object) -> None:
+    """Write what a benchmark found, with today's date, as JSON."""
+    document = {"benchmark": benchmark, "date": datetime.now(UTC).isoformat(timespec="seconds"), **found}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
