@@ -42,9 +42,7 @@ def infer(server, port: str = "http") -> tuple[int, bytes]:
 @pytest.fixture(scope="module")
 def server(start_server):
     with start_server(*FEW, "--admin-port", "0") as process:
-        yield process
-        assert process.stop() == 0, process.log()
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
 
 
 @pytest.mark.parametrize("clients", [3, 100], ids=["full", "besieged"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.abuse.artifacts import D, config, endless_loop, missing_input, put, put_raw, sound
 from tests.integration.server_process import ANY_PORT, clean_environment, command
@@ -47,20 +45,8 @@ def wait_until(condition, server, timeout_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def ask(server, method: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=10)
-    connection.request(method, path)
-    content = connection.getresponse().read()
-    connection.close()
-    return content
-
-
 def failed_reloads(server) -> float:
-    for family in text_string_to_metric_families(ask(server, "GET", "/metrics").decode()):
-        for sample in family.samples:
-            if sample.name == "datasentinel_model_reloads_total" and sample.labels["result"] == "failed":
-                return sample.value
-    raise AssertionError("no such metric")
+    return server.metrics()["datasentinel_model_reloads_total", ("result", "failed")]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +70,7 @@ def test_the_watch_survives(watched, repository, kind):
     KINDS[kind](repository / name / "1")
     wait_until(lambda: f"event=model_not_loaded name={name} " in watched.log(), watched)
     assert failed_reloads(watched) == before + 1
-    (entry,) = [m for m in json.loads(ask(watched, "POST", "/v2/repository/index")) if m["name"] == name]
+    (entry,) = [m for m in json.loads(watched.fetch("/v2/repository/index", b"")) if m["name"] == name]
     assert entry["state"] == "UNAVAILABLE"
     assert entry["reason"]
     assert watched.ask(ROW) == b"OK\n"
@@ -103,7 +89,7 @@ def test_a_folder_name_that_is_not_text_harms_nobody(watched, repository):
     odd = os.fsencode(repository) + b"/odd_\xff\xfe"
     shutil.copytree(os.fsencode(repository) + b"/good", odd)
     wait_until(lambda: "not UTF-8" in watched.log(), watched)
-    assert b"odd_" in ask(watched, "POST", "/v2/repository/index")
+    assert b"odd_" in watched.fetch("/v2/repository/index", b"")
     shutil.rmtree(odd)
     put(repository / "after" / "1", sound())
     wait_until(lambda: "event=model_loaded name=after " in watched.log(), watched)
@@ -165,7 +151,7 @@ def test_a_start_with_a_bad_model_serves_the_good_ones(start_server, tmp_path):
     put(tmp_path / "good" / "1", sound())
     with start_server("--no-grpc", artifact=tmp_path) as server:
         assert "event=model_not_loaded name=bad " in server.log()
-        assert json.loads(ask(server, "GET", "/v2/models/good"))["name"] == "good"
+        assert json.loads(server.fetch("/v2/models/good"))["name"] == "good"
         # Nobody asked for "good" when they named no model.
         assert server.ask(ROW).startswith(b"ERROR: ")
         assert server.stop() == 0

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import grpc
 import numpy as np
 import pytest
 
@@ -83,18 +84,21 @@ def start_server(artifact, tmp_path_factory) -> StartServer:
 def server(start_server) -> Iterator[ServerProcess]:
     """The shared server, with default settings on free ports."""
     with start_server() as process:
-        yield process
-        assert process.stop() == 0, process.log()
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
+
+
+@pytest.fixture(scope="module")
+def channel(server) -> Iterator[grpc.Channel]:
+    """To the module's own server, where it has one."""
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        yield channel
 
 
 @pytest.fixture(scope="session")
 def grpc_server(start_server) -> Iterator[ServerProcess]:
     """A shared server of gRPC alone."""
     with start_server("--no-tcp") as process:
-        yield process
-        assert process.stop() == 0, process.log()
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
 
 
 @pytest.fixture(scope="session")

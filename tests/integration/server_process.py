@@ -10,16 +10,19 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from prometheus_client.samples import Sample
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -58,6 +61,21 @@ class ServerProcess:
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
 
+    def fetch(self, path: str, body: bytes | None = None) -> bytes:
+        """Ask by HTTP, by POST with a body; raises `HTTPError` where that is refused."""
+        url = f"http://{self.host}:{self.http_port}{path}"
+        with urllib.request.urlopen(url, body, timeout=STOP_TIMEOUT_S) as reply:
+            return reply.read()
+
+    def samples(self) -> list[Sample]:
+        """Fetch its metrics."""
+        families = text_string_to_metric_families(self.fetch("/metrics").decode())
+        return [sample for family in families for sample in family.samples]
+
+    def metrics(self) -> dict[tuple, float]:
+        """Fetch the same by name and labels, sorted."""
+        return {(one.name, *sorted(one.labels.items())): one.value for one in self.samples()}
+
     def log(self) -> str:
         return self.log_file.read_text()
 
@@ -71,6 +89,12 @@ class ServerProcess:
         """Ask it to stop, and give its exit code."""
         self.process.send_signal(number)
         return self.process.wait(STOP_TIMEOUT_S)
+
+    def until_stopped(self) -> Iterator[ServerProcess]:
+        """For fixtures: yield it, and assert that it then stops as it should and has logged no error."""
+        yield self
+        assert self.stop() == 0, self.log()
+        assert "level=error" not in self.log(), self.log()
 
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])

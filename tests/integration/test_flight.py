@@ -10,7 +10,6 @@ import re
 import signal
 import threading
 import time
-import urllib.request
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -298,14 +297,10 @@ def test_one_of_several_workers_answers_and_has_a_successor(start_server, batch)
         with flight.connect(f"grpc://127.0.0.1:{process.ports['flight']}") as client:
             return len(exchange(client, [batch]))
 
-    def metrics():
-        with urllib.request.urlopen(f"http://127.0.0.1:{process.http_port}/metrics", timeout=30) as page:
-            return page.read().decode()
-
     with start_server(*FLAGS, "--workers", "2") as process:
         assert [ask() for _ in range(10)] == [1000] * 10
         deadline_s = time.monotonic() + 60
-        while 'requests_total{transport="flight"} 10.0' not in metrics():
+        while b'requests_total{transport="flight"} 10.0' not in process.fetch("/metrics"):
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
         os.kill(int(re.search(r"worker_started worker=0 pid=(\d+)", process.log())[1]), signal.SIGKILL)

@@ -24,17 +24,14 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 @pytest.fixture(scope="module")
 def plain(start_server):
     with start_server("--no-tcp") as process:
-        yield process
-        assert process.stop() == 0, process.log()
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
 
 
 @pytest.fixture(scope="module")
 def parked(start_server):
     """A server that scores everything off the event loop."""
     with start_server("--no-tcp", "--max-inline-us", "0", "--queue-rows", "3000") as process:
-        yield process
-        assert process.stop() == 0, process.log()
+        yield from process.until_stopped()
 
 
 def open_channel(server, **options) -> grpc.Channel:

@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import socket
-import urllib.request
 
 import grpc
 import numpy as np
@@ -31,15 +30,6 @@ def request(client, method, path, body=None, headers=None):
     client.request(method, path, body, headers or {})
     response = client.getresponse()
     return response, response.read()
-
-
-def scrape(client) -> dict[tuple, float]:
-    _, body = request(client, "GET", "/metrics")
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
 
 
 @pytest.mark.parametrize(
@@ -188,14 +178,14 @@ def test_a_client_that_waits_for_continue_is_told_to(server):
         assert sock.recv(1000).startswith(b"HTTP/1.1 405")
 
 
-def test_metrics_count_exactly_what_was_sent(server, client, detector, rows):
-    before = scrape(client)
+def test_metrics_count_exactly_what_was_sent(server, detector, rows):
+    before = server.metrics()
     server.ask(to_lines(rows[:300]) + b"bad\n" * 7 + b"\n\n")
     with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         for row in (*rows[:5], rows[0][:3]):
             stub.Evaluate(inference_pb2.EvaluateRequest(values=row), timeout=10)
-    after = scrape(client)
+    after = server.metrics()
 
     tcp_anomalies = int(np.count_nonzero(detector.predict(rows[:300])))
     grpc_anomalies = int(np.count_nonzero(detector.predict(rows[:5])))
@@ -228,11 +218,11 @@ def test_metrics_count_exactly_what_was_sent(server, client, detector, rows):
         assert 0 < after[total] - before[total] < 10
 
 
-def test_metrics_tell_connections_readiness_and_what_is_served(server, client, detector):
+def test_metrics_tell_connections_readiness_and_what_is_served(server, detector):
     with server.connect() as sock:
         sock.sendall(b"x\n")
         sock.recv(100)
-        samples = scrape(client)
+        samples = server.metrics()
     assert samples["datasentinel_open_connections", ("transport", "tcp")] >= 1
     assert samples["datasentinel_open_connections", ("transport", "http")] >= 1
     assert samples["datasentinel_ready",] == 1
@@ -276,9 +266,7 @@ def infer_request(model, rows):
 def test_long_requests_are_answered_off_the_loop_and_in_order(start_server, detector, rows, half_closed):
     batches = [rows[:1], rows[1:700], rows[700:703], rows[703:704]]
     with start_server("--max-inline-us", "0", "--no-grpc") as server:
-        url = f"http://{server.host}:{server.http_port}"
-        with urllib.request.urlopen(f"{url}/v2/repository/index", b"{}") as response:
-            model = json.load(response)[0]["name"]
+        model = json.loads(server.fetch("/v2/repository/index", b"{}"))[0]["name"]
         with server.connect("http") as sock, sock.makefile("rb") as replies:
             sock.sendall(b"".join(infer_request(model, batch) for batch in batches))
             if half_closed:
@@ -290,7 +278,6 @@ def test_long_requests_are_answered_off_the_loop_and_in_order(start_server, dete
                 score, anomaly = json.loads(body)["outputs"]
                 np.testing.assert_allclose(score["data"], detector.score(batch), rtol=1e-5)
                 assert anomaly["data"] == detector.predict(batch).tolist()
-        with urllib.request.urlopen(f"{url}/metrics") as response:
-            metrics = response.read().decode()
-    assert 'datasentinel_rows_total{transport="http"} 704.0' in metrics
-    assert 'datasentinel_queued_rows{transport="http"} 0.0' in metrics
+        metrics = server.fetch("/metrics")
+    assert b'datasentinel_rows_total{transport="http"} 704.0' in metrics
+    assert b'datasentinel_queued_rows{transport="http"} 0.0' in metrics

@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel import Detector
 from datasentinel.messages import make_stub
@@ -62,15 +61,10 @@ def health(server, path="/v2/health/ready") -> int:
 
 def scrape(server) -> dict[str, dict[str, float]]:
     """The metrics of each transport whose code, if they have one, is "internal"."""
-    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=10)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
     samples: dict[str, dict[str, float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.labels.get("code", "internal") == "internal" and "transport" in sample.labels:
-                samples.setdefault(sample.name, {})[sample.labels["transport"]] = sample.value
+    for sample in server.samples():
+        if sample.labels.get("code", "internal") == "internal" and "transport" in sample.labels:
+            samples.setdefault(sample.name, {})[sample.labels["transport"]] = sample.value
     return samples
 
 

@@ -6,9 +6,7 @@ import csv
 import json
 import shutil
 import socket
-import urllib.request
 
-import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -80,15 +78,7 @@ def offline(folder, models, recording):
 @pytest.fixture(scope="module")
 def server(models, start_server):
     with start_server("--backend", "fused", artifact=models) as process:
-        yield process
-        assert process.stop() == 0
-        assert "level=error" not in process.log(), process.log()
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-        yield channel
+        yield from process.until_stopped()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -181,13 +171,7 @@ def http_infer(_, server, rows):
     data = [None if np.isnan(value) else value for value in rows.ravel().tolist()]
     tensor = {"name": "input", "datatype": "FP32", "shape": rows.shape, "data": data}
     body = json.dumps({"inputs": [tensor], "parameters": {"sequence_id": "http"}}).encode()
-    return json.loads(fetch(server, "/v2/models/detector/infer", body))["outputs"][0]["data"]
-
-
-def fetch(server, path, body=None):
-    url = f"http://{server.host}:{server.http_port}{path}"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=TIMEOUT_S) as reply:
-        return reply.read()
+    return json.loads(server.fetch("/v2/models/detector/infer", body))["outputs"][0]["data"]
 
 
 @pytest.mark.parametrize("wire", [v1_evaluate, v1_batch, oip_infer, http_infer])
@@ -214,7 +198,7 @@ def test_metrics_tell_of_streams_that_are_stale(channel, server, models):
     rows[1:, 3] = np.nan
     request = v1.EvaluateBatchRequest(rows=len(rows), raw_values=rows.tobytes(), stream_id="silent")
     v1_grpc.InferenceServiceStub(channel).EvaluateBatch(request, timeout=TIMEOUT_S)
-    metrics = fetch(server, "/metrics").decode()
+    metrics = server.fetch("/metrics").decode()
     assert 'datasentinel_streams_stale{model="detector"} 1.0' in metrics
     assert 'datasentinel_stale_rows_total{model="detector"} 4.0' in metrics
 

@@ -7,13 +7,11 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from datasentinel.calibration import calibrate
 from tests.integration.server_process import to_line, to_lines
@@ -42,11 +40,6 @@ def calibrated(network, detector, rows, tmp_path_factory) -> Path:
     )
 
 
-def scrape(server) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as response:
-        return response.read().decode()
-
-
 @pytest.fixture(scope="module")
 def exported(start_server, calibrated, rows) -> dict[str, set[str]]:
     """Every sample name, with its label names, of servers that have had traffic; one has two workers."""
@@ -54,9 +47,7 @@ def exported(start_server, calibrated, rows) -> dict[str, set[str]]:
     for flags in ([], ["--workers", "2"]):
         with start_server(*flags, artifact=calibrated) as server:
             server.ask(to_lines(rows) + b"1 2 x\n")
-            text = scrape(server)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
+            for sample in server.samples():
                 samples.setdefault(sample.name, set()).update(sample.labels)
     return samples
 
@@ -74,16 +65,17 @@ def test_a_live_column_that_drifts_is_told_by_name(start_server, network, detect
     )
     generator = np.random.default_rng(2)
     deadline_s = time.monotonic() + 60
+    samples = []
     # A row a millisecond at most is looked at, and 500 of those are needed.
     with start_server(artifact=artifact) as server, server.connect() as sock, sock.makefile("rb") as replies:
-        while "datasentinel_feature_psi{" not in (text := scrape(server)):
+        while "datasentinel_feature_psi" not in {s.name for s in samples}:
             assert time.monotonic() < deadline_s
             live = generator.normal(0, 3, (200, width)).astype(np.float32)
             live[:, 1] += 3.0
             for row in live:
                 sock.sendall(to_line(row))
                 assert replies.readline()
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+            samples = server.samples()
     drift = {s.labels["feature"]: s.value for s in samples if s.name == "datasentinel_feature_psi"}
     assert len(drift) == width
     assert {name for name, value in drift.items() if value >= 0.25} == {"sensor 1"}

@@ -190,9 +190,7 @@ BATCHED = [
 def server(start_server):
     """One server with every protocol."""
     with start_server() as process:
-        yield process
-        assert process.stop() == 0, process.log()
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
 
 
 @pytest.fixture(scope="module")

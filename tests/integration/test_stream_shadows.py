@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import signal
-import urllib.request
 from dataclasses import replace
 
 import grpc
@@ -63,22 +62,15 @@ def infer(server, stream, rows, version=""):
     return np.frombuffer(scores, np.float32), np.frombuffer(warming, bool), reply.model_version
 
 
-def fetch(server, path, body=None):
-    url = f"http://{server.host}:{server.http_port}{path}"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=TIMEOUT_S) as reply:
-        return reply.read().decode()
-
-
 def index(server):
     return {
         (entry["version"], entry["state"]): entry.get("reason", "")
-        for entry in json.loads(fetch(server, "/v2/repository/index", b""))
+        for entry in json.loads(server.fetch("/v2/repository/index", b""))
     }
 
 
 def sample(server, metric):
-    lines = [line for line in fetch(server, "/metrics").splitlines() if line.startswith(metric + "{")]
-    return [float(line.rsplit(" ", 1)[1]) for line in lines]
+    return [found.value for found in server.samples() if found.name == metric]
 
 
 def feed(stream, rows):

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import socket
-import urllib.request
 from urllib.error import HTTPError
 
 import grpc
@@ -86,15 +85,7 @@ def offline(models, recording, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(models, start_server):
     with start_server("--backend", "fused", artifact=models) as process:
-        yield process
-        assert process.stop() == 0
-        assert "level=error" not in process.log(), process.log()
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-        yield channel
+        yield from process.until_stopped()
 
 
 def v1_evaluate(channel, _, rows, times_s):
@@ -142,16 +133,10 @@ def oip_infer(channel, _, rows, times_s):
 def post(server, rows, **parameters):
     tensor = {"name": "input", "datatype": "FP32", "shape": rows.shape, "data": rows.ravel().tolist()}
     body = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
-    name = json.loads(fetch(server, "/v2/repository/index", b""))[0]["name"]
+    name = json.loads(server.fetch("/v2/repository/index", b""))[0]["name"]
     return [
-        output["data"] for output in json.loads(fetch(server, f"/v2/models/{name}/infer", body))["outputs"]
+        output["data"] for output in json.loads(server.fetch(f"/v2/models/{name}/infer", body))["outputs"]
     ]
-
-
-def fetch(server, path, body):
-    url = f"http://{server.host}:{server.http_port}{path}"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=TIMEOUT_S) as reply:
-        return reply.read()
 
 
 def http_infer(_, server, rows, times_s):

@@ -39,15 +39,7 @@ def detector(memory_artifact):
 @pytest.fixture(scope="module", params=["fused", "onnxruntime"])
 def server(request, start_server, memory_artifact):
     with start_server("--backend", request.param, artifact=memory_artifact) as process:
-        yield process
-        assert process.stop() == 0
-        assert "level=error" not in process.log(), process.log()
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-        yield channel
+        yield from process.until_stopped()
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +103,8 @@ def oip_infer(channel, stream, chunk):
     return np.frombuffer(scores, np.float32), words_of(anomalies, warming)
 
 
-def post(server, body, headers=None):
-    url = f"http://{server.host}:{server.http_port}/v2/models/memory/infer"
-    request = urllib.request.Request(url, body, headers or {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-        return json.loads(reply.read())
+def post(server, body):
+    return json.loads(server.fetch("/v2/models/memory/infer", body))
 
 
 def http_body(chunk, **parameters):
@@ -258,13 +247,7 @@ def test_a_refused_row_leaves_its_stream_as_it_was(channel, detector, recording)
 
 
 def metrics(server):
-    text = urllib.request.urlopen(
-        f"http://{server.host}:{server.http_port}/metrics", timeout=TIMEOUT_S
-    ).read()
-    samples = [sample.rsplit(" ", 1) for sample in text.decode().splitlines() if sample[0] != "#"]
-    return {
-        name.split("{")[0]: float(value) for name, value in samples if "streams" in name or "anom" in name
-    }
+    return {s.name: s.value for s in server.samples() if "streams" in s.name or "anom" in s.name}
 
 
 def test_streams_go_on_after_a_restart_and_a_reload(start_server, memory_artifact, detector, tmp_path):

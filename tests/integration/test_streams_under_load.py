@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -42,13 +41,10 @@ def word(anomaly, warming):
 
 
 def http(server, stream, opened):
-    url = f"http://{server.host}:{server.http_port}/v2/models/memory/infer"
-
     def ask(row):
         tensor = {"name": "input", "datatype": "FP32", "shape": [1, len(row)], "data": row.tolist()}
         body = json.dumps({"inputs": [tensor], "parameters": {"sequence_id": stream}}).encode()
-        with urllib.request.urlopen(url, body, timeout=TIMEOUT_S) as reply:
-            told = json.load(reply)
+        told = json.loads(server.fetch("/v2/models/memory/infer", body))
         score, anomaly, warming = (output["data"][0] for output in told["outputs"])
         return told["model_version"], score, word(anomaly, warming)
 

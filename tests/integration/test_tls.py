@@ -44,9 +44,7 @@ def certificate(authority) -> tuple[Path, Path]:
 def tls_server(start_server, certificate):
     certificate_file, key_file = certificate
     with start_server("--tls-certificate", str(certificate_file), "--tls-key", str(key_file)) as process:
-        yield process
-        assert process.stop() == 0
-        assert "level=error" not in process.log(), process.log()
+        yield from process.until_stopped()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ import threading
 import time
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.server_process import (
     ANY_PORT,
@@ -51,18 +49,6 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def scrape(server: ServerProcess) -> dict[tuple, float]:
-    connection = http.client.HTTPConnection(server.host, server.http_port, timeout=TIMEOUT_S)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 def wait_until(condition, what: str, timeout_s: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -76,17 +62,17 @@ REQUESTS = ("datasentinel_requests_total", ("transport", "tcp"))
 def wait_for_requests(server: ServerProcess, count: int) -> None:
     """Wait until every worker knows of `count` requests: by chance, forty scrapes reach all of them."""
     wait_until(
-        lambda: all(scrape(server)[REQUESTS] == count for _ in range(40)), "the requests are not summed"
+        lambda: all(server.metrics()[REQUESTS] == count for _ in range(40)), "the requests are not summed"
     )
 
 
 def test_connections_are_spread_and_the_metrics_are_the_sum(workers, detector, rows):
     expected = to_replies(detector.predict(rows[:10]))
-    before = scrape(workers)
+    before = workers.metrics()
     for _ in range(40):
         assert workers.ask(to_lines(rows[:10])).split() == expected
     wait_for_requests(workers, int(before[REQUESTS]) + 400)
-    samples = scrape(workers)
+    samples = workers.metrics()
     for key in (
         ("datasentinel_model_rows_total",),
         ("datasentinel_request_duration_seconds_count", ("transport", "tcp")),
@@ -100,8 +86,8 @@ def test_connections_are_spread_and_the_metrics_are_the_sum(workers, detector, r
 
 def test_a_killed_worker_is_replaced_and_no_count_is_lost(workers, detector, rows):
     expected = to_replies(detector.predict(rows[:10]))
-    count = int(scrape(workers)[REQUESTS])
-    restarts = scrape(workers)["datasentinel_worker_restarts_total",]
+    count = int(workers.metrics()[REQUESTS])
+    restarts = workers.metrics()["datasentinel_worker_restarts_total",]
     for worker in (0, 1):
         wait_for_requests(workers, count)  # What is not posted yet dies with a worker.
         before, ready = pids(workers), workers.log().count("event=ready")
@@ -115,7 +101,7 @@ def test_a_killed_worker_is_replaced_and_no_count_is_lost(workers, detector, row
         after = pids(workers)
         assert {number for number in before if before[number] != after[number]} == {worker}
     wait_for_requests(workers, count)
-    assert scrape(workers)["datasentinel_worker_restarts_total",] == restarts + 2
+    assert workers.metrics()["datasentinel_worker_restarts_total",] == restarts + 2
 
 
 def test_what_was_accepted_is_answered_when_all_stop(start_server, detector, rows):
