@@ -115,6 +115,11 @@ def _open_part(source: Source, asked: Roles, header: bool | None) -> tuple[Part,
             f"{source.name}: unknown file type '{source.suffix}'; known are CSV and other delimited text, "
             "JSON lines, Parquet, .npy and .npz"
         )
+    if head.lstrip().startswith((b"[", b"<")):
+        kind = (
+            "a JSON document; write JSON lines, an object a line" if head.lstrip()[:1] == b"[" else "markup"
+        )
+        raise DataError(f"{source.name}: unknown file type: {kind}")
     if source.suffix in (".jsonl", ".ndjson") or head.lstrip().startswith(b"{"):
         from datasentinel.tables.json_table import JsonPart
 
@@ -122,11 +127,6 @@ def _open_part(source: Source, asked: Roles, header: bool | None) -> tuple[Part,
         columns = assign(source.name, json_lines.sample(), asked, named=True)
         json_lines.bind(columns)
         return json_lines, columns
-    if head.lstrip().startswith((b"[", b"<")):
-        kind = (
-            "a JSON document; write JSON lines, an object a line" if head.lstrip()[:1] == b"[" else "markup"
-        )
-        raise DataError(f"{source.name}: unknown file type: {kind}")
     from datasentinel.tables.csv_table import CsvPart
     from datasentinel.tables.layout import find_layout
 

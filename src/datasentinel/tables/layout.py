@@ -334,8 +334,8 @@ def _commented_header(
 
 def _may_be_index(fields: Sequence[str]) -> bool:
     """Whether fields tell rows apart as a data frame's index does: no fractions, and no number twice."""
-    numbers = [as_number(field) for field in fields]
-    if not all(map(math.isfinite, numbers)):
+    numbers = [number for field in fields if math.isfinite(number := as_number(field))]
+    if 2 * len(numbers) < len(fields):
         return True
     return len(set(numbers)) == len(numbers) and all(map(float.is_integer, numbers))
 

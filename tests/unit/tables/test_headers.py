@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasentinel.errors import DataError
 from datasentinel.tables import open_table
 
 ROWS = 60
@@ -35,6 +36,15 @@ def test_a_header_that_is_too_short_loses_no_measurement(tmp_path):
     data = open_table(path).read()
     assert not len(data.values)
     assert str(data.bad[0]) == "line 2: expected 2 values, got 3"
+    path.write_text("Device;P-1\nflow;press;label\n" + "".join(f"{i % 7}.5;{i}.25;1\n" for i in range(ROWS)))
+    assert not len(open_table(path).read().values)  # Not the label for a feature.
     for index in ("r{}", "{}", "2026-01-01 00:{:02}"):
         path.write_text("a,b\n" + "".join(f"{index.format(i)},{i}.25,{i}.5\n" for i in range(ROWS)))
         assert open_table(path).read().feature_names == ("a", "b")
+
+
+def test_a_json_array_is_no_json_lines(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('[\n{"a": 1},\n{"a": 2}\n]\n')
+    with pytest.raises(DataError, match="a JSON document; write JSON lines, an object a line"):
+        open_table(path)
