@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from datasentinel.errors import MissingDependencyError, SettingsError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -27,6 +28,10 @@ _FLOATS = ("FLOAT", "DOUBLE", "FLOAT16")
 _NUMBERS = (*_FLOATS, "INT64", "INT32")
 # Of the foreign names, so that none of them meets the contract's.
 _PREFIX = "foreign/"
+# Scores would differ from call to call.
+_RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,6 @@ def wrap(
     """
     try:
         import onnx
-        from onnx import compose
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             'importing a model needs onnx: pip install "datasentinel[train]"'
@@ -105,6 +109,7 @@ def wrap(
         raise
     except Exception as error:  # protobuf, the checker and the runtime have exceptions of their own
         raise UnsupportedModelError(f"{path}: not a valid ONNX file: {error}") from error
+    _require_known(model, path)
     source = _input(model.graph, path, width)
     sink, found = _output(model.graph, path, width, output, kind)
     if found == "score" and higher_is is None:
@@ -114,11 +119,58 @@ def wrap(
         )
     if found == "reconstruction" and higher_is == "normal":
         raise SettingsError("a reconstruction has no direction; higher_is is for scores")
-    wrapped = compose.add_prefix(model, _PREFIX)
-    _rewire(wrapped, source, sink, found, width, negate=higher_is == "normal")
-    onnx.checker.check_model(wrapped)
     producer = f"{model.producer_name} {model.producer_version}".strip()
-    return Wrapped(wrapped.SerializeToString(), found, sink.name, width, producer)
+    taken = sink.name
+    _add_prefix(model.graph)
+    _rewire(model, source, sink, found, width, negate=higher_is == "normal")
+    onnx.checker.check_model(model)
+    return Wrapped(model.SerializeToString(), found, taken, width, producer)
+
+
+def _require_known(model: ModelProto, path: Path) -> None:
+    """Refuse what scores by chance, and operators newer than the installed onnx describes."""
+    from onnx.defs import onnx_opset_version
+
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > (newest := onnx_opset_version()):
+            raise UnsupportedModelError(f"{path}: opset {opset.version}; the installed onnx knows {newest}")
+    if model.graph.sparse_initializer:
+        raise UnsupportedModelError(f"{path}: holds sparse tensors; export the model with dense ones")
+    for node in _all_nodes(model.graph):
+        if node.op_type in _RANDOM:
+            raise UnsupportedModelError(
+                f"{path}: operator {node.op_type} (node '{node.name}') is random: scores would differ from "
+                "call to call"
+            )
+
+
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in _inner_graphs(node):
+            yield from _all_nodes(inner)
+
+
+def _inner_graphs(node: NodeProto) -> list[GraphProto]:
+    """Return the branches of an `If`, the body of a `Loop`, and the like."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+    ]
+
+
+def _add_prefix(graph: GraphProto) -> None:
+    """Rename all tensors; those of inner graphs, too, which read the outer ones by name."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name and _PREFIX + name for name in names]  # An optional one may be empty.
+        for inner in _inner_graphs(node):
+            _add_prefix(inner)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = _PREFIX + value.name
+    for tensor in graph.initializer:
+        tensor.name = _PREFIX + tensor.name
 
 
 def _declare_shapes(model: ModelProto, sample: Float32Array) -> None:
@@ -219,11 +271,11 @@ def _rewire(
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    at = _PREFIX + sink.name
-    before = helper.make_node("Identity", ["input"], [_PREFIX + source.name], name="foreign_input")
+    at = sink.name
+    before = helper.make_node("Identity", ["input"], [source.name], name="foreign_input")
     if source.type.tensor_type.elem_type != TensorProto.FLOAT:
         to = source.type.tensor_type.elem_type
-        before = helper.make_node("Cast", ["input"], [_PREFIX + source.name], name="foreign_input", to=to)
+        before = helper.make_node("Cast", ["input"], [source.name], name="foreign_input", to=to)
     after = []
     if sink.type.tensor_type.elem_type != TensorProto.FLOAT:
         after.append(helper.make_node("Cast", [at], ["in_float32"], name="in_float32", to=TensorProto.FLOAT))
@@ -264,11 +316,10 @@ def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
 def _reads(node: NodeProto) -> set[str]:
     """Names that a node reads, its inner graphs included."""
     names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            names.update(value.name for value in graph.output)
-            for inner in graph.node:
-                names |= _reads(inner)
+    for graph in _inner_graphs(node):
+        names.update(value.name for value in graph.output)
+        for inner in graph.node:
+            names |= _reads(inner)
     return names
 
 

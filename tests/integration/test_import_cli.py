@@ -31,13 +31,19 @@ def normal_rows(count=300, seed=0):
 
 
 def imported(tmp_path, model, *arguments, rows=None):
+    import_it(tmp_path, model, *arguments, rows=rows)
+    return Detector.load(tmp_path / "m")
+
+
+def import_it(tmp_path, model, *arguments, rows=None):
+    """Return what the command printed."""
     np.save(tmp_path / "normal.npy", normal_rows() if rows is None else rows)
     command = ["import", model, "--calibrate", tmp_path / "normal.npy", "--out", tmp_path / "m", *arguments]
     done = CliRunner().invoke(cli, [str(part) for part in command], catch_exceptions=True)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
-    return Detector.load(tmp_path / "m")
+    return done.output
 
 
 AXIS = "axis = Constant <value = int64[1] {1}> () "
@@ -99,7 +105,6 @@ COUPLED = {
     + "step = Constant <value = int64[1] {-1}> () "
     + AXIS
     + "s = ReduceSumSquare <keepdims = 0> (x, axis) y = Slice (s, start, end, rows, step)",
-    "random": AXIS + "n = RandomNormalLike (x) z = Add (x, n) y = ReduceSumSquare <keepdims = 0> (z, axis)",
 }
 
 
@@ -194,3 +199,48 @@ def test_shapes_that_the_file_does_not_state_are_found_by_running_it(tmp_path):
     detector = imported(tmp_path, tmp_path / "f.onnx", "--higher-is", "anomalous")
     rows = normal_rows(20, seed=1)
     np.testing.assert_allclose(detector.score(rows), np.square(rows).sum(axis=1), rtol=1e-5)
+
+
+def test_inner_graphs_read_weights_of_the_outer_one(tmp_path):
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18]> g (float[N, 4] x) => (float[N] score)
+        <float[4] input = {2, 2, 2, 2}> {
+        axis = Constant <value = int64[1] {1}> ()
+        yes = Constant <value = bool {1}> ()
+        score = If (yes) <
+          then_branch = t () => (float[N] a) {
+            scaled = Mul (x, input)
+            a = ReduceSumSquare <keepdims = 0> (scaled, axis)
+          },
+          else_branch = e () => (float[N] b) { b = ReduceMax <keepdims = 0> (x, axis) }
+        >
+        }"""
+    )
+    (tmp_path / "f.onnx").write_bytes(model.SerializeToString())
+    detector = imported(tmp_path, tmp_path / "f.onnx", "--higher-is", "anomalous")
+    rows = normal_rows(20, seed=1)
+    np.testing.assert_allclose(detector.score(rows), 4 * np.square(rows).sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["RandomNormalLike <scale = 0.000001>", "Bernoulli"])
+def test_operators_of_chance_are_refused_by_name(tmp_path, operator):
+    body = f"n = {operator} (x) z = Add (x, n) y = ReduceSumSquare <keepdims = 0> (z, axis)"
+    model = graph(tmp_path / "f.onnx", AXIS + body)
+    with pytest.raises(DataSentinelError, match=rf"operator {operator.split()[0]} .* is random"):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+
+
+def test_an_opset_of_the_future_is_refused(tmp_path):
+    model = graph(tmp_path / "f.onnx", AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)", opset=999)
+    with pytest.raises(DataSentinelError, match="opset 999; the installed onnx knows"):
+        imported(tmp_path, model, "--higher-is", "anomalous")
+
+
+def test_a_score_whose_end_normal_rows_reach_is_warned_of(tmp_path):
+    for body, shares in (
+        ("s = ReduceSum <keepdims = 0> (x, axis) y = Sign (s)", True),
+        ("s = ReduceSum <keepdims = 0> (x, axis) y = Sigmoid (s)", False),
+    ):
+        model = graph(tmp_path / "f.onnx", AXIS + body)
+        output = import_it(tmp_path, model, "--higher-is", "anomalous")
+        assert ("of the normal rows share the greatest score, 1:" in output) == shares

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
 from datasentinel.artifact import CONFIG_FILE, MODEL_FILE, Artifact, Config, save_artifact
 from datasentinel.cli.reading import ReadingOptions, normal_rows, read_data, reading_options
@@ -22,6 +23,10 @@ from datasentinel.types import BACKEND_NAMES
 
 if TYPE_CHECKING:
     from datasentinel.calibration import ThresholdMethod
+    from datasentinel.types import Float32Array
+
+# Of the normal rows: by chance hardly two have the greatest score.
+_SHARED = 0.01
 
 
 @click.command()
@@ -101,7 +106,21 @@ def command(  # noqa: PLR0917 - click passes them by name
     for name, reason in detector.info()["refusals"].items():
         click.echo(f"            not {name}: {reason}")
     click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.describe()})")
+    if warning := _why_unreachable(calibration.threshold, detector.score(rows)):
+        click.echo(f"warning     {warning}")
     click.echo(f"model       {out}")
+
+
+def _why_unreachable(threshold: float, scores: Float32Array) -> str:
+    """Return why no score may exceed the threshold, or an empty string."""
+    greatest = float(scores.max())
+    share = np.count_nonzero(scores == greatest) / len(scores)
+    if threshold < greatest or share < _SHARED:
+        return ""
+    return (
+        f"{share:.1%} of the normal rows share the greatest score, {greatest:g}: if scores end there, no row "
+        "is ever an anomaly; take a score, not a decision or a saturated probability, with --output"
+    )
 
 
 def _definition(output: str, kind: Kind, higher_is: HigherIs | None) -> str:
