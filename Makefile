@@ -88,23 +88,25 @@ coverage-python: setup  ## Run the Python tests, and report which branches they 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# One process, for those of pytest-xdist end without writing what they counted. Two tests ask for the same bits in every
-# batch, but kernels compiled like this are so slow that `auto` leaves some batches to ONNX Runtime.
-coverage-cpp: setup  ## Run the C++ tests, and the Python tests of the extension, and report what of csrc they never reach
-	$(CMAKE) --preset coverage
-	$(BIN)/cmake --build --preset coverage
-	find build/coverage -name '*.gcda' -delete
-	$(BIN)/ctest --preset coverage
-	rm -rf build/coverage/site
-	$(BIN)/python -m pip install --quiet --no-deps --target build/coverage/site . \
-	  --config-settings build-dir=build/coverage/extension --config-settings cmake.build-type=Debug \
-	  --config-settings cmake.define.CMAKE_CXX_FLAGS="--coverage -fprofile-update=atomic" \
+# Clang counts each condition that is written, true and false; GCC each arc between instructions, and most of those lead to
+# handlers of exceptions. The counters are files that processes share (%c%m): one that is killed has counted, too.
+COVERAGE := build/coverage-cpp
+COVERAGE_FLAGS := -fprofile-instr-generate -fcoverage-mapping -fprofile-update=atomic -mllvm -runtime-counter-relocation
+coverage-cpp: setup  ## Run all tests, and report which conditions in csrc never hold, or always; needs clang, llvm
+	rm -rf $(COVERAGE)/site $(COVERAGE)/counters $(COVERAGE)/report
+	CC=clang CXX=clang++ $(BIN)/python -m pip install --quiet --no-deps --target $(COVERAGE)/site . \
+	  --config-settings build-dir=$(COVERAGE)/build --config-settings cmake.build-type=Debug \
+	  --config-settings cmake.define.DATASENTINEL_BUILD_TESTS=ON --config-settings cmake.define.CMAKE_UNITY_BUILD=ON \
+	  --config-settings cmake.define.CMAKE_CXX_FLAGS="$(COVERAGE_FLAGS)" \
 	  --config-settings cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O1
-	PYTHONPATH=build/coverage/site $(BIN)/python -m pytest $(PYTEST_ARGUMENTS) \
-	  --deselect tests/unit/tables/test_round_trip.py::test_frames_and_the_estimator \
-	  --deselect tests/integration/test_grpc_calls.py::test_a_long_stream_of_small_messages_is_no_attack
-	$(BIN)/gcovr --root . --filter csrc/ --exclude-throw-branches --exclude-unreachable-branches \
-	  --merge-mode-functions separate --print-summary build/coverage
+	@export LLVM_PROFILE_FILE="$$(pwd)/$(COVERAGE)/counters/%c%m.profraw"; failed=0; \
+	$(BIN)/ctest --test-dir $(COVERAGE)/build --output-on-failure || failed=1; \
+	PYTHONPATH="$$(pwd)/$(COVERAGE)/site" $(BIN)/python -m pytest \
+	  --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGUMENTS) || failed=1; \
+	llvm-profdata merge --output $(COVERAGE)/counts $(COVERAGE)/counters/*.profraw && \
+	set -- $(COVERAGE)/site/datasentinel/_native*.so --instr-profile $(COVERAGE)/counts "$$(pwd)/csrc" && \
+	llvm-cov show "$$@" --format html --show-branches count --output-dir $(COVERAGE)/report && \
+	llvm-cov report "$$@" --show-region-summary=false && exit $$failed
 
 tidy: tools  ## Look for faults in the C++ sources with clang-tidy
 	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4 pybind11

@@ -4,9 +4,9 @@
 // would be undefined, it aborts and says why. Test equipment talks to it by the cuda_on_cpu_ functions at the
 // end.
 //
-// Environment: CUDA_ON_CPU_MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS, _MOST_CLUSTERS,
-// _SHARED_KIB (of a block), _SEED (0: work is done only when it must), _FAIL (see faults.h), _REPORT (a file
-// that gets calls and leaks at the end).
+// Environment: CUDA_ON_CPU_DEVICES (1, or 0), _MEMORY_MIB, _NAME, _CAPABILITY (e.g. 9.0), _MULTIPROCESSORS,
+// _MOST_CLUSTERS, _SHARED_KIB (of a block), _SEED (0: work is done only when it must), _FAIL (see faults.h),
+// _REPORT (a file that gets calls and leaks at the end).
 
 #include <algorithm>
 #include <cstdint>
@@ -326,7 +326,7 @@ CUDA_FUNCTION cuGetErrorString(int error, const char** text) {
 
 CUDA_FUNCTION cuDeviceGetCount(int* count) {
   return call("cuDeviceGetCount", Needs::initialised, [&](Device&) -> int {
-    *count = 1;
+    *count = static_cast<int>(number("CUDA_ON_CPU_DEVICES", 1));
     return success;
   });
 }

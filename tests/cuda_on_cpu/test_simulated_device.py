@@ -281,6 +281,8 @@ print(json.dumps([status.availability, status.detail, status.version]))
             "no device",
             "cuInit says: no CUDA-capable device is detected",
         ),
+        ({"devices": 0}, "no device", "the driver lists none"),
+        ({"fail": "cuInit:1=12345,cuInit:2=12345"}, "no device", "cuInit says: 12345"),
         (
             {"fail": "cuDeviceGetAttribute:1=999,cuDeviceGetAttribute:2=999"},
             "no device",
