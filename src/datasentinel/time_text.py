@@ -74,7 +74,7 @@ class DateOrders:
     @property
     def is_open(self) -> bool:
         """Whether more dates may tell the order of those seen."""
-        return self.has_short and len(self.fitting) > 1 and self.order is None
+        return self.has_short and len(self.fitting) > 1
 
     @property
     def problem(self) -> str:

@@ -62,6 +62,15 @@ def test_rows_far_down_decide_what_dates_begin_with(tmp_path):
         )
 
 
+def test_points_do_not_hide_what_rows_far_down_tell(tmp_path):
+    times = minutes(1400, dt.datetime(2026, 3, 1), 15)
+    for form in ("%m.%d.%Y %H:%M", "%d.%m.%Y %H:%M"):
+        path = write(tmp_path / "data.csv", [time.strftime(form) for time in times])
+        assert open_table(path).read(with_times=True).times_s.tolist() == utc(times)
+    path = write(tmp_path / "short.csv", ["03.04.2026"] * ROWS)
+    assert set(open_table(path).read(with_times=True).times_s) == set(utc([dt.datetime(2026, 4, 3)]))
+
+
 def test_all_files_decide_together(tmp_path):
     days = [["03/04/2026"] * 20 + ["05/04/2026"] * 20, ["13/04/2026"] * 20]
     for i, dates in enumerate(days):
