@@ -43,8 +43,8 @@ std::string_view view_of(const py::buffer_info& buffer) {
 char as_char(const std::string& text) { return text.empty() ? '\0' : text[0]; }
 
 CsvDialect as_dialect(const std::string& delimiter, const std::string& quote, const std::string& decimal,
-                      const std::string& comment) {
-  return {as_char(delimiter), as_char(quote), as_char(decimal), as_char(comment)};
+                      const std::string& comment, const std::string& thousands = {}) {
+  return {as_char(delimiter), as_char(quote), as_char(decimal), as_char(comment), thousands};
 }
 
 /// Good rows [n, numbers], bad records, text columns as (offsets, bytes), all records' lines, number of
@@ -105,12 +105,13 @@ void bind_tables(py::module_& module) {
   py::class_<CsvParser>(module, "CsvParser")
       .def(py::init([](std::size_t width, std::vector<std::size_t> numbers, std::vector<std::size_t> texts,
                        const std::string& delimiter, const std::string& quote, const std::string& decimal,
-                       const std::string& comment, std::vector<std::string> missing) {
-             return CsvParser(as_dialect(delimiter, quote, decimal, comment), width, std::move(numbers),
-                              std::move(texts), std::move(missing));
+                       const std::string& comment, const py::bytes& thousands,
+                       std::vector<std::string> missing) {
+             return CsvParser(as_dialect(delimiter, quote, decimal, comment, thousands), width,
+                              std::move(numbers), std::move(texts), std::move(missing));
            }),
            py::kw_only(), py::arg("width"), py::arg("numbers"), py::arg("texts"), py::arg("delimiter"),
-           py::arg("quote"), py::arg("decimal"), py::arg("comment"),
+           py::arg("quote"), py::arg("decimal"), py::arg("comment"), py::arg("thousands") = py::bytes(),
            py::arg("missing") = std::vector<std::string>())
       .def("parse_float32", &parse<float>, py::arg("text"))
       .def("parse_float64", &parse<double>, py::arg("text"))

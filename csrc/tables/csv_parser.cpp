@@ -38,6 +38,23 @@ void reserve(CsvBlock<Value>& block, std::size_t line_bytes, std::size_t text_by
   block.values.reserve((text_bytes / line_bytes + text_bytes / line_bytes / 8 + 1) * columns);
 }
 
+/// Appends groups of digits, such as 1,234 or 1,23,456, without the mark between them. False where digits are
+/// not grouped so.
+bool append_groups(std::string_view digits, std::string_view mark, std::string& plain) {
+  for (bool is_first = true;; is_first = false) {
+    const std::size_t at = digits.find(mark);
+    const std::string_view group = digits.substr(0, at);
+    const bool is_last = at == std::string_view::npos;
+    const std::size_t least = is_first ? 1 : is_last ? 3 : 2;
+    const bool is_digits =
+        std::all_of(group.begin(), group.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (group.size() < least || group.size() > 3 || !is_digits || (is_first && group[0] == '0')) return false;
+    plain += group;
+    if (is_last) return true;
+    digits.remove_prefix(at + mark.size());
+  }
+}
+
 /// Whether a number that no double can hold is too near to zero rather than too great.
 bool is_tiny(std::string_view token) {
   const std::size_t exponent = token.find_first_of("eE");
@@ -174,6 +191,24 @@ std::size_t CsvParser::whole_records(std::string_view text) const {
   return text.size();
 }
 
+/// Writes a number with a decimal point and without marks between thousands; false where it is none.
+bool CsvParser::write_plainly(std::string_view token, std::string& plain) const {
+  if (!dialect_.thousands.empty() && token.find(dialect_.thousands) != std::string_view::npos) {
+    if (token[0] == '+' || token[0] == '-') {
+      plain += token[0];
+      token.remove_prefix(1);
+    }
+    const std::size_t stop = std::min(token.find(dialect_.decimal), token.size());
+    if (!append_groups(token.substr(0, stop), dialect_.thousands, plain)) return false;
+    token.remove_prefix(stop);
+  }
+  if (dialect_.decimal != '.' && token.find('.') != std::string_view::npos) return false;
+  const std::size_t start = plain.size();
+  plain += token;
+  std::replace(plain.begin() + static_cast<std::ptrdiff_t>(start), plain.end(), dialect_.decimal, '.');
+  return true;
+}
+
 /// Reads a number as the line protocol does. False with the problem if there is none.
 bool CsvParser::parse_number(const Field& field, double& value, CsvProblem& problem) const {
   const char* begin = field.begin;
@@ -188,12 +223,10 @@ bool CsvParser::parse_number(const Field& field, double& value, CsvProblem& prob
   }
   problem = token.empty() ? CsvProblem::empty : CsvProblem::not_a_number;
   if (token.empty()) return false;
-  std::string with_point;
-  if (dialect_.decimal != '.') {
-    if (token.find('.') != std::string_view::npos) return false;
-    with_point = token;
-    std::replace(with_point.begin(), with_point.end(), dialect_.decimal, '.');
-    token = with_point;
+  std::string plain;
+  if (dialect_.decimal != '.' || !dialect_.thousands.empty()) {
+    if (!write_plainly(token, plain)) return false;
+    token = plain;
   }
   // from_chars takes a minus but no plus.
   if (token.size() > 1 && token[0] == '+' && token[1] != '-') token.remove_prefix(1);

@@ -15,7 +15,8 @@ struct CsvDialect {
   char delimiter = ',';  ///< A blank stands for runs of blanks and tabs.
   char quote = '"';      ///< 0 for none. A doubled one inside a quoted field is one of its characters.
   char decimal = '.';
-  char comment = 0;  ///< Lines that begin with it are comments; 0 for none.
+  char comment = 0;            ///< Lines that begin with it are comments; 0 for none.
+  std::string thousands = {};  ///< What is between groups of digits, as in 1,234; empty for none.
 };
 
 /// Why a record is not a row of numbers.
@@ -109,6 +110,7 @@ class CsvParser {
   template <typename Value>
   void parse_record(const Record& record, std::size_t line, CsvBlock<Value>& block) const;
   bool parse_number(const Field& field, double& value, CsvProblem& problem) const;
+  [[nodiscard]] bool write_plainly(std::string_view token, std::string& plain) const;
   void append_text(const Field& field, std::string& bytes) const;
   [[nodiscard]] bool is_no_row(const char* begin, const char* end) const;
   [[nodiscard]] bool is_blank(char c) const { return c == ' ' || (c == '\t' && dialect_.delimiter != '\t'); }

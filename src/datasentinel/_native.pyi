@@ -485,6 +485,7 @@ class CsvParser:
         quote: str,
         decimal: str,
         comment: str,
+        thousands: bytes = ...,
         missing: list[str] = ...,
     ) -> None: ...
     # Good rows, bad records, text columns, each record's first line, and the number of lines.

@@ -55,6 +55,15 @@ void other_dialects() {
   const auto commas = parser({.delimiter = ';', .decimal = ','}).parse<double>("1,5;a;-,5\n1.5;a;2\n");
   CHECK((commas.values == Numbers{-0.5, 1.5}));
   CHECK(commas.bad.size() == 1);
+  const auto thousands =
+      parser({.thousands = ","})
+          .parse<double>("\"1,234\",a,\"-12,34,567.5\"\n\"1,23\",a,1\n\"0,123\",a,1\n\"1,234.5,6\",a,1\n");
+  CHECK((thousands.values == Numbers{-1234567.5, 1234}));
+  CHECK(thousands.bad.size() == 3);
+  const auto wide = parser({.delimiter = ';', .decimal = ',', .thousands = "\u00a0"})
+                        .parse<double>("+1\u00a0234,5;a;2\n1\u00a0234\u00a0;a;1\n,5\u00a0123;a;1\n");
+  CHECK((wide.values == Numbers{2, 1234.5}));
+  CHECK(wide.bad.size() == 2);
   const auto comments = parser({.comment = '#'}).parse<double>("#1,a,2\n1,#a,2\n");
   CHECK((comments.values == Numbers{2, 1}));
   CHECK(comments.first_lines[0] == 1);

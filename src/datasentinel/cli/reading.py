@@ -52,6 +52,7 @@ class ReadingOptions:
     day_first: bool | None = None
     normal: tuple[str, ...] = ()
     header: bool | None = None
+    decimal: str | None = None
 
     def roles(
         self,
@@ -77,6 +78,7 @@ class ReadingOptions:
         return asked if config is None else roles_for_model(asked, config)
 
 
+_DECIMALS = {"point": ".", "comma": ","}
 _OPTIONS = (
     click.option(
         "--features", type=Names(), default="", help="Features, such as a,b,'m*'.  [default: inferred]"
@@ -104,6 +106,11 @@ _OPTIONS = (
     ),
     click.option(
         "--header/--no-header", default=None, help="Whether delimited text has a header.  [default: inferred]"
+    ),
+    click.option(
+        "--decimal",
+        type=click.Choice(list(_DECIMALS)),
+        help="Decimal mark in delimited text; the other one is between thousands then.  [default: inferred]",
     ),
 )
 
@@ -149,9 +156,13 @@ def open_data(
         A file cannot be read or lacks columns.
     """
     roles = reading.roles(config, keep=keep, needs_label=needs_label, may_lack=may_lack)
-    table = open_table(*paths, roles=roles, header=reading.header)
+    table = open_table(
+        *paths, roles=roles, header=reading.header, decimal=_DECIMALS.get(reading.decimal or "")
+    )
     for column in table.columns.left_out:
         click.echo(f"left out    {column}", err=True)
+    for warning in table.warnings:
+        click.echo(f"warning     {warning}", err=True)
     if config is not None:
         table.columns = as_trained(table.columns, config)
     zone = time_zone if config is None else config.time_zone
@@ -193,7 +204,7 @@ def read_data(
         )
     for column in dataset.columns.left_out[len(table.columns.left_out) :]:
         click.echo(f"left out    {column}", err=True)
-    for warning in dataset.warnings:
+    for warning in dataset.warnings[len(table.warnings) :]:
         click.echo(f"warning     {warning}", err=True)
     tell_problems(dataset.problems)
     worst = ", ".join(

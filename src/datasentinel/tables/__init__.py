@@ -37,7 +37,10 @@ _NOT_TABLES = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pdf", ".h5", ".hdf5", 
 
 
 def open_table(
-    *paths: str | os.PathLike[str], roles: Roles | None = None, header: bool | None = None
+    *paths: str | os.PathLike[str],
+    roles: Roles | None = None,
+    header: bool | None = None,
+    decimal: str | None = None,
 ) -> Table:
     """Inspect the shape of one or several files of the same columns.
 
@@ -53,6 +56,8 @@ def open_table(
         timestamps, identifiers and text are left out.
     header : bool, optional
         Whether delimited text begins with the columns' names; None to infer it.
+    decimal : {".", ","}, optional
+        The decimal mark in delimited text; the other one is between thousands then. None to infer both.
 
     Raises
     ------
@@ -68,7 +73,8 @@ def open_table(
         first: Columns | None = None
         for source in sources:
             # Later files follow the first: what is a feature must not differ between them.
-            part, columns = _open_part(source, asked if first is None else _as_in(first, asked), header)
+            follows = asked if first is None else _as_in(first, asked)
+            part, columns = _open_part(source, follows, header, decimal)
             if first is None:
                 first = columns
             elif len(columns.features) != len(first.features):
@@ -99,7 +105,9 @@ def _as_in(first: Columns, asked: Roles) -> Roles:
     )
 
 
-def _open_part(source: Source, asked: Roles, header: bool | None) -> tuple[Part, Columns]:
+def _open_part(
+    source: Source, asked: Roles, header: bool | None, decimal: str | None
+) -> tuple[Part, Columns]:
     head = source.peek(64)
     if source.suffix in (".npy", ".npz") or head.startswith(b"\x93NUMPY"):
         return _open_numpy(source, asked)
@@ -131,7 +139,8 @@ def _open_part(source: Source, asked: Roles, header: bool | None) -> tuple[Part,
     from datasentinel.tables.layout import find_layout
 
     sample = source.peek(SAMPLE_BYTES)
-    layout = find_layout(source.name, sample, header=header, is_whole=len(sample) < SAMPLE_BYTES)
+    is_whole = len(sample) < SAMPLE_BYTES
+    layout = find_layout(source.name, sample, header=header, is_whole=is_whole, decimal=decimal)
     columns = assign(source.name, layout.columns(), asked, named=layout.names is not None)
     return CsvPart(source, layout, columns), columns
 

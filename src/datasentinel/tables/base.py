@@ -68,7 +68,7 @@ class Dataset:
     num_rows : int
         How many good rows the table has; more than N for a sample.
     warnings : list of str
-        What is odd about the columns.
+        What is odd about the columns, those of the table first.
     times_s : float64 array, shape [N], or None
         When each row was taken, in seconds since 1970 or some beginning, NaN where that is missing; where
         that was asked for, a column says so and the rows are not a sample.
@@ -93,9 +93,10 @@ class Dataset:
 
 
 class Part(ABC):
-    """One file of a table, or one array or frame in memory."""
+    """One file of a table, or one array or frame in memory; `warnings` say how features are read in doubt."""
 
     name: str
+    warnings: tuple[str, ...] = ()
 
     @abstractmethod
     def sample(self) -> list[SampleColumn]:
@@ -135,6 +136,8 @@ class Table:
         Number of features, D.
     has_labels : bool
         Whether a column says which rows are anomalies.
+    warnings : list of str
+        What is doubtful about how the features are read.
     """
 
     def __init__(self, name: str, parts: Sequence[Part], columns: Columns, asked: Roles) -> None:
@@ -143,6 +146,7 @@ class Table:
         self.feature_names = columns.feature_names
         self.num_features = len(columns.features)
         self.has_labels = columns.label is not None
+        self.warnings = list(dict.fromkeys(warning for part in parts for warning in part.warnings))
         self._parts = parts
         self._asked = asked
         self._calendar: CalendarColumn | None = None
@@ -316,7 +320,7 @@ class Table:
             self._named(columns),
             problems,
             kept.seen,
-            warnings,
+            self.warnings + warnings,
             times_s=np.concatenate(times) if whole and times else None,
             series=series if whole and id_name is not None else None,
         )

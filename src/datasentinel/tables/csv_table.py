@@ -46,6 +46,8 @@ class CsvPart(Part):
         self._texts = list(columns.keep)
         if columns.label is not None:
             self._texts.append(columns.label)
+        doubts = layout.doubts
+        self.warnings = tuple(f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts)
         dialect = layout.dialect
         self._quote = dialect.quote.encode()
         self._parser = native.CsvParser(
@@ -54,7 +56,8 @@ class CsvPart(Part):
             texts=self._texts,
             delimiter=dialect.delimiter,
             quote=dialect.quote,
-            decimal=dialect.decimal,
+            decimal=dialect.marks.decimal,
+            thousands=dialect.marks.thousands.encode(layout.encoding),
             comment=dialect.comment,
             missing=sorted(MISSING_WORDS) if columns.may_lack else [],
         )
@@ -144,10 +147,8 @@ class CsvPart(Part):
         return [text[a:b].decode(self._layout.encoding, "replace") for a, b in bounds]
 
     def _labels(self, fields: list[str]) -> list[str | float | None]:
-        comma = self._layout.dialect.decimal == ","
-        known = {
-            field: labels.normalise(field.replace(",", ".") if comma else field) for field in set(fields)
-        }
+        plain = self._layout.dialect.marks.plain
+        known = {field: labels.normalise(plain(field)) for field in set(fields)}
         return [known[field] for field in fields]
 
     def _bad_row(self, row: int, line: int, problem: Any, column: int, text: bytes) -> BadRow:  # noqa: ANN401

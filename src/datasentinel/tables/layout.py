@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
+from datasentinel.tables.number_marks import COMMA, POINT, Marks, doubts, find_marks
 from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, SampleColumn, as_number, is_missing, is_time
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _DELIMITERS = (",", ";", "\t", "|", " ")
 _SAMPLE_RECORDS = 1000
 _RECORDS_TO_GUESS = 200
-_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
 _IN_APOSTROPHES = re.compile(rb"(?:^|[,;\t| ])'[^'\n]*'(?:[,;\t| \r\n]|$)", re.MULTILINE)
 # As Excel writes one and reads it: no data, but the delimiter of what follows.
 _SEPARATOR_LINE = re.compile(rb"\s*\"?sep=(?P<delimiter>[!-/:-@[-`{-~\t ])\"?[ ,;]*\r?\n", re.IGNORECASE)
@@ -33,7 +33,7 @@ class Dialect:
 
     delimiter: str = ","
     quote: str = '"'
-    decimal: str = "."
+    marks: Marks = POINT
     comment: str = ""
 
     def split(self, text: bytes, limit: int) -> list[tuple[int, int, list[bytes]]]:
@@ -63,6 +63,8 @@ class Layout:
         Line that they end in, from 1.
     sample : tuple of tuple of str
         The fields of the first rows that have `width` of them.
+    doubts : dict of int to str
+        What is said of columns whose numbers may mean others, by their positions.
     """
 
     encoding: str
@@ -73,22 +75,21 @@ class Layout:
     skip: int
     first_line: int
     sample: tuple[tuple[str, ...], ...]
+    doubts: dict[int, str] = field(default_factory=dict)
 
     def columns(self) -> list[SampleColumn]:
-        """Return the columns with their first values; with a decimal comma, points instead."""
+        """Return the columns with their first values, numbers with a decimal point and no other marks."""
         columns = list(zip(*self.sample, strict=True)) or [()] * self.width
         names = self.names or ("",) * self.width
         return [
-            SampleColumn(name, [self._value(field) for field in fields])
+            SampleColumn(name, [self.dialect.marks.plain(field) for field in fields])
             for name, fields in zip(names, columns, strict=True)
         ]
 
-    def _value(self, field: str) -> object:
-        comma = self.dialect.decimal == ","
-        return field.replace(",", ".") if comma and _DECIMAL_COMMA.fullmatch(field.strip()) else field
 
-
-def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) -> Layout:
+def find_layout(
+    name: str, head: bytes, *, header: bool | None, is_whole: bool, decimal: str | None = None
+) -> Layout:
     """Find out how a file is laid out.
 
     Parameters
@@ -101,6 +102,8 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
         Whether the first record names the columns; None to infer it.
     is_whole : bool
         Whether `head` is all there is.
+    decimal : str, optional
+        The decimal mark; None to infer it.
 
     Raises
     ------
@@ -132,15 +135,17 @@ def find_layout(name: str, head: bytes, *, header: bool | None, is_whole: bool) 
         and (commented := _commented_header(text, dialect, encoding, records))
     ):
         names, header = commented, False
-    if header or (header is None and _is_header(records, width)):
+    if header or (header is None and _is_header(records, width, dialect.delimiter)):
         end, _, fields = found[0]
         skip, first_line = start + end, first_line + text[:end].count(b"\n")
         names, records = tuple(field.strip().lstrip("\ufeff") for field in fields), records[1:]
         width = _usual_width(records) if records else len(names)
         names, width = _fit_names(names, records, width)
     sample = tuple(tuple(record) for record in records if len(record) == width)
-    dialect = replace(dialect, decimal=_decimal_of(sample))
-    return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample)
+    marks = find_marks(sample, dialect.delimiter, decimal)
+    dialect = replace(dialect, marks=marks)
+    doubtful = {} if decimal else doubts(sample, marks)
+    return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample, doubtful)
 
 
 def _encoding_of(head: bytes) -> str:
@@ -180,9 +185,9 @@ def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
         return 0.0, 0
     width = _usual_width(records)
     usual = [record for record in records if len(record) == width]
-    decimal = _decimal_of(usual)
+    marks = find_marks(usual, dialect.delimiter)
     others = set(_DELIMITERS) - {dialect.delimiter, " "}
-    sense = sum(_sense(field, decimal, others) for record in usual for field in record)
+    sense = sum(_sense(field, marks, others) for record in usual for field in record)
     share = len(usual) / (len(records) + num_cut)
     if not _may_head(records[0], usual, width):
         share *= 0.8
@@ -200,9 +205,9 @@ def _is_cut(record: bytes, fields: Sequence[bytes], dialect: Dialect) -> bool:
     return not record.translate(None, marks).endswith(b"".join(fields).translate(None, marks))
 
 
-def _sense(field: str, decimal: str, others: Container[str]) -> float:
+def _sense(field: str, marks: Marks, others: Container[str]) -> float:
     """Rate a field, between 0 and 1; text that other delimiters are in was hardly meant to be one."""
-    if _is_number(field, decimal):
+    if marks.is_number(field):
         return 1.0
     if is_time(field):
         return 0.95
@@ -214,7 +219,7 @@ def _sense(field: str, decimal: str, others: Container[str]) -> float:
 
 def _may_head(first: Sequence[str], usual: Sequence[Sequence[str]], width: int) -> bool:
     """Whether a file's first record is as wide as its rows, but for an index or a delimiter at the end."""
-    if len(first) == width or all(_is_number(field, ",") or is_missing(field) for field in first):
+    if len(first) == width or all(COMMA.is_number(field) or is_missing(field) for field in first):
         return True
     if len(first) == width - 1:
         return len(first) > 1 or not any(record[-1].strip() for record in usual)
@@ -225,47 +230,32 @@ def _usual_width(records: Sequence[Sequence[str]]) -> int:
     return Counter(map(len, records)).most_common(1)[0][0]
 
 
-def _is_number(field: str, decimal: str) -> bool:
-    if decimal == "," and _DECIMAL_COMMA.fullmatch(field.strip()):
-        return True
-    return as_number(field) == as_number(field)
-
-
-def _decimal_of(records: Sequence[Sequence[str]]) -> str:
-    fields = [field.strip() for record in records[:_RECORDS_TO_GUESS] for field in record]
-    with_comma = sum(_DECIMAL_COMMA.fullmatch(field) is not None for field in fields)
-    with_point = sum("." in field and _is_number(field, ".") for field in fields)
-    return "," if with_comma > with_point else "."
-
-
-def _is_header(records: Sequence[Sequence[str]], width: int) -> bool:
+def _is_header(records: Sequence[Sequence[str]], width: int, delimiter: str) -> bool:
     """Whether the first record names the columns: by its types against those below, and by its own kind."""
     first, rest = records[0], [record for record in records[1:] if len(record) == width]
     names = [field.strip() for field in first]
-    is_word = [not is_missing(name) and not _is_number(name, ",") for name in names]
-    decimal = _decimal_of(rest)
+    is_word = [not is_missing(name) and not COMMA.is_number(name) for name in names]
+    marks = find_marks(rest, delimiter)
     if 2 * sum(is_word) > len(names):
         if len(set(names)) < len(names) and rest and not all(is_word):
             return False
         # All words: a header, unless the columns below hold words of the same kind.
         columns = list(zip(*rest, strict=True))[: len(names)]
-        differs = any(
-            word and _mostly(column, decimal) for word, column in zip(is_word, columns, strict=False)
-        )
-        return differs or not rest or not any(_mostly(column, decimal) for column in columns)
-    return _is_numbered_header(names, is_word, rest, decimal) or _is_scale(names, rest)
+        differs = any(word and _mostly(column, marks) for word, column in zip(is_word, columns, strict=False))
+        return differs or not rest or not any(_mostly(column, marks) for column in columns)
+    return _is_numbered_header(names, is_word, rest, marks.decimal) or _is_scale(names, rest, marks)
 
 
-def _is_scale(names: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+def _is_scale(names: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks) -> bool:
     """Whether a record is a header of years, wavelengths or the like: equal steps, far from what is below."""
-    scale = [as_number(name) for name in names]
+    scale = [as_number(marks.plain(name)) for name in names]
     steps = [after - before for before, after in pairwise(scale)]
     if len(rest) < MIN_ROWS_TO_JUDGE or len(steps) < 2 or not all(map(math.isfinite, steps)):
         return False
     if not 0 < max(steps) <= min(steps) * (1 + 1e-6):
         return False
     for number, column in zip(scale, zip(*rest, strict=True), strict=False):
-        below = [value for field in column if math.isfinite(value := as_number(field))]
+        below = [value for field in column if math.isfinite(value := as_number(marks.plain(field)))]
         if len(below) < MIN_ROWS_TO_JUDGE:
             return False
         if max(min(below) - number, number - max(below)) <= max(below) - min(below):
@@ -306,10 +296,10 @@ def _is_common_name(name: str) -> bool:
     )
 
 
-def _mostly(column: Sequence[str], decimal: str) -> bool:
+def _mostly(column: Sequence[str], marks: Marks) -> bool:
     """Whether at least half of a column's values are numbers."""
     present = [field for field in column if not is_missing(field)]
-    return bool(present) and 2 * sum(_is_number(field, decimal) for field in present) >= len(present)
+    return bool(present) and 2 * sum(map(marks.is_number, present)) >= len(present)
 
 
 def _commented_header(
@@ -317,7 +307,7 @@ def _commented_header(
 ) -> tuple[str, ...] | None:
     """Return the names in the last comment before the first row, where there are as many as columns."""
     width = _usual_width(records)
-    if _is_header(records, width):
+    if _is_header(records, width, dialect.delimiter):
         return None
     comments = []
     for line in text.splitlines():
@@ -327,7 +317,7 @@ def _commented_header(
     line = next((line for line in reversed(comments) if line.strip()), b"").lstrip(b"# ")
     fields = replace(dialect, comment="").split(line, 1)
     names = tuple(field.decode(encoding, "replace").strip() for field in fields[0][2]) if fields else ()
-    words = [name for name in names if name and not _is_number(name, ",")]
+    words = [name for name in names if name and not COMMA.is_number(name)]
     is_header = len(names) == width and len(words) == len(set(names)) == width
     return names if is_header else None
 

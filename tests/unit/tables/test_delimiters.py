@@ -70,14 +70,6 @@ def test_decimal_commas_under_headers(tmp_path, header, row, width):
     np.testing.assert_array_equal(values[:, -1], VALUES)
 
 
-def test_thousands_in_quotation_marks_are_refused_row_by_row(tmp_path):
-    table = open_table(write(tmp_path / "data.csv", "v,u", [f'"974,{i:03}",9.9' for i in range(ROWS)]))
-    assert table.feature_names == ("v", "u")
-    reasons = [bad.reason for chunk in table.chunks() for bad in chunk.bad]
-    assert reasons[1] == "column 'v': '974,001' is not a number"
-    assert len(reasons) == ROWS
-
-
 @pytest.mark.parametrize("mark", ["sep=;", "SEP=;", '"sep=;"', "sep=\t", "sep=^", "sep=,"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -304,7 +304,9 @@ def test_urls_by_fsspec():
         open_table("nowhere://x.csv")
 
 
-@pytest.mark.parametrize("value", ["1_000", "\uff11", "1,000", "12%", "$5", "0x1F", "1e", "--1", "1.2.3"])
+@pytest.mark.parametrize(
+    "value", ["1_000", "\uff11", "1,0000", "12,34", "12%", "$5", "0x1F", "1e", "--1", "1.2.3"]
+)
 def test_what_is_no_number_for_the_line_protocol_is_none_in_a_file(tmp_path, value):
     path = tmp_path / "data.csv"
     path.write_text(TEXT + f'"{value}",2,3\n' + "4,5,6\n", encoding="utf-8")

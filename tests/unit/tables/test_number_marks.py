@@ -1,0 +1,95 @@
+"""Decimal points and commas, and what is between thousands: read right, or with a word on what else it may mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasentinel.cli.reading import ReadingOptions, read_data
+from datasentinel.tables import Roles, open_table
+
+COUNTS = [93_994, 609, 1_234_567, 5_014, 37, 116_050, 1_000]
+SMALL = [4_392, 609, 16_307, 5_014, 37, 12_000, 1_000]
+AMOUNTS = [93_994.25, 609.5, 1_234_567.01, 5_014.75, 37.0, 116_050.4, 1_000.99]
+ROUNDED = [9.394, 60.951, 123.456, 5.014, 37.127, 116.054, 1.993]
+
+
+def write(path, columns, delimiter=";", encoding="utf-8"):
+    quote = '"' if delimiter == "," else ""
+    lines = [delimiter.join(f"{quote}{field}{quote}" for field in row) for row in zip(*columns, strict=True)]
+    path.write_text("\n".join(["v" + f"{delimiter}w" * (len(columns) - 1), *lines, ""]), encoding)
+    return path
+
+
+def written(values, spec=",", thousands=",", decimal="."):
+    marks = {",": thousands, ".": decimal}
+    return ["".join(marks.get(char, char) for char in format(value, spec)) for value in values]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("values", "fields"),
+    [
+        (COUNTS, written(COUNTS)),
+        (COUNTS, written(COUNTS, thousands="'")),
+        (COUNTS, ["93,994", "609", "12,34,567", "5,014", "37", "1,16,050", "1,000"]),
+        (AMOUNTS, written(AMOUNTS, ",.2f")),
+        (AMOUNTS, written(AMOUNTS, ",.2f", ".", ",")),
+        (AMOUNTS, written(AMOUNTS, ",.2f", "\u202f", ",")),
+        (AMOUNTS, written(AMOUNTS, ",.2f", "\u2019", ".")),
+        ([-v for v in AMOUNTS], ["-" + field for field in written(AMOUNTS, ",.2f")]),
+        (ROUNDED, written(ROUNDED, ".2f", decimal=",")),
+        (ROUNDED, written(ROUNDED, ".3f")),
+        ([0.125, *ROUNDED[1:]], written([0.125, *ROUNDED[1:]], ".3f", decimal=",")),
+        ([1234.125, *ROUNDED[1:]], written([1234.125, *ROUNDED[1:]], ".3f", decimal=",")),
+    ],
+)
+def test_marks_that_numbers_leave_no_doubt_of(tmp_path, delimiter, values, fields):
+    table = open_table(write(tmp_path / "data.csv", [fields, ["7"] * len(fields)], delimiter))
+    data = table.read()
+    assert not table.warnings
+    assert data.problems.total == 0
+    np.testing.assert_allclose(data.values[:, 0], [float(format(v, ".3f")) for v in values], atol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "fields", "read", "otherwise"),
+    [
+        (",", written(SMALL), SMALL, "comma"),
+        (",", written([4_392, 16_307]), [4_392, 16_307], "comma"),
+        ("\t", written(SMALL), SMALL, "comma"),
+        (";", written(SMALL), SMALL, "comma"),
+        (";", [*written(ROUNDED, ".3f"), "1,234"], [*ROUNDED, 1_234], "comma"),
+        (";", written([4_392, 16_307]), [4.392, 16.307], "point"),
+        ("\t", written(ROUNDED[:1] + ROUNDED[2:], ".3f", decimal=","), ROUNDED[:1] + ROUNDED[2:], "point"),
+        (";", written(SMALL, thousands="."), [4.392, 609, 16.307, 5.014, 37, 12, 1], "comma"),
+        (",", written(SMALL, thousands="."), [4.392, 609, 16.307, 5.014, 37, 12, 1], "comma"),
+    ],
+)
+def test_marks_in_doubt_are_named_with_the_option_that_decides(tmp_path, delimiter, fields, read, otherwise):
+    path = write(tmp_path / "data.csv", [["7"] * len(fields), fields], delimiter)
+    table = open_table(path)
+    np.testing.assert_array_equal(table.read().values[:, 1], read)
+    (warning,) = table.warnings
+    assert warning.startswith("column 'w': '")
+    assert f"--decimal {otherwise} reads it as" in warning
+    assert table.read().warnings[0] == warning
+    assert not open_table(path, roles=Roles(features=("v",))).warnings
+    told, other = (".", ",") if otherwise == "point" else (",", ".")
+    decided = open_table(path, decimal=told)
+    numbers = [float(field.replace(other, "").replace(told, ".")) for field in fields]
+    if decided.read().problems.total == 0:
+        np.testing.assert_array_equal(decided.read().values[:, 1], numbers)
+        assert not decided.warnings
+
+
+def test_the_option_that_decides(tmp_path, capsys):
+    path = write(tmp_path / "data.csv", [[*written(SMALL, thousands="."), "1,5", "1.5"], ["7"] * 9])
+    data = read_data([str(path)], ReadingOptions(decimal="comma"))
+    np.testing.assert_array_equal(data.values[:, 0], [*SMALL, 1.5])
+    assert [str(bad) for bad in data.bad] == ["line 10: column 'v': '1.5' is not a number"]
+    assert "warning" not in capsys.readouterr().err
+    path = write(tmp_path / "data.csv", [written(SMALL), ["7"] * 7], ",")
+    read_data([str(path)], ReadingOptions())
+    told = "warning     column 'v': '4,392' is read as 4392; --decimal comma reads it as 4.392"
+    assert capsys.readouterr().err.count(told) == 1
