@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from datasentinel.detector import Detector
 from datasentinel.errors import ArtifactError, InvalidInputError, UnsupportedModelError
 from datasentinel.estimator import AutoencoderDetector
 from datasentinel.export import build_artifact
+from datasentinel.gpu import EngineOptions
 from datasentinel.stream_snapshot import restore_states, save_states
 from datasentinel.streams import Decision, StreamDetector
 from datasentinel.training import TrainingSettings, train
@@ -382,3 +384,13 @@ def test_the_estimator_scores_each_group_as_a_recording_of_its_own():
     p_values = estimator.p_values(rows, groups)
     np.testing.assert_array_equal(p_values, Detector(estimator.artifact_).p_values_of_scores(scores))
     np.testing.assert_allclose(estimator.predict_proba(rows, groups)[:, 0], p_values, rtol=1e-6)
+
+
+def test_onnxruntime_binds_no_memory_and_wants_what_comes_after(artifact):
+    with pytest.raises(UnsupportedModelError, match="IO binding of a model with memory is not supported"):
+        Detector(artifact, backend="onnxruntime", engine=EngineOptions(io_binding="on"))
+    model = onnx.load_from_string(artifact.onnx)
+    model.graph.output.remove(next(output for output in model.graph.output if output.name == "state_next"))
+    forgetful = replace(artifact, onnx=model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="'state' needs an output 'state_next' of the same shape"):
+        Detector(forgetful, backend="onnxruntime")

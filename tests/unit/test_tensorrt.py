@@ -307,3 +307,11 @@ def test_scores_are_the_reference_s_and_the_engine_is_kept(folder, cache):
     (engine,) = cache.glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:1000])
     assert Detector.load(folder, backend="tensorrt").info()["facts"]["engine"] == "built"
+
+
+def test_an_engine_that_cannot_be_kept_is_an_error(registry, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATASENTINEL_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    words = "the engine cannot be kept in '.*/file/cache/engines': is there space, and may you write there"
+    with pytest.raises(BackendError, match=words):
+        backend.build_engines(load_artifact(folder), [89])
