@@ -68,10 +68,12 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
                         : registry.find(backend).load(model, options);
   loaded->session = session;
   loaded->row_us = time_of_one_row_us(*session);
-  std::optional<ScoreHistogram> histogram;
+  std::optional<IntervalCounts> histogram;
   if (!score_edges.empty()) histogram.emplace(std::move(score_edges));
-  std::optional<FeatureHistograms> features;
-  if (!feature_edges.empty()) features.emplace(std::move(feature_edges));
+  std::vector<IntervalCounts> features;
+  for (std::vector<float>& edges : feature_edges) {
+    features.emplace_back(std::move(edges), "column " + std::to_string(features.size()));
+  }
   loaded->scorer = std::make_shared<Scorer>(std::move(session), threshold, std::move(feature_names),
                                             std::move(histogram), std::move(features), warm_up_rows);
   return loaded;

@@ -41,7 +41,7 @@ constexpr std::size_t kMaxRecentRows = 128;
 }  // namespace
 
 Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names,
-               std::optional<ScoreHistogram> histogram, std::optional<FeatureHistograms> features,
+               std::optional<IntervalCounts> histogram, std::vector<IntervalCounts> features,
                std::size_t warm_up_rows)
     : session_(std::move(session)),
       threshold_(threshold),
@@ -58,8 +58,8 @@ Scorer::Scorer(std::shared_ptr<Session> session, double threshold, std::vector<s
                                                  " feature names for a model of " +
                                                  std::to_string(input_dim()) + " inputs");
   }
-  if (features_ && features_->columns() != input_dim()) {
-    throw Error(ErrorCode::invalid_argument, "got histograms of " + std::to_string(features_->columns()) +
+  if (!features_.empty() && features_.size() != input_dim()) {
+    throw Error(ErrorCode::invalid_argument, "got histograms of " + std::to_string(features_.size()) +
                                                  " columns for a model of " + std::to_string(input_dim()) +
                                                  " inputs");
   }
@@ -86,7 +86,9 @@ std::vector<std::uint64_t> Scorer::score_counts() const {
 }
 
 std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
-  return features_ ? features_->counts() : std::vector<std::vector<std::uint64_t>>();
+  std::vector<std::vector<std::uint64_t>> counts;
+  for (const IntervalCounts& feature : features_) counts.push_back(feature.counts());
+  return counts;
 }
 
 void Scorer::run(ConstRows rows, Outputs outputs) {
@@ -205,7 +207,7 @@ void Scorer::score(ConstRows rows, Outputs outputs, Call call, IsWarming is_warm
   const std::uint64_t rows_before = rows_.fetch_add(rows.rows, std::memory_order_relaxed);
   batches_.fetch_add(1, std::memory_order_relaxed);
   if (anomalies != 0) anomalies_.fetch_add(anomalies, std::memory_order_relaxed);
-  if (histograms_ && features_) sample(rows, any_row(rows_before, rows.rows), finished);
+  if (histograms_ && !features_.empty()) sample(rows, any_row(rows_before, rows.rows), finished);
   if (recent_) {
     const auto is_anomalous = [&](std::size_t i) { return !is_warming(i) && is_anomaly(outputs.scores[i]); };
     recent_->offer(rows, outputs.scores, any_row(rows_before, rows.rows), anomalies, is_anomalous, finished);
@@ -218,7 +220,8 @@ void Scorer::sample(ConstRows rows, std::size_t index, Clock::time_point now) no
   if (now < due) return;
   // Another thread may have been quicker; then its row is the sample.
   if (!next_sample_.compare_exchange_strong(due, now + sample_interval_, std::memory_order_relaxed)) return;
-  features_->add(rows.row(index));
+  const float* const row = rows.row(index);
+  for (std::size_t column = 0; column < features_.size(); ++column) features_[column].add(row[column]);
 }
 
 void Scorer::keep_recent_rows(std::chrono::nanoseconds interval) {

@@ -12,10 +12,9 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "core/feature_histograms.h"
 #include "core/histogram.h"
+#include "core/interval_counts.h"
 #include "core/recent_rows.h"
-#include "core/score_histogram.h"
 #include "core/tensor.h"
 
 namespace datasentinel {
@@ -33,12 +32,12 @@ class Scorer {
   };
 
   /// `threshold` must be finite; `feature_names` are for messages: none, or one per column; `histogram`,
-  /// where given, counts the scores; `features`, where given, a sample of the rows from `observe` on;
-  /// `warm_up_rows` is for a model with memory: how many rows at the beginning of a stream are never
+  /// where given, counts the scores; `features`, none or one per column, a sample of the rows from `observe`
+  /// on; `warm_up_rows` is for a model with memory: how many rows at the beginning of a stream are never
   /// anomalies. Throws Error{invalid_argument}.
   Scorer(std::shared_ptr<Session> session, double threshold, std::vector<std::string> feature_names = {},
-         std::optional<ScoreHistogram> histogram = std::nullopt,
-         std::optional<FeatureHistograms> features = std::nullopt, std::size_t warm_up_rows = 0);
+         std::optional<IntervalCounts> histogram = std::nullopt, std::vector<IntervalCounts> features = {},
+         std::size_t warm_up_rows = 0);
 
   [[nodiscard]] std::size_t input_dim() const noexcept { return session_->input_dim(); }
   [[nodiscard]] double threshold() const noexcept { return threshold_; }
@@ -121,8 +120,8 @@ class Scorer {
   double threshold_;
   float highest_normal_;  ///< The highest score that is not an anomaly.
   std::vector<std::string> feature_names_;
-  std::optional<ScoreHistogram> histogram_;
-  std::optional<FeatureHistograms> features_;
+  std::optional<IntervalCounts> histogram_;
+  std::vector<IntervalCounts> features_;
   std::size_t warm_up_rows_;
   std::atomic<std::uint64_t> rows_{0};
   std::atomic<std::uint64_t> anomalies_{0};

@@ -17,11 +17,11 @@
 
 #include "check.h"
 #include "core/dynamic_library.h"
+#include "core/interval_counts.h"
 #include "core/p_value.h"
 #include "core/plan.h"
 #include "core/pool.h"
 #include "core/registry.h"
-#include "core/score_histogram.h"
 #include "core/scorer.h"
 #include "core/tensor.h"
 #include "core/usable_cores.h"
@@ -128,7 +128,7 @@ class CountingSession final : public Session {
 void takes_the_session_s_own_count() {
   const std::vector<float> rows{1, 5, 2, 3, 4, 6, 3};
   const auto check = [&rows](std::shared_ptr<Session> session, std::uint64_t anomalies) {
-    Scorer scorer(std::move(session), 3.0, {}, ScoreHistogram({3}));
+    Scorer scorer(std::move(session), 3.0, {}, IntervalCounts({3}));
     std::vector<float> scores(rows.size());
     scorer.run({.data = rows.data(), .rows = rows.size(), .columns = 1}, {.scores = scores.data()});
     CHECK(scores == rows);
@@ -163,16 +163,16 @@ void looks_up_p_values() {
 }
 
 void counts_scores_by_interval() {
-  ScoreHistogram histogram({1, 2});
+  IntervalCounts histogram({1, 2});
   histogram.add(std::vector<float>{0, 1, 1.5F, 2, 2.5F, 100});
   histogram.add(std::vector<float>{-5});
   CHECK((histogram.counts() == std::vector<std::uint64_t>{3, 2, 2}));
-  CHECK_THROWS(ErrorCode::invalid_argument, ScoreHistogram({2, 1}));
-  CHECK_THROWS(ErrorCode::invalid_argument, ScoreHistogram({1, kNan}));
+  CHECK_THROWS(ErrorCode::invalid_argument, IntervalCounts({2, 1}));
+  CHECK_THROWS(ErrorCode::invalid_argument, IntervalCounts({1, kNan}));
   CHECK_THROWS(ErrorCode::invalid_argument,
-               ScoreHistogram(std::vector<float>(ScoreHistogram::kMaxEdges + 1)));
+               IntervalCounts(std::vector<float>(IntervalCounts::kMaxEdges + 1)));
 
-  Scorer scorer(std::make_shared<SumSession>(1), 3.0, {}, ScoreHistogram({1}));
+  Scorer scorer(std::make_shared<SumSession>(1), 3.0, {}, IntervalCounts({1}));
   const std::vector<float> rows{1, 2, 3};
   std::vector<float> scores(3);
   scorer.run({.data = rows.data(), .rows = 3, .columns = 1}, {.scores = scores.data()});
@@ -188,8 +188,10 @@ void counts_a_sample_of_the_columns() {
     rows.push_back(-1.0F);
   }
   std::vector<float> scores(kRows);
-  Scorer scorer(std::make_shared<SumSession>(2), 1e9, {}, std::nullopt,
-                FeatureHistograms({{60, 121, 200}, {-1}}));
+  std::vector<IntervalCounts> columns;
+  columns.emplace_back(std::vector<float>{60, 121, 200}, "column 0");
+  columns.emplace_back(std::vector<float>{-1}, "column 1");
+  Scorer scorer(std::make_shared<SumSession>(2), 1e9, {}, std::nullopt, std::move(columns));
   const auto run = [&](std::size_t first, std::size_t count) {
     scorer.run({.data = rows.data() + 2 * first, .rows = count, .columns = 2}, {.scores = scores.data()});
   };
@@ -206,14 +208,12 @@ void counts_a_sample_of_the_columns() {
   CHECK((scorer.feature_counts() == Counts{{63, 61, 79, 43}, {kRows + 2, 0}}));
 
   CHECK(Scorer(std::make_shared<SumSession>(1), 3.0).feature_counts().empty());
-  CHECK_THROWS(ErrorCode::invalid_argument, FeatureHistograms({{1}, {2, 1}}));
-  CHECK_THROWS(ErrorCode::invalid_argument, FeatureHistograms({{1, kNan}}));
+  CHECK_THROWS_WITH(ErrorCode::invalid_argument, "of column 3 must be ascending",
+                    IntervalCounts({2, 1}, "column 3"));
+  std::vector<IntervalCounts> too_many;
+  for (int i = 0; i < 2; ++i) too_many.emplace_back(std::vector<float>{1});
   CHECK_THROWS(ErrorCode::invalid_argument,
-               FeatureHistograms({std::vector<float>(FeatureHistograms::kMaxEdges + 1)}));
-  CHECK_THROWS(ErrorCode::invalid_argument,
-               FeatureHistograms(std::vector<std::vector<float>>(FeatureHistograms::kMaxColumns + 1)));
-  CHECK_THROWS(ErrorCode::invalid_argument,
-               Scorer(std::make_shared<SumSession>(1), 3.0, {}, std::nullopt, FeatureHistograms({{1}, {1}})));
+               Scorer(std::make_shared<SumSession>(1), 3.0, {}, std::nullopt, std::move(too_many)));
 }
 
 void keeps_some_of_the_rows_scored_last() {

@@ -299,8 +299,9 @@ void a_full_queue_keeps_lines_waiting_and_refuses_none() {
 std::shared_ptr<ModelTable> serving_memory(const std::shared_ptr<StateStore>& states,
                                            StreamRules rules = {}) {
   auto models = std::make_shared<ModelTable>();
-  const auto scorer = std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 5.0,
-                                               std::vector<std::string>(), std::nullopt, std::nullopt, 3);
+  const auto scorer =
+      std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(1), 5.0, std::vector<std::string>(),
+                               std::nullopt, std::vector<IntervalCounts>(), 3);
   models->put("mean", "1", scorer, {.states = states, .rules = std::move(rules)});
   return models;
 }

@@ -147,7 +147,8 @@ class Reference {
 
 std::shared_ptr<Scorer> make_scorer(std::size_t columns = 1) {
   return std::make_shared<Scorer>(std::make_shared<RunningMeanSession>(columns), 5.0,
-                                  std::vector<std::string>(), std::nullopt, std::nullopt, kWarmUp);
+                                  std::vector<std::string>(), std::nullopt, std::vector<IntervalCounts>(),
+                                  kWarmUp);
 }
 
 void interleaved_streams_score_as_each_does_alone() {
@@ -239,7 +240,7 @@ void a_fault_leaves_every_stream_as_it_was() {
 
 void values_that_are_missing_are_carried_unless_scoring_fails() {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  Scorer scorer(std::make_shared<RunningMeanSession>(2), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  Scorer scorer(std::make_shared<RunningMeanSession>(2), 5.0, {}, std::nullopt, {}, kWarmUp);
   const StreamRules rules{.warm_up_rows = kWarmUp, .carry = {.first = {10, 20}, .stale_rows = 1}};
   StateStore store(2, rules.carry.size(), {});
   CHECK(store.record_size() == 6);
@@ -304,7 +305,7 @@ class Steps final : public Session {
 };
 
 void rows_say_how_much_later_than_usual_they_are() {
-  Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, {}, kWarmUp);
   StateStore store(2, 0, {});
   const StreamRules rules{.warm_up_rows = kWarmUp, .gap_s = 100, .row_s = 10};
   StreamScorer streams;
@@ -335,7 +336,7 @@ void rows_say_how_much_later_than_usual_they_are() {
 
 void a_late_row_takes_no_time_back() {
   const auto extra_steps_of = [](std::vector<double> times_s, double gap_s = 100) {
-    Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+    Scorer scorer(std::make_shared<Steps>(), 5.0, {}, std::nullopt, {}, kWarmUp);
     StateStore store(2, 0, {});
     const StreamRules rules{.warm_up_rows = kWarmUp, .gap_s = gap_s, .row_s = 10};
     const std::vector<float> rows(times_s.size());
@@ -359,7 +360,7 @@ void a_late_row_takes_no_time_back() {
 }
 
 void streams_go_on_by_the_rules_of_the_version_that_scores_them() {
-  Scorer scorer(std::make_shared<RunningMeanSession>(1), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  Scorer scorer(std::make_shared<RunningMeanSession>(1), 5.0, {}, std::nullopt, {}, kWarmUp);
   const auto version = [](std::size_t warm_up_rows, double gap_s, float first, std::size_t stale_rows) {
     return StreamRules{
         .warm_up_rows = warm_up_rows, .gap_s = gap_s, .carry = {.first = {first}, .stale_rows = stale_rows}};
@@ -391,7 +392,7 @@ void streams_go_on_by_the_rules_of_the_version_that_scores_them() {
 }
 
 void a_follower_knows_how_long_values_have_been_carried() {
-  Scorer scorer(std::make_shared<RunningMeanSession>(2), 5.0, {}, std::nullopt, std::nullopt, kWarmUp);
+  Scorer scorer(std::make_shared<RunningMeanSession>(2), 5.0, {}, std::nullopt, {}, kWarmUp);
   const StreamRules rules{.carry = {.first = {10, 20}, .stale_rows = 2}};
   const StreamRules later{.carry = {.first = {30, 40}, .stale_rows = 3}};
   StateStore store(2, rules.carry.size(), {});
