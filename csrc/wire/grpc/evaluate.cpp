@@ -10,6 +10,7 @@
 #include "serving/severity.h"
 #include "serving/stream_request.h"
 #include "wire/grpc/message_parts.h"
+#include "wire/model_outputs.h"
 #include "wire/wording.h"
 
 namespace datasentinel {
@@ -154,7 +155,7 @@ void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
     writer.varint(status_of(task.decision(i)));
   }
   writer.begin_bytes(5, task.rows * sizeof(float));
-  append_severities(task, out);
+  append_values(task, ModelOutput::severity, 0, task.rows, out);
 }
 
 void encode_evaluate(const InferenceRequest& request, std::string& out) {

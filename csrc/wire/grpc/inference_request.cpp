@@ -7,7 +7,7 @@ void InferenceRequest::recycle() noexcept {
   cancelled = nullptr;
   id.clear();
   number = 0;
-  output_count = 0;
+  outputs.clear();
   raw = false;
   explain_top = 0;
   with_p_value = false;

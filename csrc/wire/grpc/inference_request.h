@@ -1,23 +1,20 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
 #include "serving/batch_queue.h"
+#include "wire/model_outputs.h"
 
 namespace datasentinel {
 
 /// One request for scores, decoded, with what its reply has to repeat. A failure that the decoder sets in the
 /// task is the answer; such a task is not scored. Reused, so that its memory is, too.
 struct InferenceRequest final : ScoringJob {
-  enum class Output : std::uint8_t { score, anomaly, warming, severity, output, contributions };
-
   std::string id;
-  std::uint64_t number = 0;         ///< The id of an EvaluateBatchRequest.
-  std::array<Output, 6> outputs{};  ///< In the order asked for.
-  std::size_t output_count = 0;
+  std::uint64_t number = 0;  ///< The id of an EvaluateBatchRequest.
+  AskedOutputs outputs;
   bool raw = false;             ///< The request held raw bytes, so its reply does.
   std::size_t explain_top = 0;  ///< How many reasons an EvaluateRequest asks for.
   bool with_p_value = false;    ///< Whether it asks for the score's p-value.

@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "core/protobuf.h"
-#include "serving/severity.h"
 
 namespace datasentinel {
 
@@ -53,13 +52,6 @@ bool read_doubles(std::string_view message, std::uint32_t number, std::vector<do
     values.resize(values.size() + count);
     return values.data() + values.size() - count;
   });
-}
-
-void append_severities(const ScoringTask& task, std::string& out) {
-  for (std::size_t i = 0; i < task.rows; ++i) {
-    const float value = severity(task.scores.data()[i], task.model->scorer->threshold());
-    out.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
 }
 
 }  // namespace datasentinel

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "serving/batch_scorer.h"
 #include "serving/float_buffer.h"
 #include "wire/grpc/grpc_status.h"
 
@@ -27,8 +26,5 @@ namespace datasentinel {
 
 /// Appends the doubles of field `number`, packed or one by one. False when the message is broken.
 [[nodiscard]] bool read_doubles(std::string_view message, std::uint32_t number, std::vector<double>& values);
-
-/// Appends the severity of each of a scored task's rows.
-void append_severities(const ScoringTask& task, std::string& out);
 
 }  // namespace datasentinel

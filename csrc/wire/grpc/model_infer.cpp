@@ -1,6 +1,5 @@
 #include "wire/grpc/model_infer.h"
 
-#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "core/utf8.h"
 #include "serving/stream_request.h"
 #include "wire/grpc/message_parts.h"
+#include "wire/model_outputs.h"
 #include "wire/wording.h"
 
 namespace datasentinel {
@@ -20,10 +20,6 @@ using protobuf::Reader;
 using protobuf::varint_size;
 using protobuf::WireType;
 using protobuf::Writer;
-using Output = InferenceRequest::Output;
-
-constexpr std::array<std::string_view, 6> kOutputNames{"score",    "anomaly", "warming",
-                                                       "severity", "output",  "contributions"};
 
 GrpcStatus invalid(std::string message) { return {GrpcCode::invalid_argument, std::move(message)}; }
 
@@ -144,59 +140,21 @@ std::string read_requested_output(std::string_view message, InferenceRequest& re
     }
   }
   if (!field.ok()) return "the message is not a valid ModelInferRequest";
-  const auto known = std::ranges::find(kOutputNames, name);
-  if (known == kOutputNames.end()) {
-    return "unknown output " + quoted(name) +
-           "; this model has score, anomaly, warming, severity, output and contributions";
-  }
-  if (in_shared_memory || classified) {
-    return "output " + quoted(name) + ": shared memory and classification are not supported";
-  }
-  const auto output = static_cast<Output>(known - kOutputNames.begin());
-  const auto asked = request.outputs.begin() + static_cast<std::ptrdiff_t>(request.output_count);
-  if (std::find(request.outputs.begin(), asked, output) != asked) {
-    return "output " + quoted(name) + " is asked for twice";
-  }
-  request.outputs[request.output_count++] = output;
-  return {};
-}
-
-Wanted wanted_by(const InferenceRequest& request) noexcept {
-  Wanted wanted;
-  for (std::size_t i = 0; i < request.output_count; ++i) {
-    switch (request.outputs[i]) {
-      case Output::score:
-      case Output::anomaly:
-      case Output::warming:
-      case Output::severity: wanted.scores = true; break;
-      case Output::output: wanted.reconstructions = true; break;
-      case Output::contributions: wanted.contributions = true; break;
-    }
-  }
-  return wanted;
+  return request.outputs.add(name, !in_shared_memory && !classified);
 }
 
 /// Checks the input's declaration against the model. Returns what is wrong, or an empty string.
 std::string check_input(const InputTensor& input, std::size_t columns, const InferenceLimits& limits) {
   const std::string expected = "expected shape [N, " + std::to_string(columns) + "]";
-  if (input.name != "input") {
-    return "unknown input " + quoted(input.name) + "; this model has one input, 'input'";
-  }
-  if (input.in_shared_memory) return "input 'input': shared memory is not supported";
-  if (input.datatype != "FP32") {
-    return "input 'input': expected datatype FP32, got " + quoted(input.datatype);
-  }
+  std::string problem = problem_of_input(input.name, input.datatype, input.in_shared_memory);
+  if (!problem.empty()) return problem;
   if (input.rank != 2)
     return "input 'input': " + expected + ", got one of rank " + std::to_string(input.rank);
   if (input.shape[0] < 0 || std::cmp_not_equal(input.shape[1], columns)) {
     return "input 'input': " + expected + ", got [" + std::to_string(input.shape[0]) + ", " +
            std::to_string(input.shape[1]) + "]";
   }
-  if (std::cmp_greater(input.shape[0], limits.max_rows)) {
-    return "input 'input': at most " + std::to_string(limits.max_rows) + " rows a request, got " +
-           std::to_string(input.shape[0]);
-  }
-  return {};
+  return problem_of_row_count(input.shape[0], limits.max_rows);
 }
 
 /// Takes the rows from the raw bytes or the contents. Returns what is wrong, or an empty string.
@@ -222,51 +180,16 @@ std::string read_rows(const InputTensor& input, std::optional<std::string_view> 
 // -----------------------------------------------------------------------------------------
 // ModelInferResponse
 
-std::size_t bytes_of(const InferenceRequest& request, Output output) noexcept {
-  const std::size_t columns = request.task.model->scorer->input_dim();
-  switch (output) {
-    case Output::score:
-    case Output::severity: return request.task.rows * sizeof(float);
-    case Output::anomaly:
-    case Output::warming: return request.task.rows;
-    case Output::output:
-    case Output::contributions: return request.task.rows * columns * sizeof(float);
-  }
-  return 0;
-}
-
-void append_output(const InferenceRequest& request, Output output, std::string& out) {
-  const ScoringTask& task = request.task;
-  const auto append = [&out](const FloatBuffer& values) {
-    if (values.size() != 0) {
-      out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-    }
-  };
-  switch (output) {
-    case Output::score: return append(task.scores);
-    case Output::severity: return append_severities(task, out);
-    case Output::output: return append(task.reconstructions);
-    case Output::contributions: return append(task.contributions);
-    case Output::anomaly:
-      for (std::size_t i = 0; i < task.rows; ++i) out.push_back(task.is_anomaly(i) ? '\1' : '\0');
-      return;
-    case Output::warming:
-      for (std::size_t i = 0; i < task.rows; ++i) out.push_back(task.is_warming(i) ? '\1' : '\0');
-  }
-}
-
-bool is_bool(Output output) noexcept { return output == Output::anomaly || output == Output::warming; }
-
 /// Appends an InferOutputTensor, with its contents unless they follow as raw bytes.
-void append_tensor(const InferenceRequest& request, Output output, std::string& out) {
+void append_tensor(const InferenceRequest& request, ModelOutput output, std::string& out) {
   Writer writer(out);
-  const bool is_matrix = output == Output::output || output == Output::contributions;
-  const std::size_t columns = request.task.model->scorer->input_dim();
-  const std::string_view name = kOutputNames[static_cast<std::size_t>(output)];
+  const ScoringTask& task = request.task;
+  const std::size_t columns = task.model->scorer->input_dim();
+  const std::string_view name = name_of(output);
   const std::string_view datatype = is_bool(output) ? "BOOL" : "FP32";
   const std::size_t shape_bytes =
-      varint_size(request.task.rows) + (is_matrix ? varint_size(columns) : std::size_t{0});
-  const std::size_t value_bytes = bytes_of(request, output);
+      varint_size(task.rows) + (is_matrix(output) ? varint_size(columns) : std::size_t{0});
+  const std::size_t value_bytes = count_bytes(task, output);
   const std::size_t contents_bytes = bytes_field_size(value_bytes);
   writer.begin_bytes(5, bytes_field_size(name.size()) + bytes_field_size(datatype.size()) +
                             bytes_field_size(shape_bytes) +
@@ -274,12 +197,12 @@ void append_tensor(const InferenceRequest& request, Output output, std::string& 
   writer.bytes_field(1, name);
   writer.bytes_field(2, datatype);
   writer.begin_bytes(3, shape_bytes);
-  writer.varint(request.task.rows);
-  if (is_matrix) writer.varint(columns);
+  writer.varint(task.rows);
+  if (is_matrix(output)) writer.varint(columns);
   if (!request.raw) {
     writer.begin_bytes(5, contents_bytes);
     writer.begin_bytes(is_bool(output) ? 1 : 6, value_bytes);
-    append_output(request, output, out);
+    append_values(task, output, 0, count_values(task, output), out);
   }
 }
 
@@ -345,11 +268,8 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
   if (!problem.empty()) return invalid(std::move(problem));
 
   request.raw = raw.has_value();
-  if (request.output_count == 0) {
-    request.outputs = {Output::score, Output::anomaly, Output::warming};
-    request.output_count = task.model->states() == nullptr ? 2 : 3;
-  }
-  task.wanted = wanted_by(request);
+  request.outputs.add_usual(*task.model);
+  task.wanted = request.outputs.wanted();
   return {};
 }
 
@@ -359,11 +279,11 @@ void encode_model_infer(const InferenceRequest& request, std::string& out) {
   writer.bytes_field(1, model.name);
   writer.bytes_field(2, model.version);
   if (!request.id.empty()) writer.bytes_field(3, request.id);
-  for (std::size_t i = 0; i < request.output_count; ++i) append_tensor(request, request.outputs[i], out);
+  for (const ModelOutput output : request.outputs.all()) append_tensor(request, output, out);
   if (!request.raw) return;
-  for (std::size_t i = 0; i < request.output_count; ++i) {
-    writer.begin_bytes(6, bytes_of(request, request.outputs[i]));
-    append_output(request, request.outputs[i], out);
+  for (const ModelOutput output : request.outputs.all()) {
+    writer.begin_bytes(6, count_bytes(request.task, output));
+    append_values(request.task, output, 0, count_values(request.task, output), out);
   }
 }
 

@@ -32,10 +32,7 @@ class RestReply {
   void write_json(std::string& out, std::size_t max_bytes);
   void write_bytes(std::string& out);
   void begin_output(std::string& out) const;
-  void write_value(RestOutput output, std::size_t index, std::string& out) const;
-  [[nodiscard]] std::size_t size_of(RestOutput output) const noexcept;
-  [[nodiscard]] const float* values_of(RestOutput output) const noexcept;
-  [[nodiscard]] float severity(std::size_t row) const noexcept;
+  void write_value(ModelOutput output, std::size_t index, std::string& out) const;
 
   std::unique_ptr<RestRequest> request_;
   std::string json_;  ///< All of it, where its length has to be known first.

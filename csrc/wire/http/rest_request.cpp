@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "serving/stream_request.h"
 #include "wire/http/json_reader.h"
+#include "wire/model_outputs.h"
 #include "wire/wording.h"
 
 namespace datasentinel {
@@ -48,23 +49,14 @@ class BodyReader {
     const std::string problem =
         assign_stream(request_.task, std::move(stream_), "send the parameter sequence_id");
     if (!problem.empty()) reject(problem);
-    for (const Wish& wish : wishes_) {
-      request_.outputs.push_back({wish.output, wish.binary.value_or(binary_by_default_)});
-    }
-    if (wishes_.empty()) {
-      request_.outputs = {{RestOutput::score, binary_by_default_}, {RestOutput::anomaly, binary_by_default_}};
-      if (request_.task.model->states() != nullptr) {
-        request_.outputs.push_back({RestOutput::warming, binary_by_default_});
-      }
+    request_.outputs.add_usual(*request_.task.model);
+    for (const ModelOutput output : request_.outputs.all()) {
+      const auto place = static_cast<std::size_t>(output);
+      request_.in_binary[place] = binary_[place].value_or(binary_by_default_);
     }
   }
 
  private:
-  struct Wish {
-    RestOutput output;
-    std::optional<bool> binary;  ///< Nothing: as the request says for all.
-  };
-
   void read_raw_request(std::string_view bytes) {
     const std::size_t row_bytes = columns_ * sizeof(float);
     if (bytes.size() % row_bytes != 0) {
@@ -238,24 +230,15 @@ class BodyReader {
         json.skip_value();
       }
     });
-    const auto known = std::ranges::find(kRestOutputNames, name);
-    if (known == kRestOutputNames.end()) {
-      reject("unknown output " + quoted(name) +
-             "; this model has score, anomaly, warming, severity, output and contributions");
-    }
-    if (!supported) reject("output " + quoted(name) + ": shared memory and classification are not supported");
-    const auto output = static_cast<RestOutput>(known - kRestOutputNames.begin());
-    if (std::ranges::any_of(wishes_, [&](const Wish& other) { return other.output == output; })) {
-      reject("output " + quoted(name) + " is asked for twice");
-    }
-    wishes_.push_back({output, binary});
+    const std::string problem = request_.outputs.add(name, supported);
+    if (!problem.empty()) reject(problem);
+    binary_[static_cast<std::size_t>(request_.outputs.all().back())] = binary;
   }
 
   void check_input() const {
     if (inputs_ != 1) reject("expected 1 input, 'input', got " + std::to_string(inputs_));
-    if (name_ != "input") reject("unknown input " + quoted(name_) + "; this model has one input, 'input'");
-    if (in_shared_memory_) reject("input 'input': shared memory is not supported");
-    if (datatype_ != "FP32") reject("input 'input': expected datatype FP32, got " + quoted(datatype_));
+    const std::string problem = problem_of_input(name_, datatype_, in_shared_memory_);
+    if (!problem.empty()) reject(problem);
     if (shape_.size() != 2 || shape_[0] < 0 || std::cmp_not_equal(shape_[1], columns_)) {
       reject("input 'input': expected shape [N, " + std::to_string(columns_) + "], got " + to_string(shape_));
     }
@@ -263,10 +246,8 @@ class BodyReader {
   }
 
   void check_row_count() const {
-    if (std::cmp_greater(shape_[0], request_.max_rows)) {
-      reject("input 'input': at most " + std::to_string(request_.max_rows) + " rows a request, got " +
-             std::to_string(shape_[0]));
-    }
+    const std::string problem = problem_of_row_count(shape_[0], request_.max_rows);
+    if (!problem.empty()) reject(problem);
   }
 
   [[noreturn]] void reject_row_count() const {
@@ -317,28 +298,19 @@ class BodyReader {
   std::optional<std::int64_t> binary_bytes_;
   bool in_shared_memory_ = false;
   StreamRequest stream_;
-  std::vector<Wish> wishes_;
+  /// By output, what the request says of it; nothing: as it says for all.
+  std::array<std::optional<bool>, kModelOutputNames.size()> binary_;
 };
 
 /// What the outputs need of the model.
 Wanted wanted_for(const RestRequest& request) {
-  Wanted wanted;
-  for (const RestRequestedOutput& output : request.outputs) {
-    switch (output.output) {
-      case RestOutput::severity:
-        if (request.task.model->scorer->threshold() <= 0) {
-          throw Error(ErrorCode::unsupported_model,
-                      "output 'severity' is the score over the threshold, and this model's is not above 0");
-        }
-        [[fallthrough]];
-      case RestOutput::score:
-      case RestOutput::anomaly:
-      case RestOutput::warming: wanted.scores = true; break;
-      case RestOutput::output: wanted.reconstructions = true; break;
-      case RestOutput::contributions: wanted.contributions = true; break;
-    }
+  const auto outputs = request.outputs.all();
+  if (request.task.model->scorer->threshold() <= 0 &&
+      std::ranges::find(outputs, ModelOutput::severity) != outputs.end()) {
+    throw Error(ErrorCode::unsupported_model,
+                "output 'severity' is the score over the threshold, and this model's is not above 0");
   }
-  return wanted;
+  return request.outputs.wanted();
 }
 
 /// What the rows and all that is computed from them take.

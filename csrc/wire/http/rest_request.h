@@ -2,34 +2,15 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "serving/batch_queue.h"
 #include "serving/memory_budget.h"
+#include "wire/model_outputs.h"
 
 namespace datasentinel {
-
-/// What a reply may hold, in the order of `kRestOutputNames`.
-enum class RestOutput : std::uint8_t { score, anomaly, warming, severity, output, contributions };
-inline constexpr std::array<std::string_view, 6> kRestOutputNames{"score",    "anomaly", "warming",
-                                                                  "severity", "output",  "contributions"};
-
-/// Whether it has as many columns as the input.
-[[nodiscard]] constexpr bool is_matrix(RestOutput output) noexcept { return output >= RestOutput::output; }
-
-/// Whether its values are truths, of a byte each, and not float32.
-[[nodiscard]] constexpr bool is_bool(RestOutput output) noexcept {
-  return output == RestOutput::anomaly || output == RestOutput::warming;
-}
-
-struct RestRequestedOutput {
-  RestOutput output = RestOutput::score;
-  bool binary = false;
-};
 
 /// One inference request of the Open Inference Protocol over HTTP, and then what its reply needs: JSON, and
 /// the extension that carries tensors as bytes behind it.
@@ -46,7 +27,12 @@ struct RestRequest final : ScoringJob {
 
   bool is_read = false;  ///< Nothing was wrong with the body; a failure is the model's.
   std::string id = {};
-  std::vector<RestRequestedOutput> outputs = {};
+  AskedOutputs outputs = {};
+  std::array<bool, kModelOutputNames.size()> in_binary = {};  ///< By output.
+
+  [[nodiscard]] bool is_binary(ModelOutput output) const noexcept {
+    return in_binary[static_cast<std::size_t>(output)];
+  }
 
   /// Reads `body`, off the event loop. What is wrong with it becomes the task's failure.
   void prepare() noexcept override;
