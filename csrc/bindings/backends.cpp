@@ -101,27 +101,14 @@ Plan plan_of(const std::vector<StepTuple>& steps, const std::vector<TimingTuple>
   return plan;
 }
 
-std::vector<StepTuple> steps_of(const Plan& plan) {
-  std::vector<StepTuple> steps;
-  steps.reserve(plan.steps.size());
-  for (const auto& step : plan.steps) steps.emplace_back(step.min_rows, step.backend);
-  return steps;
-}
-
-std::vector<TimingTuple> timings_of(const Plan& plan) {
-  std::vector<TimingTuple> timings;
-  timings.reserve(plan.timings.size());
-  for (const auto& timing : plan.timings) {
-    timings.emplace_back(timing.rows, timing.backend, timing.latency_us);
-  }
-  return timings;
-}
-
-std::vector<RefusalTuple> refusals_of(const Plan& plan) {
-  std::vector<RefusalTuple> refusals;
-  refusals.reserve(plan.refusals.size());
-  for (const auto& refusal : plan.refusals) refusals.emplace_back(refusal.backend, refusal.reason);
-  return refusals;
+/// A getter of `part` of a plan as tuples of `members`.
+template <typename Struct, typename... Member>
+auto tuples_of(std::vector<Struct> Plan::* part, Member Struct::*... members) {
+  return [=](const Plan& plan) {
+    std::vector<std::tuple<Member...>> tuples;
+    for (const Struct& one : plan.*part) tuples.emplace_back(one.*members...);
+    return tuples;
+  };
 }
 
 /// A status with the name of the backend it belongs to.
@@ -159,9 +146,10 @@ void bind_backends(py::module_& module) {
 
   py::class_<Plan>(module, "Plan")
       .def(py::init(&plan_of), py::kw_only(), py::arg("steps"), py::arg("timings"), py::arg("refusals"))
-      .def_property_readonly("steps", &steps_of)
-      .def_property_readonly("timings", &timings_of)
-      .def_property_readonly("refusals", &refusals_of);
+      .def_property_readonly("steps", tuples_of(&Plan::steps, &PlanStep::min_rows, &PlanStep::backend))
+      .def_property_readonly("timings", tuples_of(&Plan::timings, &PlanTiming::rows, &PlanTiming::backend,
+                                                  &PlanTiming::latency_us))
+      .def_property_readonly("refusals", tuples_of(&Plan::refusals, &Refusal::backend, &Refusal::reason));
 
   py::class_<EngineOptions>(module, "EngineOptions")
       .def(py::init([](int optimization_level, std::size_t workspace_mib, std::size_t max_rows,

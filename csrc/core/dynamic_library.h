@@ -35,9 +35,6 @@ class DynamicLibrary {
     return reinterpret_cast<Function>(find_or_null(name));
   }
 
-  /// Leaves the library open to the end of the process.
-  void keep_open() noexcept { handle_ = nullptr; }
-
  private:
   [[nodiscard]] void* find(const char* name) const;
   [[nodiscard]] void* find_or_null(const char* name) const noexcept;

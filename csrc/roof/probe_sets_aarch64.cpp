@@ -9,11 +9,7 @@ std::vector<Probes> probe_sets() {
            .flops_per_round = flops_per_round(4, kNeonAccumulators),
            .multiply_add = multiply_add_neon,
            .read = read_neon},
-          {.isa = "portable",
-           .supported = true,
-           .flops_per_round = flops_per_round(4),
-           .multiply_add = multiply_add_portable,
-           .read = read_portable}};
+          kPortableProbes};
 }
 
 }  // namespace datasentinel::roof

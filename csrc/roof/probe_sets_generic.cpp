@@ -2,12 +2,6 @@
 
 namespace datasentinel::roof {
 
-std::vector<Probes> probe_sets() {
-  return {{.isa = "portable",
-           .supported = true,
-           .flops_per_round = flops_per_round(4),
-           .multiply_add = multiply_add_portable,
-           .read = read_portable}};
-}
+std::vector<Probes> probe_sets() { return {kPortableProbes}; }
 
 }  // namespace datasentinel::roof

@@ -17,11 +17,7 @@ std::vector<Probes> probe_sets() {
            .flops_per_round = flops_per_round(8),
            .multiply_add = multiply_add_avx2,
            .read = read_avx2},
-          {.isa = "portable",
-           .supported = true,
-           .flops_per_round = flops_per_round(4),
-           .multiply_add = multiply_add_portable,
-           .read = read_portable}};
+          kPortableProbes};
 }
 
 }  // namespace datasentinel::roof

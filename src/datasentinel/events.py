@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasentinel.errors import SettingsError
+from datasentinel.quality import hit_segments, runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasentinel.artifact import Json
-    from datasentinel.types import BoolArray, Float32Array, Int64Array
+    from datasentinel.types import BoolArray, Float32Array
 
 # Logarithms of smaller ones mean nothing.
 _LEAST_SEVERITY = 1e-30
@@ -90,7 +91,7 @@ def find_events(scores: Float32Array, anomalies: BoolArray, rule: AlarmRule | No
     recent = counts[last] - counts[np.maximum(last - rule.of, 0)]
     where = np.flatnonzero(anomalies)
     events: list[Event] = []
-    for first, end in runs(recent >= rule.wanted):
+    for first, end in zip(*runs(recent >= rule.wanted), strict=True):
         # From the first anomaly that the alarm's first row saw, to the last one of the alarm.
         start = int(where[np.searchsorted(where, first - rule.of + 1)])
         stop = int(where[np.searchsorted(where, end) - 1]) + 1
@@ -99,12 +100,6 @@ def find_events(scores: Float32Array, anomalies: BoolArray, rule: AlarmRule | No
         peak = start + int(np.argmax(scores[start:stop]))
         events.append(Event(start, stop, peak, float(scores[peak])))
     return events
-
-
-def runs(flags: BoolArray) -> list[tuple[int, int]]:
-    """Return [first, last + 1) of each run of true flags."""
-    edges: Int64Array = np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]]))
-    return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -137,17 +132,15 @@ class EventQuality:
 
 def judge_events(events: Sequence[Event], labels: BoolArray) -> EventQuality:
     """Compare events with labels, bool [N]."""
-    segments = runs(labels)
-    inside = np.concatenate([[0], np.cumsum(labels)])
-    alarmed = np.zeros(len(labels) + 1, np.int64)
+    alarmed = np.zeros(len(labels), np.bool_)
     for event in events:
-        alarmed[event.start + 1 : event.end + 1] += 1
-    alarmed = np.cumsum(alarmed)
+        alarmed[event.start : event.end] = True
+    segments = hit_segments(alarmed, labels)
     return EventQuality(
         events=len(events),
-        true_events=sum(bool(inside[event.end] > inside[event.start]) for event in events),
-        segments=len(segments),
-        found=sum(bool(alarmed[end] > alarmed[start]) for start, end in segments),
+        true_events=sum(bool(np.any(labels[event.start : event.end])) for event in events),
+        segments=segments.count,
+        found=segments.hit,
     )
 
 
@@ -226,7 +219,7 @@ def count_false_alarms(
 ) -> FalseAlarms:
     """Count what a threshold does on the scores [N] of a recording of normal rows; see `FalseAlarms`."""
     above = scores.astype(np.float64) > threshold
-    return FalseAlarms(len(scores), int(above.sum()), len(runs(above)), expected, row_s)
+    return FalseAlarms(len(scores), int(above.sum()), len(runs(above)[0]), expected, row_s)
 
 
 class AlarmBudget:
