@@ -89,7 +89,8 @@ coverage-python: setup  ## Run the Python tests, and report which branches they 
 	$(BIN)/coverage report
 
 # Clang counts each condition that is written, true and false; GCC each arc between instructions, and most of those lead to
-# handlers of exceptions. The counters are files that processes share (%c%m): one that is killed has counted, too.
+# handlers of exceptions. The counters are files that processes share (%c%m): one that is killed has counted, too. Two tests
+# ask for the same bits in every batch, but kernels that count are so slow that `auto` leaves some batches to ONNX Runtime.
 COVERAGE := build/coverage-cpp
 COVERAGE_FLAGS := -fprofile-instr-generate -fcoverage-mapping -fprofile-update=atomic -mllvm -runtime-counter-relocation
 coverage-cpp: setup  ## Run all tests, and report which conditions in csrc never hold, or always; needs clang, llvm
@@ -102,7 +103,9 @@ coverage-cpp: setup  ## Run all tests, and report which conditions in csrc never
 	@export LLVM_PROFILE_FILE="$$(pwd)/$(COVERAGE)/counters/%c%m.profraw"; failed=0; \
 	$(BIN)/ctest --test-dir $(COVERAGE)/build --output-on-failure || failed=1; \
 	PYTHONPATH="$$(pwd)/$(COVERAGE)/site" $(BIN)/python -m pytest \
-	  --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGUMENTS) || failed=1; \
+	  --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGUMENTS) \
+	  --deselect tests/unit/tables/test_round_trip.py::test_frames_and_the_estimator \
+	  --deselect tests/integration/test_grpc_calls.py::test_a_long_stream_of_small_messages_is_no_attack || failed=1; \
 	llvm-profdata merge --output $(COVERAGE)/counts $(COVERAGE)/counters/*.profraw && \
 	set -- $(COVERAGE)/site/datasentinel/_native*.so --instr-profile $(COVERAGE)/counts "$$(pwd)/csrc" && \
 	llvm-cov show "$$@" --format html --show-branches count --output-dir $(COVERAGE)/report && \

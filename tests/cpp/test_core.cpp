@@ -25,6 +25,7 @@
 #include "core/scorer.h"
 #include "core/tensor.h"
 #include "core/usable_cores.h"
+#include "core/utf8.h"
 #include "sum_session.h"
 
 #if defined(__linux__)
@@ -495,6 +496,38 @@ void a_quota_counts_cores_that_are_begun() {
   CHECK(cores("9900000 100000\n") == 64 && cores("max 100000\n") == 64 && cores("") == 64);
 }
 
+/// `code` in so many bytes, fewer than which may do.
+std::string in_bytes(unsigned code, std::size_t length) {
+  std::string text;
+  for (std::size_t i = 1; i < length; ++i, code >>= 6U)
+    text.insert(text.begin(), char(0x80U | (code & 0x3FU)));
+  const unsigned lead = length == 1 ? 0 : 0xFFU << (8 - length) & 0xFFU;
+  text.insert(text.begin(), char(lead | code));
+  return text;
+}
+
+void text_is_utf8_in_the_fewest_bytes_and_without_surrogates() {
+  CHECK(is_utf8("") && is_utf8("plain") && !is_utf8("\xFF") && !is_utf8("\xF8\x88\x80\x80\x80"));
+  constexpr unsigned kFirstOfLength[] = {0, 0, 0x80, 0x800, 0x10000, 0x200000};
+  for (const unsigned edge : {0x0U, 0x80U, 0x800U, 0x1000U, 0xD000U, 0xD800U, 0xE000U, 0x10000U, 0x40000U,
+                              0x100000U, 0x110000U, 0x140000U, 0x1FFFFFU}) {
+    for (const unsigned code : {edge - (edge == 0 ? 0 : 1), edge}) {
+      const bool exists = code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF);
+      for (std::size_t length = 1; length <= 4; ++length) {
+        if (code >= kFirstOfLength[length + 1]) continue;
+        const std::string text = in_bytes(code, length);
+        const bool valid = exists && code >= kFirstOfLength[length];
+        CHECK(is_utf8(text) == valid);
+        CHECK(is_utf8("a" + text + "z") == valid);
+        for (std::size_t i = 1; i < length; ++i) {
+          CHECK(!is_utf8(text.substr(0, i)) && !is_utf8(text.substr(i)));
+          CHECK(!is_utf8(text.substr(0, i) + 'a' + text.substr(i + 1)));
+        }
+      }
+    }
+  }
+}
+
 void a_missing_library_says_which() {
   CHECK_THROWS_WITH(ErrorCode::unavailable, "/nowhere/libnothing.so",
                     DynamicLibrary("/nowhere/libnothing.so"));
@@ -525,6 +558,7 @@ int main() {
   a_pool_never_lends_one_object_twice();
   a_thread_s_affinity_limits_its_cores();
   a_quota_counts_cores_that_are_begun();
+  text_is_utf8_in_the_fewest_bytes_and_without_surrogates();
   a_missing_library_says_which();
   return check::result();
 }
