@@ -103,7 +103,7 @@ coverage-cpp: setup  ## Run all tests, and report which conditions in csrc never
 	@export LLVM_PROFILE_FILE="$$(pwd)/$(COVERAGE)/counters/%c%m.profraw"; failed=0; \
 	$(BIN)/ctest --test-dir $(COVERAGE)/build --output-on-failure || failed=1; \
 	PYTHONPATH="$$(pwd)/$(COVERAGE)/site" $(BIN)/python -m pytest \
-	  --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGUMENTS) \
+	  --numprocesses $(PYTEST_PROCESSES) --dist loadfile --timeout 1800 $(PYTEST_ARGUMENTS) \
 	  --deselect tests/unit/tables/test_round_trip.py::test_frames_and_the_estimator \
 	  --deselect tests/integration/test_grpc_calls.py::test_a_long_stream_of_small_messages_is_no_attack || failed=1; \
 	llvm-profdata merge --output $(COVERAGE)/counts $(COVERAGE)/counters/*.profraw && \
