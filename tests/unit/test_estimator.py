@@ -318,8 +318,6 @@ def test_a_frame_s_row_numbers_are_not_learnt_from():
         estimator = AutoencoderDetector(steps=2).fit(shuffled)
     assert estimator.feature_names_in_.tolist() == ["a", "b"]
     np.testing.assert_array_equal(estimator.predict(shuffled), estimator.predict(shuffled[["a", "b"]]))
-    with pytest.warns(DataWarning, match="column 'index' only rises"):
-        AutoencoderDetector(steps=2).fit(frame.reset_index())
 
 
 @pytest.mark.parametrize("make", [lambda frame: frame, pl.from_pandas], ids=["pandas", "polars"])

@@ -184,10 +184,9 @@ def learnable(x: object, asked: Roles) -> Learnable:
                 )
         return Learnable(x, {}, None, [])
     columns = assign("x", _sample_of(x), asked, named=True)
-    warnings: list[str] = []
     if not asked.features:
-        columns, warnings = _judged(x, columns)
-    doubts = [*map(str, columns.left_out), *warnings]
+        columns = _without_numbering(x, columns)
+    doubts = list(map(str, columns.left_out))
     if columns.label is not None and asked.label is None:
         name = columns.names[columns.label]
         doubts.append(f"column '{name}' is taken as the label; if it is a feature, list the features")
@@ -196,18 +195,16 @@ def learnable(x: object, asked: Roles) -> Learnable:
     return Learnable(_with_seconds(rows), facts, _anomalies_of(x, columns), doubts)
 
 
-def _judged(frame: Any, columns: Columns) -> tuple[Columns, list[str]]:  # noqa: ANN401
-    """Leave out columns that number the rows, and return what is odd about the others."""
+def _without_numbering(frame: Any, columns: Columns) -> Columns:  # noqa: ANN401
+    """Leave out columns that number the rows."""
     try:
         values = [_numbers(columns.names[i], _column(frame, i)) for i in columns.features]
     except InvalidInputError:  # scikit-learn says so of all columns alike.
-        return columns, []
+        return columns
     with np.errstate(invalid="ignore", over="ignore"):
-        gone, warnings = judge_values(columns.feature_names, np.column_stack(values).astype(np.float64))
+        gone, _ = judge_values(columns.feature_names, np.column_stack(values).astype(np.float64))
     numbering = [column for column in gone if column.reason.startswith(NUMBERING)]
-    if not 0 < len(numbering) < len(columns.features):
-        return columns, warnings
-    return columns.without(numbering), warnings
+    return columns.without(numbering) if len(numbering) < len(columns.features) else columns
 
 
 def without(x: object, names: Collection[str], features: Collection[str] = ()) -> object:
