@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,8 @@ _NAMES = frozenset(
     {"label", "labels"} | {f"is{event}" for event in _EVENTS} | {f"{event}label" for event in _EVENTS}
 )
 _POSSIBLE_NAMES = frozenset(
-    {"class", "target", "y", "gt", "groundtruth", "normalattack", "machinefailure", "machinefault"} | _EVENTS
+    {"class", "target", "y", "gt", "groundtruth", "ytrue", "normalattack", "machinefailure", "machinefault"}
+    | _EVENTS
 )
 
 _NORMAL_WORDS = frozenset(
@@ -35,6 +37,14 @@ _ANOMALY_WORDS = frozenset(
     {"anomaly", "anomalous", "anomalies", "abnormal", "true", "t", "yes", "y", "attack", "outlier", "bad"}
     | {"malicious", "intrusion", "fault", "faulty", "failure", "defect", "defective", "novelty", "fraud"}
 )
+# Words that a rare flag's name may consist of, with one of the first.
+_LABEL_WORDS = frozenset(
+    {"label", "labels", "lable", "class", "target", "gt", "truth", "outcome", "changepoint", "fail"}
+    | {"laundering", "anomalies", "outliers", "attacks", "frauds", "faults", "failures", "defects"}
+    | _EVENTS
+)
+_FILLING_WORDS = frozenset({"is", "flag", "true", "ground", "binary", "found", "no", "normal", "pass", "p"})
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MAX_CLASSES = 20
 _SHOWN = 6
 
@@ -47,6 +57,20 @@ def is_label_name(name: str) -> bool:
 def may_be_label_name(name: str) -> bool:
     """Whether a column of this name is the label if its values are those of one: `y`, `Normal/Attack`."""
     return _joined(name) in _POSSIBLE_NAMES
+
+
+def sounds_like_label(name: str) -> bool:
+    """Whether a rare flag of this name is a label: `anomaly_flag`, `label2`, `Attack LABLE (1:No Attack)`."""
+    words = {word.lower() for word in _WORD.findall(name)}
+    return bool(words & _LABEL_WORDS) and words <= _LABEL_WORDS | _FILLING_WORDS
+
+
+def is_rare_flag(values: Sequence[str | float]) -> bool:
+    """Whether values, as `normalise` returns them, are flags of which at most half mean an anomaly."""
+    distinct = set(values)
+    if any(isinstance(value, str) for value in distinct) or not looks_like_labels(distinct):
+        return False
+    return 2 * values.count(-1 if -1 in distinct else 1) <= len(values)
 
 
 def _joined(name: str) -> str:

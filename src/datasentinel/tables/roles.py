@@ -195,6 +195,9 @@ def assign(
             for column in free
             if guess and (reason := why_no_feature(where, sample[column], named=named, first=column == 0))
         }
+        if label is not None and guess:
+            second = f"it marks rows as '{names[label]}' does; list the features to keep it"
+            found |= {c: second for c in free if c not in found and _is_rare_label(sample[c])}
         left_out = tuple(LeftOut(names[column], reason) for column, reason in found.items())
         if time is None:
             time = next((column for column, why in found.items() if why.startswith(TIMESTAMP)), None)
@@ -284,7 +287,8 @@ def _find_label(
             possible.append(column)
         elif labels.could_be_classes(values):  # type: ignore[arg-type]
             unclear.append(column)
-    found = certain or possible
+    loosely = [] if unclear else [column for column in free if _is_rare_label(sample[column])]
+    found = certain or possible or loosely
     if not needs_label:
         return found[0] if found else None
     if len(found) > 1 or (unclear and not found):
@@ -294,6 +298,14 @@ def _find_label(
             "--ignore what is neither label nor feature, or name the features with --features"
         )
     return found[0] if found else None
+
+
+def _is_rare_label(column: SampleColumn) -> bool:
+    """Whether a column sounds like a label, and its values are flags of which few mean an anomaly."""
+    if column.nested or not labels.sounds_like_label(column.name):
+        return False
+    values = [labels.normalise(value) for value in column.present]
+    return labels.is_rare_flag([value for value in values if value is not None])
 
 
 # How the reason begins that a column is left out for which identifies the rows.

@@ -273,6 +273,52 @@ def test_an_anomaly_far_down_decides_what_one_means(frame, write):
     assert labels[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "anomaly"),
+    [
+        *[(name, 1) for name in ("anomaly_flag", "y_true", "trueLabel", "Is Laundering", "FraudFound_P")],
+        *[
+            (name, 1)
+            for name in ("class_label", "gt_label", "Label (0/1)", "outliers", "Outcome", "changepoint")
+        ],
+        ("Attack LABLE (1:No Attack, -1:Attack)", -1),
+    ],
+)
+def test_rare_flags_that_sound_like_labels(frame, write, name, anomaly):
+    frame[name] = np.where(np.arange(ROWS) % 5 == 4, anomaly, 1 if anomaly < 0 else 0)
+    np.testing.assert_array_equal(write(frame).read().labels, np.arange(ROWS) % 5 == 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("defects", np.arange(ROWS) % 7),
+        ("outliers", np.arange(ROWS) / 7),
+        ("fail", np.arange(ROWS) % 5 != 4),
+        ("fault_current", np.arange(ROWS) % 5 == 4),
+        ("class_a_load", np.arange(ROWS) % 5 == 4),
+        ("y1", np.arange(ROWS) % 5 == 4),
+    ],
+)
+def test_what_merely_sounds_like_a_label_is_a_feature(frame, write, name, values):
+    table = write(frame.assign(**{name: np.asarray(values) * 1}))
+    assert not table.has_labels
+    assert table.feature_names[-1] == name
+
+
+def test_a_second_label_is_left_out_and_may_be_kept(frame, write):
+    flags = (np.arange(ROWS) % 5 == 4) * 1
+    labelled = frame.assign(anomaly=flags, changepoint=np.roll(flags, 1), label_count=np.arange(ROWS) % 7)
+    table = write(labelled)
+    assert table.columns.name_of(table.columns.label) == "anomaly"
+    assert table.feature_names == (*frame.columns, "label_count")
+    assert [str(column) for column in table.columns.left_out] == [
+        "column 'changepoint' is left out: it marks rows as 'anomaly' does; list the features to keep it"
+    ]
+    kept = write(labelled, roles=Roles(features=(*frame.columns, "changepoint")))
+    assert kept.feature_names == (*frame.columns, "changepoint")
+
+
 def test_a_feature_may_have_a_label_s_name(frame, write):
     frame = frame.rename(columns={"a": "x", "b": "y"})
     assert write(frame).feature_names == ("x", "y", "c")
