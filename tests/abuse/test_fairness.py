@@ -113,17 +113,15 @@ def test_others_hardly_wait(server, what):
 
 def test_a_flood_does_not_keep_the_server_from_stopping(start_server):
     with (
-        start_server("--no-grpc") as server,
+        start_server("--no-grpc", "--drain-timeout-s", "120") as server,
         abusing(server, "http", 1, get("/metrics") * 2_000),
         abusing(server, "tcp", 2, b"1 1 1 1 1 1 1 1\n" * 100_000),
     ):
         time.sleep(0.5)
-        started_s = time.monotonic()
         server.process.terminate()
         server.wait_for_log("event=draining")
         server.process.terminate()  # The second signal: now.
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 5
+        assert server.process.wait(60) == 0
 
 
 def unread(server, data: bytes) -> socket.socket:

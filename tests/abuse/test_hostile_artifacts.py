@@ -30,6 +30,7 @@ KINDS = {
         config(calibration={"rows": 5, "features": {"edges": [[10**400]] * D, "counts": [[1, 1]] * D}}),
     ),
     "a threshold beyond float64": lambda folder: put_raw(folder, config().replace(b"1.0", HUGE)),
+    "a time zone that is not known": lambda folder: put_raw(folder, config(calendar={"time_zone": "Mars/X"})),
     "a lone surrogate": lambda folder: put_raw(folder, config(name="a\ud800b", version="\udfff")),
     "a long name": lambda folder: put_raw(folder, config(name="n" * 5_000_000)),
     "depth": lambda folder: put_raw(folder, b"[" * 100_000),

@@ -105,8 +105,8 @@ def grpc_server(start_server) -> Iterator[ServerProcess]:
 def limited(start_server) -> Iterator[ServerProcess]:
     """A shared server whose limits are low enough to reach."""
     with start_server(
-        *("--tcp-max-connections", "3", "--tcp-max-line-bytes", "100", "--tcp-idle-timeout-s", "0.8"),
-        *("--http-max-connections", "2", "--http-idle-timeout-s", "0.8"),
+        *("--tcp-max-connections", "3", "--tcp-max-line-bytes", "100", "--tcp-idle-timeout-s", "2.5"),
+        *("--http-max-connections", "2", "--http-idle-timeout-s", "2.5"),
         "--grpc-max-message-bytes",
         "50",
     ) as process:

@@ -157,7 +157,9 @@ def test_busy_clients_get_an_answer_to_every_line_that_was_accepted(start_server
         clients = [threading.Thread(target=talk, args=(client,)) for client in range(8)]
         for client in clients:
             client.start()
+        deadline = time.monotonic() + 60
         while len(results) < 8 or min(map(len, results.values())) < 20:
+            assert time.monotonic() < deadline, {client: len(replies) for client, replies in results.items()}
             time.sleep(0.005)
         assert server.stop() == 0
         for client in clients:

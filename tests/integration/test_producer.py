@@ -156,9 +156,15 @@ def test_samples_wait_for_a_server_that_is_not_up_yet(detector):
     notes = []
 
     async def main() -> Summary:
-        producer = Producer(telemetry("tcp", 50), connector("tcp", "127.0.0.1", port), on_note=notes.append)
+        tried = asyncio.Event()
+
+        def note(text: str) -> None:
+            notes.append(text)
+            tried.set()
+
+        producer = Producer(telemetry("tcp", 50), connector("tcp", "127.0.0.1", port), on_note=note)
         running = asyncio.create_task(producer.run())
-        await asyncio.sleep(0.3)
+        await asyncio.wait_for(tried.wait(), 60)
         async with serving("tcp", detector, port):
             return await running
 
@@ -253,10 +259,10 @@ def test_a_killed_and_restarted_server_answers_everything_in_the_end(model):
     try:
         thread = threading.Thread(target=produce)
         thread.start()
-        assert half_way.wait(20)
+        assert half_way.wait(120)
         end(server)
         server = start_server_process(model, port)
-        thread.join(30)
+        thread.join(120)
     finally:
         end(server)
     (summary,) = summaries
@@ -406,7 +412,7 @@ def port(model):
 
 def test_the_command_prints_its_summary_as_json(port, model):
     with command("--model", model, "--count", "200", "--json", env={"ENGINE_PORT": str(port)}) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     summary = json.loads(out)
     assert summary["ok"] is True
@@ -426,7 +432,7 @@ def test_the_command_sends_the_rows_of_a_file(port, detector, tmp_path):
     np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.9g")
     options = ["--normal", "0", "--invalid-every", "4", "--replies"]  # No row of this detector may be normal.
     with command("--port", port, "--file", path, *options) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     replies = [line.split(" ")[1].rstrip(":") for line in out.splitlines() if line[:1].isdigit()]
     assert [status for status in replies if status != "ERROR"] == [
@@ -440,7 +446,7 @@ def test_ctrl_c_prints_the_summary(port):
     with command("--port", port, "--dim", DIM, "--rate", "200", "--replies") as process:
         replies = [process.stdout.readline() for _ in range(20)]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert replies[9].startswith("9 ERROR: ")
     answered = int(re.search(r"(\d+) sent, \1 answered", out)[1])
@@ -451,12 +457,12 @@ def test_ctrl_c_ends_the_wait_for_a_server():
     with command("--port", free_port(), "--dim", DIM) as process:
         assert "next attempt" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert process.returncode == 130
 
 
 def test_the_command_fails_when_no_server_comes():
     with command("--port", free_port(), "--dim", DIM, "--count", "5", "--give-up-s", "0.2") as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: gave up after" in err

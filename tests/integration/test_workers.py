@@ -122,8 +122,10 @@ def test_what_was_accepted_is_answered_when_all_stop(start_server, detector, row
         clients = [threading.Thread(target=talk, args=(client,)) for client in range(16)]
         for client in clients:
             client.start()
-        while len(results) < 16 or min(map(len, results.values())) < 5:
-            time.sleep(0.005)
+        wait_until(
+            lambda: len(results) == 16 and min(map(len, results.values())) >= 5,
+            "the clients are not answered",
+        )
         # These have sent more than is read at once.
         patient = [workers.connect() for _ in range(6)]
         for sock in patient:
@@ -271,4 +273,4 @@ def test_the_second_signal_ends_workers_that_hang(start_server):
         server.wait_for_log("event=signal name=SIGTERM")
         before = time.monotonic()
         assert server.stop() == 1
-        assert time.monotonic() - before < 4
+        assert time.monotonic() - before < 30  # It does not wait for the drain.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_HURRY_S = 0.5  # What a stop that was cut short still gets, and what outlives a stop.
+_HURRY_S = 1.0  # What a stop that was cut short still gets, and what outlives a stop.
 _OVERDUE_S = 30.0  # Beyond the drain timeout a stop takes no longer, whatever it waits for.
 
 
@@ -105,8 +105,7 @@ async def _stop(server: Server, starting: asyncio.Task[Any], signals: Signals, t
     await tasks.end(impatience)
     if not draining.done():
         log(_logger, logging.WARNING, "drain_cut_short", reason=reason)
-        await tasks.within(_HURRY_S, server.hurry())
-        await asyncio.wait({draining}, timeout=_HURRY_S)
+        await tasks.within(_HURRY_S, server.hurry(), asyncio.wait({draining}))
         if not draining.done():
             _report_tasks(asyncio.all_tasks() - {asyncio.current_task()})
             _end_process(1)

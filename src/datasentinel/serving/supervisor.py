@@ -34,7 +34,7 @@ _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 30.0
 _STABLE_S = 10.0  # A worker that was ready for so long starts again without a wait.
 _KILL_AFTER_S = 5.0  # Beyond the drain timeout.
-_HURRY_S = 1.0  # What workers get after the second wish to stop.
+_HURRY_S = 2.0  # What workers get after the second wish to stop.
 
 
 def supervise(settings: Settings, on_ready: Callable[[Mapping[str, object]], None]) -> None:

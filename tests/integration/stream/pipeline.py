@@ -16,7 +16,7 @@ from datasentinel.serving.server import Server
 from datasentinel.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from datasentinel.distributed.brokers.base import Message
@@ -123,6 +123,14 @@ async def read(url: str, is_enough: Callable[[list[Message]], bool]) -> list[Mes
 def readers_of(url: BrokerUrl) -> str:
     """Return the group that reads a topic in tests."""
     return f"{url.topic}-readers".replace(".", "-")
+
+
+async def eventually(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask until something is so."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not await is_so():
+        assert time.monotonic() < deadline_s, what
+        await asyncio.sleep(0.05)
 
 
 async def persistently(attempt: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ from datasentinel.distributed.brokers import open_source
 from datasentinel.distributed.brokers.base import BrokerUrl
 from tests.integration.server_process import ServerProcess, serving
 from tests.integration.stream.brokers import others_slowly
-from tests.integration.stream.pipeline import Pipeline, persistently, readers_of
+from tests.integration.stream.pipeline import Pipeline, eventually, persistently, readers_of
 from tests.integration.stream.test_stream import samples
 
 if TYPE_CHECKING:
@@ -125,10 +125,14 @@ def test_a_stream_tells_its_health_and_its_counts(broker, topic, artifact, rows,
             (letter,) = await pipeline.letters(1)
             # What is published is counted a moment later.
             url = f"http://127.0.0.1:{process.http_port}"
-            while f'requests_total{{transport="{broker.scheme}"}} 201.0' not in (
-                page := get(f"{url}/metrics")
-            ):
-                await asyncio.sleep(0.05)
+            page = ""
+
+            async def is_counted() -> bool:
+                nonlocal page
+                page = await asyncio.to_thread(get, f"{url}/metrics")
+                return f'requests_total{{transport="{broker.scheme}"}} 201.0' in page
+
+            await eventually(is_counted, "not all requests are counted")
             ready = get(f"{url}/v2/health/ready")
             code = process.stop()
             return page, ready, code, process.log(), letter

@@ -13,7 +13,7 @@ from datasentinel.distributed.brokers import open_source
 from datasentinel.distributed.brokers.base import BrokerUrl
 from datasentinel.distributed.stream.answers import Answerer
 from tests.integration.stream.brokers import others_slowly
-from tests.integration.stream.pipeline import Pipeline, consuming, persistently
+from tests.integration.stream.pipeline import Pipeline, consuming, eventually, persistently
 from tests.integration.stream.test_stream import samples
 
 
@@ -36,13 +36,17 @@ def test_what_a_slow_consumer_has_not_taken_waits_at_the_broker(broker, topic, a
         await pipeline.publish(samples(rows[:500]))
         monkeypatch.setattr(Answerer, "answer", answer_later)
         async with consuming(artifact, replace(pipeline.options, max_batch=10)) as url:
-            # RabbitMQ tells only of what it has not sent ahead.
-            while broker.scheme != "amqp" and await asyncio.to_thread(lag_at, url) != 500:
-                await asyncio.sleep(0.05)
-            held.set()
+
+            async def lags(count: int) -> bool:
+                return await asyncio.to_thread(lag_at, url) == count
+
+            try:
+                if broker.scheme != "amqp":  # It tells only of what it has not sent ahead.
+                    await eventually(lambda: lags(500), "the lag is not told")
+            finally:
+                held.set()
             await pipeline.results(500)
-            while await asyncio.to_thread(lag_at, url) != 0:
-                await asyncio.sleep(0.05)
+            await eventually(lambda: lags(0), "the lag does not end")
 
     asyncio.run(run())
     assert max(sizes) <= 10

@@ -274,8 +274,9 @@ def test_messages_of_quality_of_service_0_are_not_kept_without_bound(broker, top
             await asyncio.to_thread(client.publish(f"{topic}-in", json.dumps(number), 0).wait_for_publish, 60)
         last = client.publish(f"{topic}-in", b"last", 1)
         await asyncio.to_thread(last.wait_for_publish, 60)
-        while not (arrived := source._connection.arrived) or arrived[-1].payload != b"last":
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(120):
+            while not (arrived := source._connection.arrived) or arrived[-1].payload != b"last":
+                await asyncio.sleep(0.01)
         taken = await source.take(1000)
         client.disconnect()
         await asyncio.to_thread(client.loop_stop)
@@ -304,8 +305,9 @@ def test_a_fault_at_an_acknowledgement_ends_no_consumer(broker, topic, artifact,
         await pipeline.publish(samples(rows[:1]))
         monkeypatch.setattr(source, "acknowledge", fail_once)
         async with consuming(artifact, pipeline.options):
-            while not failures:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(120):
+                while not failures:
+                    await asyncio.sleep(0.01)
             await pipeline.publish(samples(rows[:5]))
             return await pipeline.results(5)
 
@@ -344,8 +346,9 @@ def test_few_deliveries_are_as_many_as_told(broker, topic, artifact, rows, most)
         source = open_source(BrokerUrl.parse(pipeline.source), pipeline.group)
         await source.open()
         for _ in range(count):
-            while not await source.take(1):
-                pass
+            async with asyncio.timeout(120):
+                while not await source.take(1):
+                    pass
         await source.close()
 
     async def run():

@@ -210,9 +210,10 @@ def test_a_file_of_states_that_is_slow_to_read_keeps_nothing_else_waiting(artifa
     async def test():
         opening = asyncio.create_task(made.repository.open())
         # The reader has opened it as soon as a writer can.
-        while (writer := open_for_writing(file)) is None:
-            assert not opening.done()
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while (writer := open_for_writing(file)) is None:
+                assert not opening.done()
+                await asyncio.sleep(0.01)
         assert not opening.done()
         assert made.plane.served.all() == []
         os.write(writer, b"not what was saved")
@@ -237,8 +238,9 @@ def test_states_are_saved_again_and_again_or_the_log_says_why_not(artifact, tmp_
         states = made.plane.served.states
         folder = tmp_path / "states"
         saving = asyncio.create_task(states.save_for_ever())
-        while not list(folder.glob("*.streams")):
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not list(folder.glob("*.streams")):
+                await asyncio.sleep(0.01)
         saving.cancel()
         await asyncio.gather(saving, return_exceptions=True)
         folder.rename(tmp_path / "elsewhere")  # A thread may still be writing to it.

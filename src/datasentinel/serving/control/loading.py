@@ -10,6 +10,7 @@ from datasentinel.detector import Detector
 from datasentinel.errors import UnsupportedModelError
 from datasentinel.gpu import EngineOptions
 from datasentinel.serving.models import outputs_of, warm_up
+from datasentinel.streams import clock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +55,13 @@ def load_and_warm_up(folder: Path, root: Path, load: Callable[[Artifact], Detect
     ------
     ArtifactError, UnsupportedModelError, BackendUnavailableError, BackendError, OutOfMemoryError
         The model cannot be loaded or run.
+    SettingsError
+        Its time zone is not known here.
     """
     artifact = load_artifact(folder, within=root)
     detector = load(artifact)
     warm_up(detector)
-    outputs_of(detector)  # What cannot compute one of them is to fail here, not when it takes over.
+    # What cannot do one of these is to fail here, not when it takes over.
+    outputs_of(detector)
+    clock_of(detector.artifact.config)
     return detector

@@ -173,8 +173,14 @@ class ModelRepository:
                 log(_logger, logging.ERROR, "repository_unreadable", directory=self._root, reason=error)
                 return
             for name, folders in found.items():
-                if name not in self._unloaded:
+                if name in self._unloaded:
+                    continue
+                try:
                     await self._update(name, folders)
+                except (
+                    Exception
+                ) as error:  # an internal error: one model's is no reason to pass over the others
+                    log(_logger, logging.ERROR, "model_not_updated", name=name, exception=error)
 
     async def watch(self, interval_s: float) -> None:
         """Poll the folder every `interval_s`; a change counts once it is unchanged for one interval."""

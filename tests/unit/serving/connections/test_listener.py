@@ -148,7 +148,11 @@ def test_a_session_that_breaks_takes_only_its_own_connection(account, caplog):
     assert "broken on request" in str(record.exc_info[1])
 
 
-def test_connections_far_over_the_limit_are_cut_off(account):
+def test_connections_far_over_the_limit_are_cut_off(account, monkeypatch):
+    monkeypatch.setattr(
+        "datasentinel.serving.connections.connection._LINGER_S", 60
+    )  # Nobody leaves meanwhile.
+
     async def scenario() -> list[bytes]:
         echo = listener(account)
         address = await echo.start()
