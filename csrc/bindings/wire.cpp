@@ -96,7 +96,7 @@ py::tuple take_grpc_output(GrpcSession& session) {
   return turn(session, out);
 }
 
-/// Whether its body is compressed, method, target, fields by lower-case name, body.
+/// Whether its body is to be delivered, method, target, fields by lower-case name, body.
 py::tuple take_http_event(HttpSession& session) {
   const HttpEvent event = session.take_event();
   py::dict fields;
@@ -104,7 +104,7 @@ py::tuple take_http_event(HttpSession& session) {
     fields[py::str(name)] = py::reinterpret_steal<py::str>(
         PyUnicode_DecodeLatin1(value.data(), static_cast<py::ssize_t>(value.size()), nullptr));
   }
-  return py::make_tuple(event.compressed, event.method, event.target, std::move(fields),
+  return py::make_tuple(event.is_inference, event.method, event.target, std::move(fields),
                         py::bytes(event.body));
 }
 

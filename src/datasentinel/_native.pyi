@@ -445,7 +445,7 @@ class HttpService:
 
 @final
 class HttpSession(WireSession):
-    # Whether its body is compressed, method, target, fields by lower-case name, body.
+    # Whether its body is to be delivered, method, target, fields by lower-case name, body.
     def take_event(self) -> tuple[bool, str, str, dict[str, str], bytes]: ...
     # Answers the request of the last event; `fields` are lines of the head, each with its end.
     def respond(self, status: int, fields: str, body: bytes) -> None: ...

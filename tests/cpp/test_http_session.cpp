@@ -319,13 +319,22 @@ void leaves_other_requests_to_its_owner() {
   session.feed(post("squeezed", "Content-Encoding: gzip\r\nX: a\xE9\r\n") + post("{}"), out);
   CHECK(session.has_event() && session.waiting() && out.empty());
   const HttpEvent event = session.take_event();
-  CHECK(event.compressed && event.body == "squeezed" && !session.has_event());
+  CHECK(event.is_inference && event.body == "squeezed" && !session.has_event());
   CHECK(std::ranges::find(event.fields, std::pair<std::string, std::string>("x", "a\xE9")) !=
         event.fields.end());
   session.deliver(rows("[1,2,3]", "[1,3]").substr(0, 9), false);
   session.deliver(rows("[1,2,3]", "[1,3]").substr(9), true);
   out += feed(session, {});
   CHECK(contains(out, "[6]") && contains(out, "expected 1 input"));
+
+  for (const std::string_view field : {"Origin: x\r\n", "Sec-Fetch-Site: none\r\n"}) {  // A browser's.
+    out.clear();
+    session.feed(post(rows("[1,2,3]", "[1,3]"), std::string(field)), out);
+    const HttpEvent asked = session.take_event();
+    CHECK(asked.is_inference && out.empty());
+    session.deliver(asked.body, true);
+    CHECK(contains(feed(session, {}), "[6]"));
+  }
 }
 
 void refuses_what_two_readers_could_understand_differently() {

@@ -83,10 +83,17 @@ def test_broken_escapes_in_a_path_are_refused(client, name, method, action):
         ({"Origin": "http://evil.example:{port}", "Host": "evil.example:{port}"}, False),
     ],
 )
-def test_a_browser_may_ask_for_its_own_servers_page_alone(server, client, headers, is_welcome):
+def test_a_browser_may_ask_for_its_own_servers_page_alone(server, client, rows, headers, is_welcome):
     headers = {name: value.format(port=server.http_port) for name, value in headers.items()}
-    response, _ = request(client, "POST", "/v2/repository/index", b"{}", headers)
-    assert response.status == (200 if is_welcome else 403)
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, rows.shape[1]], "data": rows[0].tolist()}
+    infer = json.dumps({"inputs": [tensor]}).encode()
+    for path, body, more in (
+        ("/v2/repository/index", b"{}", {}),
+        ("/v2/models/test/infer", infer, {}),
+        ("/v2/models/test/infer", gzip.compress(infer), {"Content-Encoding": "gzip"}),
+    ):
+        response, answer = request(client, "POST", path, body, headers | more)
+        assert response.status == (200 if is_welcome else 403), answer
 
 
 def test_compressed_bodies_are_read_within_their_bounds(client, detector, rows):

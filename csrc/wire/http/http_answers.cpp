@@ -22,14 +22,14 @@ void append_number(std::size_t number, std::string& out, int base = 10) {
 }  // namespace
 
 void HttpSession::dispatch(std::string_view body) {
-  if (is_inference_ && !event_.compressed) return infer(body);
+  if (is_inference_ && !event_.is_inference) return infer(body);
   if (body.data() == body_.data()) {
     event_.body = std::move(body_);
     body_ = {};
   } else {
     event_.body = body;
   }
-  compressed_bytes_ = event_.compressed ? event_.body.size() : 0;
+  owners_bytes_ = event_.is_inference ? event_.body.size() : 0;
   asking_ = true;
   state_ = State::asked;
 }
@@ -208,7 +208,7 @@ void HttpSession::end_reply() {
   reply_body_ = {};
   body_.clear();
   if (body_.capacity() > kMaxStepBytes) body_.shrink_to_fit();
-  compressed_bytes_ = 0;
+  owners_bytes_ = 0;
   memory_.release();
   cancelled_.reset();
   started_ = {};

@@ -142,10 +142,13 @@ void HttpSession::begin(const HttpHead& head) {
       }
     }
   }
-  const auto encoding = is_inference_ && may_pass ? head.find("content-encoding") : std::nullopt;
   event_ = {};
-  event_.compressed = encoding && !equal_ignoring_case(*encoding, "identity");
-  if (!is_inference_ || !may_pass || event_.compressed) {
+  if (is_inference_ && may_pass) {
+    const auto encoding = head.find("content-encoding");
+    const bool is_compressed = encoding && !equal_ignoring_case(*encoding, "identity");
+    event_.is_inference = is_compressed || head.find("origin") || head.find("sec-fetch-site");
+  }
+  if (!is_inference_ || !may_pass || event_.is_inference) {
     event_.method = head.method;
     event_.target = head.target;
     for (const auto& [name, value] : head.fields) event_.fields.emplace_back(lower_case(name), value);
@@ -171,7 +174,7 @@ bool HttpSession::make_room(std::size_t bytes) {
   const std::size_t needed = body_.size() + bytes;
   if (needed <= body_.capacity()) return true;
   const std::size_t capacity = std::max(needed, std::min(2 * body_.capacity(), max_body_bytes_));
-  if (capacity > kOwnBytes && !memory_.resize(capacity + compressed_bytes_)) {
+  if (capacity > kOwnBytes && !memory_.resize(capacity + owners_bytes_)) {
     refuse({.status = 503, .reason = "the server's memory for requests is full, try again later"});
     return false;
   }

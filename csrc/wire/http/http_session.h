@@ -45,10 +45,10 @@ struct HttpService {
   Authorize authorize = {};  ///< Without it, everybody may pass.
 };
 
-/// A request that the session leaves to its owner, who answers with `respond`, or, where the body of one for
-/// inference is compressed, hands it back with `deliver`.
+/// A request that the session leaves to its owner, who answers with `respond`. One for inference whose body
+/// is compressed, or that a browser sends, is handed back with `deliver` instead, unless it is refused.
 struct HttpEvent {
-  bool compressed = false;  ///< `body` is compressed as the field `content-encoding` says.
+  bool is_inference = false;  ///< Its `body` is as the field `content-encoding` says.
   std::string method = {};
   std::string target = {};
   std::vector<std::pair<std::string, std::string>> fields = {};
@@ -86,7 +86,7 @@ class HttpSession final : public WireSession {
   /// Answers it; the rest of the turn is `feed`'s. `fields` are lines of the head, each with its end.
   void respond(int status, std::string_view fields, std::string body);
 
-  /// Hands back a piece of the decompressed body of a request for inference.
+  /// Hands back a piece of the body, decompressed, of a request for inference.
   void deliver(std::string_view piece, bool is_last);
 
   /// A fault of ours, for the log; empty without one.
@@ -159,8 +159,8 @@ class HttpSession final : public WireSession {
   HttpHead head_;    ///< Only while it is read; it keeps its memory.
   HttpEvent event_;  ///< What the owner is asked.
   bool asking_ = false;
-  std::size_t bytes_in_use_ = 0;      ///< Of the input, while they are its body.
-  std::size_t compressed_bytes_ = 0;  ///< Held by the owner.
+  std::size_t bytes_in_use_ = 0;  ///< Of the input, while they are its body.
+  std::size_t owners_bytes_ = 0;  ///< Of a body for inference, held by the owner.
   bool is_inference_ = false;
   bool without_body_ = false;  ///< HEAD: its reply has none.
   bool keep_alive_ = true;

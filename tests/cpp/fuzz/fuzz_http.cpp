@@ -19,7 +19,7 @@ std::shared_ptr<HttpService> make_service() {
 /// Answers what the session leaves to its owner: a body comes back as if inflating had doubled it.
 void attend(HttpSession& session) {
   const HttpEvent event = session.take_event();
-  if (event.compressed) {
+  if (event.is_inference) {
     session.deliver(event.body, false);
     session.deliver(event.body, true);
   } else {

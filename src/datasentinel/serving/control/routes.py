@@ -155,7 +155,7 @@ class Routes:
             reason = f"method {request.method} is not allowed here"
             return Response.error(HTTPStatus.METHOD_NOT_ALLOWED, reason, ("Allow", ", ".join(allowed)))
         if route.method == "POST" and is_cross_site(request.headers):
-            return Response.error(HTTPStatus.FORBIDDEN, "a page of another site may not ask for this")
+            return CROSS_SITE
         try:
             return route.handler(request, {key: _unescaped(segment) for key, segment in found.items()})
         except Exception as error:  # whatever it was, it stays in this request
@@ -257,6 +257,9 @@ def _unescaped(segment: str) -> str:
 
 def _answered_before(request: Request, found: Mapping[str, str]) -> Response:  # noqa: ARG001
     raise AssertionError("the native session answers requests for inference")
+
+
+CROSS_SITE = Response.error(HTTPStatus.FORBIDDEN, "a page of another site may not ask for this")
 
 
 def refusal_of(error: Exception) -> Response:

@@ -15,7 +15,7 @@ from datasentinel.errors import DataSentinelError, InvalidInputError, ResourceEx
 from datasentinel.serving.connections.inflate import Inflater
 from datasentinel.serving.connections.session import ATTENTION, EVENT, UNFINISHED, WAITING, Session
 from datasentinel.serving.control.messages import Request, Response
-from datasentinel.serving.control.routes import Routes, refusal_of
+from datasentinel.serving.control.routes import CROSS_SITE, Routes, is_cross_site, refusal_of
 from datasentinel.serving.listening import listener_of
 from datasentinel.serving.logs import RateLimitedLog
 
@@ -170,13 +170,15 @@ class HttpStream(Session):
         return self.state & EVENT != 0 and self._take_event()
 
     def _take_event(self) -> bool:
-        compressed, method, target, fields, body = self._native.take_event()
-        if compressed:
-            try:
-                self._inflater = Inflater(body, fields["content-encoding"], self._max_body_bytes)
-            except InvalidInputError as error:
-                unsupported = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-                self._respond(Response.error(unsupported, str(error), ("Accept-Encoding", "gzip, deflate")))
+        is_inference, method, target, fields, body = self._native.take_event()
+        if is_inference:
+            coding = fields.get("content-encoding", "identity")
+            if is_cross_site(fields):
+                self._respond(CROSS_SITE)
+            elif coding.lower() == "identity":
+                self._native.deliver(body, is_last=True)
+            else:
+                self._begin_to_inflate(body, coding)
             return True
         answer = self._answer(Request(method, target, fields, body))
         if isinstance(answer, Response):
@@ -186,6 +188,13 @@ class HttpStream(Session):
         self._pending.add_done_callback(lambda _: self._wake())
         self.state = self._native.state
         return False
+
+    def _begin_to_inflate(self, body: bytes, coding: str) -> None:
+        try:
+            self._inflater = Inflater(body, coding, self._max_body_bytes)
+        except InvalidInputError as error:
+            unsupported = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            self._respond(Response.error(unsupported, str(error), ("Accept-Encoding", "gzip, deflate")))
 
     def _inflate(self, inflater: Inflater) -> bool:
         try:
