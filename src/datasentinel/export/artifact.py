@@ -168,6 +168,7 @@ def _training_facts(result: TrainingResult) -> dict[str, Json]:
         "rows": result.rows_trained,
         **result.model.facts(),
         "findings": [finding.facts() for finding in result.findings],
+        "copies": result.copies,
         "repaired": result.repaired,
         "versions": {
             "python": platform.python_version(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _CONTROL_SHARE = 0.1
 _LEAST_CONTROL, _MOST_CONTROL = 3, 250
 _CONTROL_FROM = 20
+# In units of what the columns make distances spread by.
+_LEAST_ROWS_OF_SPREAD = 2.5
 # Of the training rows, evenly spaced, the model is checked on no more.
 _MOST_CHECKED = 20_000
 
@@ -41,7 +44,6 @@ def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
     """Fit a model, and another one if the first does not keep its promise; see `train`."""
     recording, settings, order = options.recording, options.settings, options.order
     kept, control = _split_control(rows, recording=recording, settings=settings)
-    fitted = fit(kept, options)
     independent = independent_share(rows) if recording else 1.0
 
     checked = rows[:: -(-len(rows) // _MOST_CHECKED)]
@@ -71,11 +73,14 @@ def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
         fitted = replace(fitted, held_out_scores=held_out_scores)
         return Checked(fitted, replace(calibration, observed=observed)), fault
 
-    first, fault = check(fitted, control)
+    fault = _why_apart(rows, options)
     if not fault:
-        return first
-    if not fitted.saw_held_out_rows:
-        raise DataError(f"{fault}: the scores do not depend on the rows alone")
+        fitted = fit(kept, options)
+        first, fault = check(fitted, control)
+        if not fault:
+            return first
+        if not fitted.saw_held_out_rows:
+            raise DataError(f"{fault}: the scores do not depend on the rows alone")
     still = ""
     for simpler in _simpler(settings, rows):
         fitted = fit_apart(rows, replace(options, settings=simpler))
@@ -86,6 +91,20 @@ def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
         f"{still}; calibrated on rows that it had seen, {fault}: no threshold means anything here. More "
         "rows, or fewer columns, may help"
     )
+
+
+def _why_apart(rows: Float32Array, options: FitOptions) -> str:
+    """Return why rows cannot be held out from a model and be learnt from as well, or an empty string.
+
+    Every row has a share of 1 / N in the medians and scales of the columns, by which it looks nearer than a
+    new one. That is much beside the spread of distances in D columns, which is about 1 / sqrt(2 D) of them.
+    """
+    count, width = rows.shape
+    if options.recording or options.settings.model not in ("auto", "ensemble"):
+        return ""
+    if count >= _LEAST_ROWS_OF_SPREAD * math.sqrt(2 * width):
+        return ""
+    return f"a model of {width} columns that learns from all of {count} rows knows those held out too well"
 
 
 def _simpler(settings: TrainingSettings, rows: Float32Array) -> list[TrainingSettings]:

@@ -12,6 +12,7 @@ from datasentinel.missing import fill_forward
 from datasentinel.quality import Quality, judge
 from datasentinel.training.checking import fit_and_check
 from datasentinel.training.columns import Finding, examine
+from datasentinel.training.copies import find_copies
 from datasentinel.training.fitting import FitOptions, Model, score_in_order, split
 from datasentinel.training.recording import Order, is_recording
 from datasentinel.training.season import deseason_apart, fit_season
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from datasentinel.calibration import Calibration
     from datasentinel.training.ensemble import Ensemble
     from datasentinel.training.progress import Epoch
-    from datasentinel.types import BoolArray, Float32Array
+    from datasentinel.types import BoolArray, Float32Array, Int64Array
 
 MIN_NORMAL_ROWS = 10
 _TEST_SHARE = 0.2
@@ -62,6 +63,8 @@ class TrainingResult:
         Their comparison.
     first_values : tuple of float, length D, or empty
         What stands for missing values that no row before has one for, where missing values are carried.
+    copies : str
+        What was found of rows that are there several times, and done about it; empty if there are none.
     """
 
     model: Model | SeasonalModel
@@ -77,11 +80,14 @@ class TrainingResult:
     test_labels: BoolArray | None
     quality: Quality | None
     first_values: tuple[float, ...] = ()
+    copies: str = ""
 
     @property
     def warnings(self) -> list[str]:
         """What the user has to know: one line each."""
         told = [finding.text for finding in self.findings if finding.is_warning]
+        if self.copies:
+            told.append(self.copies)
         if self.calibration.rows_needed:
             told.append(f"the target is out of reach: {self.calibration.describe()}")
         if self.repaired:
@@ -164,7 +170,7 @@ def train(
         if judged is not None:
             judged = season.apply(*split_time(judged[0])), judged[1]
 
-    normal = np.flatnonzero(~is_anomaly)
+    normal, copies = _without_copies(raw, np.flatnonzero(~is_anomaly), settings)
     # A plain autoencoder is not trained again on the rows it was stopped by: it would never see the end.
     recording = settings.model == "context" or (
         settings.model != "autoencoder" and is_recording(values[normal])
@@ -219,7 +225,16 @@ def train(
         if judged and test_scores is not None
         else None,
         first_values=first_values,
+        copies=copies,
     )
+
+
+def _without_copies(
+    rows: Float32Array, normal: Int64Array, settings: TrainingSettings
+) -> tuple[Int64Array, str]:
+    """Return the numbers of the normal rows without copies, and what was found."""
+    copies = find_copies(rows[normal]) if settings.model != "context" else None
+    return (normal, "") if copies is None else (normal[copies.kept], copies.text)
 
 
 def _typical_values(

@@ -10,6 +10,7 @@ import pytest
 
 from datasentinel.errors import DataError
 from datasentinel.training import TrainingSettings, fitting, train
+from datasentinel.training.copies import find_copies
 from datasentinel.training.ensemble import fit_ensemble
 
 QUICK = TrainingSettings(steps=20)
@@ -96,6 +97,65 @@ def test_repeated_rows(make, count):
     result = train(rows, settings=QUICK)
     assert share_above(result, rows) <= 0.02
     assert share_above(result, make(random, 2000)) <= 0.03
+
+
+MIXTURE = np.random.default_rng(7).normal(size=(2, 6))
+
+
+def continuous(random, n):
+    return random.normal(size=(n, 2)) @ MIXTURE + 0.3 * random.normal(size=(n, 6))
+
+
+COPIED = {
+    "appended": lambda rows, random: np.tile(rows, (5, 1)),
+    "shuffled": lambda rows, random: random.permutation(np.repeat(rows, 5, axis=0)),
+    "not all of them": lambda rows, random: np.concatenate([rows, rows, rows[:90]]),
+    "labelled": lambda rows, random: np.tile(rows, (5, 1)),
+}
+
+
+@pytest.mark.parametrize("how", COPIED)
+def test_copies_of_rows_are_trained_on_once(how):
+    """Held out beside their copies, they would be known: 30 % of new rows were anomalies."""
+    random = np.random.default_rng(2)
+    rows = COPIED[how](continuous(random, 100), random)
+    labels = None
+    if how == "labelled":
+        rows = np.concatenate([rows, rows[:20] + 50])
+        labels = np.arange(len(rows)) >= len(rows) - 20
+    result = train(rows, labels=labels, settings=QUICK)
+    assert "distinct ones" in result.copies
+    assert result.copies in result.warnings
+    assert result.rows_trained + (labels is not None) * 20 <= 100
+    assert share_above(result, continuous(random, 4000)) < 4 * result.calibration.fpr_bound
+
+
+def test_states_that_recur_are_no_copies():
+    random = np.random.default_rng(3)
+    states = continuous(random, 100)
+    idle = continuous(random, 400)
+    idle[random.random(400) < 0.4] = 0
+    designed = np.tile([[i, j] for i in range(8) for j in range(8)], (10, 1))
+    for rows in (on_off(random, 1000) * 1.0, idle, designed, continuous(random, 400)):
+        assert find_copies(random.permutation(rows).astype(np.float32)) is None
+    # Chance may have repeated these: they are kept, and named.
+    drawn = find_copies(states[random.integers(100, size=1000)].astype(np.float32))
+    assert drawn.kept.all()
+    assert "if they are copies" in drawn.text
+    # A gauge that is read more often than it changes is a recording.
+    assert find_copies(np.repeat(states, 5, axis=0).astype(np.float32)) is None
+
+
+def test_few_rows_of_many_columns():
+    """Every row's share in the scales of the columns made it look nearer than new ones: 18 % were anomalies."""
+    random = np.random.default_rng(4)
+    shares = []
+    for _ in range(2):
+        result = train(random.normal(size=(20, 70)), settings=QUICK)
+        assert "knows those held out too well" in result.repaired
+        assert result.calibration.fpr_bound == pytest.approx(1 / 11, rel=0.01)
+        shares.append(share_above(result, random.normal(size=(1000, 70))))
+    assert np.mean(shares) < 2 / 11
 
 
 def test_a_recording_whose_residuals_are_rounding():
