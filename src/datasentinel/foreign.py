@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
     from datasentinel.types import Float32Array
 
@@ -136,7 +136,8 @@ def _require_known(model: ModelProto, path: Path) -> None:
             raise UnsupportedModelError(f"{path}: opset {opset.version}; the installed onnx knows {newest}")
     if model.graph.sparse_initializer:
         raise UnsupportedModelError(f"{path}: holds sparse tensors; export the model with dense ones")
-    for node in _all_nodes(model.graph):
+    parts: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    for node in (node for part in parts for node in _all_nodes(part)):
         if node.op_type in _RANDOM:
             raise UnsupportedModelError(
                 f"{path}: operator {node.op_type} (node '{node.name}') is random: scores would differ from "
@@ -144,7 +145,7 @@ def _require_known(model: ModelProto, path: Path) -> None:
             )
 
 
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def _all_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
         for inner in _inner_graphs(node):
@@ -161,8 +162,9 @@ def _inner_graphs(node: NodeProto) -> list[GraphProto]:
 
 
 def _add_prefix(graph: GraphProto) -> None:
-    """Rename all tensors; those of inner graphs, too, which read the outer ones by name."""
+    """Rename all nodes and tensors; those of inner graphs, too, which read the outer ones by name."""
     for node in graph.node:
+        node.name = node.name and _PREFIX + node.name
         for names in (node.input, node.output):
             names[:] = [name and _PREFIX + name for name in names]  # An optional one may be empty.
         for inner in _inner_graphs(node):

@@ -230,6 +230,29 @@ def test_operators_of_chance_are_refused_by_name(tmp_path, operator):
         imported(tmp_path, model, "--higher-is", "anomalous")
 
 
+def test_operators_of_chance_are_found_in_local_functions(tmp_path):
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18, "local": 1]> g (float[N, 4] x) => (float[N] y) {
+        axis = Constant <value = int64[1] {1}> ()
+        z = local.shaken (x)
+        y = ReduceSumSquare <keepdims = 0> (z, axis)
+        }
+        <domain: "local", opset_import: ["": 18]> shaken (a) => (b) { n = RandomNormalLike (a) b = Add (a, n) }"""
+    )
+    (tmp_path / "f.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DataSentinelError, match=r"operator RandomNormalLike .* is random"):
+        imported(tmp_path, tmp_path / "f.onnx", "--higher-is", "anomalous")
+
+
+def test_what_was_imported_can_be_imported_again(tmp_path):
+    model = graph(tmp_path / "f.onnx", AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)")
+    first = imported(tmp_path, model, "--higher-is", "anomalous")
+    (tmp_path / "m/model.onnx").rename(tmp_path / "again.onnx")
+    again = imported(tmp_path, tmp_path / "again.onnx", "--output", "score", "--higher-is", "anomalous")
+    rows = normal_rows(20, seed=1)
+    np.testing.assert_array_equal(again.score(rows), first.score(rows))
+
+
 def test_an_opset_of_the_future_is_refused(tmp_path):
     model = graph(tmp_path / "f.onnx", AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)", opset=999)
     with pytest.raises(DataSentinelError, match="opset 999; the installed onnx knows"):

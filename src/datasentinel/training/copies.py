@@ -50,6 +50,8 @@ def find_copies(rows: Float32Array) -> Copies | None:
     rows : float32 array, shape [N, D]
         Raw rows, in the order in which they were read.
     """
+    if len(rows) < 2 * _LEAST_DISTINCT:
+        return None
     keys = _keys(rows)
     _, first, of, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     usual = int(np.median(counts))
