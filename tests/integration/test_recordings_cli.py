@@ -99,6 +99,31 @@ def test_a_recording_that_goes_back_in_time_is_a_table_and_that_is_said(tmp_path
         datasentinel(*arguments, "--model", "context")
 
 
+@pytest.mark.parametrize(
+    ("form", "asked", "message"),
+    [
+        ("%H:%M:%S", ["--id", "host"], "'00:00:00' is a time of day without a date"),
+        ("04/03/2026 %H:%M", ["--id", "host"], "'04/03/2026' may begin with the day or the month"),
+        ("01-Mar-2026 %H:%M", ["--time", "ts", "--ignore", "host"], "'01-Mar-2026 00:00' is not a time"),
+    ],
+)
+def test_times_that_cannot_be_read_make_a_table_of_all_rows(tmp_path, form, asked, message):
+    data = write(tmp_path / "train.csv", {"a": oscillations(500)})
+    lines = data.read_text().splitlines()
+    for i, line in enumerate(lines[1:]):
+        time = dt.datetime.fromtimestamp(60 * i, dt.UTC).strftime(form)
+        lines[1 + i] = ",".join([time, *line.split(",")[1:]])
+    data.write_text("\n".join(lines))
+    arguments = ["train", data, *asked, "--out", tmp_path / "models"]
+    told = datasentinel(*arguments)
+    assert "500 rows of" in told.stdout
+    assert f"column 'ts': {message}" in told.stderr
+    assert "some rows have no time; trained as a table, without memory" in told.stderr
+    assert not load_artifact(tmp_path / "models").config.state
+    with pytest.raises(DataSentinelError, match="day-first" if "/" in form else "no usable rows"):
+        datasentinel(*arguments, "--model", "context")
+
+
 def test_a_series_begins_anew_after_a_gap(trained, tmp_path):
     models, _ = trained
     series = {"pump-7": oscillations(400, seed=7), "pump-8": noisy(oscillations(400, seed=8), 320, 350)}

@@ -183,9 +183,12 @@ def read_data(
     judge_columns: bool | None = None,
     time_zone: str | None = None,
     with_order: bool = False,
+    needs_times: bool = True,
     may_lack: bool = False,
 ) -> Dataset:
     """Read files whole; bad rows are left out and reported.
+
+    With their order, rows whose times cannot be read are bad ones only if times are needed.
 
     Raises
     ------
@@ -199,6 +202,7 @@ def read_data(
             threads=os.cpu_count() or 1,
             judge_columns=config is None if judge_columns is None else judge_columns,
             with_times=with_order or (config is not None and bool(config.state)),
+            needs_times=needs_times,
             with_series=with_order or (config is not None and bool(config.state)),
             progress=progress,
         )

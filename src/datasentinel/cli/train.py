@@ -184,14 +184,15 @@ def command(  # noqa: PLR0917 - click passes them by name
     has_memory = chosen.model == "context"
     if half_lives and not has_memory:
         raise SettingsError("--half-life is for --model context")
-    told_order = bool(reading.time or reading.id)
+    may_be_recordings = chosen.may_have_memory and bool(reading.time or reading.id)
     carries = chosen.missing == "carry"
     dataset = read_data(
         data,
         reading,
         max_rows=max_rows,
         time_zone=zone,
-        with_order=has_memory or told_order,
+        with_order=has_memory or may_be_recordings,
+        needs_times=has_memory,
         may_lack=carries,
     )
     _tell(" ".join(data), dataset)
@@ -200,7 +201,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         raise SettingsError("--test knows no times: train without it, and judge the model by `evaluate`")
     if has_memory:
         dataset, chosen, order = put_in_order(dataset, chosen, half_lives)
-    elif told_order:
+    elif may_be_recordings:
         dataset, chosen, order = as_recordings(dataset, chosen)
     test = None
     if test_path is not None:

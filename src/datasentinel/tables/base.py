@@ -184,6 +184,16 @@ class Table:
             return TimeColumn(name, "day" if self._asked.day_first else "month")
         return TimeColumn.decide(self.name, name, self._values_of(name, column))
 
+    def _readable_times(self, warnings: list[str], *, needed: bool) -> TimeColumn | None:
+        """Return the column of times; unless it is needed, unclear dates are a warning, and not read."""
+        try:
+            return self.time_column()
+        except DataError as error:
+            if needed:
+                raise
+            warnings.append(str(error))
+            return TimeColumn(self.columns.name_of(self.columns.time) or "")
+
     def _values_of(self, name: str, column: int) -> Iterator[Sequence[object]]:
         """Read a column that is handed through: its first values, then all if it can be read again."""
         yield self._parts[0].sample()[column].values
@@ -252,6 +262,7 @@ class Table:
         threads: int = 1,
         judge_columns: bool = False,
         with_times: bool = False,
+        needs_times: bool = True,
         with_series: bool = False,
         progress: Callable[[float], None] = lambda _share: None,
     ) -> Dataset:
@@ -269,7 +280,10 @@ class Table:
             Leave out features that are the same in every row or number the rows, where the table names its
             columns and the caller did not name the features, and warn of ones that only rise or only fall.
         with_times, with_series : bool
-            Keep the times and the series of the rows; what is there and no time makes a row a bad one.
+            Keep the times and the series of the rows.
+        needs_times : bool
+            Whether, with times, what is there and no time makes a bad row, and unclear dates are an error;
+            otherwise such times are NaN, and a warning says why.
         progress : callable
             Called with the share read so far.
 
@@ -280,7 +294,8 @@ class Table:
         """
         problems = Problems()
         seen: set[str | float] = set()
-        time = self.time_column() if with_times else None
+        warnings = list(self.warnings)
+        time = self._readable_times(warnings, needed=needs_times) if with_times else None
         id_name = self.columns.name_of(self.columns.id) if with_series else None
         times: list[Float64Array] = []
         series: list[Any] = []
@@ -289,8 +304,12 @@ class Table:
             if time is not None:
                 times_s = time.seconds(chunk)
                 wrong = time.bad_rows(chunk, times_s, may_lack=True)
-                times.append(times_s[~np.isin(chunk.rows, [bad.row for bad in wrong])])
-                chunk = chunk.without(wrong)  # noqa: PLW2901
+                if needs_times:
+                    times_s = times_s[~np.isin(chunk.rows, [bad.row for bad in wrong])]
+                    chunk = chunk.without(wrong)  # noqa: PLW2901
+                elif wrong and len(warnings) == len(self.warnings):
+                    warnings.append(f"{self.name}: {wrong[0].reason}")
+                times.append(times_s)
             problems.add(chunk.bad)
             if chunk.label_values is not None:
                 seen.update(chunk.label_values)
@@ -304,10 +323,10 @@ class Table:
             column = self.columns.name_of(self.columns.label) or ""
             decoded = labels.decode(self.name, column, label_values, seen, self._asked.normal)
         columns = self.columns
-        warnings: list[str] = []
         if judge_columns and columns.named and not (self._asked.features or self._asked.model_features):
             normal = values if decoded is None else values[~decoded]
-            gone, warnings = judge_values(columns.feature_names, normal[:, : len(columns.features)])
+            gone, odd = judge_values(columns.feature_names, normal[:, : len(columns.features)])
+            warnings += odd
             if 0 < len(gone) < len(columns.features):
                 left = {column.name for column in gone}
                 stays = [name not in left for name in self._named(columns)]
@@ -320,7 +339,7 @@ class Table:
             self._named(columns),
             problems,
             kept.seen,
-            self.warnings + warnings,
+            warnings,
             times_s=np.concatenate(times) if whole and times else None,
             series=series if whole and id_name is not None else None,
         )

@@ -110,6 +110,19 @@ def test_times_of_day_are_refused(tmp_path):
     assert str(data.bad[0]) == "row 0: column 'when': '12:00:00' is a time of day without a date"
 
 
+def test_times_that_are_not_needed_cost_no_rows(tmp_path):
+    path = write(tmp_path / "stray.csv", ["13/04/2026"] * ROWS + ["", "soon", "now"])
+    data = open_table(path).read(with_times=True, needs_times=False)
+    assert len(data.values) == len(data.times_s) == ROWS + 3
+    assert np.flatnonzero(np.isnan(data.times_s)).tolist() == [ROWS, ROWS + 1, ROWS + 2]
+    assert data.warnings == [f"{path}: column 'when': 'soon' is not a time"]
+    path = write(tmp_path / "unclear.csv", ["03/04/2026"] * ROWS)
+    data = open_table(path).read(with_times=True, needs_times=False)
+    assert np.isnan(data.times_s).all()
+    assert len(data.warnings) == 1
+    assert "say --day-first or --month-first" in data.warnings[0]
+
+
 def test_a_pipe_is_decided_by_its_beginning(tmp_path):
     def piped(name, dates):
         path = tmp_path / name
