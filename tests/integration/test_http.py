@@ -80,6 +80,8 @@ def test_broken_escapes_in_a_path_are_refused(client, name, method, action):
         ({"Origin": "http://localhost:{port}", "Host": "localhost:{port}"}, True),
         ({"Origin": "http://evil.example"}, False),
         ({"Origin": "null"}, False),
+        ({"Origin": "http://127.0.0.1:{port}", "Host": "[::1"}, False),
+        ({"Origin": "http://127.0.0.1:{port}", "Host": "a]b"}, False),
         ({"Origin": "http://evil.example:{port}", "Host": "evil.example:{port}"}, False),
     ],
 )

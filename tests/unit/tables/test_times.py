@@ -1,4 +1,4 @@
-"""The column of times: every form that is recognised is read, and day and month are never guessed."""
+"""The column of times: every form that is recognised is read, and the whole column tells day from month."""
 
 from __future__ import annotations
 

@@ -177,9 +177,8 @@ class ModelRepository:
                     continue
                 try:
                     await self._update(name, folders)
-                except (
-                    Exception
-                ) as error:  # an internal error: one model's is no reason to pass over the others
+                # An internal error with one model is no reason to pass over the others.
+                except Exception as error:
                     log(_logger, logging.ERROR, "model_not_updated", name=name, exception=error)
 
     async def watch(self, interval_s: float) -> None:

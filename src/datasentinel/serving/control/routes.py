@@ -283,12 +283,12 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
     if origin is None:
         return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     host = headers.get("host", "")
-    name = urlsplit(f"//{host}").hostname or ""
-    if name != "localhost":
-        try:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name != "localhost":
             ipaddress.ip_address(name)
-        except ValueError:
-            return True
+    except ValueError:  # neither, or no host at all
+        return True
     return origin.partition("://")[2].lower() != host.lower()
 
 
