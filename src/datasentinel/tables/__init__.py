@@ -19,6 +19,7 @@ from datasentinel.tables.sources import SAMPLE_BYTES, expand
 if TYPE_CHECKING:
     import os
 
+    from datasentinel.tables.number_marks import Marks
     from datasentinel.tables.sources import Source
 
 __all__ = [
@@ -71,10 +72,14 @@ def open_table(
     try:
         parts: list[Part] = []
         first: Columns | None = None
+        marks: Marks | None = None
         for source in sources:
             # Later files follow the first: what is a feature must not differ between them.
             follows = asked if first is None else _as_in(first, asked)
-            part, columns = _open_part(source, follows, header, decimal)
+            part, columns = _open_part(
+                source, follows, header, decimal, first=marks, is_scored=asked.num_features is not None
+            )
+            marks = marks or part.marks
             if first is None:
                 first = columns
             elif len(columns.features) != len(first.features):
@@ -106,7 +111,13 @@ def _as_in(first: Columns, asked: Roles) -> Roles:
 
 
 def _open_part(
-    source: Source, asked: Roles, header: bool | None, decimal: str | None
+    source: Source,
+    asked: Roles,
+    header: bool | None,
+    decimal: str | None,
+    *,
+    first: Marks | None,
+    is_scored: bool,
 ) -> tuple[Part, Columns]:
     head = source.peek(64)
     if source.suffix in (".npy", ".npz") or head.startswith(b"\x93NUMPY"):
@@ -140,7 +151,15 @@ def _open_part(
 
     sample = source.peek(SAMPLE_BYTES)
     is_whole = len(sample) < SAMPLE_BYTES
-    layout = find_layout(source.name, sample, header=header, is_whole=is_whole, decimal=decimal)
+    layout = find_layout(
+        source.name,
+        sample,
+        header=header,
+        is_whole=is_whole,
+        decimal=decimal,
+        first=first,
+        is_scored=is_scored,
+    )
     columns = assign(source.name, layout.columns(), asked, named=layout.names is not None)
     return CsvPart(source, layout, columns), columns
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from datasentinel.tables.number_marks import Marks
     from datasentinel.tables.roles import Columns, Roles
     from datasentinel.tables.sample_column import SampleColumn
     from datasentinel.types import BoolArray, Float64Array
@@ -93,10 +94,15 @@ class Dataset:
 
 
 class Part(ABC):
-    """One file of a table, or one array or frame in memory; `warnings` say how features are read in doubt."""
+    """One file of a table, or one array or frame in memory.
+
+    Its `warnings` say how features are read in doubt, and `marks` which ones numbers in text have, if not
+    points alone.
+    """
 
     name: str
     warnings: tuple[str, ...] = ()
+    marks: Marks | None = None
 
     @abstractmethod
     def sample(self) -> list[SampleColumn]:

@@ -88,7 +88,14 @@ class Layout:
 
 
 def find_layout(
-    name: str, head: bytes, *, header: bool | None, is_whole: bool, decimal: str | None = None
+    name: str,
+    head: bytes,
+    *,
+    header: bool | None,
+    is_whole: bool,
+    decimal: str | None = None,
+    first: Marks | None = None,
+    is_scored: bool = False,
 ) -> Layout:
     """Find out how a file is laid out.
 
@@ -104,6 +111,11 @@ def find_layout(
         Whether `head` is all there is.
     decimal : str, optional
         The decimal mark; None to infer it.
+    first : Marks, optional
+        Those of the table's first file, which decide where this one leaves it open.
+    is_scored : bool
+        Whether a model scores it: commas before three digits are decimal ones then where that is open, as
+        few rows may show no others.
 
     Raises
     ------
@@ -142,9 +154,9 @@ def find_layout(
         width = _usual_width(records) if records else len(names)
         names, width = _fit_names(names, records, width)
     sample = tuple(tuple(record) for record in records if len(record) == width)
-    marks = find_marks(sample, dialect.delimiter, decimal)
+    marks = find_marks(sample, dialect.delimiter, decimal, first or (COMMA if is_scored else None))
     dialect = replace(dialect, marks=marks)
-    doubtful = {} if decimal else doubts(sample, marks)
+    doubtful = {} if decimal or first else doubts(sample, marks)
     return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample, doubtful)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from datasentinel.tables.sample_column import as_number
+from datasentinel.tables.sample_column import as_number, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,11 @@ _OTHER = {",": ".", ".": ","}
 # Only ever between thousands: apostrophes, and blanks that do not break.
 _OTHER_THOUSANDS = "'\u2019\u00a0\u202f"
 _WORDS = {".": "point", ",": "comma"}
-# What is known of a mark in a number: `1,5`; `1,234,567` and `1,234.5`; `1,234`.
-_DECIMAL, _THOUSANDS, _EITHER = "decimal", "thousands", "either"
+# What is known of a mark in a number: `1,5`; `1,234,567` and `1,234.5`; only the latter; `1,234`.
+_DECIMAL, _THOUSANDS, _BOTH, _EITHER = "decimal", "thousands", "both", "either"
 _PLAIN = re.compile(r"([0-9]+)(?:([.,])([0-9]*))?")
+_BYTE = "(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_ADDRESS = rf"(?!{_BYTE}([.]{_BYTE}){{3}}\Z)"
 _ENDS = frozenset("0123456789.,")
 # Whole numbers that are too short for a mark between thousands, and ones that lack it.
 _SHORT, _LONG = ("short", ""), ("long", "")
@@ -59,11 +61,15 @@ class Marks:
 POINT, COMMA = Marks("."), Marks(",")
 
 
-def find_marks(records: Sequence[Sequence[str]], delimiter: str, decimal: str | None = None) -> Marks:
+def find_marks(
+    records: Sequence[Sequence[str]],
+    delimiter: str,
+    decimal: str | None = None,
+    in_doubt: Marks | None = None,
+) -> Marks:
     """Find the marks that most numbers have.
 
-    Points before three digits are decimal points, and so are commas where neither the delimiter nor the
-    numbers beside them say that they are between thousands.
+    What may be a decimal mark is one, unless there is more to say that it is between thousands.
 
     Parameters
     ----------
@@ -73,52 +79,64 @@ def find_marks(records: Sequence[Sequence[str]], delimiter: str, decimal: str | 
         What is between the fields: numbers beside commas have them rather between thousands.
     decimal : str, optional
         The decimal mark, where it is known.
+    in_doubt : Marks, optional
+        What says whether a mark is between thousands where all numbers with it are such as `1,234`.
     """
-    columns = _count(records)
-    total = sum(columns, Counter[tuple[str, str]]())
-    beside_short_ones = {mark for mark in _OTHER for column in columns if _is_beside_short_ones(column, mark)}
-    has_points = total[_DECIMAL, "."] + total[_EITHER, "."] > 0
-    is_between = {
-        ".": total[_THOUSANDS, "."] > total[_DECIMAL, "."],
-        ",": total[_THOUSANDS, ","] > total[_DECIMAL, ","]
-        or (not total[_DECIMAL, ","] and (delimiter == "," or has_points))
-        or "," in beside_short_ones,
-    }
-    explained = {
-        mark: total[_DECIMAL, mark]
-        + total[_EITHER, mark]
-        + total[_THOUSANDS, other]
-        + total[_EITHER, other] * is_between[other]
-        for mark, other in _OTHER.items()
-    }
-    found = decimal or ("," if explained[","] > explained["."] else ".")
+    columns = _judge(records)
+    total = sum((column.counts for column in columns), Counter[tuple[str, str]]())
+    num_possible = {mark: total[_DECIMAL, mark] + total[_EITHER, mark] for mark in _OTHER}
+    found = decimal or ("," if num_possible[","] > num_possible["."] else ".")
+    between = {mark: _is_between(mark, columns, found, delimiter, in_doubt) for mark in _OTHER}
+    if decimal is None and between[found] and not between[_OTHER[found]]:
+        found = _OTHER[found]
     other = _OTHER[found]
-    may_be_between = decimal or is_between[other] or other in beside_short_ones
-    marks = [*_OTHER_THOUSANDS, *([other] if may_be_between else [])]
+    marks = [*_OTHER_THOUSANDS, *([other] if decimal or between[other] else [])]
     thousands = max(marks, key=lambda mark: total[_THOUSANDS, mark] + total[_EITHER, mark])
     is_there = total[_THOUSANDS, thousands] + total[_EITHER, thousands] > 0
     return Marks(found, thousands if is_there else other if decimal else "")
 
 
+def _is_between(
+    mark: str, columns: Sequence[_Column], usual: str, delimiter: str, in_doubt: Marks | None
+) -> bool:
+    """Whether a mark is between thousands, where the decimal mark is usually another or the same."""
+    if any(column.has_decimals(mark) for column in columns):
+        return False
+    if any(column.has_groups(mark) for column in columns):
+        return True
+    either = [column for column in columns if column.counts[_EITHER, mark]]
+    if in_doubt is not None or not either or any(column.counts[_LONG] for column in either):
+        return in_doubt is not None and mark == in_doubt.thousands
+    if mark == delimiter:
+        return True
+    if mark == usual:
+        return False
+    other = _OTHER[mark]
+    are_decimals = any(column.has_decimals(other) for column in columns)
+    return any(
+        (are_decimals and column.is_beside_short_ones(mark))
+        or column.counts[_DECIMAL, other] + column.counts[_EITHER, other] > column.counts[_EITHER, mark]
+        for column in either
+    )
+
+
 def doubts(records: Sequence[Sequence[str]], marks: Marks) -> dict[int, str]:
     """Return what to say of columns whose numbers may mean others, by their positions: `1,234` is 1.234."""
-    columns = _count(records)
-    total = sum(columns, Counter[tuple[str, str]]())
+    columns = _judge(records)
     other = _OTHER[marks.decimal]
     found = {}
     for mark in (marks.decimal, marks.thousands):
-        is_sure = (
-            total[_THOUSANDS, other] or total[_DECIMAL, mark]
-            if mark == marks.decimal
-            else total[_THOUSANDS, mark]
+        between = other if mark == marks.decimal else mark
+        is_sure = any(column.has_groups(between) for column in columns) or (
+            mark == marks.decimal and any(column.has_decimals(mark) for column in columns)
         )
         if mark not in _OTHER or is_sure:
             continue
         told = Marks(other, marks.decimal)
         for i, column in enumerate(columns):
             # Points are decimal points to most: only numbers below 1,000 without any say otherwise.
-            is_usual = mark == marks.decimal == "." and not _is_beside_short_ones(column, mark)
-            if column[_EITHER, mark] and not is_usual:
+            is_usual = mark == marks.decimal == "." and not column.is_beside_short_ones(mark)
+            if column.counts[_EITHER, mark] and not is_usual:
                 field = next(record[i].strip() for record in records if (_EITHER, mark) in _kinds(record[i]))
                 found[i] = (
                     f"'{field}' is read as {marks.plain(field)}; --decimal {_WORDS[other]} reads it as "
@@ -127,11 +145,53 @@ def doubts(records: Sequence[Sequence[str]], marks: Marks) -> dict[int, str]:
     return found
 
 
-def _count(records: Sequence[Sequence[str]]) -> list[Counter[tuple[str, str]]]:
-    return [
-        Counter(kind for field in fields for kind in _kinds(field))
-        for fields in zip(*records[:_RECORDS_TO_GUESS], strict=True)
-    ]
+@dataclass(frozen=True)
+class _Column:
+    """How often each kind of number is in a column, and whether most of what is there are numbers."""
+
+    counts: Counter[tuple[str, str]]
+    is_numeric: bool
+
+    def has_decimals(self, mark: str) -> bool:
+        """Whether a mark is a decimal mark in it, no doubt."""
+        more = self.counts[_DECIMAL, mark] > self.counts[_THOUSANDS, mark]
+        return self.is_numeric and more and not self.is_beside_short_ones(mark)
+
+    def has_groups(self, mark: str) -> bool:
+        """Whether a mark is between thousands in it, no doubt.
+
+        A cell or two do not say so, where most may be decimals; nor do points in texts of one length, as
+        numbers of documents have them.
+        """
+        counts = self.counts
+        few, most = counts[_THOUSANDS, mark], counts[_EITHER, mark]
+        if not self.is_numeric or few <= counts[_DECIMAL, mark]:
+            return False
+        if 20 * few < most and not self.is_beside_short_ones(mark):
+            return False
+        return bool(mark == "," or counts[_BOTH, mark] or most or counts[_SHORT])
+
+    def is_beside_short_ones(self, mark: str) -> bool:
+        """Whether three digits follow each mark, numbers below 1,000 have none, and all above have it.
+
+        Of fractions that are rounded to three digits, one in ten would have fewer.
+        """
+        few, most = self.counts[_DECIMAL, mark], self.counts[_EITHER, mark]
+        return 0 < most >= 20 * few and self.counts[_SHORT] > few and not self.counts[_LONG]
+
+
+def _judge(records: Sequence[Sequence[str]]) -> list[_Column]:
+    columns = []
+    for fields in zip(*records[:_RECORDS_TO_GUESS], strict=True):
+        kinds = list(map(_kinds, fields))
+        texts = [
+            field
+            for field, found in zip(fields, kinds, strict=True)
+            if not found and not is_missing(field) and math.isnan(as_number(field))
+        ]
+        counts = Counter(kind for found in kinds for kind in found)
+        columns.append(_Column(counts, 2 * len(texts) <= len(fields)))
+    return columns
 
 
 def _kinds(field: str) -> list[tuple[str, str]]:
@@ -152,22 +212,9 @@ def _kinds(field: str) -> list[tuple[str, str]]:
     for mark, other in _OTHER.items():
         if mark in text:
             kinds += [(_DECIMAL, mark)] if _decimal(mark).fullmatch(text) else []
-            kinds += [(_THOUSANDS, mark)] if _thousands(mark, other).fullmatch(text) else []
+            is_grouped = _thousands(mark, other).fullmatch(text) is not None
+            kinds += [(_THOUSANDS, mark)] * is_grouped + [(_BOTH, mark)] * (is_grouped and other in text)
     return kinds
-
-
-def _is_beside_short_ones(column: Counter[tuple[str, str]], mark: str) -> bool:
-    """Whether a column has three digits behind each mark, none in numbers below 1,000, and all above have it.
-
-    Of fractions that are rounded to three digits, one in ten would have fewer.
-    """
-    few = column[_DECIMAL, mark]
-    return (
-        column[_EITHER, mark] >= 20 * few
-        and column[_SHORT] > few
-        and not column[_LONG]
-        and (column[_EITHER, mark] > 0)
-    )
 
 
 @cache
@@ -178,6 +225,7 @@ def _decimal(mark: str) -> re.Pattern[str]:
 
 @cache
 def _thousands(mark: str, decimal: str) -> re.Pattern[str]:
+    # Groups of two digits before the last one are India's; four groups between points may be an address.
+    group, unless = "[0-9]{2,3}" if mark == "," else "[0-9]{3}", _ADDRESS if mark == "." else ""
     mark, decimal = re.escape(mark), decimal if decimal.startswith("[") else re.escape(decimal)
-    # Groups of two digits before the last one are India's.
-    return re.compile(rf"[+-]?[1-9][0-9]{{0,2}}({mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}({decimal}[0-9]*)?")
+    return re.compile(rf"{unless}[+-]?[1-9][0-9]{{0,2}}({mark}{group})*{mark}[0-9]{{3}}({decimal}[0-9]*)?")

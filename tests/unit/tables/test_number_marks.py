@@ -17,7 +17,7 @@ ROUNDED = [9.394, 60.951, 123.456, 5.014, 37.127, 116.054, 1.993]
 def write(path, columns, delimiter=";", encoding="utf-8"):
     quote = '"' if delimiter == "," else ""
     lines = [delimiter.join(f"{quote}{field}{quote}" for field in row) for row in zip(*columns, strict=True)]
-    path.write_text("\n".join(["v" + f"{delimiter}w" * (len(columns) - 1), *lines, ""]), encoding)
+    path.write_text("\n".join([delimiter.join("vwabcd"[: len(columns)]), *lines, ""]), encoding)
     return path
 
 
@@ -32,6 +32,7 @@ def written(values, spec=",", thousands=",", decimal="."):
     [
         (COUNTS, written(COUNTS)),
         (COUNTS, written(COUNTS, thousands="'")),
+        (COUNTS, written(COUNTS, thousands=".")),
         (COUNTS, ["93,994", "609", "12,34,567", "5,014", "37", "1,16,050", "1,000"]),
         (AMOUNTS, written(AMOUNTS, ",.2f")),
         (AMOUNTS, written(AMOUNTS, ",.2f", ".", ",")),
@@ -57,8 +58,8 @@ def test_marks_that_numbers_leave_no_doubt_of(tmp_path, delimiter, values, field
     [
         (",", written(SMALL), SMALL, "comma"),
         (",", written([4_392, 16_307]), [4_392, 16_307], "comma"),
-        ("\t", written(SMALL), SMALL, "comma"),
-        (";", written(SMALL), SMALL, "comma"),
+        ("\t", written(SMALL), [4.392, 609, 16.307, 5.014, 37, 12, 1], "point"),
+        (";", written(SMALL), [4.392, 609, 16.307, 5.014, 37, 12, 1], "point"),
         (";", [*written(ROUNDED, ".3f"), "1,234"], [*ROUNDED, 1_234], "comma"),
         (";", written([4_392, 16_307]), [4.392, 16.307], "point"),
         ("\t", written(ROUNDED[:1] + ROUNDED[2:], ".3f", decimal=","), ROUNDED[:1] + ROUNDED[2:], "point"),
@@ -93,3 +94,61 @@ def test_the_option_that_decides(tmp_path, capsys):
     read_data([str(path)], ReadingOptions())
     told = "warning     column 'v': '4,392' is read as 4392; --decimal comma reads it as 4.392"
     assert capsys.readouterr().err.count(told) == 1
+
+
+def test_addresses_and_numbers_of_documents_are_no_numbers(tmp_path):
+    sources = ["192.168.100.149", "192.168.100.147", "10.10.100.200"] * 4
+    documents = ["12.345.678", "23.456.789", "34.567.891"] * 4
+    seconds = [4.967, 36.089, 12.551] * 4
+    columns = [sources, sources, documents, documents, written(seconds, ".3f"), ["7"] * 12]
+    table = open_table(write(tmp_path / "flows.csv", columns, ","))
+    np.testing.assert_array_equal(table.read().values, [[value, 7] for value in seconds])
+    assert not table.warnings
+    amounts = written(AMOUNTS, ",.2f", ".", ",")
+    table = open_table(write(tmp_path / "flows.csv", [["10.10.100.200"] * 7, amounts]))
+    np.testing.assert_array_equal(table.read().values[:, 0], AMOUNTS)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [["4,897", "8,397"], ["1.5", "1.5"], ["9,125", "9,126"]],
+        [["4,897", "8,397", "1,203", "5"] * 10, ["1", "2,5", "2", "2,125"] * 10],
+        [["4,897", "1,203", "5,111"] * 10 + ["4,897,123"], ["1", "2", "2,125"] * 10 + ["1"]],
+    ],
+)
+def test_commas_beside_semicolons_are_decimal_ones_in_doubt(tmp_path, columns):
+    table = open_table(write(tmp_path / "data.csv", columns), roles=Roles(features=("v",)))
+    first = [float(field.replace(",", ".")) for field in columns[0] if field.count(",") < 2]
+    np.testing.assert_array_equal(table.read().values[:, 0], first)
+
+
+EITHER = [["12,345", "13,871", "9,127", "8,451"], ["1", "2", "2,125", "1"]]
+TELLING = {
+    "decimal": ([["4,897", "8,397"] * 5, ["1", "2,5"] * 5], 1e-3),
+    "thousands": ([["4,897", "1,008,397"] * 5, ["1", "2"] * 5], 1),
+}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("marks", TELLING)
+def test_later_files_have_the_marks_of_the_first(tmp_path, delimiter, marks):
+    columns, unit = TELLING[marks]
+    numbers = np.array([12_345, 13_871, 9_127, 8_451]) * unit
+    first = write(tmp_path / "a.csv", columns, delimiter)
+    table = open_table(first, write(tmp_path / "b.csv", EITHER, delimiter))
+    assert not table.warnings
+    np.testing.assert_allclose(table.read().values[-4:, 0], numbers)
+    sure = write(tmp_path / "c.csv", TELLING["decimal"][0], delimiter)
+    table = open_table(write(tmp_path / "d.csv", [["1", "2"], ["1.5", "2.5"]], delimiter), first, sure)
+    np.testing.assert_allclose(table.read().values[-10:, 1], [1, 2.5] * 5)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_few_rows_to_score_have_decimal_commas_in_doubt(tmp_path, delimiter):
+    scored = Roles(model_features=("v", "w"), num_features=2)
+    table = open_table(write(tmp_path / "data.csv", EITHER, delimiter), roles=scored)
+    np.testing.assert_array_equal(table.read().values[:, 0], [12.345, 13.871, 9.127, 8.451])
+    assert "'12,345' is read as 12.345; --decimal point reads it as 12345" in table.warnings[0]
+    table = open_table(write(tmp_path / "data.csv", TELLING["thousands"][0], delimiter), roles=scored)
+    np.testing.assert_array_equal(table.read().values[:2, 0], [4_897, 1_008_397])
