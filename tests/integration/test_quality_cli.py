@@ -106,6 +106,11 @@ def test_recalibrate_moves_threshold_and_p_values_and_nothing_else(model, tmp_pa
 def test_recalibrate_says_when_there_are_too_few_rows(model, tmp_path):
     output = datasentinel("recalibrate", model, write_csv(tmp_path / "d.csv", rows_of(20, seed=3)))
     assert "at most 0.04762 is promised (less needs 99 rows or more)" in output
+    assert "warning     the target is out of reach of 20 rows" in output
+    before = (model / "config.json").read_bytes()
+    with pytest.raises(DataError, match="9 normal rows to find a threshold on, at least 10 are needed"):
+        datasentinel("recalibrate", model, write_csv(tmp_path / "d.csv", rows_of(9, seed=3)))
+    assert (model / "config.json").read_bytes() == before
 
 
 def test_recalibrate_needs_normal_rows(model, tmp_path):

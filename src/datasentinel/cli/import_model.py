@@ -107,7 +107,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         click.echo(f"            not {name}: {reason}")
     click.echo(f"threshold   {calibration.threshold:.6g} ({calibration.describe()})")
     if warning := _why_unreachable(calibration.threshold, detector.score(rows)):
-        click.echo(f"warning     {warning}")
+        click.echo(f"warning     {warning}", err=True)
     click.echo(f"model       {out}")
 
 

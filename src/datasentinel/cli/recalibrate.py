@@ -18,6 +18,9 @@ from datasentinel.errors import DataError
 from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
 
+# As many as training asks for.
+_LEAST_ROWS = 10
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -47,6 +50,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     if not told.any():
         raise DataError("no normal rows: all are labelled as anomalies, or of streams that warm up")
     rows, scores = scored.rows[told], scored.scores[told]
+    if len(rows) < _LEAST_ROWS:
+        raise DataError(f"{len(rows)} normal rows to find a threshold on, at least {_LEAST_ROWS} are needed")
     if detector.scorer.state_dim:
         # A score of a recording depends on the rows before it, as it should.
         calibration = calibrate(
@@ -65,4 +70,6 @@ def command(  # noqa: PLR0917 - click passes them by name
         rate = np.mean(scores.astype(np.float64) > threshold)
         click.echo(f"{when:<12}threshold {threshold:.6g}, false-positive rate on these rows {rate:.4g}")
     click.echo(f"{'calibrated':<12}{calibration.describe()}")
+    if calibration.rows_needed:
+        click.echo(f"{'warning':<12}the target is out of reach of {len(rows)} rows", err=True)
     click.echo(f"{'model':<12}{artifact.directory}")
