@@ -196,14 +196,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         from datasentinel.training import TrainingSettings, train
         from datasentinel.training.recording import Order, is_recording
 
-        for name in ("features", "ignore"):
-            told = getattr(self, name)
-            if isinstance(told, str) or not (
-                isinstance(told, Iterable) and all(isinstance(one, str) for one in told)
-            ):
-                raise SettingsError(f"{name} must be a sequence of names, such as ['temp'], got {told!r}")
+        features, ignore = (_as_names(name, getattr(self, name)) for name in ("features", "ignore"))
         refuse_masked(X)
-        asked = Roles(tuple(self.features), tuple(self.ignore), self.time, self.id, self.label)
+        asked = Roles(features, ignore, self.time, self.id, self.label)
         known = frames.learnable(X, asked)
         for doubt in known.doubts:
             warnings.warn(doubt, DataWarning, stacklevel=2)
@@ -436,6 +431,14 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         if "_detector" in state:
             state.update(_detector=None, _trained=None)
         return state
+
+
+def _as_names(parameter: str, told: object) -> tuple[str, ...]:
+    """Return names of columns, which may come from a generator."""
+    names = tuple(told) if isinstance(told, Iterable) and not isinstance(told, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise SettingsError(f"{parameter} must be a sequence of names, such as ['temp'], got {told!r}")
+    return names
 
 
 def _as_many(groups: Sequence[Hashable], rows: Float32Array | Float64Array) -> Sequence[Hashable]:
