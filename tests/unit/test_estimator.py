@@ -249,6 +249,20 @@ def test_names_of_columns_are_a_sequence(asked):
         AutoencoderDetector(**asked).fit(pd.DataFrame(normal_rows(50), columns=list("abcd")))
 
 
+@pytest.mark.parametrize("asked", [{"features": filter(None, "ab")}, {"ignore": (name for name in "cd")}])
+def test_names_of_columns_may_be_generated(asked):
+    frame = pd.DataFrame(normal_rows(50), columns=list("abcd"))
+    assert AutoencoderDetector(steps=2, **asked).fit(frame).feature_names_in_.tolist() == ["a", "b"]
+
+
+def test_flags_that_sound_like_labels_are_told():
+    frame = pd.DataFrame(normal_rows(60), columns=list("abcd"))
+    frame = frame.assign(Fault1=(np.arange(60) % 7 == 0) * 1, Fault2=(np.arange(60) % 11 == 0) * 1)
+    with pytest.warns(DataWarning, match="sounds like a label: 'Fault1', 'Fault2'"):
+        fitted = AutoencoderDetector(steps=2).fit(frame)
+    assert fitted.feature_names_in_.tolist() == list(frame.columns)
+
+
 @pytest.mark.parametrize("name", ["target_fpr", "steps", "prototypes"])
 @pytest.mark.parametrize("value", ["1%", "3", [0.1], {}])
 def test_numbers_that_are_none(name, value):

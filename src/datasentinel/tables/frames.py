@@ -9,7 +9,7 @@ import numpy as np
 
 from datasentinel.errors import InvalidInputError
 from datasentinel.tables import labels
-from datasentinel.tables.roles import NUMBERING, assign, judge_values
+from datasentinel.tables.roles import NUMBERING, assign, doubtful_flags, judge_values
 from datasentinel.tables.sample_column import SampleColumn
 
 if TYPE_CHECKING:
@@ -184,9 +184,10 @@ def learnable(x: object, asked: Roles) -> Learnable:
                 )
         return Learnable(x, {}, None, [])
     columns = assign("x", _sample_of(x), asked, named=True)
+    flags: list[str] = []
     if not asked.features:
-        columns = _without_numbering(x, columns)
-    doubts = list(map(str, columns.left_out))
+        columns, flags = _judged(x, columns)
+    doubts = [*map(str, columns.left_out), *flags]
     if columns.label is not None and asked.label is None:
         name = columns.names[columns.label]
         doubts.append(f"column '{name}' is taken as the label; if it is a feature, list the features")
@@ -195,16 +196,18 @@ def learnable(x: object, asked: Roles) -> Learnable:
     return Learnable(_with_seconds(rows), facts, _anomalies_of(x, columns), doubts)
 
 
-def _without_numbering(frame: Any, columns: Columns) -> Columns:  # noqa: ANN401
-    """Leave out columns that number the rows."""
+def _judged(frame: Any, columns: Columns) -> tuple[Columns, list[str]]:  # noqa: ANN401
+    """Leave out columns that number the rows, and return a doubt about flags that may be labels."""
     try:
-        values = [_numbers(columns.names[i], _column(frame, i)) for i in columns.features]
+        columns_values = [_numbers(columns.names[i], _column(frame, i)) for i in columns.features]
     except InvalidInputError:  # scikit-learn says so of all columns alike.
-        return columns
+        return columns, []
+    values = np.column_stack(columns_values).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        gone, _ = judge_values(columns.feature_names, np.column_stack(values).astype(np.float64))
+        gone, _ = judge_values(columns.feature_names, values)
     numbering = [column for column in gone if column.reason.startswith(NUMBERING)]
-    return columns.without(numbering) if len(numbering) < len(columns.features) else columns
+    flags = doubtful_flags(columns.feature_names, values)
+    return columns.without(numbering) if len(numbering) < len(columns.features) else columns, flags
 
 
 def without(x: object, names: Collection[str], features: Collection[str] = ()) -> object:

@@ -43,6 +43,8 @@ _LABEL_WORDS = frozenset(
     | {"laundering", "anomalies", "outliers", "attacks", "frauds", "faults", "failures", "defects"}
     | _EVENTS
 )
+# What is named by one of these tells of rows, and is no measurement.
+_ANNOTATION_WORDS = frozenset({"label", "labels", "lable", "truth", "changepoint"})
 _FILLING_WORDS = frozenset({"is", "flag", "true", "ground", "binary", "found", "no", "normal", "pass", "p"})
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MAX_CLASSES = 20
@@ -61,16 +63,27 @@ def may_be_label_name(name: str) -> bool:
 
 def sounds_like_label(name: str) -> bool:
     """Whether a rare flag of this name is a label: `anomaly_flag`, `label2`, `Attack LABLE (1:No Attack)`."""
-    words = {word.lower() for word in _WORD.findall(name)}
+    words = _words(name)
     return bool(words & _LABEL_WORDS) and words <= _LABEL_WORDS | _FILLING_WORDS
+
+
+def is_annotation(name: str) -> bool:
+    """Whether a flag of a name that sounds like a label cannot be a measurement: `changepoint`, `label2`."""
+    return bool(_words(name) & _ANNOTATION_WORDS)
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in _WORD.findall(name)}
+
+
+def is_flag(values: Collection[str | float]) -> bool:
+    """Whether values, as `normalise` returns them, are 0 and 1, or -1 and 1."""
+    return not any(isinstance(value, str) for value in values) and looks_like_labels(set(values))
 
 
 def is_rare_flag(values: Sequence[str | float]) -> bool:
     """Whether values, as `normalise` returns them, are flags of which at most half mean an anomaly."""
-    distinct = set(values)
-    if any(isinstance(value, str) for value in distinct) or not looks_like_labels(distinct):
-        return False
-    return 2 * values.count(-1 if -1 in distinct else 1) <= len(values)
+    return is_flag(values) and 2 * values.count(-1 if -1 in values else 1) <= len(values)
 
 
 def _joined(name: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasentinel.tables.sample_column import SampleColumn
-    from datasentinel.types import Float64Array
+    from datasentinel.types import BoolArray, Float64Array
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def assign(
         }
         if label is not None and guess:
             second = f"it marks rows as '{names[label]}' does; list the features to keep it"
-            found |= {c: second for c in free if c not in found and _is_rare_label(sample[c])}
+            found |= {c: second for c in free if c not in found and _is_second(sample[c], sample[label])}
         left_out = tuple(LeftOut(names[column], reason) for column, reason in found.items())
         if time is None:
             time = next((column for column, why in found.items() if why.startswith(TIMESTAMP)), None)
@@ -287,8 +287,10 @@ def _find_label(
             possible.append(column)
         elif labels.could_be_classes(values):  # type: ignore[arg-type]
             unclear.append(column)
-    loosely = [] if unclear else [column for column in free if _is_rare_label(sample[column])]
-    found = certain or possible or loosely
+    loosely = [] if unclear else [column for column in free if _is_flag(sample[column])]
+    # Several are the bits of a machine's status.
+    is_rare = len(loosely) == 1 and _is_flag(sample[loosely[0]], rare=True)
+    found = certain or possible or (loosely if is_rare else [])
     if not needs_label:
         return found[0] if found else None
     if len(found) > 1 or (unclear and not found):
@@ -300,12 +302,33 @@ def _find_label(
     return found[0] if found else None
 
 
-def _is_rare_label(column: SampleColumn) -> bool:
-    """Whether a column sounds like a label, and its values are flags of which few mean an anomaly."""
+def _is_flag(column: SampleColumn, *, rare: bool = False) -> bool:
+    """Whether a column sounds like a label and holds flags, few of which mean an anomaly if `rare`."""
     if column.nested or not labels.sounds_like_label(column.name):
         return False
-    values = [labels.normalise(value) for value in column.present]
-    return labels.is_rare_flag([value for value in values if value is not None])
+    values = [value for value in map(labels.normalise, column.present) if value is not None]
+    return labels.is_rare_flag(values) if rare else labels.is_flag(values)
+
+
+def _is_second(column: SampleColumn, label: SampleColumn) -> bool:
+    """Whether a column is one more label: by its name, or as most rows that either marks have both."""
+    if not _is_flag(column, rare=True):
+        return False
+    if labels.is_annotation(column.name):
+        return True
+    flags, told = _marked(column), _marked(label)
+    both = int((flags & told).sum())
+    return both >= MIN_ROWS_TO_JUDGE and 2 * both >= int((flags | told).sum())
+
+
+def _marked(label: SampleColumn) -> BoolArray:
+    """Return which rows a label marks, shape [n]; none where its values do not tell."""
+    values = [labels.normalise(value) for value in label.values]
+    try:
+        normal = labels.is_normal_by_value("", label.name, {value for value in values if value is not None})
+    except DataError:
+        return np.zeros(len(values), dtype=np.bool_)
+    return np.array([value is not None and not normal[value] for value in values], dtype=np.bool_)
 
 
 # How the reason begins that a column is left out for which identifies the rows.
@@ -358,7 +381,24 @@ def judge_values(names: Sequence[str], values: Float64Array) -> tuple[list[LeftO
                     f"column '{name}' has a whole number of its own for every row, as an identifier does; "
                     "--ignore leaves it out"
                 )
-    return constant + numbering, warnings
+    return constant + numbering, warnings + doubtful_flags(names, values)
+
+
+def doubtful_flags(names: Sequence[str], values: Float64Array) -> list[str]:
+    """Return a warning that names the features, values [N, D], that are flags and sound like labels."""
+    found = [
+        name
+        for i, name in enumerate(names)
+        if labels.sounds_like_label(name)
+        and set(np.unique(values[~np.isnan(values[:, i]), i])) in ({0, 1}, {-1, 1})
+    ]
+    if not found:
+        return []
+    told = "', '".join(found)
+    return [
+        f"learnt from though it sounds like a label: '{told}'; say which column is the label, or ignore what "
+        "is no feature"
+    ]
 
 
 def _is_numbering(values: Float64Array) -> bool:

@@ -319,6 +319,47 @@ def test_a_second_label_is_left_out_and_may_be_kept(frame, write):
     assert kept.feature_names == (*frame.columns, "changepoint")
 
 
+def test_several_flags_that_sound_like_labels_are_features(frame, write):
+    bits = {f"Fault{bit}": (np.arange(ROWS) % (6 + bit) == 5) * 1 for bit in range(3)}
+    table = write(frame.assign(**bits))
+    assert not table.has_labels
+    assert not table.columns.left_out
+    data = table.read(judge_columns=True)
+    assert data.feature_names == (*frame.columns, *bits)
+    assert data.warnings == [
+        "learnt from though it sounds like a label: 'Fault0', 'Fault1', 'Fault2'; say which column is the label, "
+        "or ignore what is no feature"
+    ]
+    often = write(frame.assign(fault_1=bits["Fault0"], fault_2=1 - bits["Fault1"]))
+    assert not often.has_labels
+    assert often.feature_names[-2:] == ("fault_1", "fault_2")
+    # A model of other columns is judged by none of them either.
+    assert not write(frame.assign(**bits), roles=Roles(model_features=("a", "b"))).has_labels
+
+
+def test_a_label_whose_anomalies_come_late_is_named(frame, write):
+    name = "Attack LABLE (1:No Attack, -1:Attack)"
+    long = pd.concat([frame] * 20, ignore_index=True)
+    data = write(long.assign(**{name: np.where(np.arange(len(long)) < 1100, 1, -1)})).read(judge_columns=True)
+    assert data.feature_names == (*frame.columns, name)
+    assert [name in warning for warning in data.warnings] == [True]
+    assert not write(long.assign(**{name: 1})).read(judge_columns=True).warnings
+
+
+def test_a_flag_beside_the_label_is_a_second_one_if_it_marks_the_same_rows(frame, write):
+    machine = (np.arange(ROWS) % 3 == 0) * 1
+    flag = (np.arange(ROWS) % 10 == 3) * 1
+    data = write(frame.assign(target=machine, fault_flag=flag)).read(judge_columns=True)
+    assert data.labels.tolist() == machine.astype(bool).tolist()
+    assert data.feature_names == (*frame.columns, "fault_flag")
+    assert len(data.warnings) == 1
+    words = np.where(flag == 1, "attack", "normal")
+    almost = np.where(np.arange(ROWS) == 3, 0, flag)
+    for told, second in ((words, flag), (flag, almost), (almost, flag)):
+        table = write(frame.assign(target=told, fault_flag=second))
+        assert list(left_out(table)) == ["fault_flag"]
+
+
 def test_a_feature_may_have_a_label_s_name(frame, write):
     frame = frame.rename(columns={"a": "x", "b": "y"})
     assert write(frame).feature_names == ("x", "y", "c")
