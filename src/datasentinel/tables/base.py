@@ -205,7 +205,7 @@ class Table:
         yield self._parts[0].sample()[column].values
         if all(part.is_rereadable for part in self._parts):
             for chunk in self.chunks():
-                yield chunk.good_values(name)
+                yield chunk.plain_values(name)
 
     def parse(self, block: Block, dtype: type) -> Chunk:
         """Parse a block, whose rows and lines count from its start; thread-safe."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasentinel.tables.number_marks import POINT, Marks
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,6 +42,8 @@ class Chunk:
         Lines of text that were read for it.
     share_read : float
         How much of the table has been read after this chunk, between 0 and 1.
+    marks : Marks
+        Which ones numbers have in what is handed through as text.
     """
 
     num_rows: int
@@ -51,6 +55,7 @@ class Chunk:
     first_row: int = 0
     num_lines: int = 0
     share_read: float = 0.0
+    marks: Marks = POINT
 
     def good_values(self, column: str) -> list[Any]:
         """Return what the good rows have in a column that is handed through."""
@@ -61,6 +66,11 @@ class Chunk:
     def good_texts(self, column: str) -> list[str]:
         """Return the same as text."""
         return list(map(str, self.good_values(column)))
+
+    def plain_values(self, column: str) -> list[Any]:
+        """Return what `good_values` does, numbers in text with a decimal point and no other marks."""
+        values = self.good_values(column)
+        return values if self.marks == POINT else list(map(self.marks.plain, values))
 
     def without(self, wrong: Sequence[BadRow]) -> Chunk:
         """Return the chunk with some of its good rows as bad ones."""

@@ -139,7 +139,16 @@ class CsvPart(Part):
                 stays = np.array([told[row] is not None for row in rows.tolist()], bool)
                 values, rows = values[stays], rows[stays]
             label_values = [value for row in rows.tolist() if (value := told[row]) is not None]
-        return Chunk(num_rows, rows, values, bad, kept, label_values, num_lines=num_lines)
+        return Chunk(
+            num_rows,
+            rows,
+            values,
+            bad,
+            kept,
+            label_values,
+            num_lines=num_lines,
+            marks=self._layout.dialect.marks,
+        )
 
     def _decode(self, offsets: Any, text: bytes) -> list[str]:  # noqa: ANN401
         bounds = list(pairwise(offsets.tolist()))

@@ -105,18 +105,20 @@ def _is_between(
     if any(column.has_groups(mark) for column in columns):
         return True
     either = [column for column in columns if column.counts[_EITHER, mark]]
-    if in_doubt is not None or not either or any(column.counts[_LONG] for column in either):
-        return in_doubt is not None and mark == in_doubt.thousands
-    if mark == delimiter:
+    has_others = mark != usual and any(column.has_decimals(_OTHER[mark]) for column in columns)
+    is_beside_short_ones = any(column.is_beside_short_ones(mark) for column in either)
+    # Numbers with decimal commas have points nowhere else.
+    if mark == "." and has_others and is_beside_short_ones:
         return True
-    if mark == usual:
+    if in_doubt is not None:
+        return mark == in_doubt.thousands
+    if not either or any(column.counts[_LONG] for column in either):
         return False
-    other = _OTHER[mark]
-    are_decimals = any(column.has_decimals(other) for column in columns)
-    return any(
-        (are_decimals and column.is_beside_short_ones(mark))
-        or column.counts[_DECIMAL, other] + column.counts[_EITHER, other] > column.counts[_EITHER, mark]
-        for column in either
+    return mark == delimiter or (
+        mark != usual
+        and (
+            (has_others and is_beside_short_ones) or any(column.has_rather(_OTHER[mark]) for column in either)
+        )
     )
 
 
@@ -156,6 +158,11 @@ class _Column:
         """Whether a mark is a decimal mark in it, no doubt."""
         more = self.counts[_DECIMAL, mark] > self.counts[_THOUSANDS, mark]
         return self.is_numeric and more and not self.is_beside_short_ones(mark)
+
+    def has_rather(self, mark: str) -> bool:
+        """Whether it has more numbers with a mark than with the other one."""
+        counts = self.counts
+        return counts[_DECIMAL, mark] + counts[_EITHER, mark] > counts[_EITHER, _OTHER[mark]]
 
     def has_groups(self, mark: str) -> bool:
         """Whether a mark is between thousands in it, no doubt.

@@ -69,7 +69,7 @@ class TimeColumn:
 
     def seconds(self, chunk: Chunk) -> Float64Array:
         """Return when the good rows were taken, in seconds since 1970, shape [n]; NaN for what is no time."""
-        return seconds(chunk.good_values(self.name), self.date_order)
+        return seconds(chunk.plain_values(self.name), self.date_order)
 
     def bad_rows(self, chunk: Chunk, times: Float64Array, *, may_lack: bool = False) -> list[BadRow]:
         """Return the good rows whose times are none: those with a time [n] not finite.
@@ -106,7 +106,7 @@ class CalendarColumn:
 
     def add(self, chunk: Chunk) -> Chunk:
         """Return the chunk with its rows' seconds of the week; rows without a time are bad."""
-        times = chunk.good_values(self.time.name)
+        times = chunk.plain_values(self.time.name)
         of_week = second_of_week(times, self.zone, self.time.date_order)
         values = np.column_stack([chunk.values, of_week.astype(chunk.values.dtype)])
         return replace(chunk, values=values).without(self.time.bad_rows(chunk, of_week))

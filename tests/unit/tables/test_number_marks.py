@@ -152,3 +152,22 @@ def test_few_rows_to_score_have_decimal_commas_in_doubt(tmp_path, delimiter):
     assert "'12,345' is read as 12.345; --decimal point reads it as 12345" in table.warnings[0]
     table = open_table(write(tmp_path / "data.csv", TELLING["thousands"][0], delimiter), roles=scored)
     np.testing.assert_array_equal(table.read().values[:2, 0], [4_897, 1_008_397])
+
+
+@pytest.mark.parametrize(
+    ("times", "read"),
+    [
+        (["0", "0,5", "1", "1,5", "2", "x"], [0, 0.5, 1, 1.5, 2]),
+        (["990", "1.000", "1.010,5", "1.020", "1.030", "x"], [990, 1000, 1010.5, 1020, 1030]),
+    ],
+)
+def test_times_have_the_marks_of_other_numbers_and_are_handed_through_as_they_are(tmp_path, times, read):
+    columns = [times, ["0,25", "1,5", "2,75", "0,5", "1,25", "2"]]
+    # Those of files that models score, too.
+    roles = Roles(time="v", model_features=("w",), num_features=1)
+    table = open_table(write(tmp_path / "data.csv", columns), roles=roles)
+    data = table.read(with_times=True)
+    np.testing.assert_array_equal(data.times_s, read)
+    assert [str(bad) for bad in data.bad] == ["row 5: column 'v': 'x' is not a time"]
+    (chunk,) = table.chunks()
+    assert chunk.good_values("v") == times
