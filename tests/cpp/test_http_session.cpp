@@ -357,7 +357,10 @@ void refuses_what_two_readers_could_understand_differently() {
   refused(with("Content-Length: 2\r\nContent-Length: 3"), "400");
   refused(with("Content-Length: +2"), "400");
   refused(with("Content-Length: 2, 2"), "400");
+  refused(with("Content-Length : 5"), "400");
   refused(with("Transfer-Encoding: gzip, chunked"), "501");
+  refused(with("Transfer-Encoding: chunked, chunked"), "501");
+  refused(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), "501");
   refused(with("Transfer-Encoding: chunked") + "-2\r\nab\r\n0\r\n\r\n", "400");
   refused(with("Transfer-Encoding: chunked") + "1\r\nab\r\n0\r\n\r\n", "400");
   refused(with("Transfer-Encoding: chunked") + "fffffff\r\nab", "413");

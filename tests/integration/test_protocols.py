@@ -46,6 +46,7 @@ class Client:
     """One connection of each kind to a server."""
 
     server: ServerProcess
+    threshold: float
     channel: grpc.Channel = field(init=False)
     web: http.client.HTTPConnection = field(init=False)
 
@@ -78,6 +79,7 @@ class Client:
         if response.message:
             assert not response.scores
             raise RefusedError(response.message)
+        np.testing.assert_allclose(response.severities, np.divide(response.scores, self.threshold), rtol=1e-6)
         return list(response.scores), [status == inference_pb2.ANOMALY for status in response.statuses]
 
     def evaluate_batch(self, rows):
@@ -194,8 +196,8 @@ def server(start_server):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    client = Client(server)
+def client(server, detector):
+    client = Client(server, detector.threshold)
     yield client
     client.close()
 
