@@ -28,7 +28,7 @@ class Copies:
     Attributes
     ----------
     kept : bool array, shape [N]
-        Rows without the copies; all of them where chance may have repeated the rows.
+        Rows without the copies; all of them where chance or a cycle may have repeated the rows.
     text : str
         The message to the user.
     """
@@ -37,7 +37,7 @@ class Copies:
     text: str
 
 
-def find_copies(rows: Float32Array) -> Copies | None:
+def find_copies(rows: Float32Array, *, recording: bool = False) -> Copies | None:
     """Find rows that are copies rather than states that recur, or return None.
 
     Copies on both sides of a split make a model look better than it is: it has seen what it is calibrated on.
@@ -49,8 +49,11 @@ def find_copies(rows: Float32Array) -> Copies | None:
     ----------
     rows : float32 array, shape [N, D]
         Raw rows, in the order in which they were read.
+    recording : bool
+        Whether neighbours are alike: then a cycle may have come again, as it will in new rows.
     """
-    if len(rows) < 2 * _LEAST_DISTINCT:
+    # Of one column, the values are states however fine their steps are.
+    if len(rows) < 2 * _LEAST_DISTINCT or np.count_nonzero(np.ptp(rows, axis=0)) < 2:
         return None
     keys = _keys(rows)
     _, first, of, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
@@ -61,7 +64,7 @@ def find_copies(rows: Float32Array) -> Copies | None:
     if told_apart < _LEAST_TOLD_APART * len(first):
         return None
     text = f"{len(rows)} normal rows are {len(first)} distinct ones, most of them at least {usual} times"
-    if counts.var() > _MOST_DISPERSION * counts.mean():
+    if recording or counts.var() > _MOST_DISPERSION * counts.mean():
         advice = "if they are copies, what the threshold promises holds for these rows only: leave copies out"
         return Copies(np.ones(len(rows), bool), f"{text}; {advice}")
     kept = _place_among_equals(of) < np.maximum(1, np.round(counts / usual))[of]

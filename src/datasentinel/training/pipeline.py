@@ -170,11 +170,12 @@ def train(
         if judged is not None:
             judged = season.apply(*split_time(judged[0])), judged[1]
 
-    normal, copies = _without_copies(raw, np.flatnonzero(~is_anomaly), settings)
+    normal = np.flatnonzero(~is_anomaly)
     # A plain autoencoder is not trained again on the rows it was stopped by: it would never see the end.
     recording = settings.model == "context" or (
         settings.model != "autoencoder" and is_recording(values[normal])
     )
+    normal, copies = _without_copies(raw, normal, settings, recording=recording)
     if not recording:
         normal = np.random.default_rng(settings.seed).permutation(normal)
     if judged is None and is_anomaly.any():
@@ -230,10 +231,10 @@ def train(
 
 
 def _without_copies(
-    rows: Float32Array, normal: Int64Array, settings: TrainingSettings
+    rows: Float32Array, normal: Int64Array, settings: TrainingSettings, *, recording: bool
 ) -> tuple[Int64Array, str]:
     """Return the numbers of the normal rows without copies, and what was found."""
-    copies = find_copies(rows[normal]) if settings.model != "context" else None
+    copies = find_copies(rows[normal], recording=recording) if settings.model != "context" else None
     return (normal, "") if copies is None else (normal[copies.kept], copies.text)
 
 

@@ -142,8 +142,21 @@ def test_states_that_recur_are_no_copies():
     drawn = find_copies(states[random.integers(100, size=1000)].astype(np.float32))
     assert drawn.kept.all()
     assert "if they are copies" in drawn.text
+    percent = random.permutation(np.repeat(np.arange(100), 10))[:, np.newaxis]
+    for rows in (percent, np.hstack([percent, np.ones_like(percent)])):
+        assert find_copies(rows.astype(np.float32)) is None
     # A gauge that is read more often than it changes is a recording.
     assert find_copies(np.repeat(states, 5, axis=0).astype(np.float32)) is None
+
+
+def test_a_cycle_comes_again():
+    phase = np.arange(2000) % 200 / 200 * 2 * np.pi
+    rows = np.column_stack([np.sin(phase), np.cos(phase), phase]).round(3)
+    result = train(rows, settings=QUICK)
+    assert result.recording
+    assert "if they are copies" in result.copies
+    assert result.rows_held_out == 500
+    assert share_above(result, rows) == 0
 
 
 def test_few_rows_of_many_columns():
