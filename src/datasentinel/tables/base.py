@@ -309,11 +309,12 @@ class Table:
         for chunk in self.chunks(threads=threads):
             if time is not None:
                 times_s = time.seconds(chunk)
-                wrong = time.bad_rows(chunk, times_s, may_lack=True)
+                is_unsaid = len(warnings) == len(self.warnings)
+                wrong = time.bad_rows(chunk, times_s, may_lack=True) if needs_times or is_unsaid else []
                 if needs_times:
                     times_s = times_s[~np.isin(chunk.rows, [bad.row for bad in wrong])]
                     chunk = chunk.without(wrong)  # noqa: PLW2901
-                elif wrong and len(warnings) == len(self.warnings):
+                elif wrong:
                     warnings.append(f"{self.name}: {wrong[0].reason}")
                 times.append(times_s)
             problems.add(chunk.bad)
