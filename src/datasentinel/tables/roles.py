@@ -186,7 +186,10 @@ def assign(
             raise DataError(f"{where}: column '{clash[0]}' cannot be a feature and have another role")
     else:
         if label is None and named:
-            label = _find_label(where, sample, names, others, needs_label=asked.needs_label)
+            by_sound = asked.needs_label and len(names) - len(others) != asked.num_features
+            label = _find_label(
+                where, sample, names, others, needs_label=asked.needs_label, by_sound=by_sound
+            )
             others |= {label} if label is not None else set()
         free = [column for column in range(len(names)) if column not in others]
         guess = guess and len(free) != asked.num_features
@@ -273,9 +276,18 @@ _NO_NAMES = ", and the file names no columns"
 
 
 def _find_label(
-    where: str, sample: Sequence[SampleColumn], names: Sequence[str], taken: set[int], *, needs_label: bool
+    where: str,
+    sample: Sequence[SampleColumn],
+    names: Sequence[str],
+    taken: set[int],
+    *,
+    needs_label: bool,
+    by_sound: bool = True,
 ) -> int | None:
-    """Find the label by its name and, where the name alone does not decide, by its values."""
+    """Find the label by its name and, where the name alone does not decide, by its values.
+
+    With `by_sound` it may be a rare flag whose name merely sounds like a label.
+    """
     free = [column for column in range(len(names)) if column not in taken]
     certain = [column for column in free if labels.is_label_name(names[column])]
     possible, unclear = [], []
@@ -287,7 +299,7 @@ def _find_label(
             possible.append(column)
         elif labels.could_be_classes(values):  # type: ignore[arg-type]
             unclear.append(column)
-    loosely = [] if unclear else [column for column in free if _is_flag(sample[column])]
+    loosely = [] if unclear or not by_sound else [column for column in free if _is_flag(sample[column])]
     # Several are the bits of a machine's status.
     is_rare = len(loosely) == 1 and _is_flag(sample[loosely[0]], rare=True)
     found = certain or possible or (loosely if is_rare else [])

@@ -360,6 +360,17 @@ def test_a_flag_beside_the_label_is_a_second_one_if_it_marks_the_same_rows(frame
         assert list(left_out(table)) == ["fault_flag"]
 
 
+def test_what_sounds_like_a_label_is_a_column_to_score(frame, write):
+    frame["fault_flag"] = (np.arange(ROWS) % 10 == 3) * 1
+    for asked in (Roles(needs_label=False), Roles(num_features=4), Roles(num_features=4, needs_label=False)):
+        assert write(frame, roles=asked).feature_names == tuple(frame.columns)
+    assert write(frame, roles=Roles(num_features=3)).has_labels
+    # It is none of the columns of a model of other names.
+    named = write(frame, roles=Roles(model_features=("a", "b", "c")))
+    assert named.has_labels
+    assert named.feature_names == ("a", "b", "c")
+
+
 def test_a_feature_may_have_a_label_s_name(frame, write):
     frame = frame.rename(columns={"a": "x", "b": "y"})
     assert write(frame).feature_names == ("x", "y", "c")
