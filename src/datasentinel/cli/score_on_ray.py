@@ -36,12 +36,17 @@ def score_on_ray(
     Raises
     ------
     SettingsError
-        There is no folder to write into.
+        There is no folder to write into, or it is told what dates begin with.
     DataError
         The files are not Parquet, the folder holds something already, or none of the rows is usable.
     """
     if out is None:
         raise SettingsError("--engine ray writes Parquet files into a folder: name it with --out")
+    if reading.day_first is not None:
+        raise SettingsError(
+            "--engine ray reads each date alone, without --day-first and --month-first: write times as "
+            "2026-10-24T12:00:00"
+        )
     paths = [source.path for source in expand(data)]
     if wrong := [path for path in paths if not path.lower().endswith((".parquet", ".pq"))]:
         raise DataError(f"{wrong[0]}: not Parquet, which --engine ray reads")

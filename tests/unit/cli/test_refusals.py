@@ -58,6 +58,7 @@ def refusal(folder, line):
         ("produce --dim 4 --label x", "need --file"),
         ("produce --dim 4 --file {0}/rows.npy", "for synthetic telemetry, not for --file"),
         ("score {0}/rows.npy --model {0}/m --workers 2", "--address and --workers are for --engine ray"),
+        ("score {0}/a.parquet --model {0}/m --engine ray --out {0}/o --day-first", "reads each date alone"),
         ("score {0}/rows.npy --model {0}/m --alarm-budget 0.1", "for models with memory"),
         ("evaluate {0}/m {0}/marked.npz --alarm-budget 0.1", "--alarm-budget is for models with memory"),
         ("evaluate {0}/m {0}/rows.npy", "no label column"),
