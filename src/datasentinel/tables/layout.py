@@ -115,7 +115,7 @@ def find_layout(
         Those of the table's first file, which decide where this one leaves it open.
     is_scored : bool
         Whether a model scores it: commas before three digits are decimal ones then where that is open, as
-        few rows may show no others.
+        few rows may show no others, and commas are not what is between the fields.
 
     Raises
     ------
@@ -154,7 +154,8 @@ def find_layout(
         width = _usual_width(records) if records else len(names)
         names, width = _fit_names(names, records, width)
     sample = tuple(tuple(record) for record in records if len(record) == width)
-    marks = find_marks(sample, dialect.delimiter, decimal, first or (COMMA if is_scored else None))
+    in_doubt = COMMA if is_scored and dialect.delimiter != "," else None
+    marks = find_marks(sample, dialect.delimiter, decimal, first or in_doubt)
     dialect = replace(dialect, marks=marks)
     doubtful = {} if decimal or first else doubts(sample, marks)
     return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample, doubtful)

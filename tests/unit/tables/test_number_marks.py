@@ -144,7 +144,18 @@ def test_later_files_have_the_marks_of_the_first(tmp_path, delimiter, marks):
     np.testing.assert_allclose(table.read().values[-10:, 1], [1, 2.5] * 5)
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_quoted_numbers_among_commas_are_scored_as_they_are_trained_on(tmp_path):
+    scored = Roles(model_features=("v", "w"), num_features=2)
+    numbers = [51_494, 914, 1_020, 38_001, 7, 2_500]
+    for others in (["1.32", "3.25", "2.5", "1.75", "4.5", "2.25"], ["17", "12", "11", "19", "13", "18"]):
+        path = write(tmp_path / "data.csv", [written(numbers), others], ",")
+        for roles in (None, scored):
+            table = open_table(path, roles=roles)
+            np.testing.assert_array_equal(table.read().values[:, 0], numbers)
+            assert "'51,494' is read as 51494; --decimal comma reads it as 51.494" in table.warnings[0]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_few_rows_to_score_have_decimal_commas_in_doubt(tmp_path, delimiter):
     scored = Roles(model_features=("v", "w"), num_features=2)
     table = open_table(write(tmp_path / "data.csv", EITHER, delimiter), roles=scored)
