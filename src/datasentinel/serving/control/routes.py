@@ -273,11 +273,12 @@ def refusal_of(error: Exception) -> Response:
     return Response.error(status.http, str(error))
 
 
-def is_cross_site(headers: Mapping[str, str]) -> bool:
+def is_cross_site(headers: Mapping[str, str], *, by_any_name: bool = False) -> bool:
     """Return whether a browser asks on behalf of a page that this server did not send.
 
-    Only browsers send `Origin`, and they do with every POST; `Host` must then be this server's own, by an
-    address and not by a name that an attacker could have made resolve to it (DNS rebinding).
+    Only browsers send `Origin`, and they do with every POST; `Host` must then be this server's own. Unless
+    `by_any_name`, it must be an address, and not a name that an attacker could have made resolve to it (DNS
+    rebinding).
     """
     origin = headers.get("origin")
     if origin is None:
@@ -285,7 +286,7 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
     host = headers.get("host", "")
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        if name != "localhost":
+        if name != "localhost" and not by_any_name:
             ipaddress.ip_address(name)
     except ValueError:  # neither, or no host at all
         return True
