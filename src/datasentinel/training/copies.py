@@ -53,7 +53,7 @@ def find_copies(rows: Float32Array, *, recording: bool = False) -> Copies | None
         Whether neighbours are alike: then a cycle may have come again, as it will in new rows.
     """
     # Of one column, the values are states however fine their steps are.
-    if len(rows) < 2 * _LEAST_DISTINCT or np.count_nonzero(np.ptp(rows, axis=0)) < 2:
+    if len(rows) < 2 * _LEAST_DISTINCT or np.count_nonzero((rows != rows[0]).any(axis=0)) < 2:
         return None
     keys = _keys(rows)
     _, first, of, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
