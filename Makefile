@@ -58,7 +58,7 @@ test-cpp-tsan: tools  ## Those of threads under ThreadSanitizer
 
 test-cpp-aarch64: tools  ## Those of the kernels for 64-bit Arm under qemu; needs g++-aarch64-linux-gnu, qemu-user
 	$(CMAKE) --preset aarch64
-	$(BIN)/cmake --build --preset aarch64 --target test_core test_onnx test_fused test_fused_math
+	$(BIN)/cmake --build --preset aarch64 --target test_core test_onnx test_fused test_fused_distances test_fused_math
 	$(BIN)/ctest --preset aarch64
 
 fuzz: tools  ## Fuzz each target for FUZZ_S seconds, 60 by default; needs clang

@@ -6,7 +6,9 @@ arithmetic, the indexing and the barriers; and by NVRTC for several GPUs.
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 
 import numpy as np
 import onnx
@@ -294,6 +296,35 @@ def test_nvrtc_compiles_it_for(architecture, dims, precision):
     for kernel in entry_points(source).values():
         # Clusters came with compute capability 9.0.
         assert (str(kernel["name"]).encode() in cubin) == (kernel["blocks"] == 1 or architecture >= 90)
+
+
+def code_of(cubin: bytes) -> dict[bytes, bytes]:
+    """Return the sections with machine code of an ELF file, by name."""
+    (start,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
+    headers = [struct.unpack_from("<2I4Q", cubin, start + i * size) for i in range(count)]
+    strings = headers[names][4]
+    sections = {}
+    for name, _, _, _, at, length in headers:
+        begin = strings + name
+        sections[cubin[begin : cubin.index(b"\0", begin)]] = cubin[at : at + length]
+    return {name: code for name, code in sections.items() if name.startswith(b".text.")}
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_nvrtc_s_code_does_not_depend_on_its_threads():
+    cores = os.sched_getaffinity(0)
+    if len(cores) == 1:
+        pytest.skip("only one core")
+    source = gpu.cuda_source(Network.random(NETWORKS["odd"][0]).to_onnx(with_contributions=True), name="m")
+    by_many = code_of(gpu.compile_cuda(source.text, architecture=90))
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        by_one = code_of(gpu.compile_cuda(source.text, architecture=90))
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert set(by_many) == {f".text.{kernel['name']}".encode() for kernel in entry_points(source).values()}
+    assert by_many == by_one
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -19,16 +19,25 @@ bool is_scaled(const Symbol& symbol) {
          std::all_of(symbol.scale.begin(), symbol.scale.end(), [](double scale) { return scale > 0; });
 }
 
+/// Of a symbol or an instruction.
+template <typename Formula>
+std::size_t count_of_constants(const Formula& formula) {
+  return formula.center.size() + formula.scale.size() + formula.offset.size() + formula.scale_b.size() +
+         formula.weights.size();
+}
+
 }  // namespace
+
+void refuse_graph(const std::string& problem) {
+  throw Error(ErrorCode::unsupported_model, "the fused backend cannot run this graph: " + problem);
+}
 
 int ProgramBuilder::new_value(std::size_t width) {
   // One row of all values together; a small file can ask for any number of columns by joining them.
   constexpr std::size_t kMaxColumns = std::size_t{1} << 24;
   columns_ += width;
   if (columns_ > kMaxColumns) {
-    throw Error(ErrorCode::unsupported_model,
-                "the fused backend cannot run this graph: its values have more than " +
-                    std::to_string(kMaxColumns) + " columns together");
+    refuse_graph("its values have more than " + std::to_string(kMaxColumns) + " columns together");
   }
   program_.widths.push_back(width);
   producer_.push_back(-1);
@@ -36,11 +45,44 @@ int ProgramBuilder::new_value(std::size_t width) {
   return static_cast<int>(program_.widths.size()) - 1;
 }
 
+void ProgramBuilder::push(Instruction instruction) {
+  constexpr std::size_t kMaxInstructions = std::size_t{1} << 18;
+  if (program_.instructions.size() == kMaxInstructions) {
+    refuse_graph("it takes more than " + std::to_string(kMaxInstructions) + " steps");
+  }
+  program_.instructions.push_back(std::move(instruction));
+}
+
+bool ProgramBuilder::has_room_for(std::size_t constants) const {
+  constexpr std::size_t kAlways = std::size_t{1} << 26;
+  constexpr std::size_t kMostPerNumber = 16;
+  return constants_ + constants <= kAlways + kMostPerNumber * numbers_read_;
+}
+
+void ProgramBuilder::count_constants(std::size_t numbers) {
+  if (!has_room_for(numbers)) {
+    refuse_graph("the constants of its columns would take far more memory than those in the file");
+  }
+  constants_ += numbers;
+}
+
+void ProgramBuilder::keep(const Symbol& symbol) { count_constants(count_of_constants(symbol)); }
+
+bool ProgramBuilder::make_own(SharedNumbers& weights) {
+  if (weights.are_shared()) {
+    if (!has_room_for(weights.size())) return false;
+    count_constants(weights.size());
+    static_cast<void>(weights.own());
+  }
+  return true;
+}
+
 Symbol ProgramBuilder::emit(Instruction instruction, std::size_t width) {
+  count_constants(count_of_constants(instruction));
   const int value = new_value(width);
   instruction.out = value;
   producer_[static_cast<std::size_t>(value)] = static_cast<int>(program_.instructions.size());
-  program_.instructions.push_back(std::move(instruction));
+  push(std::move(instruction));
   Symbol symbol;
   symbol.a = value;
   symbol.width = width;
@@ -191,7 +233,7 @@ int ProgramBuilder::materialize(Symbol& symbol) {
   const std::size_t width = symbol.width;
   Dense* layer = symbol.form == Form::affine ? open_layer(symbol.a) : nullptr;
   if (layer != nullptr && repeats(symbol.center, layer->outputs) && repeats(symbol.scale, layer->outputs) &&
-      repeats(symbol.offset, layer->outputs)) {
+      repeats(symbol.offset, layer->outputs) && make_own(layer->weights)) {
     layer->bias.resize(layer->outputs, 0.0);
     std::vector<double>& weights = layer->weights.own();
     for (std::size_t n = 0; n < layer->outputs; ++n) {
@@ -245,7 +287,8 @@ Symbol ProgramBuilder::apply(FunctionCall function, Symbol& symbol, bool only_re
 Symbol ProgramBuilder::dense(Dense layer, Symbol& symbol) {
   const bool shifts = !symbol.center.empty() || !symbol.offset.empty();
   const bool folds = layer.windows == 1 && symbol.form == Form::affine && !symbol.is_plain() &&
-                     open_layer(symbol.a) == nullptr && (symbol.a != program_.input || !shifts);
+                     open_layer(symbol.a) == nullptr && (symbol.a != program_.input || !shifts) &&
+                     make_own(layer.weights);
   Instruction instruction;
   instruction.op = Op::dense;
   if (folds) {
@@ -297,25 +340,23 @@ Symbol ProgramBuilder::binary(Op op, Symbol& left, Symbol& right) {
 }
 
 Symbol ProgramBuilder::concat(const std::vector<Symbol*>& parts) {
-  std::vector<Instruction> copies;
-  std::size_t width = 0;
+  Symbol symbol;
   for (Symbol* part : parts) {
+    static_cast<void>(read(*part));
+    symbol.width += part->width;
+  }
+  symbol.a = new_value(symbol.width);
+  symbol.shape = Shape::matrix(symbol.width);
+  std::size_t column = 0;
+  for (const Symbol* part : parts) {
     Instruction instruction;
     instruction.op = Op::copy;
-    instruction.a = read(*part);
-    instruction.out_column = width;
-    copies.push_back(std::move(instruction));
-    width += part->width;
+    instruction.a = part->a;
+    instruction.out = symbol.a;
+    instruction.out_column = column;
+    push(std::move(instruction));
+    column += part->width;
   }
-  const int value = new_value(width);
-  for (Instruction& instruction : copies) {
-    instruction.out = value;
-    program_.instructions.push_back(std::move(instruction));
-  }
-  Symbol symbol;
-  symbol.a = value;
-  symbol.width = width;
-  symbol.shape = Shape::matrix(width);
   return symbol;
 }
 

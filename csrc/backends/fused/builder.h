@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "backends/fused/program.h"
@@ -31,8 +32,16 @@ struct Symbol {
 
 /// Writes a Program. The symbolic operations emit nothing; the others emit instructions and may rewrite the
 /// symbols they read into plain ones.
+///
+/// Small files must not ask for much memory: columns of values, constants for columns and instructions are
+/// counted before they are kept, and too many of them are an Error{unsupported_model}.
 class ProgramBuilder {
  public:
+  /// `numbers_read`: how many the file has; so many more constants may be made.
+  explicit ProgramBuilder(std::size_t numbers_read) : numbers_read_(numbers_read) {}
+
+  [[nodiscard]] std::size_t numbers_read() const noexcept { return numbers_read_; }
+
   [[nodiscard]] Symbol input(std::size_t width);
   [[nodiscard]] Symbol state(std::size_t width);
 
@@ -43,6 +52,9 @@ class ProgramBuilder {
   [[nodiscard]] Symbol difference(Symbol& left, Symbol& right);  ///< Widths must be equal.
   [[nodiscard]] Symbol add(Symbol& left, Symbol& right);         ///< Widths must be equal.
   [[nodiscard]] Symbol square(Symbol& symbol);
+
+  /// Counts the constants of a symbol that is kept.
+  void keep(const Symbol& symbol);
 
   /// Notes that more than one reader will see the value behind `symbol`, so that it must stay as it is.
   void share(const Symbol& symbol);
@@ -77,6 +89,11 @@ class ProgramBuilder {
 
  private:
   int new_value(std::size_t width);
+  void push(Instruction instruction);
+  [[nodiscard]] bool has_room_for(std::size_t constants) const;
+  void count_constants(std::size_t numbers);
+  /// Whether weights may be changed: others that share them keep theirs, where there is room for both.
+  [[nodiscard]] bool make_own(SharedNumbers& weights);
   Symbol emit(Instruction instruction, std::size_t width);
   int read(Symbol& symbol);
   /// Writes the symbol out unless it is a form of one value.
@@ -88,6 +105,11 @@ class ProgramBuilder {
   std::vector<int> producer_;  ///< Instruction that computes each value; -1 for the input.
   std::vector<char> shared_;   ///< Values that have been read as they are.
   std::size_t columns_ = 0;    ///< Of all values.
+  std::size_t constants_ = 0;  ///< Of symbols and instructions, and of layers that were changed.
+  std::size_t numbers_read_ = 0;
 };
+
+/// Throws Error{unsupported_model}: the fused backend cannot run the graph, because of `problem`.
+[[noreturn]] void refuse_graph(const std::string& problem);
 
 }  // namespace datasentinel::fused

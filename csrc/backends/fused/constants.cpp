@@ -14,9 +14,11 @@ namespace {
 using onnx::Tensor;
 
 std::optional<Tensor> elementwise(const Tensor& tensor, const std::function<double(double)>& operation) {
-  Tensor result = tensor;
-  result.reals = numbers(tensor);
-  result.integers.clear();
+  Tensor result{.name = tensor.name,
+                .type = tensor.type,
+                .dims = tensor.dims,
+                .reals = numbers(tensor),
+                .integers = {}};
   std::transform(result.reals.begin(), result.reals.end(), result.reals.begin(), operation);
   return result;
 }

@@ -6,7 +6,9 @@
 #include "backends/fused/dense.inl"
 #include "backends/fused/distances.inl"
 #include "backends/fused/trees.inl"
-#include "backends/fused/layout.inl"
+#include "backends/fused/selection.inl"
+#include "backends/fused/rows_in_lanes.inl"
+#include "backends/fused/columns_in_lanes.inl"
 #include "backends/fused/near.inl"
 #include "backends/fused/executor.inl"
 // clang-format on

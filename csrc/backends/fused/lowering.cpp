@@ -8,17 +8,12 @@
 #include "backends/fused/builder.h"
 #include "backends/fused/operators.h"
 #include "backends/fused/patterns.h"
-#include "core/error.h"
 
 namespace datasentinel::fused {
 namespace {
 
 using onnx::Graph;
 using NodeIndices = std::vector<std::size_t>;
-
-[[noreturn]] void refuse_graph(const std::string& problem) {
-  throw Error(ErrorCode::unsupported_model, "the fused backend cannot run this graph: " + problem);
-}
 
 /// The input `name`: float32 [batch, D].
 const onnx::ValueInfo& checked_input(const Graph& graph, std::string_view name) {
@@ -70,6 +65,19 @@ Uses count_uses(const Graph& graph, const std::set<std::size_t>& nodes) {
   return uses;
 }
 
+/// Of constants and attributes.
+std::size_t count_numbers(const Graph& graph) {
+  const auto size_of = [](const auto& numbers) { return numbers.reals.size() + numbers.integers.size(); };
+  std::size_t count = 0;
+  for (const auto& [name, tensor] : graph.constants) count += size_of(tensor);
+  for (const onnx::Node& node : graph.nodes) {
+    for (const onnx::Attribute& attribute : node.attributes) {
+      count += size_of(attribute) + size_of(attribute.tensor);
+    }
+  }
+  return count;
+}
+
 }  // namespace
 
 Program lower(const Graph& original) {
@@ -97,7 +105,7 @@ Program lower(const Graph& original) {
   needed.insert(third.begin(), third.end());
   const Uses uses = count_uses(graph, needed);
 
-  ProgramBuilder builder;
+  ProgramBuilder builder(count_numbers(graph));
   Operators operators(graph, uses, builder);
   operators.define(input.name, builder.input(static_cast<std::size_t>(input.dims[1])));
   if (has_memory) {

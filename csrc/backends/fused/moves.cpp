@@ -16,6 +16,9 @@ using onnx::Node;
 using onnx::Tensor;
 using Numbers = std::vector<std::int64_t>;
 
+/// Each of them may be picked from at will.
+constexpr std::size_t kMostAxes = 8;
+
 [[noreturn]] void reject(const Node& node, const std::string& problem) {
   throw Error(ErrorCode::invalid_model, node.describe() + " " + problem);
 }
@@ -155,7 +158,6 @@ Moved squeezed(const Node& node, const Shape& x, const Known& known) {
 Moved unsqueezed(const Node& node, const Shape& x, const Known& known) {
   const Numbers axes = axes_of(node, known, 1);
   const std::size_t rank = x.rank() + axes.size();
-  constexpr std::size_t kMostAxes = 8;
   if (axes.empty() || rank > kMostAxes) refuse(node, "it makes no axes, or too many");
   std::vector<bool> is_new(rank, false);
   for (const std::int64_t axis : axes) {
@@ -349,10 +351,14 @@ std::optional<Moved> moved(const Node& node, const Shape& x, const Known& known)
   };
   const auto found = kMoves.find(node.op_type);
   if (!node.domain.empty() || found == kMoves.end()) return std::nullopt;
+  // These pick nothing.
+  const bool renames = node.op_type == "Flatten" || node.op_type == "Reshape" || node.op_type == "Squeeze";
+  if (x.rank() > kMostAxes && !renames) refuse(node, "its input has too many axes");
   return found->second(node, x, known);
 }
 
 std::vector<Moved> split_into_parts(const Node& node, const Shape& x, const Known& known) {
+  if (x.rank() > kMostAxes) refuse(node, "its input has too many axes");
   const std::size_t axis = column_axis(node, x, node.integer_or("axis", 0));
   const std::size_t size = x.axes[axis].size;
   const std::size_t count = node.outputs.size();

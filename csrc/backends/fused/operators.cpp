@@ -17,6 +17,7 @@ void refuse(const Node& node, const std::string& problem) {
 }
 
 void Operators::define(const std::string& name, Symbol symbol) {
+  builder_.keep(symbol);
   if (constant(name) != nullptr || !symbols_.emplace(name, std::move(symbol)).second) {
     throw Error(ErrorCode::invalid_model, "\"" + name + "\" is computed twice");
   }
@@ -45,9 +46,7 @@ Symbol& Operators::symbol(const std::string& name) {
                 "\"" + name + "\" is a constant where a computed value is needed");
   }
   if (sizes_.contains(name)) {
-    throw Error(
-        ErrorCode::unsupported_model,
-        "the fused backend cannot run this graph: it computes with the number of rows, \"" + name + "\"");
+    refuse_graph("it computes with the number of rows, \"" + name + "\"");
   }
   throw Error(ErrorCode::invalid_model, "\"" + name + "\" is read before anything computes it");
 }

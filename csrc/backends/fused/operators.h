@@ -5,6 +5,8 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backends/fused/builder.h"
@@ -32,9 +34,7 @@ inline constexpr int kMostPower = 16;
 class Operators {
  public:
   Operators(const onnx::Graph& graph, const Uses& uses, ProgramBuilder& builder)
-      : graph_(graph), uses_(uses), builder_(builder) {
-    for (const auto& [name, tensor] : graph.constants) numbers_read_ += tensor.size();
-  }
+      : graph_(graph), uses_(uses), builder_(builder) {}
 
   void define(const std::string& name, Symbol symbol);
   /// The tensor `name`, which must have been defined.
@@ -122,6 +122,8 @@ class Operators {
 
   Symbol affine_layer(const Node& node, Symbol& x, const onnx::Tensor& weights, bool transposed,
                       double alpha);
+  [[nodiscard]] SharedNumbers layer_weights(const Node& node, const onnx::Tensor& matrix, bool transposed,
+                                            double alpha);
   [[nodiscard]] Symbol whole_power(Symbol& x, int exponent);
   Symbol broadcast_binary(const Node& node, Op op, Symbol& left, Symbol& right);
   void expand_to(const onnx::Tensor& tensor, Symbol& x);
@@ -135,10 +137,11 @@ class Operators {
   std::map<std::string, onnx::Tensor, std::less<>> sizes_;     ///< Whole numbers, kBatchSize among them.
   std::map<std::string, std::size_t, std::less<>> rows_axes_;  ///< Of constants for every row.
   std::map<std::string, Quantized, std::less<>> quantized_;    ///< Constants that were dequantised.
-  std::map<std::string, TreeSum, std::less<>> tree_sums_;      ///< Tensors that nothing else has read yet.
-  Uses folded_reads_;                                          ///< What was folded of those.
-  std::size_t numbers_read_ = 0;                               ///< Of the file's constants.
-  std::size_t numbers_made_ = 0;                               ///< Of constants, beside those in the file.
+  /// By constant, whether it is transposed, and what it is multiplied by.
+  std::map<std::tuple<std::string, bool, double>, SharedNumbers> layers_;
+  std::map<std::string, TreeSum, std::less<>> tree_sums_;  ///< Tensors that nothing else has read yet.
+  Uses folded_reads_;                                      ///< What was folded of those.
+  std::size_t numbers_made_ = 0;                           ///< Of constants, beside those in the file.
   std::size_t recurrent_steps_ = 0;
   std::size_t leaf_values_read_ = 0;
   std::size_t leaf_values_held_ = 0;  ///< By those and by the program.

@@ -2,6 +2,7 @@
 #include <bit>
 #include <cmath>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "backends/fused/constants.h"
@@ -25,9 +26,30 @@ std::vector<double> negated(std::vector<double> values) {
 
 }  // namespace
 
+/// A matrix [inputs, outputs], or its transpose, times alpha. Layers share what they read several times.
+SharedNumbers Operators::layer_weights(const Node& node, const Tensor& matrix, bool transposed,
+                                       double alpha) {
+  const auto key = std::tuple(matrix.name, transposed, alpha);
+  const bool is_common = uses_.at(matrix.name) > 1 && !std::isnan(alpha);
+  if (const auto found = layers_.find(key); is_common && found != layers_.end()) return found->second;
+  const auto rows = static_cast<std::size_t>(matrix.dims[0]);
+  const auto columns = static_cast<std::size_t>(matrix.dims[1]);
+  count_layer(node, transposed ? columns : rows, transposed ? rows : columns);
+  const std::vector<double> values = numbers(matrix);
+  std::vector<double> factors(values.size());
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t column = 0; column < columns; ++column) {
+      factors[transposed ? column * rows + row : row * columns + column] =
+          alpha * values[row * columns + column];
+    }
+  }
+  SharedNumbers weights(std::move(factors));
+  if (is_common) layers_.emplace(key, weights);
+  return weights;
+}
+
 Symbol Operators::affine_layer(const Node& node, Symbol& x, const Tensor& weights, bool transposed,
                                double alpha) {
-  const std::vector<double> values = numbers(weights);
   if (weights.dims.size() != 2) refuse(node, "its weights are not a matrix");
   const auto rows = static_cast<std::size_t>(weights.dims[0]);
   const auto columns = static_cast<std::size_t>(weights.dims[1]);
@@ -40,17 +62,11 @@ Symbol Operators::affine_layer(const Node& node, Symbol& x, const Tensor& weight
                                               " columns meet " + std::to_string(x.shape.axes.back().size));
   }
   if (layer.outputs == 0) refuse(node, "it has no columns");
-  std::vector<double> factors(values.size());
-  for (std::size_t k = 0; k < layer.inputs; ++k) {
-    for (std::size_t n = 0; n < layer.outputs; ++n) {
-      factors[k * layer.outputs + n] = alpha * values[transposed ? n * columns + k : k * columns + n];
-    }
-  }
+  layer.weights = layer_weights(node, weights, transposed, alpha);
   if (const auto found = quantized_.find(weights.name); found != quantized_.end()) {
     layer.quanta = found->second.along(transposed ? 0 : 1, layer.outputs);
     for (double& quantum : layer.quanta) quantum *= alpha;
   }
-  layer.weights = std::move(factors);
   // Along the last axis, for all others: wherever these lie.
   if (x.shape.axes.back().size > 1 && x.shape.axes.back().stride != 1) put_in_order(x);
   layer.windows = x.width / layer.inputs;

@@ -55,7 +55,7 @@ void Operators::count_made(const Node& node, std::size_t numbers) {
   constexpr std::size_t kAlways = std::size_t{1} << 22;
   constexpr std::size_t kMostPerNumber = 16;
   numbers_made_ += numbers;
-  if (numbers_made_ > kAlways + kMostPerNumber * numbers_read_) {
+  if (numbers_made_ > kAlways + kMostPerNumber * builder_.numbers_read()) {
     refuse(node, "what is made of the graph's constants would take far more memory than they do");
   }
 }
@@ -180,9 +180,9 @@ bool Operators::fold_joined(const Node& node) {
   if (rows != Shape::kNoBatch && (axis < 0 ? axis + rank : axis) == static_cast<std::int64_t>(rows)) {
     refuse(node, "it joins rows");
   }
+  for (const Tensor* part : parts) count_made(node, part->size());
   auto tensor = joined(parts, axis);
   if (!tensor) return false;
-  count_made(node, tensor->size());
   hold(node.outputs[0], std::move(*tensor), rows);
   return true;
 }

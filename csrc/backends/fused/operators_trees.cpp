@@ -48,9 +48,7 @@ void Operators::hold(const TreeSum& sum) {
   constexpr std::size_t kMostPerRead = 16;
   leaf_values_held_ += count_leaf_values(sum.forest);
   if (leaf_values_held_ > kAlways + kMostPerRead * leaf_values_read_) {
-    throw Error(ErrorCode::unsupported_model,
-                "the fused backend cannot run this graph: what it computes of trees would take far more "
-                "memory than the trees");
+    refuse_graph("what it computes of trees would take far more memory than the trees");
   }
 }
 

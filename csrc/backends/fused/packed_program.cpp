@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "backends/fused/expanded_distances.h"
 #include "backends/fused/frame_layout.h"
@@ -154,10 +158,9 @@ class Arena {
 
   /// What the zero points of the inputs, which are packed without a sign, add to a layer's sums in whole
   /// numbers.
-  std::size_t add_first_sums(const WordMatrix& matrix, int zero_point) {
-    const std::size_t start = begin(matrix.sums.size());
-    std::transform(matrix.sums.begin(), matrix.sums.end(),
-                   floats_.begin() + static_cast<std::ptrdiff_t>(start),
+  std::size_t add_first_sums(const std::vector<std::int32_t>& sums, int zero_point) {
+    const std::size_t start = begin(sums.size());
+    std::transform(sums.begin(), sums.end(), floats_.begin() + static_cast<std::ptrdiff_t>(start),
                    [=](std::int32_t sum) { return std::bit_cast<float>(-(zero_point + 128) * sum); });
     return start + 1;
   }
@@ -174,7 +177,17 @@ class Arena {
   std::vector<float> floats_;
 };
 
-/// The places in the arena of one step's constants, in the order of Step's pointers.
+/// The places in the arena of a layer's weights and of what is made of them. Steps with the same weights
+/// share these, and the bias where that is the same, too.
+struct WeightPlaces {
+  std::size_t lane_weights = 0, column_weights = 0, centres = 0, gains = 0;
+  double largest_gain = 0;
+  std::vector<std::int32_t> sums;  ///< As those of WordMatrix.
+  const std::vector<double>* bias_numbers = nullptr;
+  std::size_t bias = 0;
+};
+
+/// The places of one step's constants, in the order of Step's pointers.
 struct Places {
   std::size_t lane_weights = 0, column_weights = 0, bias = 0;
   std::size_t center = 0, scale = 0, offset = 0, scale_b = 0, weights = 0;
@@ -183,42 +196,80 @@ struct Places {
   double largest_gain = 0;
 };
 
-/// Of the step at `position`, which has so many takers behind it.
-Places place(Arena& arena, const Program& program, std::size_t position, int takers,
-             const Geometry& geometry) {
-  const Instruction& instruction = program.instructions[position];
-  const bool in_parts = takers > 0 || instruction.op == Op::distances;
-  Places places;
-  if (instruction.op == Op::dense && instruction.arithmetic != Arithmetic::float32) {
-    const WordMatrix matrix = words_of(instruction.dense, instruction.arithmetic);
-    places.lane_weights = arena.add_word_tiles(matrix, kPanelTiles, false);
-    places.column_weights = arena.add_word_tiles(matrix, kFewTiles, true);
-    places.bias = arena.add_bias(instruction.dense);
-    if (instruction.arithmetic == Arithmetic::int8) {
-      places.scale = arena.add(instruction.dense.quanta);
-      places.first_sums = arena.add_first_sums(matrix, instruction.zero_point);
+/// Puts the constants of steps into the arena, and weights once for each form that steps read them in.
+class Placer {
+ public:
+  Placer(const Program& program, const Geometry& geometry) : program_(program), geometry_(geometry) {}
+
+  /// Of the step at `position`, which has so many takers behind it.
+  Places place(std::size_t position, int takers) {
+    const Instruction& step = program_.instructions[position];
+    Places places;
+    places.center = arena_.add(step.center);
+    places.scale = arena_.add(step.scale);
+    places.offset = arena_.add(step.offset);
+    places.scale_b = arena_.add(step.scale_b);
+    places.weights = arena_.add(step.weights);
+    if (step.op != Op::dense && step.op != Op::distances) return places;
+    const auto distances = expanded_distances(program_, position);
+    const bool in_parts = takers > 0 || step.op == Op::distances;
+    const auto [found, is_new] =
+        shared_.try_emplace({step.dense.weights.shared(), step.arithmetic, in_parts, distances.has_value()});
+    WeightPlaces& weights = found->second;
+    if (is_new) weights = place_weights(step, in_parts, distances);
+    places.lane_weights = weights.lane_weights;
+    places.column_weights = weights.column_weights;
+    places.bias = bias_of(step, weights);
+    if (step.arithmetic == Arithmetic::int8) {
+      places.scale = arena_.add(step.dense.quanta);
+      places.first_sums = arena_.add_first_sums(weights.sums, step.zero_point);
+    } else if (distances) {
+      places.centres = weights.centres;
+      places.scale = weights.gains;
+      if (keeps_smallest(program_, position, takers)) places.largest_gain = weights.largest_gain;
+    }
+    return places;
+  }
+
+  [[nodiscard]] const std::vector<float>& floats() const { return arena_.floats(); }
+
+ private:
+  using Form = std::tuple<const void*, Arithmetic, bool, bool>;
+
+  WeightPlaces place_weights(const Instruction& step, bool in_parts,
+                             const std::optional<ExpandedDistances>& distances) {
+    const Dense& layer = step.dense;
+    WeightPlaces places;
+    if (step.arithmetic != Arithmetic::float32) {
+      WordMatrix matrix = words_of(layer, step.arithmetic);
+      places.lane_weights = arena_.add_word_tiles(matrix, kPanelTiles, false);
+      places.column_weights = arena_.add_word_tiles(matrix, kFewTiles, true);
+      places.sums = std::move(matrix.sums);
       return places;
     }
-  } else if (instruction.op == Op::dense || instruction.op == Op::distances) {
-    places.lane_weights = in_parts ? arena.add_column_weights(instruction.dense, geometry.part_group)
-                                   : arena.add_lane_weights(instruction.dense, geometry);
-    places.column_weights = arena.add_column_weights(instruction.dense, 2 * geometry.lanes);
-    if (instruction.op == Op::dense) places.bias = arena.add_bias(instruction.dense);
-  }
-  places.center = arena.add(instruction.center);
-  places.scale = arena.add(instruction.scale);
-  places.offset = arena.add(instruction.offset);
-  places.scale_b = arena.add(instruction.scale_b);
-  places.weights = arena.add(instruction.weights);
-  if (const auto distances = expanded_distances(program, position)) {
-    places.centres = arena.add_centres(*distances);
-    places.scale = arena.add(distances->gains);
-    if (keeps_smallest(program, position, takers)) {
+    places.lane_weights = in_parts ? arena_.add_column_weights(layer, geometry_.part_group)
+                                   : arena_.add_lane_weights(layer, geometry_);
+    places.column_weights = arena_.add_column_weights(layer, 2 * geometry_.lanes);
+    if (distances) {
+      places.centres = arena_.add_centres(*distances);
+      places.gains = arena_.add(distances->gains);
       places.largest_gain = *std::ranges::max_element(distances->gains);
     }
+    return places;
   }
-  return places;
-}
+
+  std::size_t bias_of(const Instruction& step, WeightPlaces& weights) {
+    if (step.op != Op::dense) return 0;
+    if (weights.bias_numbers != nullptr && *weights.bias_numbers == step.dense.bias) return weights.bias;
+    weights.bias_numbers = &step.dense.bias;
+    return weights.bias = arena_.add_bias(step.dense);
+  }
+
+  const Program& program_;
+  const Geometry& geometry_;
+  Arena arena_;
+  std::map<Form, WeightPlaces> shared_;
+};
 
 }  // namespace
 
@@ -230,26 +281,17 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     return Columns{layout.offsets[index] + static_cast<int>(first), static_cast<int>(program.widths[index])};
   };
 
-  Arena arena;
+  Placer placer(program, geometry);
   std::vector<Places> places;
   std::vector<int> step_takers;
-  std::map<const void*, std::size_t> sharing;  // By weights, the first step that has them.
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     step_takers.push_back(takers_of(program, i, geometry));
-    const Instruction& instruction = program.instructions[i];
-    indices_.push_back(instruction.indices);
-    const auto [first, is_new] = sharing.try_emplace(instruction.dense.weights.shared(), i);
-    const Instruction& same = program.instructions[first->second];
-    const bool shares =
-        !is_new && instruction.op == Op::dense && same.op == Op::dense && step_takers[first->second] == 0 &&
-        step_takers.back() == 0 && same.arithmetic == instruction.arithmetic &&
-        same.zero_point == instruction.zero_point && same.dense.bias == instruction.dense.bias &&
-        !expanded_distances(program, first->second) && !expanded_distances(program, i);
-    places.push_back(shares ? places[first->second] : place(arena, program, i, step_takers.back(), geometry));
+    indices_.push_back(program.instructions[i].indices);
+    places.push_back(placer.place(i, step_takers.back()));
   }
-  constants_ = AlignedFloats(arena.floats().size());
+  constants_ = AlignedFloats(placer.floats().size());
   constant_bytes_ = constants_.size() * sizeof(float);
-  std::copy(arena.floats().begin(), arena.floats().end(), constants_.data());
+  std::ranges::copy(placer.floats(), constants_.data());
   const auto address = [this](std::size_t place) {
     return place == 0 ? nullptr : constants_.data() + place - 1;
   };

@@ -22,8 +22,9 @@ class SharedNumbers {
   /// Null where there are none.
   [[nodiscard]] const std::vector<double>* shared() const { return numbers_.get(); }
   [[nodiscard]] operator const std::vector<double>&() const { return *numbers_; }  // NOLINT: the same
+  [[nodiscard]] bool are_shared() const noexcept { return numbers_.use_count() > 1; }
   [[nodiscard]] std::vector<double>& own() {
-    if (numbers_.use_count() > 1) numbers_ = std::make_shared<std::vector<double>>(*numbers_);
+    if (are_shared()) numbers_ = std::make_shared<std::vector<double>>(*numbers_);
     return *numbers_;
   }
 

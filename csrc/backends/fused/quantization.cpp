@@ -64,11 +64,11 @@ Quantized quantization_of(const Node& node, const std::vector<const Tensor*>& te
 }
 
 Tensor dequantized(const Node& node, const Tensor& tensor, const Quantized& quantized) {
-  Tensor result = tensor;
-  result.name = node.outputs[0];
-  result.type = ElementType::float32;
-  result.reals = numbers(tensor);
-  result.integers.clear();
+  Tensor result{.name = node.outputs[0],
+                .type = ElementType::float32,
+                .dims = tensor.dims,
+                .reals = numbers(tensor),
+                .integers = {}};
   std::size_t inner = 1;  // elements from one of the axis to the next
   if (quantized.scales.size() > 1) {
     for (std::size_t i = quantized.axis + 1; i < tensor.dims.size(); ++i) {
@@ -93,6 +93,7 @@ bool Operators::fold_quantized(const Node& node) {
   if (values == nullptr) return false;
   const Quantized quantized =
       quantization_of(node, {values, constant_input(node, 1), constant_input(node, 2)}, values->dims.size());
+  count_made(node, values->size());
   Tensor tensor = dequantized(node, *values, quantized);
   quantized_.insert_or_assign(tensor.name, quantized);
   folded_.insert_or_assign(tensor.name, std::move(tensor));

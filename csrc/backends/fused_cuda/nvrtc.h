@@ -14,8 +14,8 @@ class Nvrtc {
   /// Throws Error{unavailable} when the library does not load or is not NVRTC.
   explicit Nvrtc(const std::string& path);
 
-  /// Compiles `source` for one architecture, e.g. 90 for compute capability 9.0. Throws
-  /// Error{backend_failure} with the compiler's log.
+  /// Compiles `source` for one architecture, e.g. 90 for compute capability 9.0; from CUDA 13 on with as many
+  /// threads as there are cores. Throws Error{backend_failure} with the compiler's log.
   [[nodiscard]] Bytes compile(const std::string& source, int architecture) const;
 
   [[nodiscard]] const std::string& version() const noexcept { return version_; }
@@ -23,6 +23,7 @@ class Nvrtc {
 
  private:
   DynamicLibrary library_;
+  int major_ = 0;
   std::string version_;
 };
 

@@ -1,18 +1,14 @@
 #include "backends/onnxruntime/bound_model.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
 
+#include "core/buckets.h"
+
 namespace datasentinel::onnxruntime {
-namespace {
-
-std::size_t bucket_of(std::size_t rows) { return static_cast<std::size_t>(std::bit_width(rows - 1)); }
-
-}  // namespace
 
 BoundModel::BoundModel(std::shared_ptr<Runtime> runtime, OrtSession* session, const Signature& signature,
                        Provider provider, std::size_t max_rows, Callers callers)
@@ -56,7 +52,7 @@ std::unique_ptr<BoundModel::Bucket> BoundModel::make_bucket(std::size_t index) c
   const Api& api = runtime_->api;
   const char* what = "binding inputs and outputs";
   auto bucket = std::make_unique<Bucket>();
-  bucket->rows = std::min(std::size_t{1} << index, max_rows_);
+  bucket->rows = rows_of_bucket(index, max_rows_);
   bucket->binding = IoBindingHandle(api);
   api.check(api.CreateIoBinding(session_, bucket->binding.out()), what);
 

@@ -1,18 +1,13 @@
 #include "backends/tensorrt/session.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <utility>
 
+#include "core/buckets.h"
 #include "core/error.h"
 
 namespace datasentinel::tensorrt {
-namespace {
-
-std::size_t bucket_of(std::size_t rows) { return static_cast<std::size_t>(std::bit_width(rows - 1)); }
-
-}  // namespace
 
 TensorRtSession::TensorRtSession(std::shared_ptr<const Engine> engine,
                                  std::shared_ptr<const cuda::Driver> driver, Facts build_facts)
@@ -45,7 +40,7 @@ std::unique_ptr<TensorRtSession::Lane> TensorRtSession::make_lane() const {
 TensorRtSession::Bucket& TensorRtSession::prepare(Lane& lane, std::size_t index) const {
   Bucket& bucket = lane.buckets[index];
   if (bucket.context) return bucket;
-  const std::size_t rows = std::min(std::size_t{1} << index, engine_->max_rows());
+  const std::size_t rows = rows_of_bucket(index, engine_->max_rows());
   auto context = engine_->make_context();
   context->setDeviceMemoryV2(reinterpret_cast<void*>(static_cast<std::uintptr_t>(lane.scratch.get())),
                              engine_->scratch_bytes());
@@ -107,7 +102,7 @@ void TensorRtSession::run_chunk(Lane& lane, ConstRows rows, Outputs outputs) con
                           (outputs.contributions != nullptr && !contributions_by_us ? kContributions : 0U);
 
   const std::size_t index = bucket_of(rows.rows);
-  const std::size_t padded = std::min(std::size_t{1} << index, engine_->max_rows());
+  const std::size_t padded = rows_of_bucket(index, engine_->max_rows());
   Bucket& bucket = prepare(lane, index);
   std::memcpy(lane.input.rows(), rows.data, rows.size() * sizeof(float));
   if (bucket.graphs[wanted].get() != nullptr) {
@@ -151,16 +146,10 @@ void TensorRtSession::run(ConstRows rows, Outputs outputs) {
   try {
     // The current context is a setting of the thread, and any thread may call.
     driver_->enter();
-    const std::size_t columns = rows.columns;
-    const auto from = [](float* target, std::size_t offset) {
-      return target == nullptr ? nullptr : target + offset;
-    };
     for (std::size_t first = 0; first < rows.rows; first += engine_->max_rows()) {
       const std::size_t count = std::min(engine_->max_rows(), rows.rows - first);
-      run_chunk(*lane, {.data = rows.row(first), .rows = count, .columns = columns},
-                {.scores = from(outputs.scores, first),
-                 .reconstructions = from(outputs.reconstructions, first * columns),
-                 .contributions = from(outputs.contributions, first * columns)});
+      run_chunk(*lane, {.data = rows.row(first), .rows = count, .columns = rows.columns},
+                outputs.from_row(first, rows.columns));
     }
   } catch (...) {
     loss_.settle(*driver_, lane->stream);
