@@ -56,7 +56,7 @@ class BatchLayout:
         columns = assign(_WHERE, schema_columns(schema), asked, named=True)
         self.columns = as_trained(columns, config)
         time, self.id = (columns.name_of(c) for c in (self.columns.time, self.columns.id))
-        self.time = None if time is None else TimeColumn(time)
+        self.time = None if time is None else TimeColumn(time, config.date_order)
         self.calendar: CalendarColumn | None = None
         if config.time_zone is not None:
             if self.time is None:

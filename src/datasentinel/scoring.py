@@ -14,6 +14,7 @@ from datasentinel.series import Alarms, known_times, require_times
 from datasentinel.streams import StreamDetector
 from datasentinel.tables.roles import Columns, Roles
 from datasentinel.tables.scored import OutputColumns, Scored
+from datasentinel.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +138,7 @@ def roles_for_model(asked: Roles, config: Config) -> Roles:
         model_features=() if asked.features else config.table_features,
         num_features=config.input_dim - bool(config.calendar),
         may_lack=bool(config.first_values),
+        text=TextFormat.of_facts(config.text_format),
     )
 
 

@@ -334,7 +334,7 @@ class StreamDetector:
             return values, ids, None
         if len(timestamps) != len(values):
             raise InvalidInputError(f"{len(values)} rows, but {len(timestamps)} timestamps")
-        times_s = seconds(timestamps)
+        times_s = seconds(timestamps, self.detector.artifact.config.date_order)
         for row in np.flatnonzero(~np.isfinite(times_s)).tolist():
             if timestamps[row] is not None:
                 raise InvalidInputError(f"the timestamp of row {row}, {timestamps[row]!r}, is not a time")
@@ -342,10 +342,11 @@ class StreamDetector:
 
     def _with_second_of_week(self, rows: Float32Array, timestamps: Sequence[object]) -> Float32Array:
         """Add the last column of a model with a season where it is not there."""
-        zone = self.detector.artifact.config.time_zone
-        if zone is None or rows.shape[1] != self.detector.input_dim - 1:
+        config = self.detector.artifact.config
+        if config.time_zone is None or rows.shape[1] != self.detector.input_dim - 1:
             return rows
-        return np.column_stack([rows, second_of_week(timestamps, zone).astype(np.float32)])
+        of_week = second_of_week(timestamps, config.time_zone, config.date_order)
+        return np.column_stack([rows, of_week.astype(np.float32)])
 
 
 def store_for(detector: Detector, *, max_streams: int, max_bytes: int = sys.maxsize) -> StateStore:

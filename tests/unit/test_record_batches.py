@@ -163,6 +163,12 @@ def test_a_season_takes_the_last_column_from_the_times_of_the_rows(table, model)
     values = BatchLayout(config, timed.schema, request()).chunk(batch).values
     assert values.shape[1] == D
     assert values[:3, -1].tolist() == [0.0, 60.0, 120.0]
+    dates = rows.append_column("ts", pa.array(["02/01/2024 00:01"] * 1000))
+    (batch,) = dates.combine_chunks().to_batches()
+    for order, weekday in (("day", 1), ("month", 3)):
+        trained = dataclasses.replace(config, text_format={"date_order": order})
+        values = BatchLayout(trained, dates.schema, request()).chunk(batch).values
+        assert set(values[:, -1].tolist()) == {weekday * 86_400 + 60}
 
 
 def test_a_row_of_no_known_time_is_not_scored(recordings, model_with_memory):

@@ -236,6 +236,17 @@ def test_what_is_no_time_is_refused(artifact):
     assert len(streams) == 0
 
 
+@pytest.mark.parametrize(("order", "over"), [("day", False), ("month", True)])
+def test_dates_are_read_in_the_order_trained_on(artifact, order, over):
+    """A day later is no gap, a month later is."""
+    gapped = with_gap(artifact, 40 * 3600)
+    config = replace(gapped.artifact.config, text_format={"date_order": order})
+    streams = StreamDetector(Detector(replace(gapped.artifact, config=config), backend="fused"))
+    rows = oscillations(200, seed=5)
+    _, warming = streams.scan(rows, "a", ["01/05/2026"] * 199 + ["02/05/2026"])
+    assert warming[-2:].tolist() == [False, over]
+
+
 def test_the_streams_used_last_are_restored_where_not_all_fit(detector, tmp_path):
     streams = StreamDetector(detector)
     rows = oscillations(3000)

@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
 from datasentinel.artifact.folders import CONFIG_FILE, printable
 from datasentinel.errors import ArtifactError
+from datasentinel.time_text import DateOrder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,10 @@ class Config:
     calendar : mapping
         For a model with a season: the `time_zone` in which its last column, the second of the week, counts.
         Empty for any other.
+    text_format : mapping
+        How text in the tables that it was trained on is written, as far as that was found: the `decimal`
+        mark, what is between `thousands`, and `date_order`, what dates begin with that do not begin with the
+        year.
     model_sha256 : str
         Digest of `model.onnx` in hexadecimal; empty where the file does not say.
     extra : mapping
@@ -82,6 +87,7 @@ class Config:
     training: Mapping[str, Json] = field(default_factory=dict)
     state: Mapping[str, Json] = field(default_factory=dict)
     calendar: Mapping[str, Json] = field(default_factory=dict)
+    text_format: Mapping[str, Json] = field(default_factory=dict)
     model_sha256: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)
 
@@ -101,6 +107,11 @@ class Config:
     def time_zone(self) -> str | None:
         """IANA name of the time zone of a model with a season."""
         return str(self.calendar["time_zone"]) if self.calendar else None
+
+    @property
+    def date_order(self) -> DateOrder | None:
+        """What dates begin with that do not begin with the year, where training found that."""
+        return cast("DateOrder | None", self.text_format.get("date_order"))
 
     @property
     def table_features(self) -> tuple[str, ...]:
@@ -213,7 +224,7 @@ def format_config(config: Config) -> bytes:
     """Return the bytes of a `config.json`; `parse_config` returns an equal `Config`."""
     document: dict[str, object] = {f.name: getattr(config, f.name) for f in fields(Config)}
     document.pop("extra")
-    for key in ("state", "calendar"):
+    for key in ("state", "calendar", "text_format"):
         if not document[key]:
             document.pop(key)
     document.update(config.extra)
@@ -342,6 +353,17 @@ def _calendar(value: object) -> dict[str, object]:
     return facts
 
 
+def _text_format(value: object) -> dict[str, object]:
+    facts = _mapping(value)
+    for key, possible in (("decimal", (".", ",")), ("date_order", get_args(DateOrder))):
+        if key in facts and facts[key] not in possible:
+            raise ValueError(f"'{key}': expected one of {', '.join(map(repr, possible))}, got {facts[key]!r}")
+    thousands = _string(facts.get("thousands", ""))
+    if len(thousands) > 1 or thousands == facts.get("decimal"):
+        raise ValueError(f"'thousands': expected a mark other than the decimal one, got {thousands!r}")
+    return facts
+
+
 _CHECKS: dict[str, Callable[[object], object]] = {
     "input_dim": _dimension,
     "output_dim": _dimension,
@@ -358,5 +380,6 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "training": _mapping,
     "state": _state,
     "calendar": _calendar,
+    "text_format": _text_format,
     "model_sha256": _string,
 }

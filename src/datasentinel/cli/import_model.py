@@ -83,6 +83,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         version="1",
         feature_names=dataset.feature_names,
         columns=dataset.columns.facts(),
+        text_format=dataset.text.facts(),
         score=_definition(wrapped.output, wrapped.kind, higher_is),
         training={
             "imported_from": onnx_file.name,

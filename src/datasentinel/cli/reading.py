@@ -14,6 +14,7 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.scoring import as_trained, check_width, roles_for_model
 from datasentinel.tables import Roles, open_table
+from datasentinel.tables.text_format import NOTHING_KNOWN, TextFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What the options that `reading_options` adds say."""
+    """What the options that `reading_options` adds say, and what is known of how text is written."""
 
     features: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class ReadingOptions:
     normal: tuple[str, ...] = ()
     header: bool | None = None
     decimal: str | None = None
+    text: TextFormat = NOTHING_KNOWN
 
     def roles(
         self,
@@ -74,6 +76,7 @@ class ReadingOptions:
             keep=keep,
             needs_label=needs_label,
             may_lack=may_lack,
+            text=self.text,
         )
         return asked if config is None else roles_for_model(asked, config)
 
@@ -121,7 +124,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_options(**options: Any) -> Any:  # noqa: ANN401
         names = ReadingOptions.__dataclass_fields__
-        reading = ReadingOptions(**{name: options.pop(name) for name in names})
+        reading = ReadingOptions(**{name: options.pop(name) for name in names if name in options})
         return command(**options, reading=reading)
 
     decorated: Callable[..., Any] = with_options

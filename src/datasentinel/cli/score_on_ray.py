@@ -44,8 +44,8 @@ def score_on_ray(
         raise SettingsError("--engine ray writes Parquet files into a folder: name it with --out")
     if reading.day_first is not None:
         raise SettingsError(
-            "--engine ray reads each date alone, without --day-first and --month-first: write times as "
-            "2026-10-24T12:00:00"
+            "--engine ray reads each date alone, in the order that the model was trained on, without "
+            "--day-first and --month-first: write times as 2026-10-24T12:00:00"
         )
     paths = [source.path for source in expand(data)]
     if wrong := [path for path in paths if not path.lower().endswith((".parquet", ".pq"))]:

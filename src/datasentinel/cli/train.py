@@ -229,6 +229,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         feature_names=dataset.feature_names,
         columns=dataset.columns.facts(),
         time_zone=zone or "UTC",
+        text_format=dataset.text.facts(),
         training_facts={**_data_facts(data), "seed": chosen.seed},
     )
     _summarise(result, exported)
@@ -278,7 +279,8 @@ def _read_test(
     path: str, reading: ReadingOptions, trained: Dataset, *, time_zone: str | None, may_lack: bool
 ) -> tuple[Float64Array, BoolArray]:
     """Read rows and labels to judge the model by."""
-    reading = dataclasses.replace(reading, features=trained.columns.feature_names or reading.features)
+    features = trained.columns.feature_names or reading.features
+    reading = dataclasses.replace(reading, features=features, text=trained.text)
     found = read_data([path], reading, judge_columns=False, time_zone=time_zone, may_lack=may_lack)
     _tell(path, found)
     if found.labels is None:

@@ -59,6 +59,7 @@ def export_artifact(
     feature_names: Sequence[str] = (),
     columns: Mapping[str, Json] | None = None,
     time_zone: str = "UTC",
+    text_format: Mapping[str, Json] | None = None,
     training_facts: Mapping[str, Json] | None = None,
 ) -> Exported:
     """Build the ONNX graph, check it against the detector and write the artifact.
@@ -79,6 +80,8 @@ def export_artifact(
         The columns that are not features, see `datasentinel.artifact.Config`.
     time_zone : str
         In which the second of the week of a model with a season counts.
+    text_format : mapping, optional
+        How numbers and dates in the tables are written, see `datasentinel.artifact.Config`.
     training_facts : mapping, optional
         Further facts for `config.json`, such as the digest of the data.
 
@@ -100,6 +103,7 @@ def export_artifact(
         feature_names=feature_names,
         columns=columns,
         time_zone=time_zone,
+        text_format=text_format,
         training_facts=training_facts,
     )
     save_artifact(directory, built.onnx, built.config)
@@ -115,6 +119,7 @@ def build_artifact(
     feature_names: Sequence[str] = (),
     columns: Mapping[str, Json] | None = None,
     time_zone: str = "UTC",
+    text_format: Mapping[str, Json] | None = None,
     training_facts: Mapping[str, Json] | None = None,
 ) -> Built:
     """Build the ONNX graph and the configuration without writing them; see `export_artifact`."""
@@ -139,6 +144,7 @@ def build_artifact(
         training={**_training_facts(result), **(training_facts or {})},
         state=_state_facts(inner, result) if isinstance(inner, ContextModel) else {},
         calendar={"time_zone": time_zone} if isinstance(model, SeasonalModel) else {},
+        text_format=text_format or {},
         format_version=_format_version(inner),
     )
     return Built(onnx, config, verification)

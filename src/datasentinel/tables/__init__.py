@@ -72,12 +72,12 @@ def open_table(
     try:
         parts: list[Part] = []
         first: Columns | None = None
-        marks: Marks | None = None
+        marks = asked.text.marks
         for source in sources:
             # Later files follow the first: what is a feature must not differ between them.
             follows = asked if first is None else _as_in(first, asked)
             part, columns = _open_part(
-                source, follows, header, decimal, first=marks, is_scored=asked.num_features is not None
+                source, follows, header, decimal, known=marks, is_scored=asked.num_features is not None
             )
             marks = marks or part.marks
             if first is None:
@@ -116,7 +116,7 @@ def _open_part(
     header: bool | None,
     decimal: str | None,
     *,
-    first: Marks | None,
+    known: Marks | None,
     is_scored: bool,
 ) -> tuple[Part, Columns]:
     head = source.peek(64)
@@ -157,7 +157,7 @@ def _open_part(
         header=header,
         is_whole=is_whole,
         decimal=decimal,
-        first=first,
+        known=known,
         is_scored=is_scored,
     )
     columns = assign(source.name, layout.columns(), asked, named=layout.names is not None)

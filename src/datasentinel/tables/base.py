@@ -16,6 +16,7 @@ from datasentinel.tables.pipeline import ordered_map
 from datasentinel.tables.problems import BadRow, ProblemKind, Problems
 from datasentinel.tables.roles import judge_values
 from datasentinel.tables.sampling import Reservoir
+from datasentinel.tables.text_format import NOTHING_KNOWN, TextFormat
 from datasentinel.tables.time_column import CalendarColumn, TimeColumn
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Dataset:
         that was asked for, a column says so and the rows are not a sample.
     series : list, length N, or None
         To which series each row belongs, likewise.
+    text : TextFormat
+        How numbers and dates are written, as far as that was found out.
     """
 
     values: Float64Array
@@ -86,6 +89,7 @@ class Dataset:
     warnings: list[str]
     times_s: Float64Array | None = None
     series: list[Any] | None = None
+    text: TextFormat = NOTHING_KNOWN
 
     @property
     def bad(self) -> list[BadRow]:
@@ -96,8 +100,8 @@ class Dataset:
 class Part(ABC):
     """One file of a table, or one array or frame in memory.
 
-    Its `warnings` say how features are read in doubt, and `marks` which ones numbers in text have, if not
-    points alone.
+    Its `warnings` say how features are read in doubt, and `marks` which ones numbers in text have, where they
+    have some.
     """
 
     name: str
@@ -156,6 +160,7 @@ class Table:
         self._parts = parts
         self._asked = asked
         self._calendar: CalendarColumn | None = None
+        self._time: TimeColumn | None = None
 
     def add_calendar(self, zone: str) -> None:
         """Append the second of the week in a time zone as one more feature.
@@ -180,15 +185,19 @@ class Table:
         Raises
         ------
         DataError
-            Dates that do not begin with the year leave open whether the day or the month comes first.
+            Dates that do not begin with the year leave open whether the day or the month comes first, or
+            contradict those that a model was trained on.
         """
         column = self.columns.time
         name = self.columns.name_of(column)
-        if name is None or column is None:
-            return None
-        if self._asked.day_first is not None:
-            return TimeColumn(name, "day" if self._asked.day_first else "month")
-        return TimeColumn.decide(self.name, name, self._values_of(name, column))
+        if name is None or column is None or self._time is not None:
+            return self._time
+        if (day_first := self._asked.day_first) is not None:
+            self._time = TimeColumn(name, "day" if day_first else "month")
+        else:
+            values = self._values_of(name, column)
+            self._time = TimeColumn.decide(self.name, name, values, self._asked.text.date_order)
+        return self._time
 
     def _readable_times(self, warnings: list[str], *, needed: bool) -> TimeColumn | None:
         """Return the column of times; unless it is needed, unclear dates are a warning, and not read."""
@@ -349,6 +358,10 @@ class Table:
             warnings,
             times_s=np.concatenate(times) if whole and times else None,
             series=series if whole and id_name is not None else None,
+            text=TextFormat(
+                next((part.marks for part in self._parts if part.marks is not None), None),
+                None if self._time is None else self._time.date_order,
+            ),
         )
 
     def _named(self, columns: Columns) -> tuple[str, ...]:

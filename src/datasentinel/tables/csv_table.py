@@ -12,7 +12,6 @@ from datasentinel.extension import native
 from datasentinel.tables import labels
 from datasentinel.tables.base import Part, empty_label
 from datasentinel.tables.chunk import Chunk
-from datasentinel.tables.number_marks import POINT
 from datasentinel.tables.problems import BadRow, ProblemKind
 from datasentinel.tables.sample_column import MISSING_WORDS
 
@@ -50,7 +49,7 @@ class CsvPart(Part):
         doubts = layout.doubts
         self.warnings = tuple(f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts)
         dialect = layout.dialect
-        self.marks = None if dialect.marks == POINT else dialect.marks
+        self.marks = dialect.marks if layout.shows_marks else None
         self._quote = dialect.quote.encode()
         self._parser = native.CsvParser(
             width=layout.width,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.number_marks import COMMA, POINT, Marks, doubts, find_marks
+from datasentinel.tables.number_marks import COMMA, POINT, Marks, doubts, find_marks, has_marks, judge
 from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, SampleColumn, as_number, is_missing, is_time
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Layout:
         The fields of the first rows that have `width` of them.
     doubts : dict of int to str
         What is said of columns whose numbers may mean others, by their positions.
+    shows_marks : bool
+        Whether numbers show which marks they have.
     """
 
     encoding: str
@@ -76,6 +78,7 @@ class Layout:
     first_line: int
     sample: tuple[tuple[str, ...], ...]
     doubts: dict[int, str] = field(default_factory=dict)
+    shows_marks: bool = False
 
     def columns(self) -> list[SampleColumn]:
         """Return the columns with their first values, numbers with a decimal point and no other marks."""
@@ -94,7 +97,7 @@ def find_layout(
     header: bool | None,
     is_whole: bool,
     decimal: str | None = None,
-    first: Marks | None = None,
+    known: Marks | None = None,
     is_scored: bool = False,
 ) -> Layout:
     """Find out how a file is laid out.
@@ -111,11 +114,12 @@ def find_layout(
         Whether `head` is all there is.
     decimal : str, optional
         The decimal mark; None to infer it.
-    first : Marks, optional
-        Those of the table's first file, which decide where this one leaves it open.
+    known : Marks, optional
+        Those of the table's first file, or of what a model was trained on, which decide where this file
+        leaves it open.
     is_scored : bool
-        Whether a model scores it: commas before three digits are decimal ones then where that is open, as
-        few rows may show no others, and commas are not what is between the fields.
+        Whether a model scores it: commas before three digits are decimal ones then where all that leaves it
+        open, as few rows may show no others, and commas are not what is between the fields.
 
     Raises
     ------
@@ -154,11 +158,26 @@ def find_layout(
         width = _usual_width(records) if records else len(names)
         names, width = _fit_names(names, records, width)
     sample = tuple(tuple(record) for record in records if len(record) == width)
-    in_doubt = COMMA if is_scored and dialect.delimiter != "," else None
-    marks = find_marks(sample, dialect.delimiter, decimal, first or in_doubt)
-    dialect = replace(dialect, marks=marks)
-    doubtful = {} if decimal or first else doubts(sample, marks)
-    return Layout(encoding, cr_line_ends, dialect, names, width, skip, first_line, sample, doubtful)
+    in_doubt = {",": False} if is_scored and dialect.delimiter != "," else {}
+    if known is not None:
+        in_doubt = {mark: mark != known.decimal for mark in (POINT.decimal, COMMA.decimal)}
+    judged = judge(sample)
+    marks = find_marks(judged, dialect.delimiter, decimal, in_doubt)
+    shows_marks = decimal is not None or has_marks(judged, marks)
+    if known is not None and (not shows_marks or marks == Marks(known.decimal)):
+        marks = known
+    return Layout(
+        encoding,
+        cr_line_ends,
+        replace(dialect, marks=marks),
+        names,
+        width,
+        skip,
+        first_line,
+        sample,
+        {} if decimal else doubts(sample, judged, marks, known),
+        shows_marks,
+    )
 
 
 def _encoding_of(head: bytes) -> str:
@@ -198,7 +217,7 @@ def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
         return 0.0, 0
     width = _usual_width(records)
     usual = [record for record in records if len(record) == width]
-    marks = find_marks(usual, dialect.delimiter)
+    marks = find_marks(judge(usual), dialect.delimiter)
     others = set(_DELIMITERS) - {dialect.delimiter, " "}
     sense = sum(_sense(field, marks, others) for record in usual for field in record)
     share = len(usual) / (len(records) + num_cut)
@@ -248,7 +267,7 @@ def _is_header(records: Sequence[Sequence[str]], width: int, delimiter: str) -> 
     first, rest = records[0], [record for record in records[1:] if len(record) == width]
     names = [field.strip() for field in first]
     is_word = [not is_missing(name) and not COMMA.is_number(name) for name in names]
-    marks = find_marks(rest, delimiter)
+    marks = find_marks(judge(rest), delimiter)
     if 2 * sum(is_word) > len(names):
         if len(set(names)) < len(names) and rest and not all(is_word):
             return False

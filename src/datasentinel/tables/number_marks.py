@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from datasentinel.tables.sample_column import as_number, is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-_RECORDS_TO_GUESS = 200
 _OTHER = {",": ".", ".": ","}
 # Only ever between thousands: apostrophes, and blanks that do not break.
 _OTHER_THOUSANDS = "'\u2019\u00a0\u202f"
@@ -62,10 +61,10 @@ POINT, COMMA = Marks("."), Marks(",")
 
 
 def find_marks(
-    records: Sequence[Sequence[str]],
+    columns: Sequence[Column],
     delimiter: str,
     decimal: str | None = None,
-    in_doubt: Marks | None = None,
+    in_doubt: Mapping[str, bool] | None = None,
 ) -> Marks:
     """Find the marks that most numbers have.
 
@@ -73,16 +72,16 @@ def find_marks(
 
     Parameters
     ----------
-    records : sequence of sequences of str
-        Rows of as many fields each.
+    columns : sequence of Column
+        What `judge` returned.
     delimiter : str
         What is between the fields: numbers beside commas have them rather between thousands.
     decimal : str, optional
         The decimal mark, where it is known.
-    in_doubt : Marks, optional
-        What says whether a mark is between thousands where all numbers with it are such as `1,234`.
+    in_doubt : mapping of str to bool, optional
+        Whether a mark is between thousands where all numbers with it are such as `1,234`.
     """
-    columns = _judge(records)
+    in_doubt = in_doubt or {}
     total = sum((column.counts for column in columns), Counter[tuple[str, str]]())
     num_possible = {mark: total[_DECIMAL, mark] + total[_EITHER, mark] for mark in _OTHER}
     found = decimal or ("," if num_possible[","] > num_possible["."] else ".")
@@ -97,7 +96,7 @@ def find_marks(
 
 
 def _is_between(
-    mark: str, columns: Sequence[_Column], usual: str, delimiter: str, in_doubt: Marks | None
+    mark: str, columns: Sequence[Column], usual: str, delimiter: str, in_doubt: Mapping[str, bool]
 ) -> bool:
     """Whether a mark is between thousands, where the decimal mark is usually another or the same."""
     if any(column.has_decimals(mark) for column in columns):
@@ -110,8 +109,8 @@ def _is_between(
     # Numbers with decimal commas have points nowhere else.
     if mark == "." and has_others and is_beside_short_ones:
         return True
-    if in_doubt is not None:
-        return mark == in_doubt.thousands
+    if either and mark in in_doubt:
+        return in_doubt[mark]
     if not either or any(column.counts[_LONG] for column in either):
         return False
     return mark == delimiter or (
@@ -122,33 +121,60 @@ def _is_between(
     )
 
 
-def doubts(records: Sequence[Sequence[str]], marks: Marks) -> dict[int, str]:
-    """Return what to say of columns whose numbers may mean others, by their positions: `1,234` is 1.234."""
-    columns = _judge(records)
+def has_marks(columns: Sequence[Column], marks: Marks) -> bool:
+    """Whether numbers have any of these marks."""
+    used = {marks.decimal, marks.thousands} - {""}
+    return any(mark in used for column in columns if column.is_numeric for _, mark in column.counts)
+
+
+def doubts(
+    records: Sequence[Sequence[str]], columns: Sequence[Column], marks: Marks, known: Marks | None
+) -> dict[int, str]:
+    """Return what to say of columns whose numbers may mean others, by their positions: `1,234` is 1.234.
+
+    Parameters
+    ----------
+    records : sequence of sequences of str
+        Rows of as many fields each.
+    columns : sequence of Column
+        What `judge` returned for them.
+    marks : Marks
+        Those they are read with.
+    known : Marks, optional
+        Those of tables before, which leave no doubt; others are told of.
+    """
     other = _OTHER[marks.decimal]
+    is_odd = known is not None and known.decimal != marks.decimal
     found = {}
     for mark in (marks.decimal, marks.thousands):
         between = other if mark == marks.decimal else mark
         is_sure = any(column.has_groups(between) for column in columns) or (
             mark == marks.decimal and any(column.has_decimals(mark) for column in columns)
         )
-        if mark not in _OTHER or is_sure:
+        is_known = known is not None and mark in (known.decimal, known.thousands)
+        if mark not in _OTHER or (not is_odd and (is_sure or is_known)):
             continue
         told = Marks(other, marks.decimal)
         for i, column in enumerate(columns):
+            kinds = [kind for kind in column.counts if kind[1] == mark and (is_odd or kind[0] == _EITHER)]
             # Points are decimal points to most: only numbers below 1,000 without any say otherwise.
-            is_usual = mark == marks.decimal == "." and not column.is_beside_short_ones(mark)
-            if column.counts[_EITHER, mark] and not is_usual:
-                field = next(record[i].strip() for record in records if (_EITHER, mark) in _kinds(record[i]))
-                found[i] = (
-                    f"'{field}' is read as {marks.plain(field)}; --decimal {_WORDS[other]} reads it as "
-                    f"{told.plain(field)}"
+            is_usual = mark == marks.decimal == "." and not is_odd and not column.is_beside_short_ones(mark)
+            if not kinds or is_usual:
+                continue
+            field = next(record[i].strip() for record in records if kinds[0] in _kinds(record[i]))
+            found[i] = f"'{field}' is read as {marks.plain(field)}"
+            if is_odd:
+                found[i] += (
+                    f", though decimal marks were {_WORDS[other]}s before; --decimal point or --decimal "
+                    "comma decides"
                 )
+            else:
+                found[i] += f"; --decimal {_WORDS[other]} reads it as {told.plain(field)}"
     return found
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """How often each kind of number is in a column, and whether most of what is there are numbers."""
 
     counts: Counter[tuple[str, str]]
@@ -187,9 +213,10 @@ class _Column:
         return 0 < most >= 20 * few and self.counts[_SHORT] > few and not self.counts[_LONG]
 
 
-def _judge(records: Sequence[Sequence[str]]) -> list[_Column]:
+def judge(records: Iterable[Sequence[str]]) -> list[Column]:
+    """Count the kinds of numbers in each column of records of as many fields each."""
     columns = []
-    for fields in zip(*records[:_RECORDS_TO_GUESS], strict=True):
+    for fields in zip(*records, strict=True):
         kinds = list(map(_kinds, fields))
         texts = [
             field
@@ -197,7 +224,7 @@ def _judge(records: Sequence[Sequence[str]]) -> list[_Column]:
             if not found and not is_missing(field) and math.isnan(as_number(field))
         ]
         counts = Counter(kind for found in kinds for kind in found)
-        columns.append(_Column(counts, 2 * len(texts) <= len(fields)))
+        columns.append(Column(counts, 2 * len(texts) <= len(fields)))
     return columns
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
 from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, TIMESTAMP, why_no_feature
+from datasentinel.tables.text_format import NOTHING_KNOWN, TextFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,8 @@ class Roles:
         Whether the label matters.
     may_lack : bool
         Whether a row may lack values; they are NaN then.
+    text : TextFormat
+        How text was written in the tables that a model was trained on, which holds for this one, too.
     """
 
     features: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Roles:
     num_features: int | None = None
     needs_label: bool = True
     may_lack: bool = False
+    text: TextFormat = NOTHING_KNOWN
 
 
 @dataclass(frozen=True)

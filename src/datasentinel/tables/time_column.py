@@ -14,11 +14,14 @@ from datasentinel.tables.sample_column import is_missing
 from datasentinel.time_text import DateOrders, why_no_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from datasentinel.tables.chunk import Chunk
     from datasentinel.time_text import DateOrder
     from datasentinel.types import Float64Array
+
+
+_WHAT_TO_DO = "say --day-first or --month-first, or write times as 2026-10-24T12:00:00"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,13 @@ class TimeColumn:
     date_order: DateOrder | None = None
 
     @classmethod
-    def decide(cls, where: str, name: str, values: Iterable[Iterable[object]]) -> TimeColumn:
+    def decide(
+        cls,
+        where: str,
+        name: str,
+        values: Iterable[Sequence[object]],
+        trained: DateOrder | None = None,
+    ) -> TimeColumn:
         """Find out whether dates begin with the day or with the month, from as many values as that takes.
 
         Parameters
@@ -47,24 +56,31 @@ class TimeColumn:
             The table, for error messages.
         name : str
             The column.
-        values : iterable of iterables
+        values : iterable of sequences
             The column's values, some at a time.
+        trained : str, optional
+            What dates began with that a model was trained on.
 
         Raises
         ------
         DataError
-            The values leave it open, or contradict each other.
+            The values leave it open, or contradict each other or those trained on.
         """
         orders = DateOrders()
         for some in values:
             orders = orders.seen(some)
+            if trained is not None and trained not in orders.fitting:
+                odd = next(value for value in some if trained not in DateOrders().seen([value]).fitting)
+                raise DataError(
+                    f"{where}: column '{name}': '{odd}' does not begin with the {trained}, as dates that the "
+                    f"model was trained on did: {_WHAT_TO_DO}"
+                )
             if not orders.is_open:
                 break
+        if trained is not None:
+            return cls(name, trained)
         if orders.problem:
-            raise DataError(
-                f"{where}: column '{name}': {orders.problem}: say --day-first or --month-first, or write "
-                "times as 2026-10-24T12:00:00"
-            )
+            raise DataError(f"{where}: column '{name}': {orders.problem}: {_WHAT_TO_DO}")
         return cls(name, orders.order)
 
     def seconds(self, chunk: Chunk) -> Float64Array:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +164,12 @@ def test_a_season_takes_the_second_of_the_week_from_the_time():
     np.testing.assert_array_equal(reader.join([reader.decode(monday)]), [[*ROWS[0], 60.0]])
     with pytest.raises(InvalidInputError, match="row 0: column 'when': None is no time"):
         reader.join([reader.decode(json.dumps(objects(ROWS)[0]).encode())])
+    unclear = reader.decode(json.dumps(objects(ROWS)[0] | {"when": "05/04/2026 00:01"}).encode())
+    with pytest.raises(InvalidInputError, match="column 'when': '05/04/2026 00:01' is no time"):
+        reader.join([unclear])
+    for order, weekday in (("day", 6), ("month", 0)):
+        trained = decoder(replace(told, text_format={"date_order": order}))
+        assert trained.join([unclear])[0, -1] == weekday * 86_400 + 60
 
 
 def test_columns_have_to_name_every_feature():

@@ -7,6 +7,8 @@ import pytest
 
 from datasentinel.cli.reading import ReadingOptions, read_data
 from datasentinel.tables import Roles, open_table
+from datasentinel.tables.number_marks import COMMA, POINT, Marks
+from datasentinel.tables.text_format import TextFormat
 
 COUNTS = [93_994, 609, 1_234_567, 5_014, 37, 116_050, 1_000]
 SMALL = [4_392, 609, 16_307, 5_014, 37, 12_000, 1_000]
@@ -163,6 +165,62 @@ def test_few_rows_to_score_have_decimal_commas_in_doubt(tmp_path, delimiter):
     assert "'12,345' is read as 12.345; --decimal point reads it as 12345" in table.warnings[0]
     table = open_table(write(tmp_path / "data.csv", TELLING["thousands"][0], delimiter), roles=scored)
     np.testing.assert_array_equal(table.read().values[:2, 0], [4_897, 1_008_397])
+
+
+def as_trained(marks):
+    return Roles(model_features=("v", "w"), num_features=2, text=TextFormat(marks))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("marks", "fields", "read", "is_told"),
+    [
+        (Marks(",", "."), ["1.234", "5"], [1_234, 5], False),
+        (Marks(",", "."), ["1,234", "5"], [1.234, 5], False),
+        (Marks(".", ","), ["1,234", "5"], [1_234, 5], False),
+        (Marks(".", ","), ["1.234", "5"], [1.234, 5], False),
+        (COMMA, ["1.234", "5"], [1_234, 5], True),
+        (POINT, ["1,234", "5"], [1_234, 5], True),
+        (POINT, ["1.234", "5.5"], [1.234, 5.5], False),
+        (Marks(",", "."), ["1.5", "1.234"], [1.5, 1.234], True),
+        (Marks(".", ","), ["1,5", "1,234"], [1.5, 1.234], True),
+        (Marks(".", ","), ["1.234.567", "1.234"], [1_234_567, 1_234], True),
+    ],
+)
+def test_a_model_reads_numbers_as_its_training_did_and_tells_of_others(
+    tmp_path, delimiter, marks, fields, read, is_told
+):
+    path = write(tmp_path / "data.csv", [fields, ["7", "8"]], delimiter)
+    table = open_table(path, roles=as_trained(marks))
+    np.testing.assert_array_equal(table.read().values[:, 0], read)
+    assert len(table.warnings) == is_told
+    for warning in table.warnings:
+        assert warning.startswith(f"column 'v': '{fields[0]}' is read as {read[0]}")
+        assert "--decimal" in warning
+    assert not open_table(path, roles=as_trained(marks), decimal=table.read().text.marks.decimal).warnings
+
+
+def test_numbers_behind_the_first_megabyte_have_the_marks_trained_on(tmp_path):
+    fields = ["7"] * 600_000 + ["1.234,5", "2.5"]
+    data = open_table(write(tmp_path / "data.csv", [fields] * 2), roles=as_trained(Marks(",", "."))).read()
+    assert data.values[-1].tolist() == [1_234.5] * 2
+    assert [str(bad) for bad in data.bad] == ["line 600003: column 'v': '2.5' is not a number"]
+    for shown in ("1,5", "7"):
+        path = write(tmp_path / "data.csv", [[shown, *fields]] * 2)
+        assert open_table(path, roles=as_trained(Marks(",", "."))).read().values[-1, 0] == 1_234.5
+
+
+def test_what_is_found_of_marks_is_told_and_nothing_else(tmp_path):
+    for fields, marks in (
+        (["1", "1000"], None),
+        (["1.5", "2"], POINT),
+        (["1,5", "1.000,5"], Marks(",", ".")),
+    ):
+        data = open_table(write(tmp_path / "data.csv", [fields] * 2)).read()
+        assert data.text.marks == marks
+        assert TextFormat.of_facts(data.text.facts()) == data.text
+    data = open_table(write(tmp_path / "data.csv", [["1", "1000"]] * 2), decimal=",").read()
+    assert data.text.marks == Marks(",", ".")
 
 
 @pytest.mark.parametrize(

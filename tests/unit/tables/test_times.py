@@ -14,6 +14,7 @@ import pytest
 
 from datasentinel.errors import DataError
 from datasentinel.tables import Roles, open_table
+from datasentinel.tables.text_format import TextFormat
 
 ROWS = 60
 BEGIN = dt.datetime(2026, 10, 24, 12)
@@ -84,6 +85,28 @@ def test_what_dates_begin_with_can_be_told(tmp_path):
     for day_first, date in ((True, dt.datetime(2026, 4, 3)), (False, dt.datetime(2026, 3, 4))):
         data = open_table(path, roles=Roles(day_first=day_first)).read(with_times=True)
         assert set(data.times_s) == set(utc([date]))
+
+
+@pytest.mark.parametrize(
+    ("order", "date"), [("day", dt.datetime(2026, 4, 3)), ("month", dt.datetime(2026, 3, 4))]
+)
+def test_what_dates_began_with_in_training_holds_for_later_tables(tmp_path, order, date):
+    trained = Roles(text=TextFormat(date_order=order))
+    path = write(tmp_path / "data.csv", ["03/04/2026"] * ROWS)
+    data = open_table(path, roles=trained).read(with_times=True)
+    assert set(data.times_s) == set(utc([date]))
+    assert data.text.date_order == order
+    other = "04/13/2026" if order == "day" else "13/04/2026"
+    for dates in ([other] * ROWS, ["03/04/2026"] * 1100 + [other]):
+        path = write(tmp_path / "data.csv", dates)
+        told = f"column 'when': '{other}' does not begin with the {order}, as dates that the model was trained on"
+        with pytest.raises(DataError, match=f"{told} did: say --day-first or --month-first"):
+            open_table(path, roles=trained).read(with_times=True)
+        decided = Roles(text=trained.text, day_first=order == "month")
+        assert open_table(path, roles=decided).read(with_times=True).problems.total == 0
+    times = minutes(ROWS)
+    path = write(tmp_path / "data.csv", [time.isoformat() for time in times])
+    assert open_table(path, roles=trained).read(with_times=True).times_s.tolist() == utc(times)
 
 
 def test_dates_in_both_orders_are_refused_and_strays_are_bad_rows(tmp_path):

@@ -93,7 +93,7 @@ class Decoder:
     """
 
     def __init__(self, config: Config, options: PayloadOptions) -> None:
-        self._zone = config.time_zone
+        self._zone, self._date_order = config.time_zone, config.date_order
         self._may_lack = bool(config.first_values)
         width = config.input_dim - bool(config.calendar)
         named = config.table_features
@@ -149,7 +149,7 @@ class Decoder:
         if self._zone is None:
             return values
         times = [time for rows in messages for time in rows.times or [None] * len(rows.values)]
-        seconds = second_of_week(times, self._zone)
+        seconds = second_of_week(times, self._zone, self._date_order)
         if (unknown := np.flatnonzero(~np.isfinite(seconds))).size:
             row, column = int(unknown[0]), self._time or "time"
             raise InvalidInputError(f"row {row}: column '{column}': {times[row]!r} is no time")
