@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.integration.server_process import ServerProcess
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 2, 3, 4, 6, 7, 8
+UNKNOWN = 0x77  # A type that nobody has defined.
+END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 ENHANCE_YOUR_CALM = 11
 
 EVALUATE = "/datasentinel.v1.InferenceService/Evaluate"

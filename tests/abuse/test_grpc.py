@@ -113,6 +113,52 @@ def test_headers_that_expand_end_the_connection(connect, server):
     assert wait_until(lambda: peer.receive(timeout_s=0.1) or peer.ended, 5)
 
 
+FRAMES_FOR_NOTHING = {
+    "padding": frame(http2.DATA, http2.PADDED, 1, b"\xff" + bytes(255)),
+    "priorities": frame(http2.PRIORITY, 0, 1, b"\0\0\0\3\x10"),
+    "windows of a call that has ended": frame(http2.WINDOW_UPDATE, 0, 3, b"\0\0\0\1"),
+    "an unknown type": frame(http2.UNKNOWN, 0, 0, bytes(16384)),
+}
+
+
+@pytest.mark.parametrize("what", FRAMES_FOR_NOTHING)
+@best_of_tries
+def test_frames_that_ask_for_nothing_end_the_connection(connect, server, what):
+    """Again and again on new connections; each ends within moments."""
+    flood = FRAMES_FOR_NOTHING[what] * 200
+    with harming_nobody(server) as end_s:
+        while time.monotonic() < end_s:
+            peer = connect(server)
+            peer.open(1, http2.EVALUATE_STREAM)
+            peer.open(3, http2.EVALUATE, end=True)
+            for _ in range(2000):
+                peer.send(flood)
+                if peer.ended:
+                    break
+            assert peer.ended or peer.receive(until=lambda peer=peer: peer.goaway() is not None)
+            peer.close()
+
+
+def test_clients_that_keep_alive_as_often_as_they_can_are_served(server):
+    """What a library sends besides, for thousands of messages and at every keepalive setting, is no flood."""
+    options = [
+        ("grpc.keepalive_time_ms", 10),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.lookahead_bytes", 1024),
+    ]
+    request = inference_pb2.EvaluateBatchRequest.FromString(batch_request(1))
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for _ in range(3):
+            calls = [stub.EvaluateStream(iter([request] * 3000), timeout=TIMEOUT_S) for _ in range(4)]
+            cancelled = [stub.Evaluate.future(inference_pb2.EvaluateRequest()) for _ in range(500)]
+            for call in cancelled:
+                call.cancel()
+            assert [sum(1 for _ in call) for call in calls] == [3000] * 4
+            time.sleep(0.2)  # Nothing but keepalive.
+
+
 def test_large_headers_are_answered(connect, server):
     peer = connect(server)
     # 18 KB as header lists are counted, with 32 bytes for each of them.

@@ -476,24 +476,92 @@ void drains_without_losing_a_call() {
   CHECK(wire.server->open_calls() == 0);
 }
 
-void a_flood_of_frames_that_ask_for_nothing_ends_the_connection() {
-  Wire wire;
-  wire.client.ping();
-  wire.exchange();
-  CHECK(wire.client.pongs() == 1);
-  for (int i = 0; i < 5000 && !wire.server->closed(); ++i) {
-    wire.client.ping();
-    wire.exchange();
+/// A frame as a client's library would not send it.
+std::string raw_frame(int type, int flags, std::int32_t stream, const std::string& payload = {}) {
+  std::string bytes;
+  for (const int shift : {16, 8, 0}) bytes += static_cast<char>(payload.size() >> shift);
+  bytes += static_cast<char>(type);
+  bytes += static_cast<char>(flags);
+  for (const int shift : {24, 16, 8, 0}) bytes += static_cast<char>(stream >> shift);
+  return bytes + payload;
+}
+
+/// Sends the frame so many times, or until the connection ends.
+void flood(Wire& wire, const std::string& frame, int times) {
+  std::string replies;
+  for (int i = 0; i < times && !wire.server->closed(); ++i) {
+    wire.server->feed(frame, replies);
+    while (wire.server->unfinished() && !wire.server->closed()) wire.server->feed({}, replies);
   }
-  CHECK(wire.server->closed() && wire.client.goaways() == 1);
+  CHECK(wire.client.incoming(replies));
+}
+
+void a_flood_of_frames_that_ask_for_nothing_ends_the_connection() {
+  const std::string one(1, '\1');
+  const std::string increment("\0\0\0\1", 4);
+  const std::pair<const char*, std::string> floods[] = {
+      {"empty DATA", raw_frame(0, 0, 1)},
+      {"DATA of padding", raw_frame(0, 8, 1, std::string(1, '\xFF') + std::string(255, '\0'))},
+      {"DATA on a stream that is closed", raw_frame(0, 0, 3, one)},
+      {"PRIORITY", raw_frame(2, 0, 1, increment + one)},
+      {"RST_STREAM", raw_frame(3, 0, 3, increment)},
+      {"SETTINGS", raw_frame(4, 0, 0)},
+      {"PING", raw_frame(6, 0, 0, std::string(8, '\0'))},
+      {"answers to PING", raw_frame(6, 1, 0, std::string(8, '\0'))},
+      {"WINDOW_UPDATE", raw_frame(8, 0, 0, increment)},
+      {"WINDOW_UPDATE on a stream that is closed", raw_frame(8, 0, 3, increment)},
+      {"PRIORITY_UPDATE", raw_frame(16, 0, 0, increment + "u=1")},
+      {"a type that nobody knows", raw_frame(0x77, 0, 0, "x")},
+  };
+  for (const auto& [what, frame] : floods) {
+    Wire wire;
+    CHECK(wire.client.call(kEvaluateStream, {}, {}, false) == 1);
+    CHECK(wire.client.call(kEvaluate, framed(evaluate_message({1, 2, 3}))) == 3);
+    wire.exchange();
+    flood(wire, frame, 50);
+    wire.exchange();
+    CHECK(!wire.server->closed() && wire.server->open_calls() == 1);
+    flood(wire, frame, 200'000);
+    if (!wire.server->closed()) check::fail(__FILE__, __LINE__, what);
+  }
   Wire resets;
   for (int i = 0; i < 5000 && !resets.server->closed(); ++i) {
-    const auto id = resets.client.call(kEvaluate, {}, {}, false);
-    resets.exchange();
+    const auto id = resets.client.call(kEvaluate, {}, {}, i % 2 == 0);
+    resets.exchange(9);
     resets.client.cancel(id);
     resets.exchange();
   }
   CHECK(resets.server->closed());
+}
+
+void what_was_on_its_way_to_a_call_that_has_ended_ends_no_connection() {
+  Wire wire;
+  const auto id = wire.client.call(kEvaluateStream, framed(batch_message(1, 1, {1, 2, 3})), {}, false);
+  wire.exchange();
+  CHECK(wire.server->open_calls() == 1);
+  wire.server->finish_call(id, 14, "the server is draining");
+  std::string replies;
+  const std::string late = framed(batch_message(2, 1, {1, 2, 3}));
+  const std::size_t window = Http2Limits().stream_window_bytes;
+  for (std::size_t sent = 0; sent < window; sent += late.size()) {
+    wire.server->feed(raw_frame(0, 0, id, late), replies);
+  }
+  CHECK(wire.client.incoming(replies));
+  wire.exchange();
+  CHECK(!wire.server->closed() && wire.client.goaways() == 0);
+}
+
+void many_small_messages_end_no_connection() {
+  Wire wire;
+  const auto id = wire.client.call(kEvaluateStream, {}, {}, false);
+  for (int i = 0; i < 20'000; ++i) {
+    wire.client.push(id, framed(batch_message(1, 1, {1, 2, 3})), false);
+    wire.client.open_window(0, 64);  // Other clients do so for every message that they read.
+    wire.client.open_window(id, 64);
+    wire.client.ping();
+    wire.exchange();
+  }
+  CHECK(!wire.server->closed() && wire.client.goaways() == 0);
 }
 
 void what_is_no_http2_ends_the_connection() {
@@ -543,6 +611,8 @@ int main() {
   replies_wait_for_a_reader_who_is_slow();
   drains_without_losing_a_call();
   a_flood_of_frames_that_ask_for_nothing_ends_the_connection();
+  what_was_on_its_way_to_a_call_that_has_ended_ends_no_connection();
+  many_small_messages_end_no_connection();
   what_is_no_http2_ends_the_connection();
   a_new_version_takes_effect_on_an_open_connection();
   return check::result();

@@ -10,12 +10,14 @@
 namespace datasentinel {
 namespace {
 
-// More idle frames than this at once, or a second, are an attack: keepalive pings, window updates and resets
-// of real clients stay far below.
-constexpr double kMaxIdleFrames = 2000;
-constexpr double kIdleFramesPerSecond = 200;
+// A client may send so many frames at once, and so many a second, for which nothing else has paid: keepalive
+// pings, window updates and resets of real clients stay far below.
+constexpr double kMaxSpareFrames = 2000;
+constexpr double kSpareFramesPerSecond = 200;
+constexpr double kPaidByHeaders = 1;  // Of a request: as much as their frame costs.
+constexpr double kPaidByByteSent = 1.0 / 512;
+constexpr double kPaidByByteReceived = 1.0 / 8192;
 constexpr std::string_view kUnimplemented = "12";
-constexpr double kEarnedByByte = 1.0 / 512;
 // So many requests with far too large headers, or early pings, are forgiven.
 constexpr unsigned kMaxOversizedHeaders = 2;
 constexpr unsigned kMaxPingStrikes = 2;
@@ -48,6 +50,13 @@ std::size_t trailers(const Http2Stream& stream, std::array<nghttp2::HeaderField,
     fields[count++] = fixed_header("grpc-accept-encoding", "identity,gzip,deflate");
   }
   return count;
+}
+
+/// What a frame costs. Content is bounded by flow control, and may have been on its way when its stream was
+/// reset: a window full of small messages must cost less than a client may spare.
+double cost_of_frame(std::uint8_t type, std::size_t payload_bytes) noexcept {
+  if (type != nghttp2::kFrameData || payload_bytes == 0) return 1;
+  return static_cast<double>(256 + payload_bytes) / (16 << 10);
 }
 
 std::string_view view(const std::uint8_t* data, std::size_t size) noexcept {
@@ -108,6 +117,7 @@ struct Http2Connection::Callbacks {
       self(user).api_->check(self(user).api_->session_consume_connection(session, size));
       if (found == nullptr) return;
       self(user).progress_ += size;
+      self(user).spare_frames_ += static_cast<double>(size) * kPaidByByteReceived;
       found->unread += size;
       self(user).handler_.on_data(*found, view(data, size));
       self(user).give_credit(*found);
@@ -122,16 +132,15 @@ struct Http2Connection::Callbacks {
       if (frame->hd.type == nghttp2::kFramePing && (frame->hd.flags & nghttp2::kFlagAck) == 0) {
         self(user).count_ping();
       }
-      if (!is_data && frame->hd.type != nghttp2::kFrameHeaders) return self(user).count_idle_frame();
+      if (!is_data && frame->hd.type != nghttp2::kFrameHeaders) return;
       if (!is_data) self(user).in_headers_ = false;
-      if (is_data && frame->hd.length == 0) self(user).count_idle_frame();
       if (found == nullptr) return;
       if (!is_data && frame->headers.category == nghttp2::kRequestHeaders) {
         ++self(user).progress_;
+        self(user).spare_frames_ += kPaidByHeaders;
         self(user).handler_.on_headers_end(*found);
       }
       if ((frame->hd.flags & nghttp2::kFlagEndStream) != 0) {
-        self(user).idle_frames_ -= kEarnedByMessage;
         found->ended = true;
         self(user).handler_.on_end(*found);
       }
@@ -244,6 +253,7 @@ void Http2Connection::receive(std::string_view bytes) {
   if (failed_ || hung_up_) return;
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   failed_ = api_->session_mem_recv(session_.get(), data, bytes.size()) < 0;
+  charge_frames(bytes);
 }
 
 bool Http2Connection::send(std::string& out, std::size_t max_bytes) {
@@ -257,7 +267,7 @@ bool Http2Connection::send(std::string& out, std::size_t max_bytes) {
     if (size > 0) out.append(view(data, static_cast<std::size_t>(size)));
   }
   failed_ |= size < 0;
-  idle_frames_ -= static_cast<double>(out.size() - start) * kEarnedByByte;
+  spare_frames_ += static_cast<double>(out.size() - start) * kPaidByByteSent;
   return out.size() >= max_out_;
 }
 
@@ -315,12 +325,15 @@ Http2Stream* Http2Connection::find(std::int32_t id) const noexcept {
   return static_cast<Http2Stream*>(api_->session_get_stream_user_data(session_.get(), id));
 }
 
-void Http2Connection::count_idle_frame() {
+void Http2Connection::charge_frames(std::string_view bytes) {
+  frames_.read(bytes, [this](std::uint8_t type, std::size_t payload_bytes) {
+    spare_frames_ -= cost_of_frame(type, payload_bytes);
+  });
   const auto now = std::chrono::steady_clock::now();
-  const std::chrono::duration<double> passed = now - idle_frames_since_;
-  idle_frames_since_ = now;
-  idle_frames_ = std::max(0.0, idle_frames_ - kIdleFramesPerSecond * passed.count()) + 1;
-  if (idle_frames_ > kMaxIdleFrames) hang_up("too many frames that ask for nothing");
+  const std::chrono::duration<double> passed = now - charged_;
+  charged_ = now;
+  spare_frames_ = std::min(kMaxSpareFrames, spare_frames_ + kSpareFramesPerSecond * passed.count());
+  if (spare_frames_ < 0) hang_up("too many frames that ask for nothing");
 }
 
 void Http2Connection::count_ping() {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "wire/grpc/http2_frames.h"
 #include "wire/grpc/nghttp2_api.h"
 
 namespace datasentinel {
@@ -104,9 +105,9 @@ class Http2Connection {
   /// Grows with every request, message and reply that moves; not with pings and the like.
   [[nodiscard]] std::uint64_t progress() const noexcept { return progress_; }
 
-  /// A message has come that will be answered: for the answer its sender may open its windows again, by
-  /// frames that ask for nothing.
-  void on_message() noexcept { idle_frames_ -= kEarnedByMessage; }
+  /// A message has come that will be answered: it pays for the frames that its sender needs besides, to end
+  /// the call and to open its windows again.
+  void on_message() noexcept { spare_frames_ += kPaidByMessage; }
 
   /// The stream of this number, or null.
   [[nodiscard]] Http2Stream* find(std::int32_t id) const noexcept;
@@ -120,9 +121,9 @@ class Http2Connection {
     void operator()(nghttp2::Session* session) const noexcept { api->session_del(session); }
   };
 
-  /// Counts a frame that moves nothing. Too many of them, too fast, close the connection; requests and
-  /// replies make up for them.
-  void count_idle_frame();
+  /// Every frame costs, whatever its kind; requests, messages, replies and time pay. Who sends more than that
+  /// is told so, and the connection ends.
+  void charge_frames(std::string_view bytes);
   void count_ping();
   /// Says goodbye with a reason, and reads no more.
   void hang_up(std::string_view why);
@@ -143,9 +144,10 @@ class Http2Connection {
   unsigned ping_strikes_ = 0;
   std::uint64_t progress_at_ping_ = 0;
   std::chrono::steady_clock::time_point last_ping_{};
-  static constexpr double kEarnedByMessage = 4;
-  double idle_frames_ = 0;
-  std::chrono::steady_clock::time_point idle_frames_since_{};
+  static constexpr double kPaidByMessage = 8;
+  Http2FrameReader frames_;
+  double spare_frames_ = 0;  ///< So many are paid for, and not sent yet.
+  std::chrono::steady_clock::time_point charged_{};
 };
 
 /// A status message as the trailer carries it: bytes outside of printable ASCII, and '%', as %XX.
