@@ -11,12 +11,13 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from datasentinel import Detector
+from datasentinel import AutoencoderDetector, Detector
 from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
 from datasentinel.errors import DataError, InvalidInputError, UnsupportedModelError
 from datasentinel.export.precision import change_precision, convert, network_layers
 from tests.networks import Network, write_artifact
+from tests.recordings import oscillations
 
 D = 16
 
@@ -139,6 +140,14 @@ def test_a_model_without_layers_is_refused(rows):
     network = Network.random([D, D])
     with pytest.raises(UnsupportedModelError, match="no layer next to an activation"):
         convert(network.to_onnx(), "fp16", calibration_rows=rows)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_model_with_memory_is_refused(precision):
+    values = oscillations(1500)
+    artifact = AutoencoderDetector(model="context").fit(values).artifact_
+    with pytest.raises(UnsupportedModelError, match="has a memory, which is kept in float32"):
+        convert(artifact.onnx, precision, calibration_rows=values)
 
 
 def test_a_converted_model_is_not_converted_again(artifact, rows):

@@ -157,13 +157,17 @@ def convert(onnx_bytes: bytes, precision: str, *, calibration_rows: Float32Array
     Raises
     ------
     UnsupportedModelError
-        The graph has no layer next to an activation, or is not float32.
+        The graph has no layer next to an activation, has a memory, or is not float32.
     MissingDependencyError
         onnxruntime, whose converters do the work, is not installed.
     """
     model = onnx.load_model_from_string(onnx_bytes)
     if any(node.op_type in {"QuantizeLinear", "Cast"} for node in model.graph.node):
         raise UnsupportedModelError("the model is in a lower precision already; convert the float32 model")
+    if len(model.graph.input) > 1:
+        raise UnsupportedModelError(
+            "the model has a memory, which is kept in float32: it has no network's layers to convert"
+        )
     layers, rest = network_layers(model)
     if not layers:
         raise UnsupportedModelError(
