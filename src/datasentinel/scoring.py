@@ -10,7 +10,7 @@ import numpy as np
 
 from datasentinel.calibration import ScoreTable
 from datasentinel.errors import DataError, InvalidInputError, UnsupportedModelError
-from datasentinel.series import Alarms, known_times, require_times
+from datasentinel.series import Alarms, Chronology, known_times, require_times
 from datasentinel.streams import StreamDetector
 from datasentinel.tables.roles import Columns, Roles
 from datasentinel.tables.scored import OutputColumns, Scored
@@ -178,6 +178,11 @@ class ChunkScorer:
     alarm_budget : float, optional
         As of `ScoringRequest`.
 
+    Attributes
+    ----------
+    chronology : Chronology
+        Whether the rows came in order of time, where a model with memory knows their times.
+
     Raises
     ------
     DataError
@@ -201,6 +206,7 @@ class ChunkScorer:
             require_times(detector, are_there=time is not None)
             self._streams = StreamDetector(detector)
             self._alarms = Alarms(detector.threshold, alarm_budget)
+        self.chronology = Chronology()
 
     @property
     def evicted(self) -> int:
@@ -230,6 +236,8 @@ class ChunkScorer:
                 chunk = chunk.without(wrong)
             times = known_times(times_s)
         series = [""] * len(chunk.rows) if self._id is None else chunk.good_texts(self._id)
+        if times is not None:
+            self.chronology.follow(series, times)
         reasons: list[list[Reason]] | None = None
         if top := self._outputs.num_reasons:
             scores, warming, reasons = self._streams.explain_many(chunk.values, series, times, top=top)

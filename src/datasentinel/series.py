@@ -33,6 +33,38 @@ def known_times(times_s: Float64Array) -> list[float | None]:
     return [time_s if np.isfinite(time_s) else None for time_s in times_s.tolist()]
 
 
+class Chronology:
+    """Counts the rows that are earlier than the one before them in their stream.
+
+    Attributes
+    ----------
+    earlier_rows : int
+        A model with memory takes them in the order given, so their scores are of what came later.
+    """
+
+    def __init__(self) -> None:
+        self.earlier_rows = 0
+        self._latest: dict[str, float] = {}
+
+    def follow(self, streams: Sequence[str], times_s: Sequence[float | None]) -> None:
+        """Count among the next rows; None is a time that is not known."""
+        latest = self._latest
+        for stream, time_s in zip(streams, times_s, strict=True):
+            if time_s is not None:
+                self.earlier_rows += time_s < latest.get(stream, time_s)
+                latest[stream] = time_s
+
+    @property
+    def problem(self) -> str:
+        """What is to be said of such rows; empty where there are none."""
+        if not self.earlier_rows:
+            return ""
+        return (
+            f"{self.earlier_rows} rows are earlier than the one before them in their series: the model "
+            "judges rows by those before them, so put each series in order of time"
+        )
+
+
 class Alarms:
     """Calls anomalies by a model's threshold, or by one that adapts to each stream.
 

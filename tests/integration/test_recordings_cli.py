@@ -174,6 +174,30 @@ def test_all_commands_score_each_series_in_its_own_past(trained, tmp_path):
     assert before / 2 < Detector.load(again).threshold < 2 * before
 
 
+def test_series_that_run_backwards_are_told_of(trained, tmp_path):
+    models, _ = trained
+    series = {"a": oscillations(200), "b": oscillations(200, seed=5)}
+    data = write(tmp_path / "new.csv", series, labels=np.arange(200) % 50 == 0)
+    assert "earlier" not in datasentinel("score", data, "--model", models).stderr
+    header, *lines = data.read_text().splitlines()
+    data.write_text("\n".join([header, *reversed(lines)]))
+    message = "398 rows are earlier than the one before them in their series"
+    assert message in datasentinel("evaluate", models, data).stderr
+    told = datasentinel("score", data, "--model", models).stderr
+    assert message in told
+    # Where half-lives count time, none passes.
+    assert "no row could be judged" in told
+    with pytest.raises(DataSentinelError, match="all are of streams that warm up"):
+        datasentinel("drift", models, data)
+
+
+def test_drift_is_not_of_rows_that_warm_up(trained, tmp_path):
+    models, _ = trained
+    data = write(tmp_path / "new.csv", {f"pump-{seed}": oscillations(200, seed=seed) for seed in range(3)})
+    told = json.loads(datasentinel("drift", models, data, "--json").stdout)
+    assert told["rows"] == 3 * (200 - 96)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ from datasentinel.cli.reading import ReadingOptions, data_argument, read_data, r
 from datasentinel.cli.recordings import score_dataset
 from datasentinel.detector import Detector
 from datasentinel.drift import PSI_DRIFTED, PSI_SHIFTING, Drift, compare
+from datasentinel.errors import DataError
 from datasentinel.types import BACKEND_NAMES
 
 EXIT_DRIFTED = 3
@@ -33,11 +34,15 @@ def command(model: Path, data: tuple[str, ...], reading: ReadingOptions, backend
 
     PSI below 0.1 is stable, from 0.1 shifting, from 0.25 drifted, provided that the KS statistic is too great
     for chance (1 % over all comparisons). Where the score or a column has drifted the model should be
-    retrained, and the exit code is 3 instead of 0. A label column is ignored.
+    retrained, and the exit code is 3 instead of 0. A label column is ignored, and so are the rows by which a
+    model with memory warms up.
     """
     detector = Detector.load(model, backend=backend)
     scored = score_dataset(detector, read_data(data, reading, detector.artifact.config, needs_label=False))
-    drift = compare(detector.artifact, scored.rows, scored.scores)
+    told = ~scored.warming
+    if not told.any():
+        raise DataError("no rows to compare: all are of streams that warm up")
+    drift = compare(detector.artifact, scored.rows[told], scored.scores[told])
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(drift) | {"retrain": drift.retrain}, indent=2))
     else:

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from datasentinel.errors import DataError, SettingsError
-from datasentinel.series import known_times, require_times
+from datasentinel.series import Chronology, known_times, require_times
 from datasentinel.streams import StreamDetector
 
 if TYPE_CHECKING:
@@ -124,7 +124,10 @@ class ScoredRows:
 
 
 def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
-    """Score the rows of a table, each in the past of its own series where the model has a memory."""
+    """Score the rows of a table, each in the past of its own series where the model has a memory.
+
+    Says where a series is not in order of time.
+    """
     rows = np.ascontiguousarray(dataset.values, dtype=np.float32)
     streams = [""] * len(rows)
     if not detector.scorer.state_dim:
@@ -137,8 +140,14 @@ def score_dataset(detector: Detector, dataset: Dataset) -> ScoredRows:
     order = np.argsort([places.setdefault(name, len(places)) for name in streams], kind="stable")
     rows, streams = rows[order], [streams[row] for row in order.tolist()]
     labels = None if dataset.labels is None else dataset.labels[order]
+    times = None if times_s is None else known_times(times_s[order])
+    if times is not None:
+        chronology = Chronology()
+        chronology.follow(streams, times)
+        if chronology.problem:
+            click.echo(f"warning     {chronology.problem}", err=True)
     scores, warming = StreamDetector(detector, max_streams=len(places)).update_many(
-        rows, streams, None if times_s is None else known_times(times_s[order]), filled=rows
+        rows, streams, times, filled=rows
     )
     ordered = replace(dataset, values=dataset.values[order], labels=labels)
     return ScoredRows(ordered, rows, scores, warming, streams)

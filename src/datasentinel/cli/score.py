@@ -174,7 +174,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         id=table.columns.name_of(table.columns.id),
         alarm_budget=alarm_budget,
     )
-    rows = anomalies = 0
+    rows = anomalies = warming = 0
     problems = Problems()
     # Within it, an output that is replaced stays as it was where no row is usable.
     with _open_writer(None if out is None else Path(out), columns) as writer:
@@ -184,8 +184,17 @@ def command(  # noqa: PLR0917 - click passes them by name
                 problems.add(scored.chunk.bad)
                 rows += scored.chunk.num_rows
                 anomalies += int(np.count_nonzero(scored.anomalies))
+                warming += 0 if scored.warming is None else int(np.count_nonzero(scored.warming))
                 progress(scored.chunk.share_read, rows)
         tell_problems(problems)
+        if scorer.chronology.problem:
+            click.echo(scorer.chronology.problem, err=True)
+        if warming and warming == rows - problems.total:
+            click.echo(
+                "no row could be judged: all are of the beginnings of their series, by which the model "
+                "warms up",
+                err=True,
+            )
         if scorer.stale_rows:
             click.echo(
                 f"{scorer.stale_rows} rows have a column without a value for more than "
