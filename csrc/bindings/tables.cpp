@@ -43,8 +43,9 @@ std::string_view view_of(const py::buffer_info& buffer) {
 char as_char(const std::string& text) { return text.empty() ? '\0' : text[0]; }
 
 CsvDialect as_dialect(const std::string& delimiter, const std::string& quote, const std::string& decimal,
-                      const std::string& comment, const std::string& thousands = {}) {
-  return {as_char(delimiter), as_char(quote), as_char(decimal), as_char(comment), thousands};
+                      const std::string& comment, const std::string& escape,
+                      const std::string& thousands = {}) {
+  return {as_char(delimiter), as_char(quote), as_char(decimal), as_char(comment), thousands, as_char(escape)};
 }
 
 /// Good rows [n, numbers], bad records, text columns as (offsets, bytes), all records' lines, number of
@@ -76,15 +77,13 @@ py::tuple parse(const CsvParser& self, const py::buffer& text) {
 }
 
 /// Each record's end, first line and fields.
-std::vector<std::tuple<std::size_t, std::size_t, std::vector<py::bytes>>> split(const py::buffer& text,
-                                                                                std::size_t limit,
-                                                                                const std::string& delimiter,
-                                                                                const std::string& quote,
-                                                                                const std::string& comment) {
+std::vector<std::tuple<std::size_t, std::size_t, std::vector<py::bytes>>> split(
+    const py::buffer& text, std::size_t limit, const std::string& delimiter, const std::string& quote,
+    const std::string& comment, const std::string& escape) {
   const py::buffer_info buffer = text.request();
   std::vector<std::tuple<std::size_t, std::size_t, std::vector<py::bytes>>> records;
   for (const SplitRecord& record :
-       CsvParser::split(as_dialect(delimiter, quote, ".", comment), view_of(buffer), limit)) {
+       CsvParser::split(as_dialect(delimiter, quote, ".", comment, escape), view_of(buffer), limit)) {
     records.emplace_back(record.end, record.line,
                          std::vector<py::bytes>(record.fields.begin(), record.fields.end()));
   }
@@ -105,14 +104,14 @@ void bind_tables(py::module_& module) {
   py::class_<CsvParser>(module, "CsvParser")
       .def(py::init([](std::size_t width, std::vector<std::size_t> numbers, std::vector<std::size_t> texts,
                        const std::string& delimiter, const std::string& quote, const std::string& decimal,
-                       const std::string& comment, const py::bytes& thousands,
+                       const std::string& comment, const std::string& escape, const py::bytes& thousands,
                        std::vector<std::string> missing) {
-             return CsvParser(as_dialect(delimiter, quote, decimal, comment, thousands), width,
+             return CsvParser(as_dialect(delimiter, quote, decimal, comment, escape, thousands), width,
                               std::move(numbers), std::move(texts), std::move(missing));
            }),
            py::kw_only(), py::arg("width"), py::arg("numbers"), py::arg("texts"), py::arg("delimiter"),
-           py::arg("quote"), py::arg("decimal"), py::arg("comment"), py::arg("thousands") = py::bytes(),
-           py::arg("missing") = std::vector<std::string>())
+           py::arg("quote"), py::arg("decimal"), py::arg("comment"), py::arg("escape") = "",
+           py::arg("thousands") = py::bytes(), py::arg("missing") = std::vector<std::string>())
       .def("parse_float32", &parse<float>, py::arg("text"))
       .def("parse_float64", &parse<double>, py::arg("text"))
       .def(
@@ -125,7 +124,7 @@ void bind_tables(py::module_& module) {
           },
           py::arg("text"));
   module.def("split_csv", &split, py::arg("text"), py::arg("limit"), py::kw_only(), py::arg("delimiter"),
-             py::arg("quote"), py::arg("comment"));
+             py::arg("quote"), py::arg("comment"), py::arg("escape") = "");
 }
 
 }  // namespace datasentinel

@@ -86,18 +86,27 @@ bool CsvParser::is_no_row(const char* begin, const char* end) const {
   return std::all_of(begin, end, [this](char c) { return is_blank(c) || c == '\r' || c == '\n'; });
 }
 
+/// Whether an odd number of escapes is before a character of a field.
+bool CsvParser::is_escaped(const char* begin, const char* at) const {
+  const char* first = at;
+  while (dialect_.escape != 0 && first != begin && first[-1] == dialect_.escape) --first;
+  return (at - first) % 2 != 0;
+}
+
 /// Reads a field that begins with a quotation mark at `at` and leaves `at` behind it. False if it has no end
 /// that a field may have.
 bool CsvParser::scan_quoted(const char*& at, const char* end, Record& record) const {
   const char* const begin = at + 1;
   const char* const limit = end - begin > kMaxQuotedBytes ? begin + kMaxQuotedBytes : end;
-  for (at = begin;; at += 2) {
+  for (at = begin;; ++at) {
     at = find(at, limit, dialect_.quote);
     if (at == limit) {
       record.cut_off = limit == end;
       return false;
     }
+    if (is_escaped(begin, at)) continue;
     if (at + 1 == end || at[1] != dialect_.quote) break;
+    ++at;
   }
   record.fields.push_back({begin, at, true});
   record.lines += static_cast<std::size_t>(std::count(begin, at, '\n'));
@@ -252,8 +261,12 @@ void CsvParser::append_text(const Field& field, std::string& bytes) const {
     return;
   }
   for (const char* at = field.begin; at != field.end; ++at) {
-    bytes.push_back(*at);
-    if (*at == dialect_.quote && at + 1 != field.end) ++at;
+    const bool is_last = at + 1 == field.end;
+    const bool escapes = dialect_.escape != 0 && *at == dialect_.escape && !is_last &&
+                         (at[1] == dialect_.quote || at[1] == dialect_.escape);
+    const bool doubles = *at == dialect_.quote && !is_last;
+    bytes.push_back(escapes ? at[1] : *at);
+    if (escapes || doubles) ++at;
   }
 }
 

@@ -17,6 +17,7 @@ struct CsvDialect {
   char decimal = '.';
   char comment = 0;            ///< Lines that begin with it are comments; 0 for none.
   std::string thousands = {};  ///< What is between groups of digits, as in 1,234; empty for none.
+  char escape = 0;  ///< Makes a quotation mark, or itself, a character of a quoted field; 0 for none.
 };
 
 /// Why a record is not a row of numbers.
@@ -103,6 +104,7 @@ class CsvParser {
   };
 
   void scan(const char* begin, const char* end, Record& record) const;
+  [[nodiscard]] bool is_escaped(const char* begin, const char* at) const;
   bool scan_quoted(const char*& at, const char* end, Record& record) const;
   [[nodiscard]] bool spans_records(const char* begin, const Record& record) const;
   template <typename Value>

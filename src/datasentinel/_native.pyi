@@ -485,6 +485,7 @@ class CsvParser:
         quote: str,
         decimal: str,
         comment: str,
+        escape: str = ...,
         thousands: bytes = ...,
         missing: list[str] = ...,
     ) -> None: ...
@@ -498,5 +499,5 @@ class CsvParser:
     def whole_records(self, text: bytes) -> int: ...
 
 def split_csv(
-    text: bytes, limit: int, *, delimiter: str, quote: str, comment: str
+    text: bytes, limit: int, *, delimiter: str, quote: str, comment: str, escape: str = ...
 ) -> list[tuple[int, int, list[bytes]]]: ...

@@ -64,6 +64,12 @@ void other_dialects() {
                         .parse<double>("+1\u00a0234,5;a;2\n1\u00a0234\u00a0;a;1\n,5\u00a0123;a;1\n");
   CHECK((wide.values == Numbers{2, 1234.5}));
   CHECK(wide.bad.size() == 2);
+  const std::string escaped = "1,\"a\\\",\\\\\",2\n3,\"\\\"\n\\\"\",4\n5,\"\"\"\\b\",6\n";
+  const auto escapes = parser({.escape = '\\'}).parse<double>(escaped);
+  CHECK((escapes.values == Numbers{2, 1, 4, 3, 6, 5}));
+  CHECK(escapes.texts[0].bytes == "a\",\\\"\n\"\"\\b");
+  CHECK(parser({.escape = '\\'}).whole_records(escaped) == escaped.size());
+  CHECK(!parser().parse<double>(escaped).bad.empty());
   const auto comments = parser({.comment = '#'}).parse<double>("#1,a,2\n1,#a,2\n");
   CHECK((comments.values == Numbers{2, 1}));
   CHECK(comments.first_lines[0] == 1);

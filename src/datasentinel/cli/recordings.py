@@ -66,7 +66,7 @@ def put_in_order(
     times_s = dataset.times_s
     if times_s is not None and not np.isfinite(times_s).all():
         name = dataset.columns.name_of(dataset.columns.time)
-        raise DataError(f"column '{name}': some rows have no time")
+        raise DataError(f"column '{name}', row {dataset.first_untimed}: some rows have no time")
     series = [""] * len(dataset.values) if dataset.series is None else dataset.series
     rows, order = Order.of_rows(series, times_s)
     in_rows = tuple(_in_rows(value, order.row_s) if timed else value for value, timed in half_lives)

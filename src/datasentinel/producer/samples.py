@@ -209,7 +209,9 @@ class FileRows:
         times_s = data.times_s
         if not np.isfinite(times_s).all():
             name = self._table.columns.name_of(self._table.columns.time)
-            raise DataError(f"{self._table.name}: column '{name}': some rows have no time")
+            raise DataError(
+                f"{self._table.name}: column '{name}', row {data.first_untimed}: some rows have no time"
+            )
         # As long as its rows, the last of which lasts as long as the usual one.
         steps = np.diff(np.unique(times_s))
         length_s = float(np.ptp(times_s)) + (float(np.median(steps)) if steps.size else 1.0)

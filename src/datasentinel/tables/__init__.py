@@ -7,11 +7,13 @@ comes back as a `BadRow` with its place and the reason.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
 from datasentinel.tables.base import Dataset, Part, Table
 from datasentinel.tables.chunk import Chunk
+from datasentinel.tables.encodings import NO_TEXT
 from datasentinel.tables.problems import BadRow, Problems
 from datasentinel.tables.roles import Columns, LeftOut, Roles, assign
 from datasentinel.tables.sources import SAMPLE_BYTES, expand
@@ -34,7 +36,12 @@ __all__ = [
     "open_table",
 ]
 
-_NOT_TABLES = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pdf", ".h5", ".hdf5", ".feather", ".arrow", ".avro")
+_NOT_TABLES = frozenset(
+    {".xlsx", ".xls", ".ods", ".zip", ".tar", ".tgz", ".pdf", ".h5", ".hdf5", ".feather", ".arrow", ".avro"}
+)
+_LIBSVM = re.compile(rb"[-+.\deE]+([ \t]+\d+:[-+.\deE]+)+[ \t]*(#.*)?$")
+# Text has none of these characters, or a few by mistake.
+_MOST_CONTROL = 0.02
 
 
 def open_table(
@@ -150,6 +157,15 @@ def _open_part(
     from datasentinel.tables.layout import find_layout
 
     sample = source.peek(SAMPLE_BYTES)
+    if len(sample) - len(sample.translate(None, NO_TEXT)) > _MOST_CONTROL * len(sample):
+        raise DataError(
+            f"{source.name}: no feature columns: the file is neither text nor of a format that is read"
+        )
+    if _LIBSVM.match(sample.partition(b"\n")[0].strip()):
+        raise DataError(
+            f"{source.name}: unknown file type: LIBSVM; read it by scikit-learn's load_svmlight_file and "
+            "write an .npz archive"
+        )
     is_whole = len(sample) < SAMPLE_BYTES
     layout = find_layout(
         source.name,

@@ -74,6 +74,8 @@ class Dataset:
     times_s : float64 array, shape [N], or None
         When each row was taken, in seconds since 1970 or some beginning, NaN where that is missing; where
         that was asked for, a column says so and the rows are not a sample.
+    first_untimed : int or None
+        Position of the first of them without a time.
     series : list, length N, or None
         To which series each row belongs, likewise.
     text : TextFormat
@@ -88,6 +90,7 @@ class Dataset:
     num_rows: int
     warnings: list[str]
     times_s: Float64Array | None = None
+    first_untimed: int | None = None
     series: list[Any] | None = None
     text: TextFormat = NOTHING_KNOWN
 
@@ -307,12 +310,18 @@ class Table:
         DataError
             The table cannot be read, or its labels or dates are unclear.
         """
+        if self._asked.normal and not self.has_labels:
+            raise DataError(
+                f"{self.name}: --normal says which labels mean normal, but no column is the label: name it "
+                "with --label"
+            )
         problems = Problems()
         seen: set[str | float] = set()
         warnings = list(self.warnings)
         time = self._readable_times(warnings, needed=needs_times) if with_times else None
         id_name = self.columns.name_of(self.columns.id) if with_series else None
         times: list[Float64Array] = []
+        first_untimed: int | None = None
         series: list[Any] = []
         kept = Reservoir(self.num_features, max_rows, seed, with_labels=self.has_labels)
         for chunk in self.chunks(threads=threads):
@@ -326,6 +335,8 @@ class Table:
                 elif wrong:
                     warnings.append(f"{self.name}: {wrong[0].reason}")
                 times.append(times_s)
+                if first_untimed is None and np.isnan(times_s).any():
+                    first_untimed = int(chunk.rows[np.isnan(times_s)][0])
             problems.add(chunk.bad)
             if chunk.label_values is not None:
                 seen.update(chunk.label_values)
@@ -357,6 +368,7 @@ class Table:
             kept.seen,
             warnings,
             times_s=np.concatenate(times) if whole and times else None,
+            first_untimed=first_untimed,
             series=series if whole and id_name is not None else None,
             text=TextFormat(
                 next((part.marks for part in self._parts if part.marks is not None), None),

@@ -48,6 +48,9 @@ class CsvPart(Part):
             self._texts.append(columns.label)
         doubts = layout.doubts
         self.warnings = tuple(f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts)
+        if layout.preamble_lines:
+            header = layout.preamble_lines + 1
+            self.warnings += (f"{self.name}: line {header} is the header: what is before it is passed over",)
         dialect = layout.dialect
         self.marks = dialect.marks if layout.shows_marks else None
         self._quote = dialect.quote.encode()
@@ -60,6 +63,7 @@ class CsvPart(Part):
             decimal=dialect.marks.decimal,
             thousands=dialect.marks.thousands.encode(layout.encoding),
             comment=dialect.comment,
+            escape=dialect.escape,
             missing=sorted(MISSING_WORDS) if columns.may_lack else [],
         )
 
@@ -170,7 +174,9 @@ class CsvPart(Part):
             if column < self._layout.width:
                 reason = f"{self._columns.describe(column)}: {reason}"
         else:
-            shown = text.decode(errors="replace").strip()
+            shown = text.decode(self._layout.encoding, "replace").strip(" \t\r\n")
+            if not shown.isprintable():  # As blanks that do not break.
+                shown = repr(shown)[1:-1]
             what = {
                 ProblemKind.EMPTY: "is empty",
                 ProblemKind.NOT_A_NUMBER: f"'{shown}' is not a number",

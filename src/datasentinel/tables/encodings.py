@@ -18,7 +18,7 @@ _WITHOUT_MARK = (("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), 
 # Text in other scripts has fewer zeros than ASCII; text in UTF-8 or Latin-1 has none.
 _LEAST_ZEROS = 0.6
 # Bytes that no text has, as binary files do.
-_NO_TEXT = bytes(sorted({*range(0x20), 0x7F} - set(b"\t\n\r\f")))
+NO_TEXT = bytes(sorted({*range(0x20), 0x7F} - set(b"\t\n\r\f")))
 SAMPLE_BYTES = 4096
 
 
@@ -44,7 +44,7 @@ def find_encoding(head: bytes) -> tuple[str, int]:
         units = [head[i : len(head) - len(head) % size : size] for i in range(size)]
         letters = units.pop(at)
         zeros = [unit.count(0) for unit in units]
-        is_text = letters and letters.translate(None, _NO_TEXT) == letters
+        is_text = letters and letters.translate(None, NO_TEXT) == letters
         if is_text and min(zeros) >= _LEAST_ZEROS * len(letters):
             return encoding, 0
     return "", 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from datasentinel.tables import labels
 from datasentinel.tables.base import Part, describe_number, empty_label
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
-from datasentinel.tables.sample_column import SampleColumn
+from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,9 +82,10 @@ class JsonPart(Part):
         """See `Part.parse`."""
         columns = self._columns
         assert columns is not None  # noqa: S101
-        features = [columns.names[i] for i in columns.features]
+        features = [self._keys[i] for i in columns.features]
         kept: dict[str, list[Any]] = {columns.names[i]: [] for i in columns.keep}
-        label = columns.name_of(columns.label)
+        label = None if columns.label is None else self._keys[columns.label]
+        keep = [self._keys[i] for i in columns.keep]
         rows: list[int] = []
         values: list[list[float]] = []
         told: list[str | float] = []
@@ -93,7 +95,7 @@ class JsonPart(Part):
             if not text.strip():
                 continue
             row = _parse(text)
-            found = numbers_of_object(row, features, may_lack=columns.may_lack)
+            found = numbers_of_object(row, features, may_lack=columns.may_lack, take_texts=True)
             if isinstance(found, list) and label is not None and isinstance(row, dict):
                 value = labels.normalise(row.get(label))
                 if value is None:
@@ -105,8 +107,8 @@ class JsonPart(Part):
                 values.append(found)
             else:
                 bad.append(BadRow(count, line, *found))
-            for name, column in kept.items():
-                column.append(row.get(name) if isinstance(row, dict) else None)
+            for key, column in zip(keep, kept.values(), strict=True):
+                column.append(row.get(key) if isinstance(row, dict) else None)
             count += 1
         return Chunk(
             count,
@@ -126,18 +128,30 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401
         return None
 
 
+def _number_in(text: str) -> float | str:
+    """Return the number that a text is, or the text."""
+    number = as_number(text)
+    return text if math.isnan(number) else number
+
+
 def numbers_of_object(
     row: Any,  # noqa: ANN401
     features: Sequence[str],
     *,
     may_lack: bool = False,
+    take_texts: bool = False,
 ) -> list[float] | tuple[ProblemKind, str]:
-    """Return an object's features, or why there are none; NaN for those that it lacks where it may."""
+    """Return an object's features, or why there are none; NaN for those that it lacks where it may.
+
+    With `take_texts`, numbers may be texts, and those that stand for missing values are such.
+    """
     if not isinstance(row, dict):
         return ProblemKind.NOT_JSON, "is not a JSON object"
     numbers = []
     for name in features:
         value = row.get(name)
+        if take_texts and isinstance(value, str):
+            value = None if is_missing(value) else _number_in(value)
         if may_lack and (value is None or (isinstance(value, float) and np.isnan(value))):
             numbers.append(float("nan"))
             continue

@@ -32,10 +32,12 @@ _POSSIBLE_NAMES = frozenset(
 
 _NORMAL_WORDS = frozenset(
     {"normal", "false", "f", "no", "n", "benign", "inlier", "ok", "good", "nominal", "regular", "healthy"}
+    | {"pass", "passed"}
 )
 _ANOMALY_WORDS = frozenset(
     {"anomaly", "anomalous", "anomalies", "abnormal", "true", "t", "yes", "y", "attack", "outlier", "bad"}
     | {"malicious", "intrusion", "fault", "faulty", "failure", "defect", "defective", "novelty", "fraud"}
+    | {"fail", "failed"}
 )
 # Words that a rare flag's name may consist of, with one of the first.
 _LABEL_WORDS = frozenset(
@@ -77,13 +79,17 @@ def _words(name: str) -> set[str]:
 
 
 def is_flag(values: Collection[str | float]) -> bool:
-    """Whether values, as `normalise` returns them, are 0 and 1, or -1 and 1."""
-    return not any(isinstance(value, str) for value in values) and looks_like_labels(set(values))
+    """Whether values, as `normalise` returns them, are 0 and 1, -1 and 1, or words for both."""
+    distinct = set(values)
+    if any(isinstance(value, str) for value in distinct):
+        return distinct <= _NORMAL_WORDS | _ANOMALY_WORDS and bool(distinct & _NORMAL_WORDS)
+    return looks_like_labels(distinct)
 
 
 def is_rare_flag(values: Sequence[str | float]) -> bool:
     """Whether values, as `normalise` returns them, are flags of which at most half mean an anomaly."""
-    return is_flag(values) and 2 * values.count(-1 if -1 in values else 1) <= len(values)
+    marks: Collection[str | float] = {-1} if -1 in values else {1} | _ANOMALY_WORDS
+    return is_flag(values) and 2 * sum(value in marks for value in values) <= len(values)
 
 
 def _joined(name: str) -> str:

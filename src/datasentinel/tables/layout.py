@@ -25,6 +25,8 @@ _IN_APOSTROPHES = re.compile(rb"(?:^|[,;\t| ])'[^'\n]*'(?:[,;\t| \r\n]|$)", re.M
 # As Excel writes one and reads it: no data, but the delimiter of what follows.
 _SEPARATOR_LINE = re.compile(rb"\s*\"?sep=(?P<delimiter>[!-/:-@[-`{-~\t ])\"?[ ,;]*\r?\n", re.IGNORECASE)
 _COMMENT = "#"
+# What a file of Campbell Scientific's loggers begins with; names are in its second line, whatever its width.
+_CAMPBELL = "TOA5"
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,18 @@ class Dialect:
     quote: str = '"'
     marks: Marks = POINT
     comment: str = ""
+    escape: str = ""
 
     def split(self, text: bytes, limit: int) -> list[tuple[int, int, list[bytes]]]:
         """Split text into records: the end and the first line of each, and its fields."""
-        return native.split_csv(text, limit, delimiter=self.delimiter, quote=self.quote, comment=self.comment)
+        return native.split_csv(
+            text,
+            limit,
+            delimiter=self.delimiter,
+            quote=self.quote,
+            comment=self.comment,
+            escape=self.escape,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Layout:
         What is said of columns whose numbers may mean others, by their positions.
     shows_marks : bool
         Whether numbers show which marks they have.
+    preamble_lines : int
+        How many lines are before the header, as loggers write them.
     """
 
     encoding: str
@@ -79,6 +91,7 @@ class Layout:
     sample: tuple[tuple[str, ...], ...]
     doubts: dict[int, str] = field(default_factory=dict)
     shows_marks: bool = False
+    preamble_lines: int = 0
 
     def columns(self) -> list[SampleColumn]:
         """Return the columns with their first values, numbers with a decimal point and no other marks."""
@@ -143,8 +156,13 @@ def find_layout(
     if not found:
         raise DataError(f"{name}: holds no rows")
     records = [fields for _, _, fields in found]
+    if dialect.delimiter == "|" and all(len(fields) > 2 and not any(fields[1::2]) for fields in records):
+        raise DataError(f"{name}: '||' is between the fields; write a single '|'")
     names: tuple[str, ...] | None = None
     skip, first_line, width = start, 1 + (told is not None), _usual_width(records)
+    first = 0 if header is False else _preamble(records, width, dialect.delimiter)
+    preamble_lines = found[first][1] + first_line - 1 if first else 0
+    found, records = found[first:], records[first:]
     if (
         header is not False
         and dialect.comment
@@ -177,6 +195,7 @@ def find_layout(
         sample,
         {} if decimal else doubts(sample, judged, marks, known),
         shows_marks,
+        preamble_lines,
     )
 
 
@@ -197,7 +216,11 @@ def _guess_dialect(text: bytes, delimiter: str) -> Dialect:
     comment = _COMMENT if 0 < 2 * commented < len(lines) or (commented == 1 and len(lines) == 2) else ""
     quote = "'" if b'"' not in text and len(_IN_APOSTROPHES.findall(text)) > 1 else '"'
     dialects = [Dialect(each, quote, comment=comment) for each in delimiter or _DELIMITERS]
-    return max(dialects, key=lambda dialect: _fitness(dialect, text))
+    dialect = max(dialects, key=lambda dialect: _fitness(dialect, text))
+    # A backslash at the end of a path in quotation marks is none that escapes one.
+    doubtful = b"".join(line for line in text.splitlines(keepends=True) if f"\\{quote}".encode() in line)
+    escapes = replace(dialect, escape="\\")
+    return max((dialect, escapes), key=lambda dialect: len(_usual_records(dialect, doubtful)[0]))
 
 
 def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
@@ -205,35 +228,41 @@ def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
 
     Of equals, the one whose delimiter the first record has is better.
     """
-    records: list[list[str]] = []
-    num_cut = start = 0
-    for end, _, fields in dialect.split(text, _RECORDS_TO_GUESS):
-        if not fields or _is_cut(text[start:end], fields, dialect):
-            num_cut += 1
-        else:
-            records.append([field.decode("latin-1") for field in fields])
-        start = end
-    if not records:
+    usual, first, num_records, end = _usual_records(dialect, text)
+    if not usual:
         return 0.0, 0
-    width = _usual_width(records)
-    usual = [record for record in records if len(record) == width]
+    width = len(usual[0])
     marks = find_marks(judge(usual), dialect.delimiter)
     others = set(_DELIMITERS) - {dialect.delimiter, " "}
     sense = sum(_sense(field, marks, others) for record in usual for field in record)
-    share = len(usual) / (len(records) + num_cut)
-    if not _may_head(records[0], usual, width):
+    share = len(usual) / num_records
+    if not _may_head(first, usual, width):
         share *= 0.8
-    if dialect.delimiter == " " and text.count(b"\t", 0, start) >= len(records):
+    if dialect.delimiter == " " and text.count(b"\t", 0, end) >= num_records:
         share *= 0.7  # Blanks separate as tabs do, and tabs that are there are hardly in between by chance.
     fitness = share * (sense + 0.01) / (width * len(usual)) + 0.01 * (width > 1)
-    return round(fitness, 9), len(records[0]) - 1
+    return round(fitness, 9), len(first) - 1
+
+
+def _usual_records(dialect: Dialect, text: bytes) -> tuple[list[list[str]], list[str], int, int]:
+    """Return the first records of the usual width and the first whole one; of all, the number and the end."""
+    whole: list[list[str]] = []
+    num_records = start = 0
+    for end, _, fields in dialect.split(text, _RECORDS_TO_GUESS):
+        if fields and not _is_cut(text[start:end], fields, dialect):
+            whole.append([field.decode("latin-1") for field in fields])
+        num_records, start = num_records + 1, end
+    if not whole:
+        return [], [], num_records, start
+    width = _usual_width(whole)
+    return [record for record in whole if len(record) == width], whole[0], num_records, start
 
 
 def _is_cut(record: bytes, fields: Sequence[bytes], dialect: Dialect) -> bool:
     """Whether a stray quotation mark ends a record before its line does, or later."""
     if dialect.quote.encode() not in record:
         return False
-    marks = f"{dialect.quote}{dialect.delimiter} \t\r\n".encode()
+    marks = f"{dialect.quote}{dialect.delimiter}{dialect.escape} \t\r\n".encode()
     return not record.translate(None, marks).endswith(b"".join(fields).translate(None, marks))
 
 
@@ -262,11 +291,27 @@ def _usual_width(records: Sequence[Sequence[str]]) -> int:
     return Counter(map(len, records)).most_common(1)[0][0]
 
 
+def _preamble(records: Sequence[Sequence[str]], width: int, delimiter: str) -> int:
+    """Return how many records are before the header, in which loggers tell of themselves.
+
+    All have other widths than the rows; one that lacks a single name may be the header itself.
+    """
+    if records[0][0] == _CAMPBELL:
+        return 1
+    before = next((i for i, record in enumerate(records) if len(record) == width), 0)
+    if all(abs(len(record) - width) == 1 for record in records[:before]):
+        return 0
+    has_names = 2 * sum(_are_words(records[before])) > width and _is_header(
+        records[before:], width, delimiter
+    )
+    return before if has_names else 0
+
+
 def _is_header(records: Sequence[Sequence[str]], width: int, delimiter: str) -> bool:
     """Whether the first record names the columns: by its types against those below, and by its own kind."""
     first, rest = records[0], [record for record in records[1:] if len(record) == width]
     names = [field.strip() for field in first]
-    is_word = [not is_missing(name) and not COMMA.is_number(name) for name in names]
+    is_word = _are_words(names)
     marks = find_marks(judge(rest), delimiter)
     if 2 * sum(is_word) > len(names):
         if len(set(names)) < len(names) and rest and not all(is_word):
@@ -276,6 +321,10 @@ def _is_header(records: Sequence[Sequence[str]], width: int, delimiter: str) -> 
         differs = any(word and _mostly(column, marks) for word, column in zip(is_word, columns, strict=False))
         return differs or not rest or not any(_mostly(column, marks) for column in columns)
     return _is_numbered_header(names, is_word, rest, marks.decimal) or _is_scale(names, rest, marks)
+
+
+def _are_words(fields: Sequence[str]) -> list[bool]:
+    return [not is_missing(field) and not COMMA.is_number(field) for field in fields]
 
 
 def _is_scale(names: Sequence[str], rest: Sequence[Sequence[str]], marks: Marks) -> bool:

@@ -172,9 +172,10 @@ def assign(
     """
     names = tuple(column.name or f"column {i}" for i, column in enumerate(sample, start=1))
     finder = _Finder(where, names, named=named)
-    label = finder.find("label", asked.label) if asked.label is not None else None
-    time = finder.find("time", asked.time) if asked.time is not None else None
-    series = finder.find("id", asked.id) if asked.id is not None else None
+    label, time, series = (
+        None if told is None else finder.find(role, told)
+        for role, told in (("label", asked.label), ("time", asked.time), ("id", asked.id))
+    )
     ignored = finder.matching("--ignore", asked.ignore)
     kept = tuple(names.index(name) for name in asked.carry if name in names)
     kept += finder.matching("--keep", asked.keep)

@@ -86,9 +86,11 @@ class Order:
             steps = np.diff(times_s[rows], prepend=np.nan)
             steps[starts] = np.nan
             if wrong := np.flatnonzero(steps < 0).tolist():
-                hint = _TWICE if steps[wrong[0]] >= -_HOUR_S else ""
+                is_turned = not (steps > 0).any()
+                hint = _TWICE if steps[wrong[0]] >= -_HOUR_S and not is_turned else ""
                 raise DataError(
-                    f"row {rows[wrong[0]]} is earlier than the one before it in its series: the rows of a "
+                    f"row {rows[wrong[0]]} is earlier than the one before it in its series"
+                    f"{', as are all others (the latest comes first)' * is_turned}: the rows of a "
                     f"recording are to be in order of time{hint}"
                 )
             usual = steps[steps > 0]

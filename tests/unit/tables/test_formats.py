@@ -210,6 +210,81 @@ def test_json_lines(tmp_path):
         open_table(tmp_path / "array.json")
 
 
+def test_numbers_in_json_lines_may_be_texts(tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = [dict(zip("abc", map(str, row), strict=True)) for row in VALUES.tolist()]
+    rows += [{"a": "1", "b": odd, "c": "3"} for odd in ("1_0", "", "1e99", "inf")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = open_table(path).read()
+    np.testing.assert_array_equal(data.values, VALUES)
+    told = ['"1_0" is not a number', "is empty", "1e+99 does not fit float32", "inf is not finite"]
+    assert [str(bad) for bad in data.bad] == [
+        f"line {41 + i}: column 'b': {why}" for i, why in enumerate(told)
+    ]
+    lacking = open_table(path, roles=Roles(may_lack=True)).read()
+    np.testing.assert_array_equal(lacking.values[40:], [[1, np.nan, 3]])
+
+
+def test_a_key_of_json_lines_may_be_empty(tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = [
+        {"a": a, "": b, "c": c, "note": "x", "label": int(i == 3)}
+        for i, (a, b, c) in enumerate(VALUES.tolist())
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = read(path)
+    assert data.feature_names == ("a", "column 2", "c")
+    np.testing.assert_array_equal(data.values, VALUES)
+    chunks = open_table(path, roles=Roles(features=("a",), keep=("column 2",))).chunks()
+    assert [value for chunk in chunks for value in chunk.kept["column 2"]] == VALUES[:, 1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tgz", b"\x1f\x8b", "unknown file type '.tgz'"),
+        (
+            "a.dat",
+            np.arange(900, dtype="<i4").tobytes(),
+            "no feature columns: the file is neither text nor of a format",
+        ),
+        (
+            "a.bin",
+            VALUES.astype("<f4").tobytes(),
+            "no feature columns: the file is neither text nor of a format",
+        ),
+        ("a.svm", b"1 1:0.5 3:-2e3\n0 2:1 # none\n", "unknown file type: LIBSVM"),
+        ("a.txt", TEXT.replace(",", "||").encode(), r"'\|\|' is between the fields; write a single '\|'"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(gzip.compress(b"x" * 600) if name.endswith("gz") else content)
+    with pytest.raises(DataError, match=rf"{name}: {message}"):
+        open_table(tmp_path / name)
+
+
+def test_blanks_that_do_not_break_are_shown(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b\n1.5,2\n2.5\u00a0,3\n")
+    data = open_table(tmp_path / "data.csv").read()
+    assert [str(bad) for bad in data.bad] == [r"line 3: column 'a': '2.5\xa0' is not a number"]
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+def test_quotation_marks_in_text_are_doubled_or_behind_a_backslash(tmp_path, doubled):
+    texts = ["plain"] * 30 + ['5" pipe, "north"', "C:\\", '\n"', "a, b", '"', "end"] * 2
+    written = [
+        text.replace('"', '""') if doubled else text.replace("\\", r"\\").replace('"', r"\"")
+        for text in texts
+    ]
+    path = tmp_path / "data.csv"
+    path.write_text("a,note,b\n" + "".join(f'{i},"{text}",{i}.5\n' for i, text in enumerate(written)))
+    table = open_table(path, roles=Roles(features=("a", "b"), keep=("note",)))
+    for size in (None, 1, 3):
+        chunks = list(table.chunks(size))
+        assert not any(chunk.bad for chunk in chunks)
+        assert [text for chunk in chunks for text in chunk.kept["note"]] == texts
+
+
 def test_parquet_types(tmp_path):
     table = pa.table(
         {

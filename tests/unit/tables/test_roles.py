@@ -396,6 +396,22 @@ def test_what_is_normal_can_be_told(frame, write):
     assert table.read().labels.tolist() == [True, False] * (ROWS // 2)
 
 
+@pytest.mark.parametrize("words", [("Pass", "Fail"), ("passed", "FAILED")])
+def test_what_passed_is_normal(frame, write, words):
+    frame["Pass/Fail"] = [words[i % 10 == 3] for i in range(ROWS)]
+    data = write(frame).read()
+    assert data.columns.name_of(data.columns.label) == "Pass/Fail"
+    assert np.flatnonzero(data.labels).tolist() == list(range(3, ROWS, 10))
+    frame["Pass/Fail"] = [words[i % 10 != 3] for i in range(ROWS)]
+    assert not write(frame).has_labels  # As are most rows, it tells of something else.
+
+
+def test_normal_values_of_no_label_are_refused(frame, write):
+    table = write(frame, roles=Roles(normal=("ok",)))
+    with pytest.raises(DataError, match="--normal says which labels mean normal, but no column is the label"):
+        table.read()
+
+
 def test_rows_without_a_label_are_told(frame, write):
     frame["label"] = ["normal", "anomaly", ""] * (ROWS // 3)
     data = write(frame).read()

@@ -121,6 +121,7 @@ def test_dates_in_both_orders_are_refused_and_strays_are_bad_rows(tmp_path):
     ]
     assert len(data.values) == len(data.times_s) == 1102
     assert np.flatnonzero(np.isnan(data.times_s)).tolist() == [1100]
+    assert data.first_untimed == 1101
     told = open_table(tmp_path / "both.csv", roles=Roles(day_first=False)).read(with_times=True)
     assert told.times_s.tolist() == utc([dt.datetime(2026, 4, 13)]) * 30
     assert told.problems.total == 30

@@ -24,6 +24,13 @@ def test_rows_that_go_back_in_time_are_refused_by_number():
         Order.of_rows(["a", "b", "b", "a"], np.array([9.0, 1.0, 2.0, 8.0]))
 
 
+def test_rows_from_the_latest_on_are_said_to_be_so():
+    with pytest.raises(
+        DataError, match=r"row 1 is .*, as are all others \(the latest comes first\): .* time$"
+    ):
+        Order.of_rows(["a"] * 3, np.array([120.0, 60.0, 0.0]))
+
+
 def test_an_hour_that_comes_twice_is_said_how_to_write():
     times = np.array([0.0, 600.0, -2400.0, -1800.0])
     with pytest.raises(DataError, match=r"row 2 is earlier .* twice as summer time ends, .* offset from UTC"):
