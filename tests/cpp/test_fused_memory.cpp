@@ -74,6 +74,13 @@ fused::Program lowered(const Message& model) {
   return fused::lower(onnx::read_graph({.name = "model.onnx", .onnx = model.view()}));
 }
 
+std::size_t fact(const Session& session, std::string_view wanted) {
+  for (const auto& [name, value] : session.facts()) {
+    if (name == wanted) return std::stoul(value);
+  }
+  return 0;
+}
+
 /// [batch, width] -> [batch]
 ModelBuilder scorer_of(std::int64_t width) {
   ModelBuilder model;
@@ -257,12 +264,6 @@ void layers_share_their_weights() {
     }
     return summed(model, kept);
   };
-  const auto packed_bytes = [](const Session& session) {
-    for (const auto& [name, value] : session.facts()) {
-      if (name == "packed weights bytes") return std::stoul(value);
-    }
-    return 0UL;
-  };
   constexpr int kCount = 30;
   const Message model = with_layers(kCount);
   std::set<const void*> matrices;
@@ -275,8 +276,8 @@ void layers_share_their_weights() {
   CHECK(layers == 2 * kCount);
   CHECK(matrices.size() == 2);
   const auto session = load(model);
-  const auto of_one = packed_bytes(*load(with_layers(1)));
-  CHECK(packed_bytes(*session) < 2 * of_one);
+  constexpr const char* kPacked = "packed weights bytes";
+  CHECK(fact(*session, kPacked) < 2 * fact(*load(with_layers(1)), kPacked));
 
   for (const std::size_t rows : {1, 5, 100}) {
     const auto x = random_floats(rows * kSize, 7);
@@ -305,6 +306,43 @@ void layers_share_their_weights() {
   }
 }
 
+/// A deep graph needs no more room at a time than a shallow one: wide and narrow values by turns, of which
+/// one is kept to the end.
+void deep_graphs_need_little_room() {
+  const auto wider = random_floats(3 * 40, 1, 0.3F);
+  const auto narrower = random_floats(40 * 3, 2, 0.3F);
+  const auto with_layers = [&](std::size_t count) {
+    ModelBuilder model = scorer_of(3);
+    model.weight(float_tensor("wider", {3, 40}, wider)).weight(float_tensor("narrower", {40, 3}, narrower));
+    std::string last = "input";
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string n = std::to_string(i);
+      model.add(node("MatMul", {last, "wider"}, {"sum" + n}))
+          .add(node("Tanh", {"sum" + n}, {"wide" + n}))
+          .add(node("MatMul", {"wide" + n, "narrower"}, {last = "x" + n}));
+    }
+    return summed(model, {"x0", last});
+  };
+  constexpr std::size_t kMany = 3000;
+  const auto deep = load(with_layers(kMany));
+  constexpr const char* kRoom = "scratch bytes per concurrent call";
+  CHECK(fact(*deep, kRoom) == fact(*load(with_layers(3)), kRoom));
+
+  const auto x = random_floats(3, 3);
+  std::vector<double> h(x.begin(), x.end());
+  double score = 0;
+  for (std::size_t i = 0; i < kMany; ++i) {
+    std::vector<double> wide(40, 0.0), next(3, 0.0);
+    for (std::size_t n = 0; n < 40; ++n) {
+      for (std::size_t k = 0; k < 3; ++k) wide[n] += h[k] * double{wider[k * 40 + n]};
+      for (std::size_t k = 0; k < 3; ++k) next[k] += std::tanh(wide[n]) * double{narrower[n * 3 + k]};
+    }
+    h = std::move(next);
+    if (i == 0 || i + 1 == kMany) score += h[0] + h[1] + h[2];
+  }
+  CHECK(close(scores_of(*deep, x)[0], score, 1e-4));
+}
+
 }  // namespace
 }  // namespace datasentinel
 
@@ -314,5 +352,6 @@ int main() {
   scales_of_shared_weights_stay_apart_where_there_is_no_room();
   takes_wide_columns_that_are_scaled_often();
   testing::with_each_isa(layers_share_their_weights);
+  testing::with_each_isa(deep_graphs_need_little_room);
   return check::result();
 }

@@ -85,24 +85,27 @@ std::optional<Tensor> fold(const onnx::Node& node, const std::vector<const Tenso
 }
 
 std::optional<Tensor> picked(const Tensor& tensor, const Shape& before, const Moved& moved) {
-  Tensor result = tensor;
-  result.dims.clear();
+  Tensor result{.name = tensor.name, .type = tensor.type, .dims = {}, .reals = {}, .integers = {}};
   for (const std::size_t size : moved.shape.sizes()) result.dims.push_back(static_cast<std::int64_t>(size));
   if (moved.shape.batch != Shape::kNoBatch) {
     result.dims.insert(result.dims.begin() + static_cast<std::ptrdiff_t>(moved.shape.batch), 1);
   }
-  if (!moved.picks && moved.shape.is_in_order()) return result;
+  if (!moved.picks && moved.shape.is_in_order()) {
+    result.reals = tensor.reals;
+    result.integers = tensor.integers;
+    return result;
+  }
   const std::vector<int> columns =
       moved.picks ? columns_of(before, *moved.picks) : columns_of(moved.shape, all_of(moved.shape));
-  const auto pick = [&](auto& values) {
-    auto old = std::exchange(values, {});
+  const auto pick = [&](auto& values, const auto& old) {
+    values.reserve(columns.size());
     for (const int column : columns)
       values.push_back(column == kZero ? 0 : old[static_cast<std::size_t>(column)]);
   };
   if (tensor.reals.size() == tensor.size()) {
-    pick(result.reals);
+    pick(result.reals, tensor.reals);
   } else if (tensor.integers.size() == tensor.size()) {
-    pick(result.integers);
+    pick(result.integers, tensor.integers);
   } else {
     return std::nullopt;
   }

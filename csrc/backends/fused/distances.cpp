@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "backends/fused/shape.h"
+
 namespace datasentinel::fused {
 namespace {
 
@@ -111,12 +113,6 @@ class Search {
   std::vector<int> readers_;                 ///< Beside larger sums.
 };
 
-bool are_all(const std::vector<int>& columns, std::size_t width) {
-  std::size_t next = 0;
-  return columns.size() == width &&
-         std::ranges::all_of(columns, [&](int column) { return static_cast<std::size_t>(column) == next++; });
-}
-
 }  // namespace
 
 Program with_distances(Program program) {
@@ -130,7 +126,7 @@ Program with_distances(Program program) {
       continue;
     }
     std::vector<int> columns = std::exchange(distances->indices, {});
-    if (!are_all(columns, widths[static_cast<std::size_t>(distances->a)])) {
+    if (!are_all_of(columns, widths[static_cast<std::size_t>(distances->a)])) {
       Instruction gather;
       gather.op = Op::gather;
       gather.a = distances->a;

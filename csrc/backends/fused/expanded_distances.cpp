@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace datasentinel::fused {
 namespace {
@@ -10,47 +11,43 @@ namespace {
 // adds more than that to its squares computes something else.
 constexpr double kRounding = 8.0 / (1 << 24);
 
-/// The only step that writes `value` from `column` on; null where there are others.
-const Instruction* writer(const Program& program, int value, std::size_t column) {
-  const Instruction* found = nullptr;
-  for (const Instruction& step : program.instructions) {
-    if (step.out != value || step.out_column != column) continue;
-    if (found != nullptr) return nullptr;
-    found = &step;
-  }
-  return found;
+/// The step that writes all of `value`; null where it is not one.
+const Instruction* writer(const Program& program, const Links& links, int value) {
+  const Links::Positions& writers = links.writers(value);
+  return writers.size() == 1 ? &program.instructions[writers.front()] : nullptr;
 }
 
 /// Whether `length` is the sum of the squares of the value that `copied` copies.
-bool is_squared_length(const Program& program, const Instruction& length, int copied) {
+bool is_squared_length(const Program& program, const Links& links, const Instruction& length, int copied) {
   if (length.op != Op::sum_squares || length.factor != 1 || !length.weights.empty()) return false;
   const bool is_plain = length.center.empty() && length.scale.empty() && length.offset.empty();
   if (length.a == copied) return is_plain;
-  const Instruction* map = writer(program, copied, 0);
+  const Instruction* map = writer(program, links, copied);
   return map != nullptr && map->op == Op::affine && map->a == length.a && map->center == length.center &&
          map->scale == length.scale && map->offset == length.offset;
 }
 
 /// Whether the layer reads a value beside its own squared length.
-bool reads_squared_length(const Program& program, const Instruction& layer) {
-  if (layer.dense.inputs < 2) return false;
-  const std::size_t width = layer.dense.inputs - 1;
-  const Instruction* value = writer(program, layer.a, 0);
-  const Instruction* last = writer(program, layer.a, width);
-  if (value == nullptr || last == nullptr || value->op != Op::copy || last->op != Op::copy) return false;
-  if (program.widths[static_cast<std::size_t>(value->a)] != width) return false;
-  const Instruction* length = writer(program, last->a, 0);
-  return length != nullptr && is_squared_length(program, *length, value->a);
+bool reads_squared_length(const Program& program, const Links& links, const Instruction& layer) {
+  const Links::Positions& parts = links.writers(layer.a);
+  if (parts.size() != 2) return false;
+  const Instruction* value = &program.instructions[parts.front()];
+  const Instruction* last = &program.instructions[parts.back()];
+  if (value->out_column != 0) std::swap(value, last);
+  if (last->out_column + 1 != layer.dense.inputs) return false;
+  const Instruction* length = writer(program, links, last->a);
+  return length != nullptr && is_squared_length(program, links, *length, value->a);
 }
 
 }  // namespace
 
-std::optional<ExpandedDistances> expanded_distances(const Program& program, std::size_t position) {
+std::optional<ExpandedDistances> expanded_distances(const Program& program, const Links& links,
+                                                    std::size_t position) {
   const Instruction& step = program.instructions[position];
   const Dense& layer = step.dense;
   if (step.op != Op::dense || step.arithmetic != Arithmetic::float32 ||
       step.function.function != Function::identity || layer.windows != 1 ||
-      layer.bias.size() != layer.outputs || !reads_squared_length(program, step)) {
+      layer.bias.size() != layer.outputs || !reads_squared_length(program, links, step)) {
     return std::nullopt;
   }
   ExpandedDistances distances;

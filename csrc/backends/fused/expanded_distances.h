@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "backends/fused/links.h"
 #include "backends/fused/program.h"
 
 namespace datasentinel::fused {
@@ -18,7 +19,7 @@ struct ExpandedDistances {
 };
 
 /// The distances that the step at `position` computes, by its constants; nothing where it computes others.
-[[nodiscard]] std::optional<ExpandedDistances> expanded_distances(const Program& program,
+[[nodiscard]] std::optional<ExpandedDistances> expanded_distances(const Program& program, const Links& links,
                                                                   std::size_t position);
 
 }  // namespace datasentinel::fused

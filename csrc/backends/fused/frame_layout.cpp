@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "backends/fused/takers.h"
@@ -87,6 +91,7 @@ std::vector<Place> places_of(const Program& program, bool copies_ranges) {
 /// In half steps: in the first half operands are read, in the second one results are written.
 std::vector<Life> lives_of(const Program& program, const std::vector<Place>& places,
                            const std::function<bool(const Instruction&)>& overwrites, bool takes_parts) {
+  const Links links(program);
   const int steps = static_cast<int>(program.instructions.size());
   const int end = 2 * steps;
   std::vector<Life> lives(program.widths.size(), Life{end, -1, false});
@@ -109,7 +114,8 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
     if (!overwrites || !overwrites(instruction)) touch(instruction.out, 2 * i);
     touch(instruction.out, 2 * i + 1);
     if (takes_parts && (instruction.op == Op::dense || instruction.op == Op::distances)) {
-      const int end_of_takers = 2 * (i + static_cast<int>(takers(program, static_cast<std::size_t>(i)))) + 1;
+      const int end_of_takers =
+          2 * (i + static_cast<int>(takers(program, links, static_cast<std::size_t>(i)))) + 1;
       touch(instruction.a, end_of_takers);
       touch(instruction.out, end_of_takers);
     }
@@ -124,36 +130,119 @@ std::vector<Life> lives_of(const Program& program, const std::vector<Place>& pla
   return lives;
 }
 
-struct Placed {
-  std::size_t value = 0;
-  int begin = 0;
-  int end = 0;
+/// The columns of a frame that nothing lies in, of which the last have no end.
+class Gaps {
+ public:
+  Gaps() { insert(0, std::numeric_limits<int>::max()); }
+
+  /// The first place that is wide enough, which is no gap any more. Of many gaps few have different sizes.
+  int take(int width) {
+    int begin = std::numeric_limits<int>::max();
+    for (auto size = begins_.lower_bound(width); size != begins_.end(); ++size) {
+      begin = std::min(begin, *size->second.begin());
+    }
+    const int end = erase(ends_.find(begin));
+    if (begin + width < end) insert(begin + width, end);
+    return begin;
+  }
+
+  void release(int begin, int end) {
+    const auto next = ends_.lower_bound(begin);
+    const auto previous = next == ends_.begin() ? ends_.end() : std::prev(next);
+    if (next != ends_.end() && next->first == end) end = erase(next);
+    if (previous != ends_.end() && previous->second == begin) {
+      begin = previous->first;
+      erase(previous);
+    }
+    insert(begin, end);
+  }
+
+ private:
+  void insert(int begin, int end) {
+    ends_.emplace(begin, end);
+    begins_[end - begin].insert(begin);
+  }
+
+  int erase(std::map<int, int>::iterator gap) {
+    const auto [begin, end] = *gap;
+    const auto size = begins_.find(end - begin);
+    size->second.erase(begin);
+    if (size->second.empty()) begins_.erase(size);
+    ends_.erase(gap);
+    return end;
+  }
+
+  std::map<int, int> ends_;              ///< By where they begin.
+  std::map<int, std::set<int>> begins_;  ///< By size.
 };
 
-/// Puts one value after the other where there is room first.
-FrameLayout placed_in(const std::vector<std::size_t>& order, const Program& program,
-                      const std::vector<Life>& lives, int alignment) {
-  const int output_end = 2 * static_cast<int>(program.output_instructions);
-  FrameLayout layout;
-  layout.offsets.assign(lives.size(), 0);
-  std::vector<Placed> all;  // by position
+/// A frame to put values into.
+class Frame {
+ public:
+  Frame(const Program& program, const std::vector<Life>& lives, int alignment)
+      : program_(program), lives_(lives), alignment_(alignment) {
+    layout_.offsets.assign(lives.size(), 0);
+  }
+
+  [[nodiscard]] int width(std::size_t value) const {
+    return padded(program_.widths[value], lives_[value].is_shifted, alignment_);
+  }
+
+  void put(std::size_t value, int begin) {
+    const int end = begin + width(value);
+    layout_.offsets[value] = begin;
+    layout_.columns = std::max(layout_.columns, end);
+    const int output_end = 2 * static_cast<int>(program_.output_instructions);
+    if (lives_[value].first < output_end) layout_.output_columns = std::max(layout_.output_columns, end);
+  }
+
+  [[nodiscard]] const FrameLayout& layout() const { return layout_; }
+
+ private:
+  const Program& program_;
+  const std::vector<Life>& lives_;
+  const int alignment_;
+  FrameLayout layout_;
+};
+
+/// Puts one value after the other, as their lives begin, where there is room first.
+FrameLayout laid_out_in_time(const std::vector<std::size_t>& order, const std::vector<Life>& lives,
+                             Frame frame) {
+  Gaps gaps;
+  std::multimap<int, std::size_t> alive;  // by the end of their lives
+  for (const std::size_t value : order) {
+    const auto dead = alive.lower_bound(lives[value].first);
+    for (auto i = alive.begin(); i != dead; ++i) {
+      const int begin = frame.layout().offsets[i->second];
+      gaps.release(begin, begin + frame.width(i->second));
+    }
+    alive.erase(alive.begin(), dead);
+    frame.put(value, gaps.take(frame.width(value)));
+    alive.emplace(lives[value].last, value);
+  }
+  return frame.layout();
+}
+
+/// Puts one value after the other, in any order, where there is room first; takes quadratic time.
+FrameLayout laid_out_in_order(const std::vector<std::size_t>& order, const std::vector<Life>& lives,
+                              Frame frame) {
+  std::vector<std::size_t> placed;  // by position
+  const std::vector<int>& offsets = frame.layout().offsets;
   for (const std::size_t value : order) {
     const Life& life = lives[value];
-    const int width = padded(program.widths[value], life.is_shifted, alignment);
     int begin = 0;
-    for (const Placed& other : all) {
-      const Life& its = lives[other.value];
+    for (const std::size_t other : placed) {
+      const Life& its = lives[other];
       if (its.last < life.first || life.last < its.first) continue;
-      if (other.begin - begin >= width) break;
-      begin = std::max(begin, other.end);
+      if (offsets[other] - begin >= frame.width(value)) break;
+      begin = std::max(begin, offsets[other] + frame.width(other));
     }
-    const Placed placed{value, begin, begin + width};
-    all.insert(std::ranges::upper_bound(all, begin, {}, &Placed::begin), placed);
-    layout.offsets[value] = begin;
-    layout.columns = std::max(layout.columns, placed.end);
-    if (life.first < output_end) layout.output_columns = std::max(layout.output_columns, placed.end);
+    placed.insert(
+        std::ranges::upper_bound(placed, begin, {}, [&](std::size_t other) { return offsets[other]; }),
+        value);
+    frame.put(value, begin);
   }
-  return layout;
+  return frame.layout();
 }
 
 }  // namespace
@@ -168,11 +257,15 @@ FrameLayout lay_out(const Program& program, bool copies_ranges,
     if (lives[value].last >= lives[value].first) order.push_back(value);
   }
   std::ranges::stable_sort(order, {}, [&](std::size_t value) { return lives[value].first; });
-  FrameLayout layout = placed_in(order, program, lives, alignment);
+  const Frame frame(program, lives, alignment);
+  FrameLayout layout = laid_out_in_time(order, lives, frame);
   // Wide values that have to go around narrow ones may leave gaps.
-  std::ranges::stable_sort(order, std::greater<>{}, [&](std::size_t value) { return program.widths[value]; });
-  if (FrameLayout other = placed_in(order, program, lives, alignment); other.columns < layout.columns) {
-    layout = std::move(other);
+  constexpr std::size_t kFewValues = 4096;
+  if (order.size() <= kFewValues) {
+    std::ranges::stable_sort(order, std::greater<>{},
+                             [&](std::size_t value) { return program.widths[value]; });
+    FrameLayout other = laid_out_in_order(order, lives, frame);
+    if (other.columns < layout.columns) layout = std::move(other);
   }
   for (std::size_t value = 0; value < places.size(); ++value) {
     layout.offsets[value] = layout.offsets[places[value].value] + places[value].column;

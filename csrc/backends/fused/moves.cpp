@@ -46,8 +46,11 @@ std::size_t column_axis(const Node& node, const Shape& x, std::int64_t axis) {
   return *found;
 }
 
-/// The elements picked of every axis, in order.
+/// The elements picked of every axis, in order; all of an axis that none are picked of.
 Moved picked_of(const Shape& x, Picks picks) {
+  for (std::size_t i = 0; i < picks.size(); ++i) {
+    if (picks[i].empty()) picks[i] = all_of(x.axes[i].size);
+  }
   std::vector<std::size_t> sizes(picks.size());
   std::ranges::transform(picks, sizes.begin(), &std::vector<int>::size);
   return {.shape = Shape::in_order(sizes, x.batch), .picks = std::move(picks)};
@@ -192,7 +195,7 @@ Moved sliced(const Node& node, const Shape& x, const Known& known) {
   axes = numbers_in(node, known, 3, "axes").value_or(axes);
   const Numbers steps = numbers_in(node, known, 4, "").value_or(Numbers(count, 1));
   if (axes.size() != count || steps.size() != count) reject(node, "has not one axis and step per range");
-  Picks picks = all_of(x);
+  Picks picks(x.axes.size());
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t start = (*starts)[i];
     const std::int64_t end = (*ends)[i];
@@ -221,8 +224,7 @@ Moved gathered(const Node& node, const Shape& x, const Known& known) {
   if (indices == nullptr || indices->dims.size() > 1) refuse(node, "it does not pick constant columns");
   const std::size_t axis = column_axis(node, x, node.integer_or("axis", 0));
   const auto size = static_cast<std::int64_t>(x.axes[axis].size);
-  Picks picks = all_of(x);
-  picks[axis].clear();
+  Picks picks(x.axes.size());
   for (const std::int64_t index : indices->integers) {
     if (index < -size || index >= size) {
       reject(node, "picks column " + std::to_string(index) + " of " + std::to_string(size));
@@ -317,7 +319,7 @@ Moved padded(const Node& node, const Shape& x, const Known& known) {
         value != nullptr && std::ranges::all_of(value->reals, [](double v) { return v == 0; });
     if (!is_zero && mode == "constant") refuse(node, "it pads with other values than 0");
   }
-  Picks picks = all_of(x);
+  Picks picks(x.axes.size());
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const std::int64_t before = (*pads)[i];
     const std::int64_t behind = (*pads)[axes.size() + i];
@@ -368,8 +370,7 @@ std::vector<Moved> split_into_parts(const Node& node, const Shape& x, const Know
   std::vector<Moved> parts;
   std::size_t start = 0;
   for (const std::int64_t wanted : sizes) {
-    Picks picks = all_of(x);
-    picks[axis].clear();
+    Picks picks(x.axes.size());
     for (std::int64_t taken = 0; taken < wanted && start < size; ++taken) {
       picks[axis].push_back(static_cast<int>(start++));
     }

@@ -41,7 +41,7 @@ Symbol Operators::placed(const Node& node, Symbol& x, const Moved& moved) {
     std::ranges::transform(*moved.picks, sizes.begin(), &std::vector<int>::size);
     if (!product_of(sizes, kMaxWidth)) refuse(node, "its result has an impossible number of columns");
     std::vector<int> columns = columns_of(x.shape, *moved.picks);
-    if (columns != all_of(x.width)) {
+    if (!are_all_of(columns, x.width)) {
       Symbol result = builder_.gather(x, std::move(columns));
       result.shape = moved.shape;
       return result;

@@ -138,7 +138,7 @@ Symbol Operators::positions(const Node& node, Symbol& x, const std::vector<int>&
     refuse(node, "it reads an impossible number of columns");
   }
   std::vector<int> columns = columns_of(turned, {picks, all_of(turned.axes[1].size)});
-  if (columns != all_of(x.width)) return builder_.gather(x, std::move(columns));
+  if (!are_all_of(columns, x.width)) return builder_.gather(x, std::move(columns));
   builder_.share(x);
   return x;
 }

@@ -41,7 +41,7 @@ int chains_of(const Dense& layer, const Geometry& geometry) {
 }
 
 /// How many steps behind a layer pick among its results while these are in the first-level cache.
-int takers_of(const Program& program, std::size_t position, const Geometry& geometry) {
+int takers_of(const Program& program, const Links& links, std::size_t position, const Geometry& geometry) {
   const Instruction& layer = program.instructions[position];
   if (layer.function.function != Function::identity) return 0;
   const bool is_sum = layer.op == Op::dense && layer.arithmetic == Arithmetic::float32 &&
@@ -49,7 +49,7 @@ int takers_of(const Program& program, std::size_t position, const Geometry& geom
                       chains_of(layer.dense, geometry) == 1 && layer.dense.windows == 1;
   const bool is_plain = layer.op == Op::distances && layer.factor == 1;
   if (!is_sum && !is_plain) return 0;
-  const std::size_t count = takers(program, position);
+  const std::size_t count = takers(program, links, position);
   for (std::size_t i = position + 1; i <= position + count; ++i) {
     const Op op = program.instructions[i].op;
     if (op != Op::smallest && op != Op::largest) return 0;
@@ -199,7 +199,8 @@ struct Places {
 /// Puts the constants of steps into the arena, and weights once for each form that steps read them in.
 class Placer {
  public:
-  Placer(const Program& program, const Geometry& geometry) : program_(program), geometry_(geometry) {}
+  Placer(const Program& program, const Links& links, const Geometry& geometry)
+      : program_(program), links_(links), geometry_(geometry) {}
 
   /// Of the step at `position`, which has so many takers behind it.
   Places place(std::size_t position, int takers) {
@@ -211,7 +212,7 @@ class Placer {
     places.scale_b = arena_.add(step.scale_b);
     places.weights = arena_.add(step.weights);
     if (step.op != Op::dense && step.op != Op::distances) return places;
-    const auto distances = expanded_distances(program_, position);
+    const auto distances = expanded_distances(program_, links_, position);
     const bool in_parts = takers > 0 || step.op == Op::distances;
     const auto [found, is_new] =
         shared_.try_emplace({step.dense.weights.shared(), step.arithmetic, in_parts, distances.has_value()});
@@ -266,6 +267,7 @@ class Placer {
   }
 
   const Program& program_;
+  const Links& links_;
   const Geometry& geometry_;
   Arena arena_;
   std::map<Form, WeightPlaces> shared_;
@@ -281,11 +283,12 @@ PackedProgram::PackedProgram(const Program& program, const Geometry& geometry, c
     return Columns{layout.offsets[index] + static_cast<int>(first), static_cast<int>(program.widths[index])};
   };
 
-  Placer placer(program, geometry);
+  const Links links(program);
+  Placer placer(program, links, geometry);
   std::vector<Places> places;
   std::vector<int> step_takers;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    step_takers.push_back(takers_of(program, i, geometry));
+    step_takers.push_back(takers_of(program, links, i, geometry));
     indices_.push_back(program.instructions[i].indices);
     places.push_back(placer.place(i, step_takers.back()));
   }

@@ -44,6 +44,11 @@ std::vector<int> all_of(std::size_t size) {
   return all;
 }
 
+bool are_all_of(const std::vector<int>& columns, std::size_t size) {
+  int next = 0;
+  return columns.size() == size && std::ranges::all_of(columns, [&](int column) { return column == next++; });
+}
+
 Picks all_of(const Shape& shape) {
   Picks picks;
   picks.reserve(shape.axes.size());

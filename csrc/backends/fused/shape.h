@@ -47,6 +47,7 @@ using Picks = std::vector<std::vector<int>>;
 inline constexpr int kZero = -1;
 
 [[nodiscard]] std::vector<int> all_of(std::size_t size);
+[[nodiscard]] bool are_all_of(const std::vector<int>& columns, std::size_t size);
 /// All elements of every axis.
 [[nodiscard]] Picks all_of(const Shape& shape);
 

@@ -7,7 +7,7 @@
 namespace datasentinel::fused {
 namespace {
 
-using Positions = std::vector<std::size_t>;
+using Positions = Links::Positions;
 
 /// Takes one value's columns in any order.
 bool takes_in_any_order(const Instruction& step) {
@@ -20,21 +20,9 @@ bool takes_in_any_order(const Instruction& step) {
   }
 }
 
-bool reads(const Instruction& step, int value) { return step.a == value || step.b == value; }
-
 bool is_result(const Program& program, int value) {
   return value == program.score || value == program.state_next || value == program.output ||
          value == program.contributions;
-}
-
-/// Positions of the steps that read `value`, or none where it is also a result.
-Positions readers_of(const Program& program, int value) {
-  Positions positions;
-  if (is_result(program, value)) return positions;
-  for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-    if (reads(program.instructions[i], value)) positions.push_back(i);
-  }
-  return positions;
 }
 
 bool all_take_in_any_order(const Program& program, const Positions& positions) {
@@ -52,26 +40,12 @@ bool is_reduction(const Instruction& step) {
   }
 }
 
-/// By value: the steps that write it, and those that read it.
-struct Links {
-  explicit Links(const Program& program) : writers(program.widths.size()), readers(program.widths.size()) {
-    for (std::size_t i = 0; i < program.instructions.size(); ++i) {
-      const Instruction& step = program.instructions[i];
-      writers[static_cast<std::size_t>(step.out)].push_back(i);
-      if (step.a >= 0) readers[static_cast<std::size_t>(step.a)].push_back(i);
-      if (step.b >= 0 && step.b != step.a) readers[static_cast<std::size_t>(step.b)].push_back(i);
-    }
-  }
-
-  std::vector<Positions> writers, readers;
-};
-
 /// Lets the readers of scaled values scale themselves.
 void fold_scaling(Program& program) {
   const Links links(program);  // Once folded, a reader has no other scaling behind it.
   for (const Instruction& scaling : program.instructions) {
     if (scaling.op != Op::affine || is_result(program, scaling.out)) continue;
-    const Positions& positions = links.readers[static_cast<std::size_t>(scaling.out)];
+    const Positions& positions = links.readers(scaling.out);
     if (!all_take_in_any_order(program, positions)) continue;
     for (const std::size_t i : positions) {
       Instruction& reader = program.instructions[i];
@@ -91,9 +65,9 @@ class InOrder {
       : program_(program),
         links_(program),
         is_needed_(program.instructions.size(), false),
-        is_done_(program.instructions.size(), false) {
-    unmade_.reserve(links_.writers.size());
-    for (const Positions& writers : links_.writers) unmade_.push_back(writers.size());
+        is_done_(program.instructions.size(), false),
+        unmade_(program.widths.size(), 0) {
+    for (const Instruction& step : program.instructions) ++unmade_[static_cast<std::size_t>(step.out)];
   }
 
   Program take() {
@@ -126,7 +100,7 @@ class InOrder {
       const int value = values.back();
       values.pop_back();
       if (value < 0) continue;
-      for (const std::size_t i : links_.writers[static_cast<std::size_t>(value)]) {
+      for (const std::size_t i : links_.writers(value)) {
         if (is_needed_[i]) continue;
         is_needed_[i] = true;
         values.push_back(program_.instructions[i].a);
@@ -139,7 +113,7 @@ class InOrder {
     std::vector<Waiting> waiting;
     const auto ask = [&](int value) {
       if (is_made(value)) return;
-      const Positions& writers = links_.writers[static_cast<std::size_t>(value)];
+      const Positions& writers = links_.writers(value);
       for (auto i = writers.rbegin(); i != writers.rend(); ++i) waiting.push_back({.position = *i});
     };
     ask(result);
@@ -165,9 +139,8 @@ class InOrder {
       if (is_done_[position] || !is_made(step.a) || !is_made(step.b)) continue;
       is_done_[position] = true;
       steps_.push_back(step);
-      const auto made = static_cast<std::size_t>(step.out);
-      if (--unmade_[made] != 0) continue;
-      const Positions& readers = links_.readers[made];
+      if (--unmade_[static_cast<std::size_t>(step.out)] != 0) continue;
+      const Positions& readers = links_.readers(step.out);
       for (auto i = readers.rbegin(); i != readers.rend(); ++i) {
         if (is_needed_[*i] && is_reduction(program_.instructions[*i])) ready.push_back(*i);
       }
@@ -192,9 +165,10 @@ Program in_order(Program program) {
   return InOrder(program).take();
 }
 
-std::size_t takers(const Program& program, std::size_t position) {
-  const auto positions = readers_of(program, program.instructions[position].out);
-  if (!all_take_in_any_order(program, positions)) return 0;
+std::size_t takers(const Program& program, const Links& links, std::size_t position) {
+  const int value = program.instructions[position].out;
+  const Positions& positions = links.readers(value);
+  if (is_result(program, value) || !all_take_in_any_order(program, positions)) return 0;
   // All belong to what is asked for together.
   for (const std::size_t end : {program.score_instructions, program.output_instructions}) {
     if (position < end && positions.back() >= end) return 0;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "backends/fused/links.h"
 #include "backends/fused/program.h"
 
 namespace datasentinel::fused {
@@ -13,6 +14,6 @@ namespace datasentinel::fused {
 
 /// How many steps behind the one at `position` are its result's only readers, and take its columns in any
 /// order; 0 where there are others.
-[[nodiscard]] std::size_t takers(const Program& program, std::size_t position);
+[[nodiscard]] std::size_t takers(const Program& program, const Links& links, std::size_t position);
 
 }  // namespace datasentinel::fused

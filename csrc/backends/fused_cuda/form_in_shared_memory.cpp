@@ -22,10 +22,12 @@ std::size_t numbers_kept(const Program& program) {
     const bool is_list = step.op == Op::smallest || step.op == Op::largest;
     return is_list ? program.widths[static_cast<std::size_t>(step.out)] : 1;
   };
+  const fused::Links links(program);
   std::size_t most = 1;
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
+    const std::size_t count = takers(program, links, i);
     std::size_t together = 0;
-    for (std::size_t j = 1; j <= takers(program, i); ++j) together += kept(i + j);
+    for (std::size_t j = 1; j <= count; ++j) together += kept(i + j);
     most = std::max({most, kept(i), together});
   }
   return most;
@@ -47,11 +49,12 @@ fused::FrameLayout laid_out_apart(const Program& program) {
 Program cut_into_parts(Program program, const Blocking& blocking) {
   if (blocking.few_rows) return program;
   const std::vector<bool> low = layers_in(blocking.precision, program);
+  const fused::Links links(program);
   for (std::size_t i = 0; i < program.instructions.size(); ++i) {
     const Instruction& step = program.instructions[i];
     if (step.op != Op::dense || step.dense.outputs <= kPartColumns) continue;
     const auto out = static_cast<std::size_t>(step.out);
-    if (!low[out] && takers(program, i) > 0) program.widths[out] = kPartColumns;
+    if (!low[out] && takers(program, links, i) > 0) program.widths[out] = kPartColumns;
   }
   return program;
 }
@@ -67,13 +70,15 @@ std::size_t shared_floats(const Program& program, const fused::FrameLayout& layo
 
 fused::FrameLayout layout_of(const Program& program, const Blocking& blocking) {
   if (blocking.blocks > 1) return laid_out_apart(program);
+  const std::vector<bool> low = layers_in(blocking.precision, program);
+  const fused::Links links(program);
   return fused::lay_out(program, true, [&](const Instruction& step) {
     const auto out = static_cast<std::size_t>(step.out);
     // Distances are corrected by what they are taken of.
     const auto position = static_cast<std::size_t>(&step - program.instructions.data());
-    return !blocking.few_rows && step.op == Op::dense && !fused::expanded_distances(program, position) &&
-           program.widths[out] == step.dense.outputs && !layers_in(blocking.precision, program)[out] &&
-           overwrites_inputs(blocking, step);
+    return !blocking.few_rows && step.op == Op::dense &&
+           !fused::expanded_distances(program, links, position) &&
+           program.widths[out] == step.dense.outputs && !low[out] && overwrites_inputs(blocking, step);
   });
 }
 

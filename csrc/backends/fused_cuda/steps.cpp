@@ -104,7 +104,7 @@ struct Group {
 /// Writes the steps of a program in one form.
 class StepWriter {
  public:
-  StepWriter(const Program& program, Form& form) : program_(program), form_(form) {
+  StepWriter(const Program& program, Form& form) : program_(program), links_(program), form_(form) {
     last_use_.assign(program.widths.size(), 0);
     for (std::size_t i = 0; i < program.instructions.size(); ++i) {
       for (const int value : {program.instructions[i].a, program.instructions[i].b}) {
@@ -133,7 +133,7 @@ class StepWriter {
       const Correction correction = correction_of(i);
       if (form_.in_parts(step)) {
         std::vector<Reduction> reductions;
-        for (std::size_t left = takers(program_, i); left > 0; --left) {
+        for (std::size_t left = takers(program_, links_, i); left > 0; --left) {
           reductions.push_back(reduction(program_.instructions[++i]));
         }
         sequence.put(form_.dense_in_parts(step, correction, reductions));
@@ -158,7 +158,7 @@ class StepWriter {
   /// Squared distances to what a row is next to are computed again from differences; see
   /// fused::ExpandedDistances.
   [[nodiscard]] Correction correction_of(std::size_t position) {
-    const auto distances = fused::expanded_distances(program_, position);
+    const auto distances = fused::expanded_distances(program_, links_, position);
     if (!distances) return {};
     const Instruction& step = program_.instructions[position];
     const std::string z = form_.at(step.a, "k");
@@ -365,6 +365,7 @@ class StepWriter {
   }
 
   const Program& program_;
+  const fused::Links links_;
   Form& form_;
   std::vector<std::size_t> last_use_;  ///< By value: the last step that reads it.
   Group group_;
