@@ -17,7 +17,7 @@ PYTEST_PROCESSES ?= 2
 DEV_FLAGS ?=
 ENGINES_S ?= 1800
 .PHONY: help setup tools demo test test-cpp test-cpp-asan test-cpp-tsan test-cpp-aarch64 fuzz test-python \
-  test-engines coverage-python coverage-cpp tidy docs lint format wheel wheel-aarch64 sbom clean
+  test-engines instructions coverage-python coverage-cpp tidy docs lint format wheel wheel-aarch64 sbom clean
 
 help:  ## Show this text
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
@@ -80,6 +80,9 @@ test-engines:  ## Try Ray and Spark in an environment of their own, for ENGINES_
 	build/engines/bin/python -m pip install --quiet --constraint constraints.txt \
 	  ".[bench,cpu,dev,ray,spark]" "moto[s3]>=5" flask flask-cors s3fs
 	timeout $(ENGINES_S) build/engines/bin/python -m pytest --run-slow tests/engines
+
+instructions: setup  ## Fail where hot paths take more instructions than recorded; needs valgrind
+	PATH="$$(pwd)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.instructions
 
 coverage-python: setup  ## Run the Python tests, and report which branches they never take
 	rm -rf build/coverage/python*

@@ -32,16 +32,16 @@ class NativeResult:
 
 
 @functools.cache
-def executable() -> Path:
-    """Build `bench_backends` in build/benchmarks, unless it is up to date."""
+def executable(name: str) -> Path:
+    """Build one of benchmarks/cpp in build/benchmarks, unless it is up to date."""
     cmake = shutil.which("cmake")
     if cmake is None:
         raise RuntimeError("cmake is needed to build benchmarks/cpp")
     if not (BUILD / "CMakeCache.txt").is_file():
         options = ["-DDATASENTINEL_BUILD_PYTHON=OFF", "-DDATASENTINEL_BUILD_BENCHMARKS=ON"]
         _run(cmake, "-S", ROOT, "-B", BUILD, "-DCMAKE_BUILD_TYPE=Release", *options)
-    _run(cmake, "--build", BUILD, "--target", "bench_backends", "--parallel", "2")
-    return BUILD / "benchmarks" / "cpp" / "bench_backends"
+    _run(cmake, "--build", BUILD, "--target", name, "--parallel", "2")
+    return BUILD / "benchmarks" / "cpp" / name
 
 
 def _run(*command: object) -> str:
@@ -57,7 +57,9 @@ def measure_native(subject: Subject, batches: Sequence[int], budget_s: float) ->
     if not library:
         raise RuntimeError(problem)
     model = subject.artifact.directory / "model.onnx"
-    output = _run(executable(), model, library, ",".join(map(str, batches)), budget_s / len(batches))
+    output = _run(
+        executable("bench_backends"), model, library, ",".join(map(str, batches)), budget_s / len(batches)
+    )
     results = {batch: NativeResult() for batch in batches}
     for line in output.splitlines():
         entry = json.loads(line)
