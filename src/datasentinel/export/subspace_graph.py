@@ -59,10 +59,23 @@ def add_subspace(graph: GraphBuilder, model: Subspace, *, prefix: str = "") -> S
     )
     beside = add_mean_square(graph, weighted, f"{prefix}beside")
     within = add_mean_square(graph, whitened, f"{prefix}within")
-    score = graph.add("Max", [beside, within], f"{prefix}score_column")
+    alone = _add_alone(graph, model, clipped, f"{prefix}alone")
+    together = graph.add("Max", [beside, within], f"{prefix}together")
+    score = graph.add("Max", [together, alone], f"{prefix}score_column")
     robust = add_robust_map(graph, model.robust_map, f"{prefix}robust")
     shares = add_shares(graph, residual=weighted, marginal=robust, output=f"{prefix}shares")
     return SubspaceNodes(score, shares, projection)
+
+
+def _add_alone(graph: GraphBuilder, model: Subspace, clipped: str, name: str) -> str:
+    """Add how far the column is out of its range that is furthest, [batch, 1]."""
+    size = graph.add("Abs", [clipped], f"{name}_size")
+    beyond = graph.add("Sub", [size, graph.constant(f"{name}_reach", model.reach)], f"{name}_beyond")
+    excess = graph.add("Max", [beyond, graph.number(0)], f"{name}_excess")
+    gain = graph.constant(f"{name}_gain", model.range_gain)
+    scaled = graph.add("Mul", [excess, gain], f"{name}_scaled")
+    squares = graph.add("Mul", [scaled, scaled], f"{name}_squares")
+    return graph.add("ReduceMax", [squares, graph.features()], name)
 
 
 def add_mean_square(graph: GraphBuilder, values: str, name: str) -> str:

@@ -36,11 +36,13 @@ class SoftClip:
 
     def apply(self, rows: Float32Array) -> Float32Array:
         """Map raw rows, shape [N, D]."""
-        z = (rows - self.scaling.shift) * self.scaling.inverse_scale
+        return self.clip(self.scaling.apply(rows))
+
+    def clip(self, z: Float32Array) -> Float32Array:
+        """Map standardised rows."""
         magnitude = np.minimum(np.abs(z), LARGEST)
         tail = self.knee * np.log(np.maximum(magnitude * (1 / self.knee), 1))
-        clipped: Float32Array = np.sign(z) * (np.minimum(magnitude, self.knee) + tail)
-        return clipped
+        return np.asarray(np.sign(z) * (np.minimum(magnitude, self.knee) + tail), z.dtype)
 
     def invert(self, mapped: Float32Array) -> Float32Array:
         """Map rows back to raw units."""

@@ -27,6 +27,9 @@ _LEAST_RESIDUAL = 1e-3
 # beside it: it may be a busy day. Jackson and Mudholkar, "Control procedures for residuals associated with
 # principal component analysis", Technometrics 1979, watch both.
 _TIMES_BEYOND = 10.0
+# A column that is so many times as far from the mean as it ever was in training counts as much by itself,
+# however many others are where they should be.
+_TIMES_RANGE = 4.0
 _USUAL = 99.0  # Percentile over the held-out rows.
 _LEAST_VARYING = 2
 _CHUNK_ROWS = 4096
@@ -34,12 +37,15 @@ _CHUNK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Subspace:
-    """score = max(mean of r^2 weight, mean of t^2 / variance, scaled), of residuals r and components t.
+    """score = max(mean of r^2 weight, mean of t^2 / variance, max of e^2), the latter two scaled.
+
+    r are the residuals of u, t its components, and e is what u exceeds its range by.
 
     The linear autoencoder in closed form. On recordings it is hard to beat: Sarfraz et al., "Position: Quo
     Vadis, Unsupervised Time Series Anomaly Detection?", ICML 2024. The weight is one over the residual's own
     spread, half way between plain squares, which the noisiest feature dominates, and whitened ones, which
-    the quietest does. The second term notices what is absurdly far out though in keeping with the others.
+    the quietest does. The second term notices what is absurdly far out though in keeping with the others,
+    and the third a single column that is, which hardly counts among many components.
 
     Attributes
     ----------
@@ -55,6 +61,12 @@ class Subspace:
         Of the components.
     component_share : float
         How much the components count beside the residuals.
+    reach : float32 array, shape [D]
+        Greatest magnitude of u in the rows trained on.
+    far_out : float32 array, shape [D]
+        From which magnitude on u is far beyond them.
+    range_share : float
+        How much a column that is counts beside the residuals.
     typical : float
         Weighted mean square of a typical normal row's residuals, which becomes a score of 1.
     robust_map : RobustMap
@@ -67,13 +79,17 @@ class Subspace:
     weight: Float32Array
     variances: Float32Array
     component_share: float
+    reach: Float32Array
+    far_out: Float32Array
+    range_share: float
     typical: float
     robust_map: RobustMap
 
     definition = (
         "mean over the features of the squared difference between the standardised input and its projection "
         "on the principal components of the normal rows, divided by what it is in a typical normal row; or "
-        "how far out the row is along the components, where that is ten times the usual and more"
+        "how far out the row is along the components, where that is ten times the usual and more, or a "
+        "column by itself, where that is four times as far as ever in training and more"
     )
     least_threshold = 1.0
 
@@ -105,6 +121,13 @@ class Subspace:
         return gain
 
     @property
+    def range_gain(self) -> Float32Array:
+        """What the excess of u is multiplied by before it is squared, shape [D]."""
+        one = np.sqrt(self.range_share / self.typical)
+        gain: Float32Array = (one / (self.far_out - self.reach)).astype(np.float32)
+        return gain
+
+    @property
     def encoder_bias(self) -> Float32Array:
         """What centres the components, shape [K]."""
         bias: Float32Array = -(self.directions @ self.mean)
@@ -120,7 +143,9 @@ class Subspace:
                 projected = np.asarray(components @ self.directions + self.mean, u.dtype)
                 beside = np.square((u - projected) * self.residual_gain).mean(axis=1)
                 within = np.square(components * self.component_gain).mean(axis=1)
-                scores.append(np.maximum(beside, within))
+                excess = np.maximum(np.abs(u) - self.reach, 0)
+                alone = np.square(excess * self.range_gain).max(axis=1)
+                scores.append(np.maximum(np.maximum(beside, within), alone))
                 outputs.append(self.soft_clip.invert(projected))
         return np.concatenate(scores), np.concatenate(outputs)
 
@@ -190,12 +215,18 @@ def fit_subspace(rows: Float32Array, held_out: Float32Array) -> Subspace:
         model,
         typical=max(float(np.median(beside)), least),
         component_share=usual_beside / usual_within / _TIMES_BEYOND,
+        range_share=usual_beside,
     )
 
 
 def refit(model: Subspace, rows: Float32Array) -> Subspace:
     """Learn a subspace from more rows, held-out ones among them; what is usual stays as `model` found it."""
-    return replace(_span(rows), typical=model.typical, component_share=model.component_share)
+    return replace(
+        _span(rows),
+        typical=model.typical,
+        component_share=model.component_share,
+        range_share=model.range_share,
+    )
 
 
 def _span(rows: Float32Array) -> Subspace:
@@ -212,6 +243,8 @@ def _span(rows: Float32Array) -> Subspace:
     residuals = u - mean
     residuals = residuals - residuals @ kept.T @ kept
     spread = np.sqrt(np.square(residuals).mean(axis=0))
+    # A constant column has no range of its own.
+    furthest = np.maximum(np.abs(soft_clip.scaling.apply(rows)).max(axis=0), 1)
     spread = spread + _LEAST_SHARE * np.sqrt(np.square(spread).mean()) + _LEAST_RESIDUAL
     return Subspace(
         soft_clip=soft_clip,
@@ -220,6 +253,9 @@ def _span(rows: Float32Array) -> Subspace:
         weight=(1 / spread).astype(np.float32),
         variances=variances[:count].astype(np.float32),
         component_share=0.0,
+        reach=soft_clip.clip(furthest),
+        far_out=soft_clip.clip(furthest * np.float32(_TIMES_RANGE)),
+        range_share=0.0,
         typical=1.0,
         robust_map=fit_robust_map(rows, soft_clip.scaling),
     )

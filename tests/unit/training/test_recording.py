@@ -118,6 +118,21 @@ def test_what_is_in_keeping_but_absurdly_far_out_is_noticed(result):
     assert np.mean(result.model.score(far) > result.calibration.threshold) > 0.6
 
 
+def test_one_of_many_unrelated_columns_far_out_of_its_range_is_noticed():
+    random = np.random.default_rng(0)
+    rows = np.zeros((5000, 40))
+    for i, noise in enumerate(random.normal(size=rows.shape)):
+        rows[i] = 0.9 * rows[i - 1] + noise
+    rows = rows.astype(np.float32)
+    result = train(rows[:4000])
+    assert isinstance(result.model, Subspace)
+    assert np.mean(result.model.score(rows[4000:]) > result.calibration.threshold) < 0.03
+    far = rows[4000:4040].copy()
+    np.fill_diagonal(far, rows.mean(axis=0) + 20 * rows.std(axis=0))
+    assert (result.model.score(far) > result.calibration.threshold).all()
+    assert (result.model.contributions(far).argmax(axis=1) == np.arange(40)).mean() > 0.9
+
+
 def test_an_ensemble_of_a_recording_is_calibrated_on_its_end():
     rows = recording(600, drift=3.0)
     settings = TrainingSettings(model="ensemble", steps=20)
