@@ -164,10 +164,14 @@ class Calibration:
 
     @property
     def rows_needed(self) -> int:
-        """How many held-out rows the target would need; 0 where it is promised, or nothing is."""
+        """How many held-out rows the target would need; 0 where it is promised, or nothing is.
+
+        More than as many independent ones where scores depend on each other, so that theirs count as fewer.
+        """
         if self.target_fpr is None or self.fpr_bound is None or self.fpr_bound <= self.target_fpr:
             return 0
-        return math.ceil(1 / self.target_fpr - 1e-9) - 1
+        independent = 1 / self.fpr_bound - 1
+        return math.ceil((math.ceil(1 / self.target_fpr - 1e-9) - 1) * self.rows / independent - 1e-6)
 
     def describe(self) -> str:
         """Return a description of how the threshold was found and what it promises."""

@@ -168,8 +168,9 @@ def test_all_commands_score_each_series_in_its_own_past(trained, tmp_path):
     before = Detector.load(models).threshold
     again = tmp_path / "again"
     shutil.copytree(models, again)
-    datasentinel("recalibrate", again, data)
+    assert "an hour)" in datasentinel("recalibrate", again, data).stdout
     calibration = load_artifact(again).config.calibration
+    assert calibration["false_alarms"]["row_s"] == STEP_S
     assert calibration["rows"] == 2 * (500 - 30 - 96)
     assert before / 2 < Detector.load(again).threshold < 2 * before
 

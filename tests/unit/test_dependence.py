@@ -27,6 +27,15 @@ def test_clustered_scores_count_as_fewer():
     assert independent_rows(np.ones(100, np.float32), 0.05) == 1
 
 
+def test_a_target_needs_more_rows_where_they_depend_on_each_other():
+    scores = np.repeat(np.random.default_rng(0).random(15).astype(np.float32), 10)
+    calibration = calibrate(scores, method="conformal", target_fpr=0.01, recording=True)
+    assert calibration.fpr_bound > 0.01
+    independent = 1 / calibration.fpr_bound - 1
+    assert independent < 99 < len(scores)
+    assert calibration.rows_needed == pytest.approx(99 * len(scores) / independent, abs=1)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.9, 0.99])
 def test_dependent_scores_keep_the_promise_on_what_follows_them(correlation):
     """Of 40 recordings each; the last correlation lasts for half a block of the calibration rows."""

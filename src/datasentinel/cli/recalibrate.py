@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -17,6 +19,9 @@ from datasentinel.detector import Detector
 from datasentinel.errors import DataError
 from datasentinel.promise import calibrate_served
 from datasentinel.types import BACKEND_NAMES
+
+if TYPE_CHECKING:
+    from datasentinel.artifact import Config
 
 # As many as training asks for.
 _LEAST_ROWS = 10
@@ -55,7 +60,12 @@ def command(  # noqa: PLR0917 - click passes them by name
     if detector.scorer.state_dim:
         # A score of a recording depends on the rows before it, as it should.
         calibration = calibrate(
-            scores, method=threshold_method, target_fpr=target_fpr, rows=rows, recording=True
+            scores,
+            method=threshold_method,
+            target_fpr=target_fpr,
+            rows=rows,
+            recording=True,
+            row_s=_row_s(detector.artifact.config),
         )
     else:
         calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
@@ -73,3 +83,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     if calibration.rows_needed:
         click.echo(f"{'warning':<12}the target is out of reach of {len(rows)} rows", err=True)
     click.echo(f"{'model':<12}{artifact.directory}")
+
+
+def _row_s(config: Config) -> float | None:
+    """Return the seconds from one row to the next in training, where they are known."""
+    alarms = config.calibration.get("false_alarms")
+    row_s = alarms.get("row_s") if isinstance(alarms, Mapping) else None
+    return row_s if isinstance(row_s, float | int) else config.row_s
