@@ -8,6 +8,7 @@ comes back as a `BadRow` with its place and the reason.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
@@ -83,13 +84,16 @@ def open_table(
         for source in sources:
             # Later files follow the first: what is a feature must not differ between them.
             follows = asked if first is None else _as_in(first, asked)
-            part, columns = _open_part(
-                source, follows, header, decimal, known=marks, is_scored=asked.num_features is not None
+            part = _open_part(source, follows, header, decimal, marks)
+            if part.label_name is not None:
+                follows = replace(follows, label=part.label_name)
+            columns = assign(
+                source.name, part.sample(), follows, named=part.is_named, guess=part.has_other_columns
             )
+            part.bind(columns)
             marks = marks or part.marks
-            if first is None:
-                first = columns
-            elif len(columns.features) != len(first.features):
+            first = first or columns
+            if len(columns.features) != len(first.features):
                 raise DataError(
                     f"{source.name}: {len(columns.features)} feature columns, but {sources[0].name} has "
                     f"{len(first.features)}"
@@ -118,24 +122,17 @@ def _as_in(first: Columns, asked: Roles) -> Roles:
 
 
 def _open_part(
-    source: Source,
-    asked: Roles,
-    header: bool | None,
-    decimal: str | None,
-    *,
-    known: Marks | None,
-    is_scored: bool,
-) -> tuple[Part, Columns]:
+    source: Source, asked: Roles, header: bool | None, decimal: str | None, known: Marks | None
+) -> Part:
     head = source.peek(64)
     if source.suffix in (".npy", ".npz") or head.startswith(b"\x93NUMPY"):
-        return _open_numpy(source, asked)
+        from datasentinel.tables.numpy_table import NumpyPart
+
+        return NumpyPart(source, asked.label)
     if source.suffix in (".parquet", ".pq") or head.startswith(b"PAR1"):
         from datasentinel.tables.parquet_table import ParquetPart
 
-        parquet = ParquetPart(source)
-        columns = assign(source.name, parquet.sample(), asked, named=True)
-        parquet.bind(columns)
-        return parquet, columns
+        return ParquetPart(source)
     if source.suffix in _NOT_TABLES or head.startswith(b"PK\x03\x04"):
         raise DataError(
             f"{source.name}: unknown file type '{source.suffix}'; known are CSV and other delimited text, "
@@ -149,10 +146,7 @@ def _open_part(
     if source.suffix in (".jsonl", ".ndjson") or head.lstrip().startswith(b"{"):
         from datasentinel.tables.json_table import JsonPart
 
-        json_lines = JsonPart(source)
-        columns = assign(source.name, json_lines.sample(), asked, named=True)
-        json_lines.bind(columns)
-        return json_lines, columns
+        return JsonPart(source)
     from datasentinel.tables.csv_table import CsvPart
     from datasentinel.tables.layout import find_layout
 
@@ -166,29 +160,13 @@ def _open_part(
             f"{source.name}: unknown file type: LIBSVM; read it by scikit-learn's load_svmlight_file and "
             "write an .npz archive"
         )
-    is_whole = len(sample) < SAMPLE_BYTES
     layout = find_layout(
         source.name,
         sample,
         header=header,
-        is_whole=is_whole,
+        is_whole=len(sample) < SAMPLE_BYTES,
         decimal=decimal,
         known=known,
-        is_scored=is_scored,
+        is_scored=asked.num_features is not None,
     )
-    columns = assign(source.name, layout.columns(), asked, named=layout.names is not None)
-    return CsvPart(source, layout, columns), columns
-
-
-def _open_numpy(source: Source, asked: Roles) -> tuple[Part, Columns]:
-    from dataclasses import replace
-
-    from datasentinel.tables.numpy_table import NumpyPart
-
-    part = NumpyPart(source, asked.label)
-    if part.label_name is not None:
-        asked = replace(asked, label=part.label_name)
-    # Arrays have no names, so the place of a column is what a model and its clients agree on.
-    columns = assign(source.name, part.sample(), asked, named=False, guess=False)
-    part.bind(columns)
-    return part, columns
+    return CsvPart(source, layout)

@@ -113,9 +113,8 @@ def chunk_of(
     label_values = None
     if columns.label is not None:
         name = columns.names[columns.label]
-        label_values = _labels(
-            [keys[name]] * len(numbers) if name in keys else batch.column(name).to_pylist()
-        )
+        values = [keys[name]] * len(numbers) if name in keys else batch.column(name).to_pylist()
+        label_values = labels.normalise_all(values)
 
     def original(row: int, column: int) -> Any:  # noqa: ANN401
         name = columns.names[column]
@@ -126,14 +125,6 @@ def chunk_of(
         name = columns.names[column]
         chunk.kept[name] = [keys[name]] * len(numbers) if name in keys else batch.column(name)
     return chunk
-
-
-def _labels(values: list[Any]) -> list[str | float | None]:
-    try:
-        known = {value: labels.normalise(value) for value in set(values)}
-    except TypeError:  # lists and the like, which sets do not take
-        return list(map(labels.normalise, values))
-    return [known[value] for value in values]
 
 
 def _fill(rows: npt.NDArray[Any], columns: list[npt.NDArray[Any] | float]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasentinel.tables.number_marks import Marks
     from datasentinel.tables.roles import Columns, Roles
     from datasentinel.tables.sample_column import SampleColumn
-    from datasentinel.types import BoolArray, Float64Array
+    from datasentinel.types import BoolArray, Float64Array, Int64Array
 
 # Values a block: 1 MiB of float32, which stays in a core's cache while columns are put into rows.
 _BLOCK_VALUES = 1 << 18
@@ -103,17 +103,39 @@ class Dataset:
 class Part(ABC):
     """One file of a table, or one array or frame in memory.
 
-    Its `warnings` say how features are read in doubt, and `marks` which ones numbers in text have, where they
-    have some.
+    Attributes
+    ----------
+    name : str
+        For messages.
+    is_named : bool
+        Whether it names its columns.
+    has_other_columns : bool
+        Whether a column may be no feature, which is found by its name and values.
+    label_name : str or None
+        The column that the format itself says to be the label.
+    columns : Columns
+        What each column is, once `bind` has said so.
+    warnings : tuple of str
+        What is read in doubt.
+    marks : Marks or None
+        Which ones numbers in text have, where they have some.
     """
 
     name: str
+    is_named = True
+    has_other_columns = True
+    label_name: str | None = None
+    columns: Columns
     warnings: tuple[str, ...] = ()
     marks: Marks | None = None
 
     @abstractmethod
     def sample(self) -> list[SampleColumn]:
         """Return the columns with their first values."""
+
+    def bind(self, columns: Columns) -> None:
+        """Say what each column is, before rows are read."""
+        self.columns = columns
 
     @property
     def is_rereadable(self) -> bool:
@@ -407,26 +429,38 @@ def split_off_bad(
         usable = np.isfinite(numbers.astype(np.float32, copy=False))
     if columns.may_lack:
         usable |= np.isnan(numbers)
-    good: BoolArray = np.all(usable, axis=1)
-    if label_values is not None:
-        good &= np.array([value is not None for value in label_values], dtype=np.bool_)
     bad: list[BadRow] = []
-    for i in np.flatnonzero(~good).tolist():
-        wrong = np.flatnonzero(~usable[i])
-        if wrong.size:
-            column = columns.features[wrong[0]]
-            value = numbers[i, wrong[0]] if original is None else original(i, column)
-            kind, what = (ProblemKind.EMPTY, "is missing") if value is None else describe_number(float(value))
-            reason = f"{columns.describe(column)}: {what}"
-        else:
-            kind, reason = ProblemKind.LABEL, empty_label(columns)
-        bad.append(BadRow(i, None, kind, reason))
-    rows = np.flatnonzero(good).astype(np.int64)
-    told = None if label_values is None else [value for value in label_values if value is not None]
-    if told is not None and bad:
-        assert label_values is not None  # noqa: S101
-        told = [value for i in rows.tolist() if (value := label_values[i]) is not None]
-    return Chunk(len(numbers), rows, numbers if not bad else numbers[good], bad, {}, told)
+    for i in np.flatnonzero(~usable.all(axis=1)).tolist():
+        wrong = int(np.argmin(usable[i]))
+        column = columns.features[wrong]
+        value = numbers[i, wrong] if original is None else original(i, column)
+        kind, what = (ProblemKind.EMPTY, "is missing") if value is None else describe_number(float(value))
+        bad.append(BadRow(i, None, kind, f"{columns.describe(column)}: {what}"))
+    chunk = Chunk(len(numbers), np.arange(len(numbers)), numbers).without(bad)
+    return chunk if label_values is None else labelled(chunk, label_values, columns)
+
+
+def labelled(
+    chunk: Chunk,
+    told: Sequence[str | float | None],
+    columns: Columns,
+    lines: Sequence[int] | Int64Array | None = None,
+) -> Chunk:
+    """Return a chunk with what `normalise` returned for the label of each row; rows without one are bad.
+
+    `lines` are those of the rows, where they have some.
+    """
+    assert columns.label is not None  # noqa: S101
+    reason = f"{columns.describe(columns.label)}: is empty"
+    chunk = chunk.without(
+        [
+            BadRow(row, None if lines is None else int(lines[row]), ProblemKind.LABEL, reason)
+            for row in chunk.rows.tolist()
+            if told[row] is None
+        ]
+    )
+    values = [value for row in chunk.rows.tolist() if (value := told[row]) is not None]
+    return replace(chunk, label_values=values)
 
 
 def _sum(numbers: npt.NDArray[Any]) -> float:
@@ -439,9 +473,3 @@ def describe_number(value: float) -> tuple[ProblemKind, str]:
     if np.isfinite(value):
         return ProblemKind.OUT_OF_RANGE, f"{value} does not fit float32"
     return ProblemKind.NOT_FINITE, f"{value} is not finite"
-
-
-def empty_label(columns: Columns) -> str:
-    """Return the error for a row without a label."""
-    assert columns.label is not None  # noqa: S101
-    return f"{columns.describe(columns.label)}: is empty"

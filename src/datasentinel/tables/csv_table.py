@@ -10,7 +10,7 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
-from datasentinel.tables.base import Part, empty_label
+from datasentinel.tables.base import Part, labelled
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
 from datasentinel.tables.sample_column import MISSING_WORDS
@@ -38,22 +38,23 @@ _KINDS = {
 class CsvPart(Part):
     """A file of delimited text."""
 
-    def __init__(self, source: Source, layout: Layout, columns: Columns) -> None:
+    def __init__(self, source: Source, layout: Layout) -> None:
         self.name = source.name
+        self.is_named = layout.names is not None
+        self.marks = layout.dialect.marks if layout.shows_marks else None
         self._source = source
         self._layout = layout
-        self._columns = columns
-        self._texts = list(columns.keep)
-        if columns.label is not None:
-            self._texts.append(columns.label)
-        doubts = layout.doubts
+        self._quote = layout.dialect.quote.encode()
+
+    def bind(self, columns: Columns) -> None:
+        """See `Part.bind`."""
+        layout, dialect, doubts = self._layout, self._layout.dialect, self._layout.doubts
+        self.columns = columns
         self.warnings = tuple(f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts)
         if layout.preamble_lines:
             header = layout.preamble_lines + 1
             self.warnings += (f"{self.name}: line {header} is the header: what is before it is passed over",)
-        dialect = layout.dialect
-        self.marks = dialect.marks if layout.shows_marks else None
-        self._quote = dialect.quote.encode()
+        self._texts = [*columns.keep, *([] if columns.label is None else [columns.label])]
         self._parser = native.CsvParser(
             width=layout.width,
             numbers=list(columns.features),
@@ -123,35 +124,17 @@ class CsvPart(Part):
         values, found, texts, lines, num_lines = parse(content)
         num_rows = len(lines)
         bad = [self._bad_row(*record) for record in found]
-        names = [self._columns.names[column] for column in self._texts]
-        kept = {
-            name: self._decode(*text)
-            for name, text in zip(names, texts[: len(self._columns.keep)], strict=False)
-        }
+        decoded = [self._decode(*text) for text in texts]
+        kept = dict(zip((self.columns.names[i] for i in self.columns.keep), decoded, strict=False))
         good = np.ones(num_rows, bool)
         good[[wrong.row for wrong in bad]] = False
         rows = np.flatnonzero(good).astype(np.int64)
-        label_values: list[str | float] | None = None
-        if self._columns.label is not None:
-            told = self._labels(self._decode(*texts[-1]))
-            missing = [row for row in rows.tolist() if told[row] is None]
-            if missing:
-                reason = empty_label(self._columns)
-                bad += [BadRow(row, int(lines[row]), ProblemKind.LABEL, reason) for row in missing]
-                bad.sort(key=lambda wrong: wrong.row)
-                stays = np.array([told[row] is not None for row in rows.tolist()], bool)
-                values, rows = values[stays], rows[stays]
-            label_values = [value for row in rows.tolist() if (value := told[row]) is not None]
-        return Chunk(
-            num_rows,
-            rows,
-            values,
-            bad,
-            kept,
-            label_values,
-            num_lines=num_lines,
-            marks=self._layout.dialect.marks,
-        )
+        marks = self._layout.dialect.marks
+        chunk = Chunk(num_rows, rows, values, bad, kept, num_lines=num_lines, marks=marks)
+        if self.columns.label is None:
+            return chunk
+        told = labels.normalise_all(list(map(marks.plain, decoded[-1])))
+        return labelled(chunk, told, self.columns, lines)
 
     def _decode(self, offsets: Any, text: bytes) -> list[str]:  # noqa: ANN401
         bounds = list(pairwise(offsets.tolist()))
@@ -160,11 +143,6 @@ class CsvPart(Part):
             return [all_of_it[a:b] for a, b in bounds]
         return [text[a:b].decode(self._layout.encoding, "replace") for a, b in bounds]
 
-    def _labels(self, fields: list[str]) -> list[str | float | None]:
-        plain = self._layout.dialect.marks.plain
-        known = {field: labels.normalise(plain(field)) for field in set(fields)}
-        return [known[field] for field in fields]
-
     def _bad_row(self, row: int, line: int, problem: Any, column: int, text: bytes) -> BadRow:  # noqa: ANN401
         kind = _KINDS[problem]
         if kind is ProblemKind.WRONG_COUNT:
@@ -172,7 +150,7 @@ class CsvPart(Part):
         elif kind is ProblemKind.OPEN_QUOTE:
             reason = "a quotation mark is opened and not closed"
             if column < self._layout.width:
-                reason = f"{self._columns.describe(column)}: {reason}"
+                reason = f"{self.columns.describe(column)}: {reason}"
         else:
             shown = text.decode(self._layout.encoding, "replace").strip(" \t\r\n")
             if not shown.isprintable():  # As blanks that do not break.
@@ -183,5 +161,5 @@ class CsvPart(Part):
                 ProblemKind.NOT_FINITE: f"{shown} is not finite",
                 ProblemKind.OUT_OF_RANGE: f"{shown} does not fit float32",
             }[kind]
-            reason = f"{self._columns.describe(column)}: {what}"
+            reason = f"{self.columns.describe(column)}: {what}"
         return BadRow(row, line, kind, reason)

@@ -264,7 +264,7 @@ def _anomalies_of(frame: Any, columns: Columns) -> BoolArray | None:  # noqa: AN
     """Return which rows the label column calls anomalies, or None where there is no label."""
     if columns.label is None:
         return None
-    told = [labels.normalise(value) for value in _as_array(_column(frame, columns.label)).tolist()]
+    told = labels.normalise_all(_as_array(_column(frame, columns.label)).tolist())
     known = [value for value in told if value is not None]
     if len(known) < len(told):
         raise InvalidInputError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
-from datasentinel.tables.base import Part, describe_number, empty_label
+from datasentinel.tables.base import Part, describe_number, labelled
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
 from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing
@@ -18,7 +18,6 @@ from datasentinel.tables.sample_column import SampleColumn, as_number, is_missin
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
 
 _BLOCK_BYTES = 1 << 20
@@ -32,7 +31,6 @@ class JsonPart(Part):
     def __init__(self, source: Source) -> None:
         self.name = source.name
         self._source = source
-        self._columns: Columns | None = None
         lines = source.peek().splitlines()
         rows = [row for line in lines[:_SAMPLE_ROWS] if isinstance(row := _parse(line), dict)]
         if not rows:
@@ -59,10 +57,6 @@ class JsonPart(Part):
             columns.append(SampleColumn(key, [] if nested else values, nested=nested and f"a {nested}"))
         return columns
 
-    def bind(self, columns: Columns) -> None:
-        """Return the role of each column."""
-        self._columns = columns
-
     def blocks(self, block_rows: int | None) -> Iterator[tuple[list[bytes], float]]:
         """See `Part.blocks`."""
         stream = self._source.open()
@@ -80,45 +74,40 @@ class JsonPart(Part):
 
     def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
         """See `Part.parse`."""
-        columns = self._columns
-        assert columns is not None  # noqa: S101
+        columns = self.columns
         features = [self._keys[i] for i in columns.features]
         kept: dict[str, list[Any]] = {columns.names[i]: [] for i in columns.keep}
         label = None if columns.label is None else self._keys[columns.label]
         keep = [self._keys[i] for i in columns.keep]
         rows: list[int] = []
         values: list[list[float]] = []
-        told: list[str | float] = []
+        told: list[object] = []
+        lines: list[int] = []
         bad: list[BadRow] = []
-        count = 0
         for line, text in enumerate(content):
             if not text.strip():
                 continue
             row = _parse(text)
             found = numbers_of_object(row, features, may_lack=columns.may_lack, take_texts=True)
-            if isinstance(found, list) and label is not None and isinstance(row, dict):
-                value = labels.normalise(row.get(label))
-                if value is None:
-                    found = ProblemKind.LABEL, empty_label(columns)
-                else:
-                    told.append(value)
             if isinstance(found, list):
-                rows.append(count)
+                rows.append(len(lines))
                 values.append(found)
             else:
-                bad.append(BadRow(count, line, *found))
+                bad.append(BadRow(len(lines), line, *found))
+            fields = row if isinstance(row, dict) else {}
             for key, column in zip(keep, kept.values(), strict=True):
-                column.append(row.get(key) if isinstance(row, dict) else None)
-            count += 1
-        return Chunk(
-            count,
+                column.append(fields.get(key))
+            told.append(fields.get(label))
+            lines.append(line)
+        chunk = Chunk(
+            len(lines),
             np.array(rows, dtype=np.int64),
             np.array(values, dtype=dtype).reshape(len(rows), len(features)),
             bad,
             kept,
-            None if label is None else told,
             num_lines=len(content),
         )
+        return chunk if label is None else labelled(chunk, labels.normalise_all(told), columns, lines)
 
 
 def _parse(text: bytes) -> Any:  # noqa: ANN401

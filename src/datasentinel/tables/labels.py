@@ -115,6 +115,15 @@ def normalise(value: object) -> str | float | None:
     return text.lower().rstrip(".") or None
 
 
+def normalise_all(values: Sequence[object]) -> list[str | float | None]:
+    """Return what `normalise` does of each value."""
+    try:
+        known = {value: normalise(value) for value in set(values)}
+    except TypeError:  # Lists and the like, which sets do not take.
+        return list(map(normalise, values))
+    return [known[value] for value in values]
+
+
 def looks_like_labels(values: Collection[str | float]) -> bool:
     """Whether distinct values are ones that only a label has, or a flag."""
     if not values:

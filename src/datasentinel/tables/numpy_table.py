@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from datasentinel.tables.chunk import Chunk
-    from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
 
 _SAMPLE_ROWS = 1000
@@ -38,15 +37,19 @@ class NumpyPart(Part):
     """An `.npy` array, mapped into memory, or the arrays `X` and `y` of an `.npz` archive, read at once.
 
     The columns of `X` have no names, and all of them are features; `y`, or the array that `label` names, is
-    the label.
+    the label, and counts as the last column.
     """
+
+    # The place of a column is what a model and its clients agree on.
+    is_named = False
+    has_other_columns = False
 
     def __init__(self, source: Source, label: str | None) -> None:
         self.name = source.name
-        self._columns: Columns | None = None
         self._values, self._labels = self._load(source, label)
         self._check("X", self._values, 2)
         if self._labels is not None:
+            self.label_name = _LABEL_COLUMN
             self._check(label or "y", self._labels, 1)
             if len(self._labels) != len(self._values):
                 raise DataError(f"{self.name}: {len(self._labels)} labels for {len(self._values)} rows")
@@ -78,11 +81,6 @@ class NumpyPart(Part):
             expected = "[rows, columns]" if dimensions == 2 else "[rows]"
             raise DataError(f"{self.name}: array '{name}' has shape {list(array.shape)}, expected {expected}")
 
-    @property
-    def label_name(self) -> str | None:
-        """The name of the label's array, where there is one: it counts as the last column."""
-        return None if self._labels is None else _LABEL_COLUMN
-
     def sample(self) -> list[SampleColumn]:
         """See `Part.sample`."""
         head = np.asarray(self._values[:_SAMPLE_ROWS])
@@ -90,10 +88,6 @@ class NumpyPart(Part):
         if self._labels is not None:
             columns.append(SampleColumn(_LABEL_COLUMN, self._labels[:_SAMPLE_ROWS].tolist()))
         return columns
-
-    def bind(self, columns: Columns) -> None:
-        """Return the role of each column."""
-        self._columns = columns
 
     def blocks(self, block_rows: int | None) -> Iterator[tuple[slice, float]]:
         """See `Part.blocks`."""
@@ -105,14 +99,13 @@ class NumpyPart(Part):
 
     def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
         """See `Part.parse`."""
-        columns = self._columns
-        assert columns is not None  # noqa: S101
+        columns = self.columns
         values = self._values[content]
         told: list[str | float | None] | None = None
         if columns.label is not None:
             is_apart = self._labels is not None and columns.label == self._values.shape[1]
             raw = self._labels[content] if is_apart and self._labels is not None else values[:, columns.label]
-            told = [labels.normalise(value) for value in raw.tolist()]
+            told = labels.normalise_all(raw.tolist())
         with np.errstate(over="ignore"):
             numbers: npt.NDArray[Any] = np.ascontiguousarray(values[:, list(columns.features)], dtype)
         chunk = split_off_bad(numbers, columns, told, lambda row, column: values[row, column])

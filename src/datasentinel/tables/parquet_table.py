@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasentinel.tables.chunk import Chunk
-    from datasentinel.tables.roles import Columns
     from datasentinel.tables.sources import Source
 
 _SAMPLE_ROWS = 1000
@@ -28,7 +27,6 @@ class ParquetPart(Part):
         self._arrow = import_pyarrow()
         self.name = source.name
         self._file = source.plain_path or source.open_seekable()
-        self._columns: Columns | None = None
         try:
             with self._open() as file:
                 self._schema = file.schema_arrow
@@ -68,14 +66,9 @@ class ParquetPart(Part):
             return values
         return list(column.to_pylist())
 
-    def bind(self, columns: Columns) -> None:
-        """Return the role of each column."""
-        self._columns = columns
-
     def blocks(self, block_rows: int | None) -> Iterator[tuple[Any, float]]:
         """See `Part.blocks`."""
-        columns = self._columns
-        assert columns is not None  # noqa: S101
+        columns = self.columns
         wanted = [*columns.features, *columns.keep, *([columns.label] if columns.label is not None else [])]
         names = list(dict.fromkeys(columns.names[i] for i in wanted if columns.names[i] not in self._keys))
         size = block_rows or block_rows_for(len(names))
@@ -90,8 +83,7 @@ class ParquetPart(Part):
 
     def parse(self, content: Any, dtype: type) -> Chunk:  # noqa: ANN401
         """See `Part.parse`."""
-        columns = self._columns
-        assert columns is not None  # noqa: S101
+        columns = self.columns
         return chunk_of(content, columns, dtype, where=self.name, keys=self._keys)
 
 

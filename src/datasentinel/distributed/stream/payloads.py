@@ -176,7 +176,9 @@ class Decoder:
             names, named=True, features=tuple(self._positions), keep=keep, may_lack=self._may_lack
         )
         layout = Layout("utf-8", False, Dialect(), names, len(names), 0, 1, ())
-        return CsvPart(Source("message", ""), layout, columns)
+        part = CsvPart(Source("message", ""), layout)
+        part.bind(columns)
+        return part
 
     # ---------------------------------------------------------------------------------------------- formats
 
