@@ -27,8 +27,8 @@ COLUMN = "second_of_week"
 DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
 # Numbers are times since 1970, in the unit in which they lie between 1990 and 2103.
-_LEAST_EPOCH_S, _MOST_EPOCH_S = 6.3e8, 4.2e9
-_EPOCH_UNITS = (1.0, 1e3, 1e6, 1e9)
+LEAST_EPOCH_S, MOST_EPOCH_S = 6.3e8, 4.2e9
+EPOCH_UNITS = {"seconds": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 
 
 def time_zone(name: str) -> ZoneInfo:
@@ -100,9 +100,9 @@ def utc_offsets(zone: str) -> tuple[list[float], list[float]]:
         assert offset is not None  # noqa: S101
         return offset.total_seconds()
 
-    starts_s, offsets_s = [float(_LEAST_EPOCH_S)], [offset_s(int(_LEAST_EPOCH_S))]
+    starts_s, offsets_s = [float(LEAST_EPOCH_S)], [offset_s(int(LEAST_EPOCH_S))]
     week_s = int(WEEK_S)  # No offset has lasted for less.
-    for week_end in range(int(_LEAST_EPOCH_S) + week_s, int(_MOST_EPOCH_S) + week_s, week_s):
+    for week_end in range(int(LEAST_EPOCH_S) + week_s, int(MOST_EPOCH_S) + week_s, week_s):
         if (new_s := offset_s(week_end)) != offsets_s[-1]:
             before, after = week_end - week_s, week_end
             while after - before > 1:
@@ -167,7 +167,7 @@ def _of_number(value: object) -> dt.datetime | None:
         number = float(value)  # type: ignore[arg-type]  # whatever else it is
     except (TypeError, ValueError, OverflowError):
         return None
-    for unit in _EPOCH_UNITS:
-        if _LEAST_EPOCH_S <= number / unit <= _MOST_EPOCH_S:
+    for unit in EPOCH_UNITS.values():
+        if LEAST_EPOCH_S <= number / unit <= MOST_EPOCH_S:
             return dt.datetime.fromtimestamp(number / unit, dt.UTC)
     return None

@@ -91,6 +91,6 @@ def test_a_file_that_contradicts_the_training_is_not_read_silently(models, tmp_p
             f"warning     column 'b': '{rows[0, 1]}' is read as {rows[0, 1]}, though decimal marks were"
             in told
         )
-        assert " commas before; --decimal point or --decimal comma decides" in told
+        assert " commas before; --decimal point or comma decides" in told
         assert f"{len(rows)} rows" in told
         assert " 0 bad rows" in told

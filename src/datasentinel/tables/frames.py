@@ -10,7 +10,7 @@ import numpy as np
 from datasentinel.errors import InvalidInputError
 from datasentinel.tables import labels
 from datasentinel.tables.roles import NUMBERING, assign, doubtful_flags, judge_values
-from datasentinel.tables.sample_column import SampleColumn
+from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datasentinel.tables.roles import Columns, Roles
     from datasentinel.types import BoolArray, Float64Array
 
-_SAMPLE_ROWS = 1000
 _SHOWN = 3
 
 
@@ -276,7 +275,7 @@ def _anomalies_of(frame: Any, columns: Columns) -> BoolArray | None:  # noqa: AN
 def _sample_of(frame: Any) -> list[SampleColumn]:  # noqa: ANN401
     """Return a frame's columns with their first values, to judge them by."""
     names = column_names(frame) or ("",) * frame.shape[1]
-    head = frame[:_SAMPLE_ROWS]
+    head = frame[:SAMPLE_ROWS]
     return [
         SampleColumn(name, [_plain(value) for value in _as_array(_column(head, i)).tolist()])
         for i, name in enumerate(names)

@@ -13,7 +13,7 @@ from datasentinel.tables import labels
 from datasentinel.tables.base import Part, describe_number, labelled
 from datasentinel.tables.chunk import Chunk
 from datasentinel.tables.problems import BadRow, ProblemKind
-from datasentinel.tables.sample_column import SampleColumn, as_number, is_missing
+from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn, as_number, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datasentinel.tables.sources import Source
 
 _BLOCK_BYTES = 1 << 20
-_SAMPLE_ROWS = 1000
 _SHOWN = 40
 
 
@@ -32,7 +31,7 @@ class JsonPart(Part):
         self.name = source.name
         self._source = source
         lines = source.peek().splitlines()
-        rows = [row for line in lines[:_SAMPLE_ROWS] if isinstance(row := _parse(line), dict)]
+        rows = [row for line in lines[:SAMPLE_ROWS] if isinstance(row := _parse(line), dict)]
         if not rows:
             raise DataError(f"{self.name}: holds no JSON objects, one a line")
         self._keys = list(dict.fromkeys(key for row in rows for key in row))

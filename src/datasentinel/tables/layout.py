@@ -13,13 +13,19 @@ from datasentinel.errors import DataError
 from datasentinel.extension import native
 from datasentinel.tables import labels
 from datasentinel.tables.number_marks import COMMA, POINT, Marks, doubts, find_marks, has_marks, judge
-from datasentinel.tables.sample_column import MIN_ROWS_TO_JUDGE, SampleColumn, as_number, is_missing, is_time
+from datasentinel.tables.sample_column import (
+    MIN_ROWS_TO_JUDGE,
+    SAMPLE_ROWS,
+    SampleColumn,
+    as_number,
+    is_missing,
+    is_time,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
 _DELIMITERS = (",", ";", "\t", "|", " ")
-_SAMPLE_RECORDS = 1000
 _RECORDS_TO_GUESS = 200
 _IN_APOSTROPHES = re.compile(rb"(?:^|[,;\t| ])'[^'\n]*'(?:[,;\t| \r\n]|$)", re.MULTILINE)
 # As Excel writes one and reads it: no data, but the delimiter of what follows.
@@ -151,7 +157,7 @@ def find_layout(
     dialect = _guess_dialect(text, "" if told is None else told["delimiter"].decode())
     found = [
         (end, line, [field.decode(encoding, "replace") for field in fields])
-        for end, line, fields in dialect.split(text, _SAMPLE_RECORDS)
+        for end, line, fields in dialect.split(text, SAMPLE_ROWS)
     ]
     if not found:
         raise DataError(f"{name}: holds no rows")
@@ -193,7 +199,7 @@ def find_layout(
         skip,
         first_line,
         sample,
-        {} if decimal else doubts(sample, judged, marks, known),
+        {} if decimal else doubts(judged, marks, known),
         shows_marks,
         preamble_lines,
     )
@@ -211,7 +217,7 @@ def _encoding_of(head: bytes) -> str:
 
 def _guess_dialect(text: bytes, delimiter: str) -> Dialect:
     """Return the dialect that makes most sense of a text, with the delimiter that the file says, if any."""
-    lines = text.splitlines()[:_SAMPLE_RECORDS]
+    lines = text.splitlines()[:SAMPLE_ROWS]
     commented = sum(line.startswith(_COMMENT.encode()) for line in lines)
     comment = _COMMENT if 0 < 2 * commented < len(lines) or (commented == 1 and len(lines) == 2) else ""
     quote = "'" if b'"' not in text and len(_IN_APOSTROPHES.findall(text)) > 1 else '"'
@@ -312,7 +318,7 @@ def _is_header(records: Sequence[Sequence[str]], width: int, delimiter: str) -> 
     first, rest = records[0], [record for record in records[1:] if len(record) == width]
     names = [field.strip() for field in first]
     is_word = _are_words(names)
-    marks = find_marks(judge(rest), delimiter)
+    marks = find_marks(judge(rest[:_RECORDS_TO_GUESS]), delimiter)
     if 2 * sum(is_word) > len(names):
         if len(set(names)) < len(names) and rest and not all(is_word):
             return False

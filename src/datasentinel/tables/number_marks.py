@@ -104,21 +104,15 @@ def _is_between(
     if any(column.has_groups(mark) for column in columns):
         return True
     either = [column for column in columns if column.counts[_EITHER, mark]]
-    has_others = mark != usual and any(column.has_decimals(_OTHER[mark]) for column in columns)
-    is_beside_short_ones = any(column.is_beside_short_ones(mark) for column in either)
-    # Numbers with decimal commas have points nowhere else.
-    if mark == "." and has_others and is_beside_short_ones:
+    if not either or mark in in_doubt:
+        return bool(either) and in_doubt[mark]
+    other = _OTHER[mark]
+    has_others = mark != usual and any(column.has_decimals(other) for column in columns)
+    if has_others and any(column.is_beside_short_ones(mark) for column in either):
         return True
-    if either and mark in in_doubt:
-        return in_doubt[mark]
-    if not either or any(column.counts[_LONG] for column in either):
+    if any(column.counts[_LONG] for column in either):
         return False
-    return mark == delimiter or (
-        mark != usual
-        and (
-            (has_others and is_beside_short_ones) or any(column.has_rather(_OTHER[mark]) for column in either)
-        )
-    )
+    return mark == delimiter or (mark != usual and any(column.has_rather(other) for column in either))
 
 
 def has_marks(columns: Sequence[Column], marks: Marks) -> bool:
@@ -127,57 +121,56 @@ def has_marks(columns: Sequence[Column], marks: Marks) -> bool:
     return any(mark in used for column in columns if column.is_numeric for _, mark in column.counts)
 
 
-def doubts(
-    records: Sequence[Sequence[str]], columns: Sequence[Column], marks: Marks, known: Marks | None
-) -> dict[int, str]:
+def doubts(columns: Sequence[Column], marks: Marks, known: Marks | None) -> dict[int, str]:
     """Return what to say of columns whose numbers may mean others, by their positions: `1,234` is 1.234.
 
     Parameters
     ----------
-    records : sequence of sequences of str
-        Rows of as many fields each.
     columns : sequence of Column
-        What `judge` returned for them.
+        What `judge` returned.
     marks : Marks
-        Those they are read with.
+        Those that the numbers are read with.
     known : Marks, optional
         Those of tables before, which leave no doubt; others are told of.
     """
     other = _OTHER[marks.decimal]
     is_odd = known is not None and known.decimal != marks.decimal
     found = {}
-    for mark in (marks.decimal, marks.thousands):
-        between = other if mark == marks.decimal else mark
-        is_sure = any(column.has_groups(between) for column in columns) or (
-            mark == marks.decimal and any(column.has_decimals(mark) for column in columns)
+    for mark in {marks.decimal, marks.thousands} & _OTHER.keys():
+        is_sure = any(
+            column.has_groups(other) or column.has_decimals(mark)
+            if mark == marks.decimal
+            else column.has_groups(mark)
+            for column in columns
         )
         is_known = known is not None and mark in (known.decimal, known.thousands)
-        if mark not in _OTHER or (not is_odd and (is_sure or is_known)):
+        if (is_sure or is_known) and not is_odd:
             continue
-        told = Marks(other, marks.decimal)
         for i, column in enumerate(columns):
-            kinds = [kind for kind in column.counts if kind[1] == mark and (is_odd or kind[0] == _EITHER)]
+            fields = [
+                field
+                for kind, field in column.examples.items()
+                if kind[1] == mark and (is_odd or kind[0] == _EITHER)
+            ]
             # Points are decimal points to most: only numbers below 1,000 without any say otherwise.
             is_usual = mark == marks.decimal == "." and not is_odd and not column.is_beside_short_ones(mark)
-            if not kinds or is_usual:
+            if not fields or is_usual:
                 continue
-            field = next(record[i].strip() for record in records if kinds[0] in _kinds(record[i]))
-            found[i] = f"'{field}' is read as {marks.plain(field)}"
             if is_odd:
-                found[i] += (
-                    f", though decimal marks were {_WORDS[other]}s before; --decimal point or --decimal "
-                    "comma decides"
-                )
+                why = f", though decimal marks were {_WORDS[other]}s before; --decimal point or comma decides"
             else:
-                found[i] += f"; --decimal {_WORDS[other]} reads it as {told.plain(field)}"
+                told = Marks(other, marks.decimal).plain(fields[0])
+                why = f"; --decimal {_WORDS[other]} reads it as {told}"
+            found[i] = f"'{fields[0]}' is read as {marks.plain(fields[0])}{why}"
     return found
 
 
 @dataclass(frozen=True)
 class Column:
-    """How often each kind of number is in a column, and whether most of what is there are numbers."""
+    """How often each kind of number is in a column, one of each, and whether most fields are numbers."""
 
     counts: Counter[tuple[str, str]]
+    examples: dict[tuple[str, str], str]
     is_numeric: bool
 
     def has_decimals(self, mark: str) -> bool:
@@ -217,14 +210,17 @@ def judge(records: Iterable[Sequence[str]]) -> list[Column]:
     """Count the kinds of numbers in each column of records of as many fields each."""
     columns = []
     for fields in zip(*records, strict=True):
-        kinds = list(map(_kinds, fields))
-        texts = [
-            field
-            for field, found in zip(fields, kinds, strict=True)
-            if not found and not is_missing(field) and math.isnan(as_number(field))
-        ]
-        counts = Counter(kind for found in kinds for kind in found)
-        columns.append(Column(counts, 2 * len(texts) <= len(fields)))
+        counts: Counter[tuple[str, str]] = Counter()
+        examples: dict[tuple[str, str], str] = {}
+        num_texts = 0
+        for field, count in Counter(fields).items():
+            kinds = _kinds(field)
+            for kind in kinds:
+                counts[kind] += count
+                examples.setdefault(kind, field.strip())
+            if not kinds and not is_missing(field) and math.isnan(as_number(field)):
+                num_texts += count
+        columns.append(Column(counts, examples, 2 * num_texts <= len(fields)))
     return columns
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from datasentinel.errors import DataError
 from datasentinel.tables import labels
 from datasentinel.tables.base import Part, block_rows_for, split_off_bad
-from datasentinel.tables.sample_column import SampleColumn
+from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from datasentinel.tables.chunk import Chunk
     from datasentinel.tables.sources import Source
 
-_SAMPLE_ROWS = 1000
 _ZIP = b"PK"
 _LABEL_COLUMN = "y"
 # What NumPy and zipfile raise for what is damaged, encrypted or packed in a way that they do not know.
@@ -83,10 +82,10 @@ class NumpyPart(Part):
 
     def sample(self) -> list[SampleColumn]:
         """See `Part.sample`."""
-        head = np.asarray(self._values[:_SAMPLE_ROWS])
+        head = np.asarray(self._values[:SAMPLE_ROWS])
         columns = [SampleColumn("", head[:, i].tolist()) for i in range(head.shape[1])]
         if self._labels is not None:
-            columns.append(SampleColumn(_LABEL_COLUMN, self._labels[:_SAMPLE_ROWS].tolist()))
+            columns.append(SampleColumn(_LABEL_COLUMN, self._labels[:SAMPLE_ROWS].tolist()))
         return columns
 
     def blocks(self, block_rows: int | None) -> Iterator[tuple[slice, float]]:

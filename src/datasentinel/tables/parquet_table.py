@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from datasentinel.errors import DataError
 from datasentinel.tables.arrow import chunk_of, import_pyarrow, nested_type, numbers_of_column
 from datasentinel.tables.base import Part, block_rows_for
-from datasentinel.tables.sample_column import SampleColumn
+from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasentinel.tables.chunk import Chunk
     from datasentinel.tables.sources import Source
-
-_SAMPLE_ROWS = 1000
 
 
 class ParquetPart(Part):
@@ -31,7 +29,7 @@ class ParquetPart(Part):
             with self._open() as file:
                 self._schema = file.schema_arrow
                 self._num_rows = file.metadata.num_rows
-                head = next(file.iter_batches(_SAMPLE_ROWS), None)
+                head = next(file.iter_batches(SAMPLE_ROWS), None)
         except (self._arrow.ArrowException, OSError) as error:
             raise DataError(f"{self.name}: not a Parquet file: {error}") from error
         self._keys = _partition_keys(source.path, self._schema.names)

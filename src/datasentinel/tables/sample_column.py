@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasentinel.calendar_time import EPOCH_UNITS, LEAST_EPOCH_S, MOST_EPOCH_S
 from datasentinel.errors import DataError
 from datasentinel.time_text import is_time_text
 
@@ -21,11 +22,11 @@ _ID_NAME = re.compile(r"(?i:id|uuid|guid|uid)|.*[_\- .](?i:id|uuid|guid|uid)|.*[
 _TIME_NAME = re.compile(
     r"(?i)(.*[_\- .])?(time|timestamp|timestamps|ts|date|datetime|epoch|unixtime|time_?(s|ms|us|ns))"
 )
-# Seconds from 1990 to 2100, and the same in ms, us and ns.
-_EPOCH_S = (6.3e8, 4.2e9)
 # A number as only people or Python read it: the column is one of numbers, and each such row is reported.
 _SPOILT_NUMBER = re.compile(r"[+-]?[$€£]?\d[\d_,' ]*(\.\d*)?([eE][+-]?\d+)?\s*%?")
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?", "nat", "#n/a", "<na>"})
+# How many are looked at.
+SAMPLE_ROWS = 1000
 # Fewer say nothing about an order.
 MIN_ROWS_TO_JUDGE = 5
 # How reasons begin that a column of times is left out for.
@@ -189,9 +190,8 @@ def _counts_up(column: SampleColumn) -> bool:
 
 def _as_epochs(numbers: Float64Array) -> tuple[str, Float64Array]:
     """Return the unit in which all numbers but a few are times since 1970, or "", and those that are."""
-    low, high = _EPOCH_S
-    for unit, scale in (("seconds", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
-        inside = (numbers >= low * scale) & (numbers <= high * scale)
+    for unit, scale in EPOCH_UNITS.items():
+        inside = (numbers >= LEAST_EPOCH_S * scale) & (numbers <= MOST_EPOCH_S * scale)
         if inside.any() and np.count_nonzero(~inside) <= _most_odd(len(numbers)):
             return unit, numbers[inside]
     return "", numbers[:0]
