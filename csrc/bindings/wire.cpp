@@ -101,6 +101,7 @@ py::tuple take_http_event(HttpSession& session) {
   const HttpEvent event = session.take_event();
   py::dict fields;
   for (const auto& [name, value] : event.fields) {
+    if (fields.contains(name)) continue;  // The first one counts, as where the session itself looks.
     fields[py::str(name)] = py::reinterpret_steal<py::str>(
         PyUnicode_DecodeLatin1(value.data(), static_cast<py::ssize_t>(value.size()), nullptr));
   }

@@ -310,7 +310,15 @@ void leaves_other_requests_to_its_owner() {
   CHECK(contains(reply_to("GET /v2?a=b HTTP/1.1\r\nHost: x\r\n\r\n"), "GET /v2?a=b "));
   CHECK(contains(reply_to("GET http://x:1/v2 HTTP/1.1\r\nHost: x\r\n\r\n"), "GET /v2 "));
   CHECK(contains(reply_to("GET https://x HTTP/1.1\r\nHost: x\r\n\r\n"), "GET / "));
+  CHECK(contains(reply_to("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), "OPTIONS * "));
   CHECK(contains(reply_to(post("content", "", "/other")), "POST /other content"));
+  {  // The target's host counts, and not the field's.
+    const Server server;
+    HttpSession session = server.open();
+    std::string out;
+    session.feed("GET http://y:1/v2 HTTP/1.1\r\nHost: x\r\n\r\n", out);
+    CHECK(session.take_event().fields.front() == std::make_pair(std::string("host"), std::string("y:1")));
+  }
   CHECK(reply_to("HEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\n").ends_with("\r\n\r\n"));
 
   const Server server;
@@ -355,12 +363,39 @@ void refuses_what_two_readers_could_understand_differently() {
   };
   refused(with("Content-Length: 2\r\nTransfer-Encoding: chunked"), "400");
   refused(with("Content-Length: 2\r\nContent-Length: 3"), "400");
+  refused(with("Content-Length: 2\r\nContent-Length: 2"), "400");
+  refused(with("Content-Length: 0x2"), "400");
   refused(with("Content-Length: +2"), "400");
   refused(with("Content-Length: 2, 2"), "400");
   refused(with("Content-Length : 5"), "400");
   refused(with("Transfer-Encoding: gzip, chunked"), "501");
   refused(with("Transfer-Encoding: chunked, chunked"), "501");
   refused(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), "501");
+  refused(with("Transfer-Encoding: chunked, gzip"), "400");
+  refused(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip"), "400");
+  refused(with("Transfer-Encoding: identity"), "400");
+  refused(with("Transfer-Encoding:\x0b"
+               "chunked"),
+          "400");
+  refused(with("Transfer-Encoding : chunked"), "400");
+  const std::string_view framings[] = {"2\nab\r\n0\r\n\r\n",
+                                       "2\r\nab\n0\r\n\r\n",
+                                       "2\r\nab\r\n0\n\r\n",
+                                       "2\r\nab\r\n0\r\n\n",
+                                       "2;x\nab\r\n0\r\n\r\n",
+                                       "2;x\r\r\nab\r\n0\r\n\r\n",
+                                       " 2\r\nab\r\n0\r\n\r\n",
+                                       "2 \r\nab\r\n0\r\n\r\n",
+                                       "2\t;x\r\nab\r\n0\r\n\r\n",
+                                       "+2\r\nab\r\n0\r\n\r\n",
+                                       "0x2\r\nab\r\n0\r\n\r\n",
+                                       "2\r\nab\r\n0\r\nno field\r\n\r\n",
+                                       "2\r\nab\r\n0\r\na : b\r\n\r\n",
+                                       "\r\n2\r\nab\r\n0\r\n\r\n"};
+  for (const std::string_view framing : framings) {
+    refused(with("Transfer-Encoding: chunked") + std::string(framing), "400");
+  }
+  refused(with("Transfer-Encoding: chunked") + "2;" + std::string(5000, 'x') + "\r\nab\r\n0\r\n\r\n", "400");
   refused(with("Transfer-Encoding: chunked") + "-2\r\nab\r\n0\r\n\r\n", "400");
   refused(with("Transfer-Encoding: chunked") + "1\r\nab\r\n0\r\n\r\n", "400");
   refused(with("Transfer-Encoding: chunked") + "fffffff\r\nab", "413");
@@ -375,6 +410,17 @@ void refuses_what_two_readers_could_understand_differently() {
   refused(with("Inference-Header-Content-Length: -1"), "400");
   refused("GET / HTTP/1.1\r\n\r\n", "400");
   refused("GET / HTTP/2.0\r\nHost: x\r\n\r\n", "505");
+  refused("CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", "501");
+  refused("CONNECT / HTTP/1.1\r\nHost: x\r\n\r\n", "501");
+  refused("GET x:80 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET v2 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET * HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET ftp://x/v2 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET http:///v2 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET http://a@x/v2 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
+  refused("GET / HTTP/1.1\r\nHost: x/y\r\n\r\n", "400");
+  refused("GET / HTTP/1.1\r\nHost: x y\r\n\r\n", "400");
+  refused(std::string(100, '\n'), "400");
   refused("GET /\x80 HTTP/1.1\r\nHost: x\r\n\r\n", "400");
   refused("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", "413");
   refused("GET / HTTP/1.1\r\nX: " + std::string(20'000, 'x'), "431");

@@ -9,6 +9,7 @@ namespace datasentinel {
 namespace {
 
 constexpr std::string_view kTokenSigns = "!#$%&'*+-.^_`|~";
+constexpr std::string_view kAuthoritySigns = "-._~!$&'()*+,;=:[]%";
 constexpr std::size_t kMaxFields = 100;
 constexpr std::size_t kMaxChunkLineBytes = 4096;
 constexpr std::size_t kMaxChunkOverheadBytes = 16 << 10;
@@ -17,12 +18,18 @@ constexpr char lower(char c) noexcept {
   return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
 }
 
-bool is_token(std::string_view text) noexcept {
-  return !text.empty() && std::ranges::all_of(text, [](char c) {
+/// Letters, digits and these signs, and nothing else.
+bool consists_of(std::string_view text, std::string_view signs) noexcept {
+  return std::ranges::all_of(text, [signs](char c) {
     return (lower(c) >= 'a' && lower(c) <= 'z') || (c >= '0' && c <= '9') ||
-           kTokenSigns.find(c) != std::string_view::npos;
+           signs.find(c) != std::string_view::npos;
   });
 }
+
+bool is_token(std::string_view text) noexcept { return !text.empty() && consists_of(text, kTokenSigns); }
+
+/// Whether this may stand for a host and a port, or is empty (RFC 9110 4.2, without user names).
+bool is_authority(std::string_view text) noexcept { return consists_of(text, kAuthoritySigns); }
 
 bool is_control(char c) noexcept { return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7F; }
 
@@ -52,6 +59,24 @@ std::string_view take_line(std::string_view& text) noexcept {
   return line;
 }
 
+/// Reduces the target to its path and query, whatever form of RFC 9112 3.2 it has.
+std::optional<HttpProblem> read_target(HttpHead& head) {
+  if (head.method == "CONNECT") return HttpProblem{.status = 501, .reason = "this server is no proxy"};
+  if (head.target.front() == '/' || (head.target == "*" && head.method == "OPTIONS")) return std::nullopt;
+  // The absolute form is meant for proxies; every server has to take it.
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (!equal_ignoring_case(head.target.substr(0, scheme.size()), scheme)) continue;
+    const std::string_view rest = head.target.substr(scheme.size());
+    const std::size_t path = std::min(rest.find_first_of("/?"), rest.size());
+    head.authority = rest.substr(0, path);
+    head.target = path == rest.size() ? "/" : rest.substr(path);
+    if (head.target.front() == '?') return bad("the target has a query and no path");
+    if (head.authority.empty()) return bad("the target names no host");
+    return std::nullopt;
+  }
+  return bad("the target is neither a path nor an address of http or https");
+}
+
 std::optional<HttpProblem> read_request_line(std::string_view line, HttpHead& head) {
   const std::size_t first = line.find(' ');
   const std::size_t last = line.rfind(' ');
@@ -69,30 +94,16 @@ std::optional<HttpProblem> read_request_line(std::string_view line, HttpHead& he
   if (!is_http) return bad("the request line names no version of HTTP");
   if (version[5] != '1') return HttpProblem{.status = 505, .reason = "this server speaks HTTP/1.1"};
   head.old = version[7] == '0';
-  // The absolute form is meant for proxies; every server has to take it (RFC 9112 3.2.2).
-  for (const std::string_view scheme : {"http://", "https://"}) {
-    if (head.target.size() <= scheme.size() ||
-        !equal_ignoring_case(head.target.substr(0, scheme.size()), scheme)) {
-      continue;
-    }
-    const std::size_t path = head.target.find_first_of("/?", scheme.size());
-    head.target = path == std::string_view::npos ? "/" : head.target.substr(path);
-    if (head.target.front() == '?') return bad("the target has a query and no path");
-  }
-  return std::nullopt;
+  return read_target(head);
 }
 
-std::optional<HttpProblem> read_field(std::string_view line, HttpHead& head) {
+/// Splits a line into a field's name and its value, without the blanks around that (RFC 9112 5).
+std::optional<HttpProblem> read_field(std::string_view line, HttpField& field) {
   const std::size_t colon = line.find(':');
-  if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
-    return bad("malformed header field");
-  }
-  const std::string_view value = trimmed(line.substr(colon + 1));
-  if (std::ranges::any_of(value, is_control)) return bad("a header field holds a control character");
-  if (head.fields.size() == kMaxFields) {
-    return HttpProblem{.status = 431, .reason = "more than " + std::to_string(kMaxFields) + " header fields"};
-  }
-  head.fields.emplace_back(line.substr(0, colon), value);
+  field.first = line.substr(0, colon);
+  if (colon == std::string_view::npos || !is_token(field.first)) return bad("malformed header field");
+  field.second = trimmed(line.substr(colon + 1));
+  if (std::ranges::any_of(field.second, is_control)) return bad("a header field holds a control character");
   return std::nullopt;
 }
 
@@ -100,15 +111,19 @@ std::optional<HttpProblem> read_field(std::string_view line, HttpHead& head) {
 std::optional<HttpProblem> read_framing(HttpHead& head) {
   std::size_t hosts = 0;
   head.keep_alive = !head.old;
-  for (const auto& [name, value] : head.fields) {
+  for (auto& [name, value] : head.fields) {
     if (equal_ignoring_case(name, "host")) {
       if (++hosts > 1) return bad("more than one Host");
+      if (!head.authority.empty()) value = head.authority;  // It counts, whatever Host says (RFC 9112 3.2.2).
+      if (!is_authority(value)) return bad("Host is not a host's name or address");
     } else if (equal_ignoring_case(name, "content-length")) {
-      const auto size = read_size(value);
-      if (!size) return bad("Content-Length is not a number of bytes");
-      if (head.content_bytes && *head.content_bytes != *size) return bad("two Content-Lengths that differ");
-      head.content_bytes = size;
+      if (head.content_bytes) return bad("more than one Content-Length");
+      head.content_bytes = read_size(value);
+      if (!head.content_bytes) return bad("Content-Length is not a number of bytes");
     } else if (equal_ignoring_case(name, "transfer-encoding")) {
+      if (!equal_ignoring_case(trimmed(value.substr(value.rfind(',') + 1)), "chunked")) {
+        return bad("Transfer-Encoding does not end with chunked, so the end of the body is unknown");
+      }
       if (head.chunked || !equal_ignoring_case(value, "chunked")) {
         return HttpProblem{.status = 501, .reason = "Transfer-Encoding: chunked is the only one known here"};
       }
@@ -159,7 +174,13 @@ std::size_t find_end_of_head(std::string_view bytes, std::size_t searched) noexc
 std::optional<HttpProblem> read_head(std::string_view text, HttpHead& head) {
   if (auto problem = read_request_line(take_line(text), head)) return problem;
   for (std::string_view line = take_line(text); !line.empty(); line = take_line(text)) {
-    if (auto problem = read_field(line, head)) return problem;
+    HttpField field;
+    if (auto problem = read_field(line, field)) return problem;
+    if (head.fields.size() == kMaxFields) {
+      return HttpProblem{.status = 431,
+                         .reason = "more than " + std::to_string(kMaxFields) + " header fields"};
+    }
+    head.fields.push_back(field);
   }
   return read_framing(head);
 }
@@ -214,15 +235,23 @@ std::optional<HttpProblem> ChunkedBody::read(std::string_view& bytes, std::strin
     }
     bytes.remove_prefix(newline + 1);
     std::string_view line = line_;
-    if (line.ends_with('\r')) line.remove_suffix(1);
+    // A reader that takes a bare LF for the end, or passes over blanks, may find other requests in the body.
+    if (!line.ends_with('\r')) return bad("a line between chunks does not end with CRLF");
+    line.remove_suffix(1);
+    if (std::ranges::any_of(line, is_control)) return bad("a line between chunks holds a control character");
     if (state_ == State::end_of_content) {
       if (!line.empty()) return bad("a chunk is longer than it says");
       state_ = State::size;
     } else if (state_ == State::trailer) {
-      if (line.empty()) state_ = State::done;
+      HttpField field;
+      if (line.empty()) {
+        state_ = State::done;
+      } else if (auto problem = read_field(line, field)) {
+        return problem;
+      }
       overhead_ += line.size();
     } else {
-      const std::string_view size = trimmed(line.substr(0, line.find(';')));
+      const std::string_view size = line.substr(0, line.find(';'));
       std::uint64_t value = 0;
       const auto [stop, problem] = std::from_chars(size.data(), size.data() + size.size(), value, 16);
       if (size.empty() || size.size() > 12 || problem != std::errc() || stop != size.data() + size.size() ||

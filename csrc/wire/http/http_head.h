@@ -16,11 +16,15 @@ struct HttpProblem {
   std::string reason;
 };
 
+/// Name and value.
+using HttpField = std::pair<std::string_view, std::string_view>;
+
 /// The head of an HTTP/1.x request. Views borrow from the bytes it was read from.
 struct HttpHead {
   std::string_view method = {};
-  std::string_view target = {};  ///< Path and query, also of an absolute-form target.
-  std::vector<std::pair<std::string_view, std::string_view>> fields = {};  ///< As they came.
+  std::string_view target = {};        ///< Path and query, also of an absolute-form target.
+  std::string_view authority = {};     ///< Of an absolute-form target; `Host` says the same then.
+  std::vector<HttpField> fields = {};  ///< As they came.
   std::optional<std::size_t> content_bytes = {};
   bool chunked = false;
   bool expects_continue = false;

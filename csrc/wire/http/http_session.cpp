@@ -10,6 +10,8 @@ namespace {
 
 /// A turn ends after so many bytes of replies.
 constexpr std::size_t kMaxOutputBytes = std::size_t{256} << 10;
+/// Of empty lines before a request.
+constexpr std::size_t kMaxBlankBytes = 64;
 
 std::string lower_case(std::string_view text) {
   std::string lower(text);
@@ -91,6 +93,8 @@ bool HttpSession::take_head() {
   if (blank != 0) {
     input_.consume(blank);
     searched_ = 0;
+    blank_bytes_ += blank;
+    if (blank_bytes_ > kMaxBlankBytes) refuse({.status = 400, .reason = "empty lines without a request"});
     return true;
   }
   if (bytes.empty()) {
@@ -110,6 +114,7 @@ bool HttpSession::take_head() {
   }
   started_ = Turn::Clock::now();
   searched_ = 0;
+  blank_bytes_ = 0;
   head_.clear();
   if (const auto problem = read_head(bytes.substr(0, end), head_)) {
     refuse(*problem);

@@ -149,7 +149,8 @@ class HttpSession final : public WireSession {
   bool ended_ = false;  ///< The peer will send no more.
   bool draining_ = false;
   InputBuffer input_;
-  std::size_t searched_ = 0;  ///< So many bytes of the input hold no end of a head.
+  std::size_t searched_ = 0;     ///< So many bytes of the input hold no end of a head.
+  std::size_t blank_bytes_ = 0;  ///< Of empty lines since the last head.
   MemoryCharge memory_;
 
   std::string out_;
