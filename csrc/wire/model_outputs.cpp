@@ -70,6 +70,14 @@ std::string AskedOutputs::add(std::string_view name, bool is_plain) {
   return {};
 }
 
+std::string AskedOutputs::problem_for(const ServedModel& model) const {
+  if (has_severity(model.scorer->threshold()) ||
+      std::ranges::find(all(), ModelOutput::severity) == all().end()) {
+    return {};
+  }
+  return "output 'severity' is the score over the threshold, and this model's is not above 0";
+}
+
 void AskedOutputs::add_usual(const ServedModel& model) noexcept {
   if (count_ != 0) return;
   outputs_ = {ModelOutput::score, ModelOutput::anomaly, ModelOutput::warming};

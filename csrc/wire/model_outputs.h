@@ -47,6 +47,8 @@ class AskedOutputs {
   /// Adds one by its name. Returns why it cannot be had, or an empty string; `is_plain`: the request wants it
   /// neither in shared memory nor as a classification.
   [[nodiscard]] std::string add(std::string_view name, bool is_plain);
+  /// Why this model has not all of them, or an empty string.
+  [[nodiscard]] std::string problem_for(const ServedModel& model) const;
   /// Those of a request that does not say.
   void add_usual(const ServedModel& model) noexcept;
   void clear() noexcept { count_ = 0; }

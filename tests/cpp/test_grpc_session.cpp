@@ -256,6 +256,27 @@ std::string evaluated_batch(std::uint64_t id, const std::vector<float>& scores, 
   return message;
 }
 
+void a_model_whose_threshold_is_not_above_0_has_no_severity() {
+  Wire wire;
+  wire.models->put("sum", "1", std::make_shared<Scorer>(std::make_shared<SumSession>(3), -1.0));
+  const InferMessage asked{.shape = {1, 3}, .values = {1, 2, 3}, .outputs = {"score", "severity"}};
+  const auto refused = wire.client.call(kInfer, framed(asked.encode()));
+  const auto one = wire.client.call(kEvaluate, framed(evaluate_message({1, 2, 3})));
+  const auto batch = wire.client.call(kEvaluateBatch, framed(batch_message(0, 1, {1, 2, 3})));
+  wire.exchange();
+  CHECK(wire.client.response(refused).status() == "3");
+  CHECK(wire.client.response(refused).message().starts_with("output 'severity' is the score over"));
+  std::string expected;
+  protobuf::Writer(expected).varint_field(1, 2);
+  protobuf::Writer(expected).double_field(2, 6);
+  CHECK(message_of(wire.client.response(one)) == expected);
+  expected = {};
+  const float score = 6;
+  protobuf::Writer(expected).bytes_field(2, {reinterpret_cast<const char*>(&score), sizeof score});
+  protobuf::Writer(expected).bytes_field(3, "\2");
+  CHECK(message_of(wire.client.response(batch)) == expected);
+}
+
 void evaluates_batches() {
   Wire wire;
   const auto raw = wire.client.call(kEvaluateBatch, framed(batch_message(7, 2, {1, 2, 3, 4, 5, 6})));
@@ -600,6 +621,7 @@ int main() {
   answers_alike_however_the_bytes_are_cut();
   a_large_request_comes_back_whole();
   a_stream_answers_in_order();
+  a_model_whose_threshold_is_not_above_0_has_no_severity();
   evaluates_batches();
   limits_end_a_call_not_the_connection();
   a_call_waiting_for_its_message_ends_at_its_deadline();

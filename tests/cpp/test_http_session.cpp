@@ -551,6 +551,17 @@ void memory_is_bounded_over_all_connections() {
 void carries_severities_and_raw_requests() {
   const std::string asked = R"({"outputs":[{"name":"severity"}],)";
   CHECK(contains(reply_to(post(asked + rows("[5,5,15,1,2,2]", "[2,3]").substr(1))), R"("data":[2.5,0.5])"));
+  Server server;
+  const auto infer_at = [&](double threshold) {
+    server.models->put("sum", "1", std::make_shared<Scorer>(std::make_shared<SumSession>(3), threshold));
+    HttpSession session = server.open();
+    return feed(session, post(asked + rows("[4,5,6]", "[1,3]").substr(1)));
+  };
+  CHECK(contains(infer_at(14.9999999), R"("data":[1.0000001])"));  // An anomaly, whatever the rounding.
+  CHECK(contains(infer_at(15), R"("data":[1])"));
+  CHECK(contains(infer_at(15.0000001), R"("data":[1])"));
+  CHECK(contains(infer_at(0), "400 Bad Request") &&
+        contains(infer_at(-1), "output 'severity' is the score over"));
   const std::array<float, 6> values{1, 2, 3, 4, 5, 6};
   const std::string bytes(reinterpret_cast<const char*>(values.data()), sizeof values);
   const std::string raw = "Inference-Header-Content-Length: 0\r\n";

@@ -154,6 +154,7 @@ void encode_evaluate_batch(const InferenceRequest& request, std::string& out) {
   for (std::size_t i = 0; i < task.rows; ++i) {
     writer.varint(status_of(task.decision(i)));
   }
+  if (!has_severity(task.model->scorer->threshold())) return;
   writer.begin_bytes(5, task.rows * sizeof(float));
   append_values(task, ModelOutput::severity, 0, task.rows, out);
 }
@@ -173,7 +174,8 @@ void encode_evaluate(const InferenceRequest& request, std::string& out) {
     for (const Reason& reason : rank_reasons(task, 0, request.explain_top)) append_reason(task, reason, out);
   }
   if (request.with_p_value) writer.double_field(5, task.model->abilities.p_values->p_value(score));
-  writer.double_field(6, static_cast<double>(severity(score, task.model->scorer->threshold())));
+  const double threshold = task.model->scorer->threshold();
+  if (has_severity(threshold)) writer.double_field(6, static_cast<double>(severity(score, threshold)));
 }
 
 }  // namespace datasentinel

@@ -265,6 +265,7 @@ GrpcStatus decode_model_infer(std::string_view message, const ModelTable& models
   if (problem.empty()) {
     problem = assign_stream(task, std::move(stream), "send the parameter sequence_id");
   }
+  if (problem.empty()) problem = request.outputs.problem_for(*task.model);
   if (!problem.empty()) return invalid(std::move(problem));
 
   request.raw = raw.has_value();

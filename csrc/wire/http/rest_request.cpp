@@ -302,17 +302,6 @@ class BodyReader {
   std::array<std::optional<bool>, kModelOutputNames.size()> binary_;
 };
 
-/// What the outputs need of the model.
-Wanted wanted_for(const RestRequest& request) {
-  const auto outputs = request.outputs.all();
-  if (request.task.model->scorer->threshold() <= 0 &&
-      std::ranges::find(outputs, ModelOutput::severity) != outputs.end()) {
-    throw Error(ErrorCode::unsupported_model,
-                "output 'severity' is the score over the threshold, and this model's is not above 0");
-  }
-  return request.outputs.wanted();
-}
-
 /// What the rows and all that is computed from them take.
 std::size_t memory_for(const ScoringTask& task) {
   const std::size_t columns = task.model->scorer->input_dim();
@@ -332,7 +321,10 @@ void RestRequest::prepare() noexcept {
 void RestRequest::read(std::string_view text) noexcept {
   try {
     BodyReader(*this).read(text);
-    task.wanted = wanted_for(*this);
+    if (const std::string problem = outputs.problem_for(*task.model); !problem.empty()) {
+      throw Error(ErrorCode::unsupported_model, problem);
+    }
+    task.wanted = outputs.wanted();
     if (!memory.resize(memory.bytes() + memory_for(task))) {
       throw Error(ErrorCode::out_of_memory, "the server's memory for requests is full, try again later");
     }

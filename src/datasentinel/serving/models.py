@@ -42,7 +42,9 @@ def warm_up(detector: Detector) -> None:
 def outputs_of(detector: Detector) -> tuple[str, ...]:
     """Name the outputs that a model can compute, by asking it for each."""
     row = np.zeros((1, detector.input_dim), dtype=np.float32)
-    names = [*DEFAULT_OUTPUTS, *(["warming"] if detector.scorer.state_dim else []), "severity"]
+    names = [*DEFAULT_OUTPUTS, *(["warming"] if detector.scorer.state_dim else [])]
+    if detector.threshold > 0:
+        names.append("severity")
     for name, compute in (("output", detector.reconstruct), ("contributions", detector.contributions)):
         with suppress(UnsupportedModelError):
             compute(row)

@@ -10,7 +10,7 @@ import pytest
 from datasentinel import Detector
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
-from datasentinel.serving.models import warm_up
+from datasentinel.serving.models import outputs_of, warm_up
 from datasentinel.serving.server import Server
 from datasentinel.serving.settings import Settings
 from tests.networks import Network, write_artifact
@@ -32,6 +32,13 @@ def test_the_warm_up_runs_the_model_and_is_not_counted(detector):
     detector.score(np.ones((5, D), dtype=np.float32))
     assert plane.counts["rows"] == 5
     assert plane.counts["batches"] == 1
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.0, -1.0])
+def test_only_a_threshold_above_0_makes_severities(tmp_path, threshold):
+    onnx = Network.random([D, 2, D]).to_onnx()
+    detector = Detector.load(write_artifact(tmp_path, onnx, input_dim=D, threshold=threshold))
+    assert ("severity" in outputs_of(detector)) == (threshold > 0)
 
 
 def line_stream(plane: DataPlane) -> LineStream:
