@@ -233,12 +233,13 @@ def test_inflating_holds_up_nobody(connect, server, bomb):
     assert server.rss_bytes() - before < 64 * MIB
 
 
+@pytest.mark.parametrize("method", ["ServerLive", "ModelStatistics"])
 @best_of_tries
-def test_a_flood_of_calls_for_python_holds_up_nobody(connect, server):
-    """Calls that are answered in Python, hundreds in every chunk."""
+def test_a_flood_of_calls_for_python_holds_up_nobody(connect, server, method):
+    """Calls that are answered in Python, hundreds in every chunk; none of them is left unanswered."""
     calls = 900
-    block = http2.request_headers("/inference.GRPCInferenceService/ServerLive")
-    flood = b"".join(
+    block = http2.request_headers(f"/inference.GRPCInferenceService/{method}")
+    flood = frame(http2.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4)) + b"".join(
         frame(http2.HEADERS, http2.END_HEADERS, 2 * i + 1, block)
         + frame(http2.DATA, http2.END_STREAM, 2 * i + 1, message(b""))
         for i in range(calls)

@@ -40,8 +40,8 @@ class Method:
         `/package.Service/Method`.
     request : type of Message
     handler : callable
-        Takes a decoded request. A subscription's returns an asynchronous iterator of responses; the others'
-        return a response or an awaitable of one. It raises errors of ours.
+        Takes a decoded request. A unary method's returns a response or an awaitable of one, an exchange's a
+        response, a subscription's an asynchronous iterator of responses. It raises errors of ours.
     kind : Kind
     """
 

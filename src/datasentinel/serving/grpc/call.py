@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from google.protobuf.message import Message
 
 from datasentinel.errors import DataSentinelError, InvalidInputError
 from datasentinel.serving.control.methods import Kind
@@ -14,15 +16,11 @@ from datasentinel.serving.control.status import Code, status_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Iterator
 
     from datasentinel.serving.control.methods import Method
 
 _logger = logging.getLogger(__name__)
-
-# Messages of one call that may wait for its handler.
-_MAX_WAITING = 64
-_MAX_WAITING_BYTES = 256 << 10
 
 
 class CallEnd(NamedTuple):
@@ -43,7 +41,7 @@ class CallOwner(Protocol):
 
 
 class Call:
-    """One call.
+    """One call. What its method answers at once is answered in the turn of its connection.
 
     Parameters
     ----------
@@ -58,73 +56,60 @@ class Call:
         self._owner = owner
         self._number = number
         self._method = method
-        self._messages: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._ended = False
-        self._arrived = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._message: bytes | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    def put(self, message: bytes) -> bool:
-        """Queue a message of the peer; return False if too many wait already."""
-        if len(self._messages) >= _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
-            return False
-        self._messages.append(message)
-        self._waiting_bytes += len(message)
-        self._arrived.set()
-        return True
+    def put(self, message: bytes) -> None:
+        """Take a message of the peer; one of an exchange is answered at once."""
+        with self._reporting():
+            if self._method.kind is Kind.EXCHANGE:
+                self._reply(self._method.handler(self._method.decode(message)))
+            elif self._message is None:
+                self._message = message
+            else:  # Refused at once: an endless sender must not fill the memory.
+                raise InvalidInputError("this method takes one message, got more")
 
     def end(self) -> None:
-        """Mark the end of the peer's messages."""
-        self._ended = True
-        self._arrived.set()
+        """Answer: the peer has sent everything."""
+        with self._reporting():
+            if self._method.kind is Kind.EXCHANGE:
+                self._succeed()
+                return
+            if self._message is None:
+                raise InvalidInputError("this method takes one message, got none")
+            answer = self._method.handler(self._method.decode(self._message))
+            if isinstance(answer, Message):
+                self._reply(answer)
+                self._succeed()
+            else:
+                self._task = asyncio.get_running_loop().create_task(self._go_on(answer))
 
     def cancel(self) -> None:
         """Cancel the handler: its answer is no longer awaited."""
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
-    async def _run(self) -> None:
-        try:
-            await self._serve()
-        except Exception as error:  # whatever it was, it stays in this call
-            self._owner.end_call(self._number, _report(error))
-        else:
-            self._owner.end_call(self._number, CallEnd(Code.OK, ""))
+    async def _go_on(self, answer: Awaitable[Message] | AsyncIterator[Message]) -> None:
+        with self._reporting():
+            if isinstance(answer, AsyncIterator):
+                async for response in answer:
+                    self._reply(response)
+            else:
+                self._reply(await answer)
+            self._succeed()
 
-    async def _serve(self) -> None:
-        method = self._method
-        if method.kind is Kind.EXCHANGE:
-            async for message in self._requests():
-                await self._answer(message)
-            return
-        only = None
-        async for message in self._requests():
-            if only is not None:  # Refused at once: an endless sender must not fill the memory.
-                raise InvalidInputError("this method takes one message, got more")
-            only = message
-        if only is None:
-            raise InvalidInputError("this method takes one message, got none")
-        if method.kind is Kind.UNARY:
-            await self._answer(only)
-            return
-        async for response in method.handler(method.decode(only)):
-            self._owner.reply(self._number, response.SerializeToString())
-
-    async def _answer(self, message: bytes) -> None:
-        response = self._method.handler(self._method.decode(message))
-        if inspect.isawaitable(response):
-            response = await response
+    def _reply(self, response: Message) -> None:
         self._owner.reply(self._number, response.SerializeToString())
 
-    async def _requests(self) -> AsyncIterator[bytes]:
-        while True:
-            while self._messages:
-                message = self._messages.popleft()
-                self._waiting_bytes -= len(message)
-                yield message
-            if self._ended:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
+    def _succeed(self) -> None:
+        self._owner.end_call(self._number, CallEnd(Code.OK, ""))
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it was, it stays in this call
+            self._owner.end_call(self._number, _report(error))
 
 
 def _report(error: Exception) -> CallEnd:

@@ -166,6 +166,7 @@ class GrpcStream(Session):
     __slots__ = (
         "_calls",
         "_events",
+        "_in_turn",
         "_inflating",
         "_native",
         "_server",
@@ -181,6 +182,7 @@ class GrpcStream(Session):
         self._calls: dict[int, Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._events: deque[_Event] = deque()  # Of the native session, and not attended to yet.
+        self._in_turn = False  # Its end takes what is pending.
         # Whose message it is, and as far as it is inflated.
         self._inflating: tuple[int, Inflater, bytearray] | None = None
         self.state = 0
@@ -203,12 +205,14 @@ class GrpcStream(Session):
     def attend(self, out: bytes, state: int) -> bytes:
         """Handle the events that the native session leaves to Python, for one turn."""
         if state & ATTENTION or self._inflating is not None or self._events:
+            self._in_turn = True
             self._take_events()
+            self._in_turn = False
             more, state = self._native.take_output()
             out += more
-            state &= ~ATTENTION
-            if self._inflating is not None or self._events:
-                state |= UNFINISHED
+            # The turn may have ended before all of the native session's events were taken.
+            if state & ATTENTION or self._inflating is not None or self._events:
+                state = state & ~ATTENTION | UNFINISHED
         self.state = state
         return out
 
@@ -248,7 +252,8 @@ class GrpcStream(Session):
 
     def flush(self) -> None:
         """Request that pending output is sent."""
-        self._wake()
+        if not self._in_turn:
+            self._wake()
 
     def reply(self, call: int, message: bytes) -> None:
         """Send one message on a call."""
@@ -282,7 +287,7 @@ class GrpcStream(Session):
             # What comes behind it waits, so that each call's messages keep their order.
             self._start_inflating(call, text)
         elif kind == "message" and call in self._calls:
-            self._put(call, text)
+            self._calls[call].put(text)
         elif kind == "failure":
             log(_logger, logging.ERROR, "request_failed", transport=NAME, reason=text.decode())
         elif kind == "end" and call in self._calls:
@@ -327,15 +332,10 @@ class GrpcStream(Session):
             self._refuse(number, status_of(error).grpc, str(error))
         else:
             if number in self._calls:
-                self._put(number, bytes(message))
+                self._calls[number].put(bytes(message))
             else:
                 self._native.deliver(number, bytes(message))
         self._inflating = None
-
-    def _put(self, number: int, message: bytes) -> None:
-        if not self._calls[number].put(message):
-            self._give_up(number)
-            self._refuse(number, Code.RESOURCE_EXHAUSTED, "too many messages before an answer")
 
     def _refuse(self, number: int, code: int, details: str) -> None:
         self._native.finish_call(number, code, details)
