@@ -49,6 +49,13 @@ def models(tmp_path_factory):
     return folder / "m"
 
 
+def to_send(file, models):
+    return rows_to_send(
+        count=None, file=file, label=None, normal=(), config=load_artifact(models).config, dim=None,
+        anomaly_share=None, seed=0, id_column=None, time_column="ts", streams=None,
+    )  # fmt: skip
+
+
 def test_training_keeps_what_it_found(models):
     found = {"decimal": ",", "thousands": ".", "date_order": "day"}
     assert load_artifact(models).config.text_format == found
@@ -71,10 +78,7 @@ def test_a_file_that_leaves_all_open_is_read_as_in_training(models, tmp_path):
     ]
     assert datasentinel("score", unclear, "--model", models) == (scores, told)
     assert "warning" not in told
-    sent = rows_to_send(
-        count=None, file=unclear, label=None, normal=(), config=load_artifact(models).config, dim=None,
-        anomaly_share=None, seed=0, id_column=None, time_column="ts", streams=None,
-    )  # fmt: skip
+    sent = to_send(unclear, models)
     assert [row.values[0] for row in sent] == rows[:, 0].tolist()
 
 
@@ -94,3 +98,10 @@ def test_a_file_that_contradicts_the_training_is_not_read_silently(models, tmp_p
         assert " commas before; --decimal point or comma decides" in told
         assert f"{len(rows)} rows" in told
         assert " 0 bad rows" in told
+
+
+def test_produce_tells_of_numbers_written_otherwise(models, tmp_path, capsys):
+    rows = np.round(telemetry(1, seed=3)[0][:20], 3)
+    data = write(tmp_path / "american.csv", dt.date(2024, 5, 4), rows, number=repr)
+    assert [row.values[0] for row in to_send(data, models)] == rows.astype(np.float32)[:, 0].tolist()
+    assert "though decimal marks were commas before" in capsys.readouterr().err

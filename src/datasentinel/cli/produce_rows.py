@@ -60,6 +60,8 @@ def rows_to_send(
 
     roles = ReadingOptions(label=label, normal=normal, id=id_column, time=time_column).roles(config)
     table = open_table(file, roles=roles)
+    for warning in table.warnings:
+        click.echo(f"warning     {warning}", err=True)
     if time_column is not None and config is not None and config.time_zone is not None:
         table.add_calendar(config.time_zone)
     return FileRows(table, repeat=count is not None, with_times=time_column is not None)

@@ -91,8 +91,8 @@ _OPTIONS = (
     click.option(
         "--day-first/--month-first",
         default=None,
-        help="Whether times such as 03/04/2026 12:00 begin with the day or with the month.  [default: what "
-        "suits all of them]",
+        help="Whether times such as 03/04/2026 12:00 begin with the day or with the month.  [default: as in "
+        "the model's training, or what suits all of them]",
     ),
     click.option("--id", help="Column that says which series a row belongs to."),
     click.option(
@@ -113,7 +113,8 @@ _OPTIONS = (
     click.option(
         "--decimal",
         type=click.Choice(list(_DECIMALS)),
-        help="Decimal mark in delimited text; the other one is between thousands then.  [default: inferred]",
+        help="Decimal mark in delimited text; the other one is between thousands then.  [default: inferred, "
+        "in doubt as in the model's training]",
     ),
 )
 
