@@ -3,7 +3,7 @@
     python benchmarks/gpu_check.py --out gpu.json --markdown gpu.md [--build] [--budget-s 480] [--only WORDS]
 
 The aims are measured first, each in its own case, and printed at the end; `--only` measures them and nothing
-else, `--only bus large` only those. `--only --budget-s 150` has time for all of them.
+else, `--only bus large` only those. `--only --budget-s 160` has time for all of them.
 What cannot run reads "not run" with its reason; nothing is guessed. Results are written as they come, and a
 contender that fails, crashes or hangs is left out while the rest goes on. Without a GPU it says so and exits
 with 3; with failing tests or wrong scores it exits with 1, after writing what it has. `--device cpu`

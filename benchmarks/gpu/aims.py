@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.gpu.cases import DEFAULT, batches_of, case_s
-from benchmarks.gpu.contenders import NO_WAIT
+from benchmarks.gpu.contenders import NO_WAIT, TENSOR_CORES
 from benchmarks.gpu.torch_contenders import EAGER, GRAPHS
 
 if TYPE_CHECKING:
@@ -93,8 +93,14 @@ GOALS = (
     Goal("one row on the device", "small", "device", 1, "latency", 15.0),
     Goal("one row on the device, CPU time of a call", "small", "device", 1, "latency", 6.0, ours=NO_WAIT),
     Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.65),
-    Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.40, "tf32"),
-    Goal(_DEVICE, "medium", "device", 262_144, "arithmetic", 0.35, "bf16"),
+    *(
+        Goal(about, "medium", "device", 262_144, "arithmetic", bound, precision, ours=ours)
+        for precision, bound in (("tf32", 0.40), ("bf16", 0.35))
+        for about, ours in (
+            (_DEVICE, OURS),
+            *((f"the same by {some} alone", f"{OURS}, {some}") for some in TENSOR_CORES),
+        )
+    ),
     Goal(_DEVICE, DEFAULT, "device", 65_536, "arithmetic", 0.50),
     *(
         Goal(f"faster than {other}", "large", "device", None, "faster", 1.0, against=other)

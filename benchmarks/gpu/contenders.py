@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from benchmarks.gpu.cases import PLACES, Call, Contender, NotRun, Setting
 from benchmarks.gpu.jax_contenders import jax_contenders
@@ -25,6 +27,9 @@ _MAX_CPU_ROWS = 32_768
 # A queue of the device takes about a thousand launches; who gives it more, waits.
 _LAUNCHES_UNDER_WAY = 256
 NO_WAIT = "fused-cuda, no wait"
+# Instructions of the tensor cores, between which a load chooses if it is not told.
+TENSOR_CORES = ("mma", "wgmma")
+_TENSOR_CORES_VARIABLE = "DATASENTINEL_TENSOR_CORES"
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,28 @@ class Ours:
     backend: str
     precision: str = "float32"
     io_binding: str = "auto"
+    tensor_cores: str = ""
 
     @property
     def name(self) -> str:
-        return self.backend + {"auto": "", "off": ", no IO binding"}.get(
-            self.io_binding, f", {self.io_binding}"
-        )
+        binding = {"auto": "", "off": ", no IO binding"}.get(self.io_binding, f", {self.io_binding}")
+        return self.backend + binding + (f", {self.tensor_cores}" if self.tensor_cores else "")
 
     def load(self, artifact: Artifact) -> Detector:
         """Load a model. Raises `NotRun` where the backend cannot run."""
         status = _states().get(self.backend)
         if status is not None and status.availability != "available":
             raise NotRun(f"{status.availability}: {status.detail}")
-        return Detector(
-            artifact,
-            backend=self.backend,
-            precision=self.precision,
-            engine=EngineOptions(io_binding=self.io_binding),
-        )
+        with mock.patch.dict(os.environ, {_TENSOR_CORES_VARIABLE: self.tensor_cores}):
+            detector = Detector(
+                artifact,
+                backend=self.backend,
+                precision=self.precision,
+                engine=EngineOptions(io_binding=self.io_binding),
+            )
+        if not detector.info()["facts"].get("tensor cores", "").startswith(self.tensor_cores):
+            raise NotRun("there is no choice of instructions for this model on this device")
+        return detector
 
 
 # In the order of the tables.
@@ -60,6 +69,7 @@ OURS = (
     Ours("fused-cuda", "tf32"),
     Ours("fused-cuda", "bf16"),
     Ours("fused-cuda", "fp16"),
+    *(Ours("fused-cuda", low, tensor_cores=some) for low in ("tf32", "bf16") for some in TENSOR_CORES),
     Ours("tensorrt"),
     Ours("tensorrt", "tf32"),
     Ours("onnxruntime-cuda"),
@@ -72,13 +82,20 @@ OURS = (
 )
 
 
+def _places_of(ours: Ours) -> tuple[str, ...]:
+    if ours.backend in _ON_CPU:
+        return ("host",)
+    return ("device",) if ours.tensor_cores else PLACES
+
+
 def our_contenders() -> list[Contender]:
     waiting = [
         Contender(
             ours.name,
-            ("host",) if ours.backend in _ON_CPU else PLACES,
+            _places_of(ours),
             functools.partial(_prepare, ours),
             ours.precision,
+            optional=bool(ours.tensor_cores),
             **({"max_rows": _MAX_CPU_ROWS} if ours.backend in _ON_CPU else {}),
         )
         for ours in OURS

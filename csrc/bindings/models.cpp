@@ -32,14 +32,18 @@ py::tuple shape_of(const onnx::ValueInfo& value) {
 }
 
 fused_cuda::Source cuda_source(std::string_view onnx, const std::string& name, std::size_t shared_bytes,
-                               const std::string& precision) {
+                               const std::string& precision, bool wgmma) {
   const py::gil_scoped_release release;
   const auto chosen = fused_cuda::precision_of(precision);
   if (!chosen) throw Error(ErrorCode::invalid_argument, "there is no precision '" + precision + "'");
-  return fused_cuda::generate(fused::lower(onnx::read_graph(as_model(name, onnx))), shared_bytes, *chosen);
+  const fused::Program program = fused::lower(onnx::read_graph(as_model(name, onnx)));
+  if (!wgmma) return fused_cuda::generate(program, shared_bytes, *chosen);
+  if (auto source = fused_cuda::generate_wgmma(program, shared_bytes, *chosen)) return *std::move(source);
+  throw Error(ErrorCode::unsupported_model, name + ": there are no kernels with wgmma for it");
 }
 
-py::bytes compile_cuda(const std::string& source, int architecture, const std::string& library) {
+py::bytes compile_cuda(const std::string& source, const std::string& architecture,
+                       const std::string& library) {
   Bytes code;
   {
     const py::gil_scoped_release release;
@@ -94,7 +98,7 @@ void bind_models(py::module_& module) {
                              [](const fused_cuda::Source& self) { return as_dict(self.scores_only); })
       .def_property_readonly("all", [](const fused_cuda::Source& self) { return as_dict(self.all); });
   module.def("cuda_source", &cuda_source, py::arg("onnx"), py::kw_only(), py::arg("name"),
-             py::arg("shared_bytes"), py::arg("precision"));
+             py::arg("shared_bytes"), py::arg("precision"), py::arg("wgmma"));
   module.def("compile_cuda", &compile_cuda, py::arg("source"), py::kw_only(), py::arg("architecture"),
              py::arg("library"));
 }

@@ -91,7 +91,12 @@ def architecture_of(compute_capability: str) -> int:
 
 
 def cuda_source(
-    onnx: bytes, *, name: str, shared_bytes: int = DEFAULT_SHARED_BYTES, precision: str = "float32"
+    onnx: bytes,
+    *,
+    name: str,
+    shared_bytes: int = DEFAULT_SHARED_BYTES,
+    precision: str = "float32",
+    wgmma: bool = False,
 ) -> CudaSource:
     """Generate the CUDA C++ kernels of a model, as the `fused-cuda` backend does. Needs no GPU.
 
@@ -105,6 +110,8 @@ def cuda_source(
         Shared memory that a block of threads may use, in bytes.
     precision : str
         What wide layers are multiplied in: "float32", or on tensor cores "tf32", "bf16" or "fp16".
+    wgmma : bool
+        Multiply by warpgroups, which only architecture "90a" can.
 
     Returns
     -------
@@ -118,21 +125,22 @@ def cuda_source(
     ArtifactError
         The bytes are not a sound ONNX model.
     UnsupportedModelError
-        The model has an operator that cannot be lowered, or its layers are too wide.
+        The model has an operator that cannot be lowered, its layers are too wide, or warpgroups cannot
+        multiply them.
     ValueError
         There is no such precision.
     """
-    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes, precision=precision)
+    return _native.cuda_source(onnx, name=name, shared_bytes=shared_bytes, precision=precision, wgmma=wgmma)
 
 
-def compile_cuda(source: str, *, architecture: int) -> bytes:
+def compile_cuda(source: str, *, architecture: int | str) -> bytes:
     """Compile CUDA C++ text with NVRTC. Needs no GPU.
 
     Parameters
     ----------
     source : str
-    architecture : int
-        Compute capability without its dot, such as 90.
+    architecture : int or str
+        Compute capability without its dot, such as 90; "90a" is 9.0 with what later ones do not have.
 
     Returns
     -------
@@ -149,7 +157,7 @@ def compile_cuda(source: str, *, architecture: int) -> bytes:
     library, problem = find_nvrtc()
     if not library:
         raise BackendUnavailableError(problem)
-    return _native.compile_cuda(source, architecture=architecture, library=library)
+    return _native.compile_cuda(source, architecture=str(architecture), library=library)
 
 
 def pinned_empty(shape: int | Sequence[int]) -> Float32Array:

@@ -38,6 +38,11 @@ struct alignas(16) uint4 {
 namespace shim {
 
 constexpr int kWarp = 32;
+constexpr int kGroup = 4 * kWarp;
+// What a block has of shared memory begins after what the system keeps of it; lines are what descriptors
+// count.
+constexpr std::size_t kSharedStart = 1024;
+constexpr std::size_t kLineBytes = 16;
 
 /// The threads that wait for each other: a block's or a warp's.
 struct Meeting {
@@ -56,6 +61,7 @@ struct Thread {
   Index index;
   bool started = false;
   bool done = false;
+  std::vector<std::size_t> written;    ///< Lines of shared memory that it wrote since its last fence.
   const Meeting* waits_for = nullptr;  ///< The end of this round of it.
   unsigned long round = 0;
   [[nodiscard]] bool can_go_on() const noexcept {
@@ -68,7 +74,17 @@ struct Lane {
   unsigned a[4], b[2];
   float d[4];
   unsigned value;
+  // Of an instruction of the warpgroup.
+  float* group_d;
+  const unsigned* group_a;
+  unsigned long long matrix;
+  int columns;
 };
+
+[[noreturn]] inline void die(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
 
 struct Cluster;
 
@@ -76,8 +92,9 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<float> shared;
   Meeting all;
-  std::vector<Meeting> warps;
+  std::vector<Meeting> warps, groups;
   std::vector<Lane> lanes;
+  std::vector<char> hidden;  ///< Lines of shared memory that products of a warpgroup do not see as they are.
   Index block_index, grid_size;
   Thread* running = nullptr;
   jmp_buf scheduler;
@@ -144,12 +161,16 @@ inline void prepare(Block& state, int number, int count, std::size_t shared_byte
   state.shared.assign(shared_bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
   state.all = {.members = count};
   state.warps.assign(static_cast<std::size_t>((count + kWarp - 1) / kWarp), Meeting{.members = kWarp});
+  // The last of them may lack warps; then its products are undefined.
+  state.groups.assign(static_cast<std::size_t>((count + kGroup - 1) / kGroup), Meeting{.members = kGroup});
+  state.hidden.assign(shared_bytes / kLineBytes + 1, 0);
   state.lanes.resize(static_cast<std::size_t>(count));
   state.threads.resize(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     Thread& thread = state.threads[static_cast<std::size_t>(i)];
     thread.index.x = i;
     thread.started = thread.done = false;
+    thread.written.clear();
     thread.waits_for = nullptr;
     getcontext(&thread.start);
     thread.start.uc_stack.ss_sp = stacks[first_stack + static_cast<std::size_t>(i)].get();
@@ -164,6 +185,7 @@ inline unsigned long progress_of(const Block& state) {
   };
   unsigned long sum = steps(state.all);
   for (const Meeting& warp : state.warps) sum += steps(warp);
+  for (const Meeting& group : state.groups) sum += steps(group);
   return sum;
 }
 
@@ -209,8 +231,7 @@ void launch(Kernel kernel, int blocks, int count, std::size_t shared_bytes, int 
       for (Block& state : cluster.blocks) ended += take_turns(state);
       left -= ended;
       if (ended == 0 && progress() == before) {
-        std::fputs("threads wait for each other at different barriers\n", stderr);
-        std::abort();
+        die("threads wait for each other at different barriers");
       }
     }
   }
@@ -297,6 +318,84 @@ void multiply(float* d, const unsigned* a, const unsigned* b, Element element) {
   std::copy_n(own.d, 4, d);
 }
 
+inline std::size_t shared_offset(const void* memory) {
+  return static_cast<std::size_t>(static_cast<const char*>(memory) -
+                                  reinterpret_cast<const char*>(block->shared.data()));
+}
+
+/// The bytes that a descriptor's line starts, after the PTX ISA's matrix descriptor: in units of 16 bytes the
+/// matrix's start, the distance of core matrices along the inputs and along the columns.
+inline const unsigned* line_of(unsigned long long descriptor, std::size_t along_inputs,
+                               std::size_t along_columns, std::size_t column) {
+  if ((descriptor & ~0x3fff'3fff'3fffULL) != 0)
+    die("a matrix descriptor with other bits than lines and distances");
+  const auto field = [&](int bit) { return static_cast<std::size_t>(descriptor >> bit & 0x3fffU); };
+  const std::size_t line = field(0) + along_inputs * field(16) + along_columns * field(32) + column;
+  const std::size_t first = kSharedStart / kLineBytes;
+  if (line < first || (line + 1 - first) * kLineBytes > block->shared.size() * sizeof(float)) {
+    die("a matrix descriptor beyond shared memory");
+  }
+  if (block->hidden[line - first] != 0) die("a product of what no fence has shown to it");
+  return reinterpret_cast<const unsigned*>(block->shared.data()) +
+         (line - first) * kLineBytes / sizeof(unsigned);
+}
+
+/// Multiplications of a warpgroup and the wait for them: each of its four warps hands over the operands of 16
+/// rows as for m16n8k16 or m16n8k8, and gets the sums of all columns, of eight after eight as from those. The
+/// right operands are core matrices of 8 columns of 16 bytes each; after one multiplication's come the next
+/// one's.
+template <int Columns, int Steps, int Inputs, typename Element>
+void multiply_group(float* d, const unsigned* a, unsigned long long matrix, Element element) {
+  static_assert(Columns % 8 == 0 && Columns <= 256);
+  constexpr int kPerRegister = Inputs / 8;
+  const int first = thread_number() / kGroup * kGroup;
+  if (first + kGroup > static_cast<int>(block->threads.size())) die("a warpgroup of fewer than four warps");
+  Lane& own = own_lane();
+  own.group_d = d;
+  own.group_a = a;
+  own.matrix = matrix;
+  own.columns = Columns;
+  static const bool is_wrong = std::getenv("CUDA_ON_CPU_WRONG_WGMMA") != nullptr;
+  meet(block->groups[static_cast<std::size_t>(first / kGroup)], [&] {
+    Lane* const lanes = &block->lanes[static_cast<std::size_t>(first)];
+    for (int lane = 0; lane < kGroup; ++lane) {
+      if (lanes[lane].matrix != matrix || lanes[lane].columns != Columns) die("warps of a group that differ");
+    }
+    for (int step = 0; step < Steps; ++step) {
+      const unsigned long long here = matrix + static_cast<unsigned long long>(step * Columns * 32 / 16);
+      std::vector<float> right(static_cast<std::size_t>(Inputs * Columns));
+      for (int column = 0; column < Columns; ++column) {
+        for (int k = 0; k < Inputs; ++k) {
+          const int place = k / kPerRegister;  // Of 4 bytes, of which a core matrix has four in a row.
+          const unsigned* line =
+              line_of(here, static_cast<std::size_t>(place / 4), static_cast<std::size_t>(column / 8),
+                      static_cast<std::size_t>(column % 8));
+          right[static_cast<std::size_t>(k * Columns + column)] = element(line[place % 4], k % kPerRegister);
+        }
+      }
+      for (int thread = 0; thread < kGroup; ++thread) {
+        const int warp = thread / kWarp * kWarp;
+        for (int i = 0; i < Columns / 2; ++i) {
+          const int row = thread % kWarp / 4 + 8 * (i % 4 / 2);
+          const int column = i / 4 * 8 + 2 * (thread % 4) + i % 2;
+          float sum = lanes[thread].group_d[i];
+          for (int k = 0; k < Inputs; ++k) {
+            const int half = k / (Inputs / 2);
+            const int lane = warp + row % 8 * 4 + k % (Inputs / 2) / kPerRegister;
+            const unsigned word = lanes[lane].group_a[4 * step + 2 * half + row / 8];
+            sum += element(word, k % kPerRegister) * right[static_cast<std::size_t>(k * Columns + column)];
+          }
+          lanes[thread].group_d[i] = is_wrong ? sum + 1 : sum;
+        }
+      }
+    }
+  });
+}
+
+inline float bf16_of(unsigned pair, int e) { return from_bf16(pair >> 16 * e & 0xffffU); }
+inline float fp16_of(unsigned pair, int e) { return from_f16(pair >> 16 * e & 0xffffU); }
+inline float tf32_of(unsigned value, int) { return float_of(value & ~0x1fffU); }
+
 }  // namespace shim
 
 #define threadIdx shim::block->running->index
@@ -358,15 +457,37 @@ inline unsigned pack_bf16(float low, float high) { return shim::to_bf16(low) | s
 inline unsigned pack_fp16(float low, float high) { return shim::to_f16(low) | shim::to_f16(high) << 16; }
 inline unsigned round_tf32(float x) { return (shim::bits_of(x) + 0x1000U) & ~0x1fffU; }
 inline void multiply_bf16(float* d, const unsigned* a, const unsigned* b) {
-  shim::multiply<16>(d, a, b, [](unsigned pair, int e) { return shim::from_bf16(pair >> 16 * e & 0xffffU); });
+  shim::multiply<16>(d, a, b, shim::bf16_of);
 }
 inline void multiply_fp16(float* d, const unsigned* a, const unsigned* b) {
-  shim::multiply<16>(d, a, b, [](unsigned pair, int e) { return shim::from_f16(pair >> 16 * e & 0xffffU); });
+  shim::multiply<16>(d, a, b, shim::fp16_of);
 }
 inline void multiply_tf32(float* d, const unsigned* a, const unsigned* b) {
-  shim::multiply<8>(d, a, b, [](unsigned value, int) { return shim::float_of(value & ~0x1fffU); });
+  shim::multiply<8>(d, a, b, shim::tf32_of);
+}
+template <int Columns, int Steps>
+void multiply_group_bf16(float* d, const unsigned* a, unsigned long long b) {
+  shim::multiply_group<Columns, Steps, 16>(d, a, b, shim::bf16_of);
+}
+template <int Columns, int Steps>
+void multiply_group_fp16(float* d, const unsigned* a, unsigned long long b) {
+  shim::multiply_group<Columns, Steps, 16>(d, a, b, shim::fp16_of);
+}
+template <int Columns, int Steps>
+void multiply_group_tf32(float* d, const unsigned* a, unsigned long long b) {
+  shim::multiply_group<Columns, Steps, 8>(d, a, b, shim::tf32_of);
+}
+inline unsigned long long __cvta_generic_to_shared(const void* memory) {
+  return shim::kSharedStart + shim::shared_offset(memory);
+}
+inline void show_to_warpgroups() {
+  for (const std::size_t line : shim::block->running->written) shim::block->hidden[line] = 0;
+  shim::block->running->written.clear();
 }
 inline void copy_async(float* to, const float* from, bool is_wanted) {
+  const std::size_t line = shim::shared_offset(to) / shim::kLineBytes;
+  shim::block->hidden[line] = 1;
+  shim::block->running->written.push_back(line);
   if (is_wanted) {
     std::memcpy(to, from, 16);
   } else {

@@ -23,7 +23,8 @@ def folder(tmp_path_factory) -> Path:
     return write_artifact(tmp_path_factory.mktemp("model"), onnx_bytes, input_dim=33, threshold=1.0)
 
 
-def test_the_tests_marked_gpu_pass(device, tmp_path):
+def test_the_tests_marked_gpu_pass(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASENTINEL_TENSOR_CORES", "mma")  # A trial takes a CPU too long.
     outcomes = device.run_tests(
         tmp_path / "report.xml", "tests/parity/test_cuda_device.py", "-m", "gpu", "-k", QUICK
     )
@@ -63,6 +64,38 @@ def test_a_few_rows_of_wide_layers(device, tmp_path, capability, clusters):
     )
     assert set(outcomes.values()) == {"passed"}
     assert len(outcomes) >= 6
+
+
+@pytest.mark.parametrize("settings", [{}, {"wrong_wgmma": 1}], ids=["right", "wrong"])
+def test_the_instructions_of_the_tensor_cores_are_chosen(device, tmp_path, settings):
+    outcomes = device.run_tests(
+        *(tmp_path / "report.xml", f"{FOLDER}/inside/tensor_cores.py"),
+        multiprocessors=1,
+        memory_mib=256,
+        **settings,
+    )
+    assert len([outcome for outcome in outcomes.values() if outcome == "passed"]) == (5 if settings else 7)
+
+
+LOAD_BF16 = """
+import sys
+from datasentinel import Detector
+print(Detector.load(sys.argv[1], backend="fused-cuda", precision="bf16").info()["facts"]["tensor cores"])
+"""
+
+
+def test_an_error_that_stays_is_met_once(device, tmp_path):
+    folder = write_artifact(
+        tmp_path / "model", Network.random([33, 50, 20, 33]).to_onnx(), input_dim=33, threshold=1.0
+    )
+    environment = device.environment(multiprocessors=1) | {"DATASENTINEL_CACHE_DIR": str(tmp_path / "cache")}
+    # Two launches are those of mma; then comes an illegal instruction.
+    faulty = environment | {"CUDA_ON_CPU_FAIL": "cuLaunchKernel:3=715"}
+    done = device.run("-c", LOAD_BF16, str(folder), environment=faulty)
+    assert "CUDA works no more in this process" in done.stderr
+    assert "start another, which will not try it" in done.stderr
+    done = device.run("-c", LOAD_BF16, str(folder), environment=environment)
+    assert done.stdout == "mma: a trial of wgmma did not end, or has not yet\n", done.stderr
 
 
 @pytest.mark.parametrize("code", [pytest.param(999, marks=pytest.mark.slow), 719], ids=["passing", "sticky"])

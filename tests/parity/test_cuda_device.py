@@ -56,8 +56,10 @@ def test_every_output_is_the_reference_s(loaded):
     np.testing.assert_allclose(detector.contributions(rows), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("instructions", ["mma", "wgmma"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 2e-3), ("fp16", 2e-3), ("bf16", 2e-2)])
-def test_layers_in_lower_precision(precision, tolerance, tmp_path):
+def test_layers_in_lower_precision(instructions, precision, tolerance, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASENTINEL_TENSOR_CORES", instructions)
     network = Network.random([64, 128, 64, 16, 64, 128, 64])
     folder = write_artifact(tmp_path, network.to_onnx(), input_dim=64, threshold=1.0)
     detector = Detector.load(folder, backend="fused-cuda", precision=precision)

@@ -298,6 +298,29 @@ def test_nvrtc_compiles_it_for(architecture, dims, precision):
         assert (str(kernel["name"]).encode() in cubin) == (kernel["blocks"] == 1 or architecture >= 90)
 
 
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_nvrtc_compiles_products_of_warpgroups_for_9_0(precision):
+    onnx_bytes = Network.random(MEDIUM).to_onnx(with_contributions=True)
+    source = gpu.cuda_source(onnx_bytes, name="m", precision=precision, shared_bytes=227 << 10, wgmma=True)
+    assert gpu.compile_cuda(source.text, architecture="90a").startswith(b"\x7fELF")
+    with pytest.raises(BackendError, match="wgmma"):
+        gpu.compile_cuda(source.text, architecture=100)
+
+
+def test_warpgroups_have_no_part_in_what_tensor_cores_do_not_do():
+    for dims, precision, shared_bytes in (
+        (MEDIUM, "float32", 227),
+        (SMALL, "bf16", 227),
+        (MEDIUM, "bf16", 64),
+    ):
+        onnx_bytes = Network.random(dims).to_onnx()
+        with pytest.raises(UnsupportedModelError, match="no kernels with wgmma"):
+            gpu.cuda_source(
+                onnx_bytes, name="m", precision=precision, shared_bytes=shared_bytes << 10, wgmma=True
+            )
+
+
 def code_of(cubin: bytes) -> dict[bytes, bytes]:
     """Return the sections with machine code of an ELF file, by name."""
     (start,) = struct.unpack_from("<Q", cubin, 0x28)

@@ -138,9 +138,13 @@ def test_a_random_graph_means_what_onnx_says(compiled, seed):
 # With much shared memory values stay in registers, with little they lie there and weights do not.
 MEDIUM, ODD = [64, 128, 64, 16, 64, 128, 64], [33, 50, 20, 33]
 LOW = {
-    "medium": (MEDIUM, 227 << 10),
-    "odd": (ODD, 163 << 10),
-    "odd, little memory": (ODD, 48 << 10),
+    "medium": (MEDIUM, {"shared_bytes": 227 << 10}),
+    "odd": (ODD, {"shared_bytes": 163 << 10}),
+    "odd, little memory": (ODD, {"shared_bytes": 48 << 10}),
+    "medium, wgmma": (MEDIUM, {"shared_bytes": 227 << 10, "wgmma": True}),
+    "odd, wgmma": (ODD, {"shared_bytes": 163 << 10, "wgmma": True}),
+    # A layer of more columns than a warpgroup has the sums of.
+    "wide, wgmma": ([40, 150, 40], {"shared_bytes": 163 << 10, "wgmma": True}),
 }
 
 
@@ -149,7 +153,7 @@ def low(tmp_path_factory):
     cases = [(precision, name) for precision in ROUNDINGS for name in LOW]
     networks = {name: Network.random(dims) for name, (dims, _) in LOW.items()}
     sources = [
-        gpu.cuda_source(networks[name].to_onnx(), name="m", precision=precision, shared_bytes=LOW[name][1])
+        gpu.cuda_source(networks[name].to_onnx(), name="m", precision=precision, **LOW[name][1])
         for precision, name in cases
     ]
     for source in sources:

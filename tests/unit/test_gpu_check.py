@@ -288,11 +288,11 @@ def test_the_aims_are_chosen_by_words():
     assert gpu_check.parse_arguments(["--out", "x.json"]).only is None
 
 
-def test_every_aim_has_time_in_two_minutes_and_a_half():
+def test_every_aim_has_time_in_160_seconds():
     cases = aims.cases_of(aims.GOALS)
-    assert list(cases) == ["medium", "small", "default", "large"]
+    assert list(cases) == ["small", "medium", "default", "large"]
     # The roofs come first.
-    assert sum(aims.needed_s(size, some) for size, some in cases.items()) < 0.9 * 150.0
+    assert sum(aims.needed_s(size, some) for size, some in cases.items()) < 0.9 * 160.0
 
 
 def test_only_the_aim_s_cases_are_measured(tmp_path):

@@ -1,11 +1,14 @@
 #include "backends/fused_cuda/backend.h"
 
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "backends/cuda/driver.h"
 #include "backends/fused/lowering.h"
+#include "backends/fused_cuda/choice.h"
 #include "backends/fused_cuda/nvrtc.h"
 #include "backends/fused_cuda/session.h"
 #include "backends/fused_cuda/source.h"
@@ -16,8 +19,14 @@
 namespace datasentinel {
 namespace {
 
+using fused_cuda::CudaSession;
+using fused_cuda::TensorCores;
+
 /// That of the kernels' instructions: cp.async and products on tensor cores of bf16 and tf32.
 constexpr int kLeastArchitecture = 80;
+constexpr int kWgmmaArchitecture = 90;  ///< No later one has it.
+// Of each block, in a trial: so few rows that it takes milliseconds, so many that launching them takes less.
+constexpr std::size_t kTrialTurns = 4;
 
 class FusedCudaBackend final : public Backend {
  public:
@@ -53,26 +62,44 @@ class FusedCudaBackend final : public Backend {
     const onnx::Graph graph = onnx::read_graph(model);
     try {
       const fused::Program program = fused::lower(graph);
-      const fused_cuda::Source source = fused_cuda::generate(program, device->shared_bytes(), *precision);
       const EngineCache cache(options.engine.cache_dir);
-      EngineKey key;
-      key.add("kind", "fused-cuda")
-          .add("source", std::to_string(source.text.size()) + " " +
-                             checksum_text(std::as_bytes(std::span(source.text.data(), source.text.size()))))
-          .add("model sha256", std::string(model.sha256))
-          .add("NVRTC", compiler->version())
-          .add("GPU", device->device_name())
-          .add("compute capability", std::to_string(device->architecture()))
-          .add("driver", std::to_string(device->version()));
-      std::unique_ptr<Session> session;
-      const auto use = [&](std::span<const std::byte> cubin) {
-        session = std::make_unique<fused_cuda::CudaSession>(
-            device, source, Bytes(cubin.begin(), cubin.end()), program,
-            Facts{{"NVRTC", compiler->version()}, {"compiler", compiler->path()}});
+      const auto key_of = [&](const fused_cuda::Source& source, const std::string& kind) {
+        EngineKey key;
+        key.add("kind", kind)
+            .add("source",
+                 std::to_string(source.text.size()) + " " +
+                     checksum_text(std::as_bytes(std::span(source.text.data(), source.text.size()))))
+            .add("model sha256", std::string(model.sha256))
+            .add("NVRTC", compiler->version())
+            .add("GPU", device->device_name())
+            .add("compute capability", std::to_string(device->architecture()))
+            .add("driver", std::to_string(device->version()));
+        return key;
       };
-      use_stored_or_built(cache, key, use,
-                          [&] { return compiler->compile(source.text, device->architecture()); });
-      return session;
+      const auto load_source = [&](const fused_cuda::Source& source) {
+        std::unique_ptr<CudaSession> session;
+        const auto use = [&](std::span<const std::byte> cubin) {
+          session = std::make_unique<CudaSession>(
+              device, source, Bytes(cubin.begin(), cubin.end()), program,
+              Facts{{"NVRTC", compiler->version()}, {"compiler", compiler->path()}});
+        };
+        use_stored_or_built(cache, key_of(source, "fused-cuda"), use, [&] {
+          return compiler->compile(source.text, target_of(source, device->architecture()));
+        });
+        return session;
+      };
+      const fused_cuda::Source mma = fused_cuda::generate(program, device->shared_bytes(), *precision);
+      std::optional<fused_cuda::Source> wgmma;
+      if (device->architecture() == kWgmmaArchitecture) {
+        wgmma = fused_cuda::generate_wgmma(program, device->shared_bytes(), *precision);
+      }
+      if (!wgmma) return load_source(mma);
+      const auto rows = static_cast<std::size_t>(wgmma->scores_only.bulk.rows * device->multiprocessors());
+      return fused_cuda::load_faster(
+          *device, cache, key_of(*wgmma, "fused-cuda, mma or wgmma"),
+          {.load = [&](TensorCores some) { return load_source(some == TensorCores::mma ? mma : *wgmma); },
+           .rows = kTrialTurns * rows,
+           .precision = *precision});
     } catch (const Error& error) {
       throw Error(error.code(), std::string(model.name) + ": " + error.what(), error.vendor_text());
     }

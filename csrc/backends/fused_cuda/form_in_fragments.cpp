@@ -18,8 +18,15 @@ namespace {
 
 constexpr std::size_t kGroupColumns = 8;
 constexpr std::size_t kGroupsAtOnce = 4;  ///< Enough sums under way to hide the multiplications' latency.
+constexpr std::size_t kMostGroupsAtOnce = 16;  ///< Of a warpgroup: what it waits for takes 64 registers.
 
 std::size_t groups_of(std::size_t width) { return parts_of(width, kGroupColumns); }
+
+/// How many groups of a layer's columns are under way at a time.
+std::size_t groups_at_once(std::size_t groups, TensorCores instructions) {
+  if (instructions == TensorCores::mma) return kGroupsAtOnce;
+  return parts_of(groups, parts_of(groups, kMostGroupsAtOnce));
+}
 
 bool is_supported(Op op) {
   switch (op) {
@@ -33,7 +40,7 @@ bool is_supported(Op op) {
 
 }  // namespace
 
-std::size_t fragment_registers(const Program& program, Precision precision) {
+std::size_t fragment_registers(const Program& program, Precision precision, TensorCores instructions) {
   const std::size_t steps = program.instructions.size();
   const std::size_t per_register = precision == Precision::tf32 ? 1 : 2;
   std::vector<std::size_t> last_use(program.widths.size(), 0);
@@ -56,9 +63,16 @@ std::size_t fragment_registers(const Program& program, Precision precision) {
   for (std::size_t i = 0; i < steps; ++i) {
     const Instruction& step = program.instructions[i];
     is_made[static_cast<std::size_t>(step.out)] = true;
-    std::size_t live = step.op == Op::dense ? 4 * kGroupsAtOnce : 0;
+    const std::size_t groups = groups_of(step.dense.outputs);
+    const std::size_t at_once = groups_at_once(groups, instructions);
+    const bool is_joint = step.op == Op::dense && instructions == TensorCores::wgmma;
+    std::size_t live = step.op == Op::dense ? 4 * at_once : 0;
+    if (is_joint) live += 4 * Fragments(precision, step.dense).steps_in_all();
     for (std::size_t value = 0; value < is_made.size(); ++value) {
       if (!is_made[value] || last_use[value] < i) continue;
+      // A warpgroup has all operands at hand, and its sums become the layer's values.
+      if (is_joint && static_cast<int>(value) == step.a && last_use[value] == i) continue;
+      if (is_joint && static_cast<int>(value) == step.out && at_once == groups) continue;
       const std::size_t floats = 4 * groups_of(program.widths[value]);
       live += is_operand[value] ? floats / per_register : floats;
     }
@@ -155,10 +169,56 @@ Pieces InFragments::reduce(const Reduction& reduction) const {
                      {"result", reduction.result}})}};
 }
 
+std::string InFragments::by_warps(const Fragments& fragments) {
+  return fill(R"(        const uint4* const w = reinterpret_cast<const uint4*>(@place@ + @weights@) + lane;
+        #pragma unroll
+        for (int chunk = 0; chunk < @chunks@; ++chunk) {
+          #pragma unroll
+          for (int n = 0; n < @at_once@; ++n) {
+            if (first_group + n >= @column_groups@) continue;
+            unsigned b[@steps@][2];
+@load@            #pragma unroll
+            for (int s = 0; s < @steps@; ++s) {
+              if (32 * chunk + @step_inputs@ * s >= @inputs@) continue;
+              #pragma unroll
+              for (int m = 0; m < @tiles@; ++m) @multiply@(sum[m][n], left[chunk][m][s], b[s]);
+            }
+          }
+        }
+)",
+              {{"place", place_},
+               {"weights", text_of(constants_.add(fragments.packed()))},
+               {"chunks", text_of(fragments.chunks())},
+               {"at_once", text_of(kGroupsAtOnce)},
+               {"column_groups", text_of(fragments.column_groups())},
+               {"steps", text_of(fragments.steps())},
+               {"step_inputs", text_of(32 / fragments.steps())},
+               {"inputs", text_of(fragments.inputs())},
+               {"tiles", text_of(tiles_)},
+               {"load", fragments.load_text()},
+               {"multiply", "multiply_" + std::string(to_string(precision_))}});
+}
+
+std::string InFragments::by_warpgroups(const Fragments& fragments, std::size_t at_once) {
+  const std::size_t columns = at_once * kGroupColumns;
+  const std::size_t steps = fragments.steps_in_all();
+  functions_.insert(warpgroup_product(precision_, columns, steps));
+  return fill(R"(        multiply_group_@precision@<@columns@, @steps@>(
+            sum[0][0], left[0][0][0], described(@place@ + @weights@ + first_group * @group_floats@));
+)",
+              {{"precision", std::string(to_string(precision_))},
+               {"columns", text_of(columns)},
+               {"steps", text_of(steps)},
+               {"place", place_},
+               {"weights", text_of(constants_.add(fragments.packed_for_warpgroup(at_once)))},
+               {"group_floats", text_of(steps * kGroupColumns * 8)}});
+}
+
 Pieces InFragments::dense(const Instruction& step) {
   const fused::Dense& layer = step.dense;
   const Fragments fragments(precision_, layer);
-  const std::size_t columns = padded(fragments.column_groups(), kGroupsAtOnce) * kGroupColumns;
+  const std::size_t at_once = groups_at_once(fragments.column_groups(), instructions_);
+  const std::size_t columns = padded(fragments.column_groups(), at_once) * kGroupColumns;
   return {{.text = fill(R"(    {
       unsigned left[@chunks@][@tiles@][@steps@][4];
       #pragma unroll
@@ -175,7 +235,6 @@ Pieces InFragments::dense(const Instruction& step) {
           const float (&x)[2][8] = part;
 @pack@        }
       }
-      const uint4* const w = reinterpret_cast<const uint4*>(@place@ + @weights@) + lane;
       #pragma unroll
       for (int first_group = 0; first_group < @column_groups@; first_group += @at_once@) {
         float sum[@tiles@][@at_once@][4];
@@ -188,21 +247,7 @@ Pieces InFragments::dense(const Instruction& step) {
             sum[m][n][1] = sum[m][n][3] = b.y;
           }
         }
-        #pragma unroll
-        for (int chunk = 0; chunk < @chunks@; ++chunk) {
-          #pragma unroll
-          for (int n = 0; n < @at_once@; ++n) {
-            if (first_group + n >= @column_groups@) continue;
-            unsigned b[@steps@][2];
-@load@            #pragma unroll
-            for (int s = 0; s < @steps@; ++s) {
-              if (32 * chunk + @step_inputs@ * s >= @inputs@) continue;
-              #pragma unroll
-              for (int m = 0; m < @tiles@; ++m) @multiply@(sum[m][n], left[chunk][m][s], b[s]);
-            }
-          }
-        }
-        #pragma unroll
+@multiply@        #pragma unroll
         for (int i = 0; i < @at_once@; ++i) {
           const int n = first_group + i;
           if (n >= @column_groups@) continue;
@@ -218,17 +263,15 @@ Pieces InFragments::dense(const Instruction& step) {
                         {{"tiles", text_of(tiles_)},
                          {"chunks", text_of(fragments.chunks())},
                          {"steps", text_of(fragments.steps())},
-                         {"step_inputs", text_of(32 / fragments.steps())},
                          {"column_groups", text_of(fragments.column_groups())},
-                         {"at_once", text_of(kGroupsAtOnce)},
+                         {"at_once", text_of(at_once)},
                          {"inputs", text_of(layer.inputs)},
                          {"value", at(step.a, "c")},
-                         {"weights", text_of(constants_.add(fragments.packed()))},
                          {"bias", text_of(constants_.add(bias_of(layer, columns)))},
                          {"place", place_},
                          {"pack", fragments.pack_text()},
-                         {"load", fragments.load_text()},
-                         {"multiply", "multiply_" + std::string(to_string(precision_))},
+                         {"multiply", instructions_ == TensorCores::mma ? by_warps(fragments)
+                                                                        : by_warpgroups(fragments, at_once)},
                          {"out", at(step.out, "c")},
                          {"y", function_of(step.function, "sum[m][i][e]")}})}};
 }

@@ -13,6 +13,7 @@ namespace datasentinel::fused_cuda {
 /// ones while it works on these, and waits for no other warp. None where a program cannot be run like that:
 /// its values have to fit into registers, its weights into a block's shared memory.
 [[nodiscard]] std::optional<Source> source_in_fragments(const fused::Program& program,
-                                                        std::size_t shared_bytes, Precision precision);
+                                                        std::size_t shared_bytes, Precision precision,
+                                                        TensorCores instructions);
 
 }  // namespace datasentinel::fused_cuda

@@ -42,7 +42,7 @@ Nvrtc::Nvrtc(const std::string& path) : library_(path) {
   version_ = std::to_string(major_) + "." + std::to_string(minor);
 }
 
-Bytes Nvrtc::compile(const std::string& source, int architecture) const {
+Bytes Nvrtc::compile(const std::string& source, const std::string& architecture) const {
   using Text = int (*)(NvrtcProgram*, char*);
   using Size = int (*)(NvrtcProgram*, std::size_t*);
   const auto create = library_.symbol<int (*)(NvrtcProgram**, const char*, const char*, int,
@@ -59,7 +59,7 @@ Bytes Nvrtc::compile(const std::string& source, int architecture) const {
     return text;
   };
 
-  const std::string flag = "--gpu-architecture=sm_" + std::to_string(architecture);
+  const std::string flag = "--gpu-architecture=sm_" + architecture;
   // Side by side it compiles to the same code. What 12.4 makes of this option is a complaint in the log.
   const std::string threads = "--split-compile=" + std::to_string(usable_cores());
   const std::array<const char*, 3> flags{flag.c_str(), "--std=c++17", threads.c_str()};
@@ -71,8 +71,7 @@ Bytes Nvrtc::compile(const std::string& source, int architecture) const {
     const std::string log =
         program.get() == nullptr ? "" : fetch("nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
     throw Error(ErrorCode::backend_failure,
-                "NVRTC " + version_ + " cannot compile for sm_" + std::to_string(architecture) + ": " + log,
-                log);
+                "NVRTC " + version_ + " cannot compile for sm_" + architecture + ": " + log, log);
   }
   const auto view = std::as_bytes(std::span(code.data(), code.size()));
   return {view.begin(), view.end()};

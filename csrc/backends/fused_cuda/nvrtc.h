@@ -14,9 +14,10 @@ class Nvrtc {
   /// Throws Error{unavailable} when the library does not load or is not NVRTC.
   explicit Nvrtc(const std::string& path);
 
-  /// Compiles `source` for one architecture, e.g. 90 for compute capability 9.0; from CUDA 13 on with as many
-  /// threads as there are cores. Throws Error{backend_failure} with the compiler's log.
-  [[nodiscard]] Bytes compile(const std::string& source, int architecture) const;
+  /// Compiles `source` for one architecture, e.g. "90" for compute capability 9.0, or "90a" for what it alone
+  /// has; from CUDA 13 on with as many threads as there are cores. Throws Error{backend_failure} with the
+  /// compiler's log.
+  [[nodiscard]] Bytes compile(const std::string& source, const std::string& architecture) const;
 
   [[nodiscard]] const std::string& version() const noexcept { return version_; }
   [[nodiscard]] const std::string& path() const noexcept { return library_.path(); }

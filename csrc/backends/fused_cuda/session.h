@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "backends/cuda/context_loss.h"
 #include "backends/cuda/driver.h"
@@ -51,6 +52,12 @@ class CudaSession final : public Session, public DeviceScoring {
   [[nodiscard]] DeviceScoring* device_scoring() noexcept override { return this; }
   [[nodiscard]] std::string_view backend() const noexcept override { return "fused-cuda"; }
   [[nodiscard]] Facts facts() const override;
+  /// Not once other threads have the session.
+  void add_fact(std::string name, std::string value) {
+    build_facts_.emplace_back(std::move(name), std::move(value));
+  }
+  [[nodiscard]] bool has_output() const noexcept { return has_output_; }
+  [[nodiscard]] bool has_contributions() const noexcept { return has_contributions_; }
 
   [[nodiscard]] int device() const noexcept override { return driver_->device(); }
   [[nodiscard]] std::uint64_t stream() const noexcept override {

@@ -310,9 +310,7 @@ const char* name_of_unsupported(const fused::Instruction& step) {
   }
 }
 
-}  // namespace
-
-Source generate(const Program& program, std::size_t shared_bytes, Precision precision) {
+void refuse_what_has_no_kernel(const Program& program) {
   if (program.state >= 0) {
     throw Error(ErrorCode::unsupported_model, "the fused-cuda backend runs no models with memory");
   }
@@ -321,14 +319,9 @@ Source generate(const Program& program, std::size_t shared_bytes, Precision prec
       throw Error(ErrorCode::unsupported_model, std::string("the fused-cuda backend runs no ") + name);
     }
   }
-  Source source;
-  if (fits_registers(program)) {
-    source = in_registers(program);
-  } else if (auto in_fragments = source_in_fragments(program, shared_bytes, precision)) {
-    source = *std::move(in_fragments);
-  } else {
-    source = in_shared_memory(program, shared_bytes, precision);
-  }
+}
+
+Source counted(Source source, const Program& program, Precision precision) {
   source.precision = precision;
   const std::vector<bool> low = layers_in(precision, program);
   for (const fused::Instruction& step : program.instructions) {
@@ -337,6 +330,29 @@ Source generate(const Program& program, std::size_t shared_bytes, Precision prec
     if (!source.in_registers && low[static_cast<std::size_t>(step.out)]) ++source.low_layers;
   }
   return source;
+}
+
+}  // namespace
+
+Source generate(const Program& program, std::size_t shared_bytes, Precision precision) {
+  refuse_what_has_no_kernel(program);
+  if (fits_registers(program)) return counted(in_registers(program), program, precision);
+  if (auto source = source_in_fragments(program, shared_bytes, precision, TensorCores::mma)) {
+    return counted(*std::move(source), program, precision);
+  }
+  return counted(in_shared_memory(program, shared_bytes, precision), program, precision);
+}
+
+std::string target_of(const Source& source, int architecture) {
+  return std::to_string(architecture) + (source.instructions == TensorCores::wgmma ? "a" : "");
+}
+
+std::optional<Source> generate_wgmma(const Program& program, std::size_t shared_bytes, Precision precision) {
+  refuse_what_has_no_kernel(program);
+  if (fits_registers(program)) return std::nullopt;
+  auto source = source_in_fragments(program, shared_bytes, precision, TensorCores::wgmma);
+  if (!source) return std::nullopt;
+  return counted(*std::move(source), program, precision);
 }
 
 }  // namespace datasentinel::fused_cuda

@@ -39,6 +39,7 @@ struct Source {
   std::vector<float> constants;
   Kernels scores_only, all;
   bool in_registers = false;
+  TensorCores instructions = TensorCores::mma;
   Precision precision = Precision::float32;  ///< As asked for.
   std::size_t layers = 0;                    ///< Matrix products of a row,
   std::size_t low_layers = 0;  ///< and those among them that the asked-for precision applies to.
@@ -59,5 +60,13 @@ struct Source {
 /// Throws Error{unsupported_model} when a block of rows does not fit into `shared_bytes`.
 [[nodiscard]] Source generate(const fused::Program& program, std::size_t shared_bytes,
                               Precision precision = Precision::float32);
+
+/// The same with the products of warpgroups, for compute capability 9.0 alone; none for a program whose
+/// values and weights do not fit into a block's registers and shared memory as they want it.
+[[nodiscard]] std::optional<Source> generate_wgmma(const fused::Program& program, std::size_t shared_bytes,
+                                                   Precision precision);
+
+/// The architecture that the text is compiled for, e.g. "80", on a device of this one.
+[[nodiscard]] std::string target_of(const Source& source, int architecture);
 
 }  // namespace datasentinel::fused_cuda

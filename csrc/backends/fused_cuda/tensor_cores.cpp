@@ -77,30 +77,119 @@ static __device__ __forceinline__ float within_fp16(float x) {
 
 )";
 
+// The proxy that the products read shared memory through does not see what was written in the usual way
+// before this fence.
+const char* const kWarpgroupFunctions = R"(#ifdef __CUDACC__
+static __device__ __forceinline__ void show_to_warpgroups() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#define MULTIPLY_GROUP(name) \
+  template <int Columns, int Steps> __device__ void name(float* d, const unsigned* a, unsigned long long b);
+MULTIPLY_GROUP(multiply_group_bf16)
+MULTIPLY_GROUP(multiply_group_fp16)
+MULTIPLY_GROUP(multiply_group_tf32)
+#endif
+// Describes a matrix in shared memory, not swizzled: from its start (all in units of 16 bytes) the next core
+// matrix along the inputs is 128 bytes away, that of the next eight columns 256.
+static __device__ __forceinline__ unsigned long long described(const float* matrix) {
+  return (__cvta_generic_to_shared(matrix) & 0x3ffff) >> 4 | 128ull >> 4 << 16 | 256ull >> 4 << 32;
+}
+
+)";
+
+std::string warpgroup_product(Precision precision, std::size_t columns, std::size_t steps) {
+  const auto listed = [](std::size_t count, std::size_t first, const std::string& open,
+                         const std::string& close) {
+    std::string text;
+    for (std::size_t i = first; i < first + count; ++i) {
+      text += (i == first ? "" : ", ") + open + text_of(i) + close;
+    }
+    return text;
+  };
+  const bool is_tf32 = precision == Precision::tf32;
+  const std::string type = precision == Precision::fp16 ? "f16" : std::string(to_string(precision));
+  const std::size_t sums = columns / 2;
+  const std::size_t matrix = sums + 4 * steps;
+  std::string products;
+  for (std::size_t step = 0; step < steps; ++step) {
+    products += fill(R"(      "add.s64 b, %@matrix@, @offset@;\n\t"
+      "wgmma.mma_async.sync.aligned.m64n@columns@k@inputs@.f32.@type@.@type@ {@sums@}, {@left@}, b, p, 1, 1@k_major@;\n\t"
+)",
+                     {{"matrix", text_of(matrix)},
+                      {"offset", text_of(step * columns * 32 / 16)},
+                      {"columns", text_of(columns)},
+                      {"inputs", is_tf32 ? "8" : "16"},
+                      {"type", type},
+                      {"sums", listed(sums, 0, "%", "")},
+                      {"left", listed(4, sums + 4 * step, "%", "")},
+                      // A transposed operand is for numbers of 16 bits alone.
+                      {"k_major", is_tf32 ? "" : ", 0"}});
+  }
+  return fill(R"(#ifdef __CUDACC__
+template <>
+__device__ __forceinline__ void multiply_group_@precision@<@columns@, @steps@>(float* d, const unsigned* a,
+                                                                   unsigned long long b) {
+  asm volatile("{\n\t.reg .b64 b;\n\t.reg .pred p;\n\tsetp.eq.b32 p, 0, 0;\n\t"
+      "wgmma.fence.sync.aligned;\n\t"
+@products@      "wgmma.commit_group.sync.aligned;\n\t"
+      "wgmma.wait_group.sync.aligned 0;\n\t}"
+      : @sums@
+      : @left@,
+        "l"(b)
+      : "memory");
+}
+#endif
+)",
+              {{"precision", std::string(to_string(precision))},
+               {"columns", text_of(columns)},
+               {"steps", text_of(steps)},
+               {"products", products},
+               {"sums", listed(sums, 0, "\"+f\"(d[", "])")},
+               {"left", listed(4 * steps, 0, "\"r\"(a[", "])")}});
+}
+
 float Fragments::weight(std::size_t input, std::size_t output) const {
   if (input >= layer_.inputs || output >= layer_.outputs) return 0.0F;
   return fused::to_float32(layer_.weights[input * layer_.outputs + output]);
 }
 
+float Fragments::word(std::size_t input, std::size_t output) const {
+  const float low = weight(input, output);
+  const float high = weight(input + 1, output);
+  const std::uint32_t bits = precision_ == Precision::tf32   ? to_tf32(low)
+                             : precision_ == Precision::bf16 ? to_bf16(low) | to_bf16(high) << 16U
+                                                             : to_fp16(low) | to_fp16(high) << 16U;
+  return std::bit_cast<float>(bits);
+}
+
 std::vector<float> Fragments::packed() const {
   std::vector<float> bits;
-  const auto put = [&bits](std::uint32_t word) { bits.push_back(std::bit_cast<float>(word)); };
-  const std::size_t parts = precision_ == Precision::tf32 ? 2 : 1;
+  const bool is_tf32 = precision_ == Precision::tf32;
   for (std::size_t group = 0; group < column_groups(); ++group) {
     for (std::size_t chunk = 0; chunk < chunks(); ++chunk) {
-      for (std::size_t part = 0; part < parts; ++part) {
+      for (std::size_t part = 0; part < (is_tf32 ? 2 : 1); ++part) {
         for (std::size_t lane = 0; lane < 32; ++lane) {
-          const std::size_t column = 8 * group + lane / 4;
-          const auto input = [&](std::size_t j) { return 32 * chunk + 8 * (j / 2) + 2 * (lane % 4) + j % 2; };
-          for (std::size_t word = 0; word < 4; ++word) {
-            if (precision_ == Precision::tf32) {
-              put(to_tf32(weight(input(4 * part + word), column)));
-              continue;
+          for (std::size_t i = 0; i < 4; ++i) {
+            const std::size_t j = is_tf32 ? 4 * part + i : 2 * i;
+            bits.push_back(word(32 * chunk + 8 * (j / 2) + 2 * (lane % 4) + j % 2, 8 * group + lane / 4));
+          }
+        }
+      }
+    }
+  }
+  return bits;
+}
+
+std::vector<float> Fragments::packed_for_warpgroup(std::size_t groups) const {
+  std::vector<float> bits;
+  const bool is_tf32 = precision_ == Precision::tf32;
+  for (std::size_t first = 0; first < column_groups(); first += groups) {
+    for (std::size_t step = 0; step < steps_in_all(); ++step) {
+      for (std::size_t group = first; group < first + groups; ++group) {
+        for (std::size_t half = 0; half < 2; ++half) {
+          for (std::size_t column = 0; column < 8; ++column) {
+            for (std::size_t i = 0; i < 4; ++i) {
+              const std::size_t input = is_tf32 ? 8 * step + 2 * i + half : 16 * step + 8 * half + 2 * i;
+              bits.push_back(word(input, 8 * group + column));
             }
-            const float low = weight(input(2 * word), column);
-            const float high = weight(input(2 * word + 1), column);
-            put(precision_ == Precision::bf16 ? to_bf16(low) | to_bf16(high) << 16U
-                                              : to_fp16(low) | to_fp16(high) << 16U);
           }
         }
       }
