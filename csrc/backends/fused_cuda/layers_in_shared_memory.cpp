@@ -163,27 +163,18 @@ Pieces InSharedMemory::dense_in_tiles(const Instruction& step, const std::string
           #pragma unroll
           for (int i = 0; i < @rows@; ++i) sum[i][j] = b;
         }
-        alignas(16) float next[@ahead@][@columns@];
-        const auto fetch = [&](int input) {
+        alignas(16) float right[@ahead@][@columns@];
+        const auto fetch = [&](int input, int u) {
           #pragma unroll
-          for (int u = 0; u < @ahead@; ++u) {
-            #pragma unroll
-            for (int j = 0; j < @columns@; j += @vector@) {
-              *reinterpret_cast<float@vector@*>(&next[u][j]) =
-                  *reinterpret_cast<const float@vector@*>(w + (input + u) * @group@ + 8 * j);
-            }
+          for (int j = 0; j < @columns@; j += @vector@) {
+            *reinterpret_cast<float@vector@*>(&right[u][j]) =
+                *reinterpret_cast<const float@vector@*>(w + (input + u) * @group@ + 8 * j);
           }
         };
-        fetch(0);
+        #pragma unroll
+        for (int u = 0; u < @ahead@; ++u) fetch(0, u);
         #pragma unroll 2
         for (int input = 0; input < @inputs@; input += @ahead@) {
-          float right[@ahead@][@columns@];
-          #pragma unroll
-          for (int u = 0; u < @ahead@; ++u) {
-            #pragma unroll
-            for (int j = 0; j < @columns@; ++j) right[u][j] = next[u][j];
-          }
-          if (input + @ahead@ < @inputs@) fetch(input + @ahead@);
           #pragma unroll
           for (int u = 0; u < @ahead@; ++u) {
             if (@inputs@ % @ahead@ != 0 && input + u >= @inputs@) break;
@@ -198,6 +189,8 @@ Pieces InSharedMemory::dense_in_tiles(const Instruction& step, const std::string
               #pragma unroll
               for (int j = 0; j < @columns@; ++j) sum[i][j] = fmaf(left[i], right[u][j], sum[i][j]);
             }
+            // After the last ones, any will do: a condition would have them all wait for the loop's end.
+            fetch(input + @ahead@ < @inputs@ ? input + @ahead@ : 0, u);
           }
         }
       }

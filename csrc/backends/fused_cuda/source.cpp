@@ -205,6 +205,7 @@ class SharedMemorySource {
     for (std::size_t i = 0; i < form.arrivals().size(); ++i) {
       expected += "    expect(arrivals + " + text_of(i) + ", " + text_of(form.arrivals()[i]) + ");\n";
     }
+    const auto sharers = static_cast<std::size_t>(std::max(blocking.threads / 8 / blocking.rows, 1));
     const std::size_t arrival_floats = (form.arrivals().size() + 1) / 2 * 4;
     text_ += fill(
         R"(@open@#define ROWS @rows@
@@ -224,12 +225,17 @@ class SharedMemorySource {
     const int count = rows - first < ROWS ? (int)(rows - first) : ROWS;
     const int thread = made_anew((int)threadIdx.x);
     // Lanes have 8 columns of 4 rows, so that what they store lies in different banks.
-    for (int i = THREAD; i < (@columns@ + 7) / 8 * 8 * ROWS; i += THREADS) {
-      const int c = i / 32 % ((@columns@ + 7) / 8) * 8 + i % 8, r = i / 32 / ((@columns@ + 7) / 8) * 4 + i % 32 / 8;
-      if (@columns@ % 8 != 0 && c >= @columns@) continue;
-      const float x = r < count ? input[(first + r) * @columns@ + c] : 0.0f;
-      if (bad != nullptr) check(x, (first + r) * @columns@ + c, bad);
-      frame[(@input@ + c) * PITCH + r] = x;
+    for (int quad = THREAD / 32 % (ROWS / 4); quad < ROWS / 4; quad += THREADS / 32) {
+      const int r = 4 * quad + LANE / 8;
+      const float* const from = input + (first + r) * @columns@ + LANE % 8;
+      #pragma unroll 8
+      for (int part = @first_part@; part < (@columns@ + 7) / 8; part += @parts@) {
+        const int c = 8 * part + LANE % 8;
+        if (@columns@ % 8 != 0 && c >= @columns@) continue;
+        const float x = r < count ? from[8 * part] : 0.0f;
+        if (bad != nullptr) check(x, (first + r) * @columns@ + c, bad);
+        frame[(@input@ + c) * PITCH + r] = x;
+      }
     }
 @barrier@@steps@@writes@    // The next rows may not overwrite what another thread still writes out.
 @barrier@  }
@@ -260,6 +266,9 @@ class SharedMemorySource {
                     expected + "  }\n  meet_cluster();\n"
               : ""},
          {"input", offset(program.input)},
+         // More warps than quads of rows take the columns in parts.
+         {"first_part", sharers > 1 ? "THREAD / 32 / (ROWS / 4)" : "0"},
+         {"parts", text_of(sharers)},
          {"barrier", form.barrier()},
          {"frame_columns", std::to_string(layout.columns)},
          {"columns", text_of(width_of(program, program.input))},
