@@ -83,7 +83,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         `"*_id"`.
     time, id, label : str, optional
         For data frames: the columns that say when a row was taken, to which series it belongs, and whether it
-        is an anomaly. Rows labelled as anomalies are not trained on. Without these, a label is found by its
+        is an anomaly. The series are the `groups` of `fit` and of all methods that score, where none are
+        given. Rows labelled as anomalies are not trained on. Without these, a label is found by its
         name and values, and indexes, timestamps, identifiers and text are left out, with a warning each.
     season : {"auto", "day", "week"}, optional
         Take out what the columns usually are at that time of the day or of the week. The last column is then
@@ -225,6 +226,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         names = getattr(self, "feature_names_in_", ())
         is_normal = np.ones(len(rows), bool) if known.is_anomaly is None else ~known.is_anomaly
         normal, order = rows[is_normal], Order()
+        groups = _series_of(X, self.id) if groups is None else groups
         if groups is not None:
             told = list(compress(_as_many(groups, rows), is_normal))
             in_order, order = Order.of_rows(told)
@@ -279,7 +281,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             reset=False,
             ensure_all_finite="allow-nan" if self.artifact_.config.first_values else True,
         )
-        return self._score(rows, groups)
+        known = self.artifact_.config.columns.get("id")
+        return self._score(rows, _series_of(X, known) if groups is None else groups)
 
     def severity(self, X: object, groups: Sequence[Hashable] | None = None) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""
@@ -439,6 +442,13 @@ def _as_names(parameter: str, told: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{parameter} must be a sequence of names, such as ['temp'], got {told!r}")
     return names
+
+
+def _series_of(x: Any, name: object) -> Sequence[Hashable] | None:  # noqa: ANN401
+    """Return the column of a frame that says which series a row belongs to; None where there is none."""
+    if name is None or not frames.is_frame(x) or name not in frames.column_names(x):
+        return None
+    return list(x.iloc[:, frames.column_names(x).index(name)] if hasattr(x, "iloc") else x[name])
 
 
 def _as_many(groups: Sequence[Hashable], rows: Float32Array | Float64Array) -> Sequence[Hashable]:

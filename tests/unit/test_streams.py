@@ -397,6 +397,24 @@ def test_the_estimator_scores_each_group_as_a_recording_of_its_own():
     np.testing.assert_allclose(estimator.predict_proba(rows, groups)[:, 0], p_values, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_the_estimator_takes_series_from_the_column_that_tells_them(kind):
+    """By turns in the frame, they are learnt and scored as with groups."""
+    names = [f"m{i}" for i in range(7)]
+    rows, hosts = np.empty((1600, 7), np.float32), ["a", "b"] * 800
+    rows[::2], rows[1::2] = oscillations(800, seed=1), oscillations(800, seed=2)
+    columns = {"host": hosts, **dict(zip(names, rows.T, strict=True))}
+    module = pytest.importorskip({"arrow": "pyarrow"}.get(kind, kind))
+    frame = module.table(columns) if kind == "arrow" else module.DataFrame(columns)
+    told = AutoencoderDetector(id="host").fit(frame)
+    expected = AutoencoderDetector().fit(rows, groups=hosts)
+    assert told.artifact_.config.training["model"] == "context"
+    assert told.threshold_ == expected.threshold_
+    np.testing.assert_array_equal(told.score_samples(frame), expected.score_samples(rows, groups=hosts))
+    with pytest.raises(InvalidInputError, match="1600 rows, but 3 groups"):
+        told.predict(frame, groups=["a", "b", "c"])
+
+
 def test_onnxruntime_binds_no_memory_and_wants_what_comes_after(artifact):
     with pytest.raises(UnsupportedModelError, match="IO binding of a model with memory is not supported"):
         Detector(artifact, backend="onnxruntime", engine=EngineOptions(io_binding="on"))
