@@ -91,6 +91,6 @@ def as_float32_rows(x: object) -> Float32Array:
             row, column = np.argwhere(np.atleast_2d(overflowed))[0]
             value = np.atleast_2d(array)[row, column]
             raise InvalidInputError(
-                f"value {value!r} at row {row}, column {column} is outside float32's range"
+                f"value {value:g} at row {row}, column {column} is outside float32's range"
             )
     return rows
