@@ -71,11 +71,10 @@ def _add_alone(graph: GraphBuilder, model: Subspace, clipped: str, name: str) ->
     """Add how far the column is out of its range that is furthest, [batch, 1]."""
     size = graph.add("Abs", [clipped], f"{name}_size")
     beyond = graph.add("Sub", [size, graph.constant(f"{name}_reach", model.reach)], f"{name}_beyond")
-    excess = graph.add("Max", [beyond, graph.number(0)], f"{name}_excess")
-    gain = graph.constant(f"{name}_gain", model.range_gain)
-    scaled = graph.add("Mul", [excess, gain], f"{name}_scaled")
-    squares = graph.add("Mul", [scaled, scaled], f"{name}_squares")
-    return graph.add("ReduceMax", [squares, graph.features()], name)
+    scaled = graph.add("Mul", [beyond, graph.constant(f"{name}_gain", model.range_gain)], f"{name}_scaled")
+    furthest = graph.add("ReduceMax", [scaled, graph.features()], f"{name}_furthest")
+    excess = graph.add("Max", [furthest, graph.number(0)], f"{name}_excess")
+    return graph.add("Mul", [excess, excess], name)
 
 
 def add_mean_square(graph: GraphBuilder, values: str, name: str) -> str:
