@@ -23,11 +23,12 @@ void append_number(std::size_t number, std::string& out, int base = 10) {
 
 void HttpSession::dispatch(std::string_view body) {
   if (is_inference_ && !event_.is_inference) return infer(body);
-  if (body.data() == body_.data()) {
-    event_.body = std::move(body_);
-    body_ = {};
-  } else {
-    event_.body = body;
+  // What the owner need not inflate stays here: it only says whether the request may pass.
+  std::string& kept = event_.is_inference && !is_compressed_ ? body_ : event_.body;
+  if (body.data() != body_.data()) {
+    kept = body;
+  } else if (&kept != &body_) {
+    kept = std::exchange(body_, {});
   }
   owners_bytes_ = event_.is_inference ? event_.body.size() : 0;
   asking_ = true;

@@ -150,8 +150,8 @@ void HttpSession::begin(const HttpHead& head) {
   event_ = {};
   if (is_inference_ && may_pass) {
     const auto encoding = head.find("content-encoding");
-    const bool is_compressed = encoding && !equal_ignoring_case(*encoding, "identity");
-    event_.is_inference = is_compressed || head.find("origin") || head.find("sec-fetch-site");
+    is_compressed_ = encoding && !equal_ignoring_case(*encoding, "identity");
+    event_.is_inference = is_compressed_ || head.find("origin") || head.find("sec-fetch-site");
   }
   if (!is_inference_ || !may_pass || event_.is_inference) {
     event_.method = head.method;

@@ -48,7 +48,7 @@ struct HttpService {
 /// A request that the session leaves to its owner, who answers with `respond`. One for inference whose body
 /// is compressed, or that a browser sends, is handed back with `deliver` instead, unless it is refused.
 struct HttpEvent {
-  bool is_inference = false;  ///< Its `body` is as the field `content-encoding` says.
+  bool is_inference = false;  ///< Its `body` is compressed as `content-encoding` says, or stays here.
   std::string method = {};
   std::string target = {};
   std::vector<std::pair<std::string, std::string>> fields = {};
@@ -163,7 +163,8 @@ class HttpSession final : public WireSession {
   std::size_t bytes_in_use_ = 0;  ///< Of the input, while they are its body.
   std::size_t owners_bytes_ = 0;  ///< Of a body for inference, held by the owner.
   bool is_inference_ = false;
-  bool without_body_ = false;  ///< HEAD: its reply has none.
+  bool is_compressed_ = false;  ///< The body of a request for inference.
+  bool without_body_ = false;   ///< HEAD: its reply has none.
   bool keep_alive_ = true;
   bool old_ = false;  ///< HTTP/1.0, in which no reply is chunked.
   InferPath model_;   ///< Of a request for inference.

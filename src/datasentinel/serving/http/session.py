@@ -177,7 +177,7 @@ class HttpStream(Session):
             if is_cross_site(fields, by_any_name=True):
                 self._respond(CROSS_SITE)
             elif coding.lower() == "identity":
-                self._native.deliver(body, is_last=True)
+                self._native.deliver(b"", is_last=True)  # The body has stayed there.
             else:
                 self._begin_to_inflate(body, coding)
             return True
