@@ -116,7 +116,8 @@ coverage-cpp: setup  ## Run all tests, and report which conditions in csrc never
 
 tidy: tools  ## Look for faults in the C++ sources with clang-tidy
 	$(BIN)/python -m pip install --quiet clang-tidy==23.1.4 pybind11
-	$(CMAKE) --preset dev -B build/tidy -DDATASENTINEL_BUILD_PYTHON=ON -DPython_EXECUTABLE="$$(pwd)/$(BIN)/python" \
+	$(CMAKE) --preset dev -B build/tidy -DDATASENTINEL_BUILD_PYTHON=ON -DCMAKE_UNITY_BUILD=OFF \
+	  -DPython_EXECUTABLE="$$(pwd)/$(BIN)/python" \
 	  -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)"
 	find csrc -name "*.cpp" $(foreach part,neon aarch64 generic,-not -path "*$(part)*") | sort | \
 	  xargs -P 2 -n 1 $(BIN)/clang-tidy -p build/tidy --quiet

@@ -71,6 +71,7 @@ std::unique_ptr<LoadedScorer> load(Registry& registry, std::string_view onnx, co
   std::optional<IntervalCounts> histogram;
   if (!score_edges.empty()) histogram.emplace(std::move(score_edges));
   std::vector<IntervalCounts> features;
+  features.reserve(feature_edges.size());
   for (std::vector<float>& edges : feature_edges) {
     features.emplace_back(std::move(edges), "column " + std::to_string(features.size()));
   }

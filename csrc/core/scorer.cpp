@@ -87,6 +87,7 @@ std::vector<std::uint64_t> Scorer::score_counts() const {
 
 std::vector<std::vector<std::uint64_t>> Scorer::feature_counts() const {
   std::vector<std::vector<std::uint64_t>> counts;
+  counts.reserve(features_.size());
   for (const IntervalCounts& feature : features_) counts.push_back(feature.counts());
   return counts;
 }

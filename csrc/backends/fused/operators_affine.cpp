@@ -286,7 +286,7 @@ Symbol Operators::power(const Node& node) {
 /// By squaring.
 Symbol Operators::whole_power(Symbol& x, int exponent) {
   Symbol power = x;
-  for (int bit = std::bit_width(static_cast<unsigned>(exponent)) - 2; bit >= 0; --bit) {
+  for (int bit = static_cast<int>(std::bit_width(static_cast<unsigned>(exponent))) - 2; bit >= 0; --bit) {
     power = builder_.square(power);
     if ((exponent >> bit & 1) != 0) power = builder_.binary(Op::multiply, x, power);
   }

@@ -31,7 +31,8 @@ std::vector<double> numbers_of(const Node& node, std::string_view name) {
 
 std::string text_of(const Node& node, std::string_view name, std::string otherwise) {
   const onnx::Attribute* found = node.attribute(name);
-  return found == nullptr ? std::move(otherwise) : found->text;
+  if (found != nullptr) return found->text;
+  return otherwise;
 }
 
 /// Point after point, as the columns of a layer that multiplies with each.

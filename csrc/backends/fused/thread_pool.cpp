@@ -9,7 +9,7 @@ ThreadPool::ThreadPool(std::size_t workers, std::chrono::microseconds lookout) :
   try {
     for (std::size_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
   } catch (const std::system_error&) {
-    // The system grants no more threads: the ones there are share the work with the caller.
+    return;  // The system grants no more threads: the ones there are share the work with the caller.
   }
 }
 

@@ -41,7 +41,7 @@ std::optional<EntryPoint> spread_entry_point(const cuda::Driver& driver, void* m
 EntryPoints::EntryPoints(const cuda::Driver& driver, void* module, const Kernels& kernels)
     : few_(entry_point(driver, module, kernels.few)), bulk_(entry_point(driver, module, kernels.bulk)) {
   // As long as each multiprocessor has one block of a few rows at most, nothing is done sooner.
-  few_rows_ = static_cast<std::size_t>(kernels.few.rows * driver.multiprocessors());
+  few_rows_ = static_cast<std::size_t>(kernels.few.rows) * static_cast<std::size_t>(driver.multiprocessors());
   if (!kernels.spread || !driver.has_clusters()) return;
   spread_ = spread_entry_point(driver, module, *kernels.spread);
   // What an H100 does with its clusters twice takes less than one block takes once.
