@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from datasentinel.conformal import SortedScores, conformal_quantile
+from datasentinel.conformal import SortedScores, conformal_quantile, promised_beyond
 from datasentinel.dependence import DriftingScores, independent_rows
 from datasentinel.errors import ArtifactError, DataError
 from datasentinel.events import FalseAlarms, count_false_alarms
@@ -123,6 +123,10 @@ class ScoreTable:
         return Histogram(self.scores[chosen], -np.diff(np.concatenate([[self.rows], greater, [0]])))
 
 
+# How outliers of single rows come together is seen at so many times the target: too few are beyond itself.
+_TIMES_TARGET = 2.0
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """A threshold, how it was found, and what the rows it was found on look like.
@@ -145,7 +149,9 @@ class Calibration:
     observed : mapping of str to Observed
         What the model that is served was seen to do, by the rows' name.
     false_alarms : FalseAlarms or None
-        For a model with memory: how often the threshold raises false alarms.
+        Of a recording: how often the threshold raises false alarms.
+    independent : int
+        How many independent scores the threshold was chosen for; 0: all are taken to be.
     """
 
     threshold: float
@@ -156,6 +162,7 @@ class Calibration:
     features: tuple[Histogram, ...] = ()
     observed: Mapping[str, Observed] = field(default_factory=dict)
     false_alarms: FalseAlarms | None = None
+    independent: int = 0
 
     @property
     def rows(self) -> int:
@@ -170,8 +177,9 @@ class Calibration:
         """
         if self.target_fpr is None or self.fpr_bound is None or self.fpr_bound <= self.target_fpr:
             return 0
-        independent = 1 / self.fpr_bound - 1
-        return math.ceil((math.ceil(1 / self.target_fpr - 1e-9) - 1) * self.rows / independent - 1e-6)
+        independent = self.independent or self.rows
+        wanted = 1 / self.target_fpr - 1
+        return math.ceil(wanted * self.rows / independent - 1e-9) if independent < wanted - 1e-9 else 0
 
     def describe(self) -> str:
         """Return a description of how the threshold was found and what it promises."""
@@ -217,6 +225,7 @@ def calibrate(
     least: float | None = None,
     rows: Float32Array | None = None,
     recording: bool = False,
+    has_memory: bool = False,
     row_s: float | None = None,
 ) -> Calibration:
     """Choose a threshold.
@@ -239,10 +248,14 @@ def calibrate(
     rows : float32 array, shape [M, D], optional
         Normal rows, to remember how each column is distributed.
     recording : bool
-        Whether the scores are those of rows that follow each other, by a model with memory: then fewer
-        independent ones say as much (`datasentinel.dependence.independent_rows`), "conformal" promises no
-        more than those allow and is at least what the drift between blocks of scores asks for
-        (`DriftingScores`), and the false alarms among them are counted.
+        Whether the scores are those of rows that follow each other: then fewer independent ones say as much
+        (`datasentinel.dependence.independent_rows`), "conformal" promises no more than those allow, and the
+        false alarms among them are counted.
+    has_memory : bool
+        Whether a model with memory assigned the scores of a recording. "conformal" then takes a quantile
+        that so few promise the target for, and at least what their drift from block to block asks for
+        (`DriftingScores`): such scores wander. Those of single rows rather have outliers that come together,
+        which should not hide all that are less far out.
     row_s : float, optional
         Seconds from one row of the recording to the next.
 
@@ -253,11 +266,13 @@ def calibrate(
     """
     require_finite(scores)
     ordered = SortedScores(np.sort(scores.astype(np.float64)))
-    fpr_bound = None
-    drifting = DriftingScores(scores) if recording and DriftingScores.applies(scores) else None
+    fpr_bound, independent = None, 0
+    drifting = DriftingScores(scores) if has_memory and DriftingScores.applies(scores) else None
     if method == "conformal":
-        independent = independent_rows(scores, target_fpr) if recording else len(scores)
-        threshold, fpr_bound = conformal_quantile(ordered, target_fpr, independent)
+        independent = independent_rows(scores, target_fpr) if has_memory else 0
+        threshold, fpr_bound = conformal_quantile(ordered, target_fpr, independent or len(scores))
+        if recording and not has_memory:
+            fpr_bound = _promised(ordered, scores, threshold, target_fpr)
         if drifting:
             threshold = max(threshold, drifting.threshold(target_fpr))
     elif method == "quantile":
@@ -277,7 +292,14 @@ def calibrate(
         )
         if recording
         else None,
+        independent=independent,
     )
+
+
+def _promised(ordered: SortedScores, scores: Float32Array, threshold: float, target_fpr: float) -> float:
+    """Return the share of new scores of a recording to expect above a threshold for the plain quantile."""
+    independent = independent_rows(scores, min(_TIMES_TARGET * target_fpr, 0.5))
+    return promised_beyond(ordered.at_most(threshold) / len(scores) * independent, independent)
 
 
 def require_finite(scores: Float32Array, repeats: Int64Array | None = None) -> None:

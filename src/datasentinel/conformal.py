@@ -67,7 +67,12 @@ def conformal_rank(rows: int, target_fpr: float, independent: int) -> tuple[int,
     """
     # Without the small deduction 0.99 * 100 rounds up to 100.
     k = min(math.ceil((independent + 1) * (1 - target_fpr) - 1e-9), independent)
-    return math.ceil(k / independent * rows - 1e-9), (independent + 1 - k) / (independent + 1)
+    return math.ceil(k / independent * rows - 1e-9), promised_beyond(k, independent)
+
+
+def promised_beyond(rank: float, independent: int) -> float:
+    """Return the share of new scores expected beyond the one of a rank among so many independent ones."""
+    return (independent + 1 - rank) / (independent + 1)
 
 
 def conformal_quantile(ordered: OrderedScores, target_fpr: float, independent: int) -> tuple[float, float]:

@@ -38,6 +38,7 @@ def calibrate_served(
     *,
     method: ThresholdMethod,
     target_fpr: float,
+    recording: bool = False,
 ) -> Calibration:
     """Calibrate a model that is served already, and see that it can be.
 
@@ -47,7 +48,7 @@ def calibrate_served(
         From rows [N, D] to scores [N].
     rows : float32 array, shape [N, D]
         Normal rows that the model was not made of.
-    method, target_fpr
+    method, target_fpr, recording
         As for `datasentinel.calibration.calibrate`.
 
     Raises
@@ -57,7 +58,7 @@ def calibrate_served(
         or the promise is broken all the same.
     """
     scores = score(rows)
-    calibration = calibrate(scores, method=method, target_fpr=target_fpr, rows=rows)
+    calibration = calibrate(scores, method=method, target_fpr=target_fpr, rows=rows, recording=recording)
     _require_own_scores(score, rows, scores)
     observed = {"calibration rows": observe(calibration, scores)}
     if fault := broken(calibration, observed):

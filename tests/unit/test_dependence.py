@@ -29,7 +29,7 @@ def test_clustered_scores_count_as_fewer():
 
 def test_a_target_needs_more_rows_where_they_depend_on_each_other():
     scores = np.repeat(np.random.default_rng(0).random(15).astype(np.float32), 10)
-    calibration = calibrate(scores, method="conformal", target_fpr=0.01, recording=True)
+    calibration = calibrate(scores, method="conformal", target_fpr=0.01, recording=True, has_memory=True)
     assert calibration.fpr_bound > 0.01
     independent = 1 / calibration.fpr_bound - 1
     assert independent < 99 < len(scores)
@@ -43,13 +43,32 @@ def test_dependent_scores_keep_the_promise_on_what_follows_them(correlation):
     shares = []
     for _ in range(40):
         scores = autoregressive(6_000, correlation, random)
-        calibration = calibrate(scores[:1500], method="conformal", target_fpr=0.01, recording=True)
+        calibration = calibrate(
+            scores[:1500], method="conformal", target_fpr=0.01, recording=True, has_memory=True
+        )
         shares.append(np.mean(scores[1500:] > calibration.threshold))
     error = np.std(shares) / np.sqrt(len(shares))
     assert np.mean(shares) <= 0.01 + 2 * error
     assert np.median(shares) <= 0.012
     if not correlation:
         assert np.mean(shares) > 0.007  # Nor is the threshold higher than it needs to be.
+
+
+def test_the_promise_of_a_recording_is_what_its_independent_rows_allow():
+    """By a model without memory: mean squares of eight columns, 40 recordings."""
+    random = np.random.default_rng(4)
+    shares, promised = [], []
+    for _ in range(40):
+        columns = [np.log(autoregressive(6_000, 0.97, random)) for _ in range(8)]
+        scores = np.square(columns).mean(axis=0).astype(np.float32)
+        calibration = calibrate(scores[:750], method="conformal", target_fpr=0.01, recording=True)
+        shares.append(np.mean(scores[750:] > calibration.threshold))
+        promised.append(calibration.fpr_bound)
+        plain = calibrate(scores[:750], method="conformal", target_fpr=0.01)
+        assert calibration.threshold == plain.threshold
+        assert calibration.fpr_bound > plain.fpr_bound
+        assert not calibration.rows_needed
+    assert np.mean(shares) <= np.mean(promised) + 2 * np.std(shares) / np.sqrt(len(shares))
 
 
 def test_a_recording_that_wanders_gets_a_higher_threshold_than_its_rows_shuffled():

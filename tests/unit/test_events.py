@@ -64,7 +64,7 @@ def test_a_rule_that_makes_no_sense_is_refused(text):
 def test_a_recording_with_few_independent_scores_promises_less():
     scores = np.repeat(np.exp(np.random.default_rng(0).normal(size=50)), 40).astype(np.float32)
     rows = calibrate(scores, method="conformal", target_fpr=0.01)
-    recording = calibrate(scores, method="conformal", target_fpr=0.01, recording=True)
+    recording = calibrate(scores, method="conformal", target_fpr=0.01, recording=True, has_memory=True)
     assert rows.fpr_bound < 0.01 < recording.fpr_bound
     assert recording.threshold >= rows.threshold
     told = recording.facts()["false_alarms"]

@@ -65,10 +65,19 @@ def command(  # noqa: PLR0917 - click passes them by name
             target_fpr=target_fpr,
             rows=rows,
             recording=True,
+            has_memory=True,
             row_s=_row_s(detector.artifact.config),
         )
     else:
-        calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
+        from datasentinel.training.recording import is_recording
+
+        calibration = calibrate_served(
+            detector.score,
+            rows,
+            method=threshold_method,
+            target_fpr=target_fpr,
+            recording=is_recording(rows),
+        )
     artifact = detector.artifact
     save_config(
         artifact.directory,

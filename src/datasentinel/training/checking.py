@@ -51,7 +51,7 @@ def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
     def check(fitted: Fitted, control: Float32Array) -> tuple[Checked, str]:
         """Return the calibrated model, and what is wrong with it or an empty string."""
         score, held_out_scores = fitted.model.score, fitted.held_out_scores
-        calibration = _calibrate(held_out_scores, fitted, settings, rows, order.row_s)
+        calibration = _calibrate(held_out_scores, fitted, options, rows)
         if fitted.held_out is not None:
             # A model with memory needs rows that follow each other.
             scores = score_in_order(fitted.model, rows, order)
@@ -68,7 +68,7 @@ def fit_and_check(rows: Float32Array, options: FitOptions) -> Checked:
         if len(control):
             # They are held out as well, and every one helps to place the threshold.
             held_out_scores = np.append(held_out_scores, bound["control rows"])
-            calibration = _calibrate(held_out_scores, fitted, settings, rows, order.row_s)
+            calibration = _calibrate(held_out_scores, fitted, options, rows)
         observed = {name: observe(calibration, some, independent) for name, some in (seen | bound).items()}
         fitted = replace(fitted, held_out_scores=held_out_scores)
         return Checked(fitted, replace(calibration, observed=observed)), fault
@@ -125,18 +125,15 @@ def _split_control(
 
 
 def _calibrate(
-    held_out_scores: Float32Array,
-    fitted: Fitted,
-    settings: TrainingSettings,
-    rows: Float32Array,
-    row_s: float | None,
+    held_out_scores: Float32Array, fitted: Fitted, options: FitOptions, rows: Float32Array
 ) -> Calibration:
     return calibrate(
         held_out_scores,
-        method=settings.threshold_method,
-        target_fpr=settings.target_fpr,
+        method=options.settings.threshold_method,
+        target_fpr=options.settings.target_fpr,
         least=fitted.model.least_threshold,
-        recording=isinstance(fitted.model, ContextModel),
+        recording=options.recording,
+        has_memory=isinstance(fitted.model, ContextModel),
         rows=rows,
-        row_s=row_s,
+        row_s=options.order.row_s,
     )
