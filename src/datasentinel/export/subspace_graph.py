@@ -59,11 +59,9 @@ def add_subspace(graph: GraphBuilder, model: Subspace, *, prefix: str = "") -> S
     )
     beside = add_mean_square(graph, weighted, f"{prefix}beside")
     within = add_mean_square(graph, whitened, f"{prefix}within")
-    score = graph.add("Max", [beside, within], f"{prefix}together")
-    if model.range_share:
-        score = graph.add(
-            "Max", [score, _add_alone(graph, model, clipped, f"{prefix}alone")], f"{prefix}score_column"
-        )
+    alone = _add_alone(graph, model, clipped, f"{prefix}alone")
+    together = graph.add("Max", [beside, within], f"{prefix}together")
+    score = graph.add("Max", [together, alone], f"{prefix}score_column")
     robust = add_robust_map(graph, model.robust_map, f"{prefix}robust")
     shares = add_shares(graph, residual=weighted, marginal=robust, output=f"{prefix}shares")
     return SubspaceNodes(score, shares, projection)

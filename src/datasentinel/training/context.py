@@ -295,8 +295,8 @@ def fit_context(
         chosen = [_GIVEN]
     if needs_memory and chosen == [_ROWS]:
         chosen += steadiest({name: spreads[name] for name in contexts})[:1]
-    if chosen == [_ROWS] and early.rows is not None and final.rows is not None:
-        return final.rows, early.rows.score(rows[held_out])
+    if chosen == [_ROWS] and final.rows is not None:
+        return final.rows, early.scores[_ROWS][held_out].astype(np.float32)
     logs = [spreads[name].log_ratio(early.scores[name][held_out]) for name in chosen]
     kept = [name for name in chosen if name != _ROWS]
     views = tuple(final.views[name] for name in kept)
@@ -307,7 +307,7 @@ def fit_context(
         memory=Memory(rows.shape[1], lives, None if order.times_s is None else order.row_s),
         views=views,
         view_spreads=tuple(spreads[name] for name in kept),
-        rows=final.rows.without_columns() if final.rows is not None and _ROWS in chosen else None,
+        rows=final.rows if _ROWS in chosen else None,
         row_spread=spreads[_ROWS] if _ROWS in chosen else None,
     )
     return model, np.exp(np.mean(logs, axis=0)).astype(np.float32)
@@ -353,8 +353,7 @@ def _fit_views(
     elif can_span(rows[seen]):
         of_rows = fit_subspace(rows[seen], rows[~seen])
     if of_rows is not None:
-        # A term that is about the furthest rows would make the others look steadier than they are.
-        scores[_ROWS] = of_rows.without_columns().score(rows).astype(np.float64)
+        scores[_ROWS] = of_rows.score(rows).astype(np.float64)
     return _Fitted(soft_clip, usual_square, views, of_rows, scores)
 
 

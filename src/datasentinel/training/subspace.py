@@ -149,10 +149,6 @@ class Subspace:
                 outputs.append(self.soft_clip.invert(projected))
         return np.concatenate(scores), np.concatenate(outputs)
 
-    def without_columns(self) -> Subspace:
-        """Return the subspace that takes no notice of how far out a single column is."""
-        return replace(self, range_share=0.0)
-
     def score(self, rows: Float32Array) -> Float32Array:
         """Score raw rows, shape [N, D]."""
         return self.evaluate(rows)[0]
