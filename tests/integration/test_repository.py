@@ -141,6 +141,7 @@ def test_watching_serves_new_versions_and_keeps_what_a_broken_one_would_replace(
         server.wait_for_log("event=model_not_loaded name=m")
 
         shutil.rmtree(broken)
+        client.wait(lambda: [entry["version"] for entry in client.index()] == ["2"])
         third = put(tmp_path / "m" / "3", seed=3)
         client.wait(lambda: client.infer("m")[1] == "3")
         same(client.infer("m")[2], third)
@@ -150,6 +151,14 @@ def test_watching_serves_new_versions_and_keeps_what_a_broken_one_would_replace(
         another = put(tmp_path / "n" / "1", seed=4)
         client.wait(lambda: client.infer("n")[0] == 200)
         same(client.infer("n")[2], another)
+
+        put(tmp_path / ".o" / "1", seed=5)
+        (tmp_path / ".o" / "1" / "config.json").write_text("{")
+        (tmp_path / ".o").rename(tmp_path / "o")
+        client.wait(lambda: "UNAVAILABLE" in {entry["state"] for entry in client.index()})
+        for name in ("m", "n", "o"):
+            shutil.rmtree(tmp_path / name)
+        client.wait(lambda: "UNAVAILABLE" not in {entry["state"] for entry in client.index()})
 
 
 def test_sighup_reloads_a_single_artifact_and_no_request_is_lost(start_server, tmp_path):

@@ -54,7 +54,8 @@ class CsvPart(Part):
         if layout.preamble_lines:
             header = layout.preamble_lines + 1
             self.warnings += (f"{self.name}: line {header} is the header: what is before it is passed over",)
-        self._texts = [*columns.keep, *([] if columns.label is None else [columns.label])]
+        label = [] if columns.label is None else [columns.label]
+        self._texts = list(dict.fromkeys([*columns.keep, *label]))  # The label may be the series, too.
         self._parser = native.CsvParser(
             width=layout.width,
             numbers=list(columns.features),
@@ -133,7 +134,7 @@ class CsvPart(Part):
         chunk = Chunk(num_rows, rows, values, bad, kept, num_lines=num_lines, marks=marks)
         if self.columns.label is None:
             return chunk
-        told = labels.normalise_all(list(map(marks.plain, decoded[-1])))
+        told = labels.normalise_all(list(map(marks.plain, decoded[self._texts.index(self.columns.label)])))
         return labelled(chunk, told, self.columns, lines)
 
     def _decode(self, offsets: Any, text: bytes) -> list[str]:  # noqa: ANN401

@@ -264,6 +264,17 @@ def test_labels_by_name_and_value(frame, write, name, normal, anomaly):
     np.testing.assert_array_equal(table.read().labels, np.arange(ROWS) % 5 == 4)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_label_may_be_the_series_too(frame, write, suffix):
+    frame["host"] = ["web", "db"] * (ROWS // 2)
+    roles = Roles(id="host", label="host", normal=("web",))
+    table = write(frame, suffix, roles)
+    assert table.feature_names == ("a", "b", "c")
+    data = table.read(with_series=True)
+    assert data.labels.tolist() == [False, True] * (ROWS // 2)
+    assert data.series == frame["host"].tolist()
+
+
 def test_an_anomaly_far_down_decides_what_one_means(frame, write):
     frame = pd.concat([frame] * 40, ignore_index=True)
     frame["label"] = 1

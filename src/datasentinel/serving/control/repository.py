@@ -13,6 +13,7 @@ import logging
 import os
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from datasentinel.artifact import find_artifacts, printable
@@ -106,7 +107,7 @@ class ModelRepository:
         """
         async with self._lock:
             self._opened = await _off_loop(self._look)
-            found = await _off_loop(self._find)
+            found = await self._found()
             self._roots.add(await _off_loop(self._root.resolve))
             self._preparation.alone = self._preparation.alone and sum(map(len, found.values())) == 1
             if self._default_model and self._default_model not in found:
@@ -168,7 +169,7 @@ class ModelRepository:
             if again:
                 self._preparation.failures.clear()
             try:
-                found = await _off_loop(self._find)
+                found = await self._found()
             except Exception as error:  # whatever it was, the next look may find the folder in order
                 log(_logger, logging.ERROR, "repository_unreadable", directory=self._root, reason=error)
                 return
@@ -232,7 +233,7 @@ class ModelRepository:
     # ---------------------------------------------------------------------------------------------- inside
 
     async def _load_anew(self, name: str) -> None:
-        folders = (await _off_loop(self._find)).get(name)
+        folders = (await self._found()).get(name)
         if folders is None:
             raise ModelNotFoundError(f"no model {name!r} in the repository")
         self._unloaded.discard(name)
@@ -266,6 +267,17 @@ class ModelRepository:
         found = find_artifacts(self._root)
         # A root that is one model itself has the name that its artifact had first.
         return {printable(name) or self._succession.own_name: folders for name, folders in found.items()}
+
+    async def _found(self) -> dict[str, list[Path]]:
+        """Return what the folder holds; an artifact that is gone is no failure any longer."""
+        try:
+            found = await _off_loop(self._find)
+        except ModelNotFoundError:
+            self._preparation.failures.clear()
+            raise
+        for folder in self._preparation.failures.keys() - set(chain.from_iterable(found.values())):
+            del self._preparation.failures[folder]
+        return found
 
     def _look(self) -> dict[Path, Stamps]:
         try:
