@@ -94,11 +94,11 @@ class FusedCudaBackend final : public Backend {
         wgmma = fused_cuda::generate_wgmma(program, device->shared_bytes(), *precision);
       }
       if (!wgmma) return load_source(mma);
-      const auto rows = static_cast<std::size_t>(wgmma->scores_only.bulk.rows * device->multiprocessors());
+      const auto blocks = static_cast<std::size_t>(device->multiprocessors());
       return fused_cuda::load_faster(
           *device, cache, key_of(*wgmma, "fused-cuda, mma or wgmma"),
           {.load = [&](TensorCores some) { return load_source(some == TensorCores::mma ? mma : *wgmma); },
-           .rows = kTrialTurns * rows,
+           .rows = kTrialTurns * blocks * static_cast<std::size_t>(wgmma->scores_only.bulk.rows),
            .precision = *precision});
     } catch (const Error& error) {
       throw Error(error.code(), std::string(model.name) + ": " + error.what(), error.vendor_text());

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 
 #include "backends/fused/packed_program.h"
 #include "backends/fused_cuda/text.h"
@@ -96,11 +97,11 @@ static __device__ __forceinline__ unsigned long long described(const float* matr
 )";
 
 std::string warpgroup_product(Precision precision, std::size_t columns, std::size_t steps) {
-  const auto listed = [](std::size_t count, std::size_t first, const std::string& open,
-                         const std::string& close) {
+  const auto listed = [](std::size_t count, std::size_t first, std::string_view form) {
     std::string text;
     for (std::size_t i = first; i < first + count; ++i) {
-      text += (i == first ? "" : ", ") + open + text_of(i) + close;
+      if (i != first) text += ", ";
+      text += fill(form, {{"i", text_of(i)}});
     }
     return text;
   };
@@ -118,8 +119,8 @@ std::string warpgroup_product(Precision precision, std::size_t columns, std::siz
                       {"columns", text_of(columns)},
                       {"inputs", is_tf32 ? "8" : "16"},
                       {"type", type},
-                      {"sums", listed(sums, 0, "%", "")},
-                      {"left", listed(4, sums + 4 * step, "%", "")},
+                      {"sums", listed(sums, 0, "%@i@")},
+                      {"left", listed(4, sums + 4 * step, "%@i@")},
                       // A transposed operand is for numbers of 16 bits alone.
                       {"k_major", is_tf32 ? "" : ", 0"}});
   }
@@ -142,8 +143,8 @@ __device__ __forceinline__ void multiply_group_@precision@<@columns@, @steps@>(f
                {"columns", text_of(columns)},
                {"steps", text_of(steps)},
                {"products", products},
-               {"sums", listed(sums, 0, "\"+f\"(d[", "])")},
-               {"left", listed(4 * steps, 0, "\"r\"(a[", "])")}});
+               {"sums", listed(sums, 0, R"("+f"(d[@i@]))")},
+               {"left", listed(4 * steps, 0, R"("r"(a[@i@]))")}});
 }
 
 float Fragments::weight(std::size_t input, std::size_t output) const {
