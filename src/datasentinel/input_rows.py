@@ -56,8 +56,8 @@ def as_float32_rows(x: object) -> Float32Array:
     Parameters
     ----------
     x : array_like of real numbers, shape [N, D] or [D]
-        Booleans, integers and floats of any width, also pandas's nullable and Arrow ones and polars's. Values
-        are rounded to the nearest float32.
+        Booleans, integers and floats of any width, also pandas's nullable and Arrow ones, polars's, and as
+        objects, where None is NaN. Values are rounded to the nearest float32.
 
     Returns
     -------
@@ -66,8 +66,9 @@ def as_float32_rows(x: object) -> Float32Array:
     Raises
     ------
     InvalidInputError
-        Not numeric, complex, masked, not of rank 1 or 2, or a finite value too large for float32 (its row
-        and column are named). NaN and infinities pass through: scoring refuses them, with their position.
+        Not numeric, complex, masked, not of rank 1 or 2, or an object that is no number or a finite value too
+        large for float32 (row and column are named). NaN and infinities pass through: scoring refuses them,
+        with their position.
     """
     refuse_masked(x)
     if not isinstance(x, np.ndarray):
@@ -79,10 +80,14 @@ def as_float32_rows(x: object) -> Float32Array:
         array = np.from_dlpack(cast("Any", x)) if lent else np.asarray(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidInputError(f"x is not a rectangular array of numbers: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise InvalidInputError(f"x must hold real numbers, got dtype {array.dtype}")
     if array.ndim not in (1, 2):
         raise InvalidInputError(f"x must have shape [N, D] or [D], got {array.shape}")
+    if array.dtype.kind == "O":
+        from datasentinel.tables.frames import numbers_of_objects
+
+        array = numbers_of_objects(array)
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"x must hold real numbers, got dtype {array.dtype}")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(array, dtype=np.float32)
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:

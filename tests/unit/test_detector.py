@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -115,8 +116,10 @@ def test_a_read_only_out_is_refused(detector, rows):
         lambda x: np.repeat(x, 2, axis=0)[::2],
         lambda x: x[:, ::-1].copy()[:, ::-1],
         lambda x: x.astype(">f4"),
+        lambda x: x.astype(object),
+        lambda x: np.array([[Decimal(float(value)) for value in row] for row in x]),
     ],
-    ids=["float64", "list", "fortran", "strided", "reversed", "big-endian"],
+    ids=["float64", "list", "fortran", "strided", "reversed", "big-endian", "objects", "decimals"],
 )
 def test_other_layouts_score_the_same(detector, rows, convert):
     np.testing.assert_array_equal(detector.score(convert(rows)), detector.score(rows))
@@ -146,7 +149,13 @@ def test_a_read_only_input_is_used_in_place(detector, rows):
         (np.zeros((2, D), np.complex64), "complex64"),
         (np.array([["a"] * D]), "real numbers"),
         ([[1.0] * D, [1.0]], "not a rectangular array"),
-        (np.full((1, D), None), "object"),
+        (
+            np.array([[1] * D, [1] * (D - 1) + ["2"]], object),
+            "row 1, column 7 is of type str, not a real number",
+        ),
+        (np.full(D, 1j, object), "row 0, column 0 is of type complex"),
+        (np.array([[1] * D, [1, None] + [1] * (D - 2)], object), r"non-finite value at row 1, column 1 "),
+        (np.array([np.timedelta64(1, "s")] * D, object), "row 0, column 0 is of type timedelta64"),
     ],
 )
 def test_wrong_shapes_and_dtypes_are_named(detector, x, message):

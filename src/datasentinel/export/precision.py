@@ -45,6 +45,8 @@ _ACTIVATIONS = frozenset(
 # MatMul's bias is an Add of its own, which stands between the product and the activation.
 _BETWEEN = "Add"
 _MOST_CALIBRATION_ROWS = 2048
+# What onnxruntime's converter of models looks for.
+_PRE_PROCESSED = "onnx.quant.pre_process"
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,8 @@ def _to_int8(model: onnx.ModelProto, layers: list[str], rows: Float32Array) -> o
             batch = next(self._batches, None)
             return None if batch is None else {model.graph.input[0].name: batch}
 
+    # Pre-processing would fuse layers, which are to stay as they are; the mark spares the advice to run it.
+    model.metadata_props.add(key=_PRE_PROCESSED, value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(prefix="datasentinel-") as folder:
         target = Path(folder) / "model.onnx"
         quantize_static(
@@ -332,7 +336,11 @@ def _to_int8(model: onnx.ModelProto, layers: list[str], rows: Float32Array) -> o
             # TensorRT takes symmetric scales only, and no quantised bias.
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
-        return onnx.load_model(target)
+        converted = onnx.load_model(target)
+    kept = [entry for entry in converted.metadata_props if entry.key != _PRE_PROCESSED]
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(kept)
+    return converted
 
 
 def _scores(onnx_bytes: bytes, rows: Float32Array) -> Float32Array:

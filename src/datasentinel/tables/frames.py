@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from datasentinel.errors import InvalidInputError
 from datasentinel.tables import labels
 from datasentinel.tables.roles import NUMBERING, assign, doubtful_flags, judge_values
-from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn
+from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -114,20 +116,39 @@ def _check_names(names: Sequence[str], features: Sequence[str], others: Collecti
 def _numbers(name: str, column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
     values = _as_array(column)
     if values.dtype == object:
-        plain = values.tolist()
-        missing = [value is None or type(value).__name__ in {"NAType", "NaTType"} for value in plain]
-        is_number = all(
-            gone or isinstance(value, int | float | np.number | np.bool_ | Decimal)
-            for value, gone in zip(plain, missing, strict=True)
-        )
-        if is_number:
-            return np.array(
-                [np.nan if gone else float(value) for value, gone in zip(plain, missing, strict=True)]
-            )
+        with contextlib.suppress(InvalidInputError):
+            return numbers_of_objects(values)
     if values.dtype.kind not in "fiub":
         kind = getattr(column, "dtype", None) or getattr(column, "type", values.dtype)
         raise InvalidInputError(f"column '{name}' must hold real numbers, got {kind}")
     return values
+
+
+def numbers_of_objects(objects: npt.NDArray[Any]) -> Float64Array:
+    """Return an array [N, D] or [D] of numbers of any type; what is missing is NaN.
+
+    Raises
+    ------
+    InvalidInputError
+        One of them is no real number; its row and column are named.
+    """
+    values = objects.ravel().tolist()
+    kinds = set(map(type, values))
+    missing = {kind for kind in kinds if kind.__name__ in {"NoneType", "NAType", "NaTType"}}
+    wrong = {
+        kind
+        for kind in kinds - missing
+        if not issubclass(kind, Real | Decimal | np.bool_) or kind.__name__ == "timedelta64"
+    }
+    if wrong:
+        place = next(i for i, value in enumerate(values) if type(value) in wrong)
+        row, column = divmod(place, objects.shape[-1])
+        kind = type(values[place]).__name__
+        raise InvalidInputError(
+            f"the value at row {row}, column {column} is of type {kind}, not a real number"
+        )
+    numbers = [np.nan if type(value) in missing else to_float(value) for value in values]
+    return np.array(numbers).reshape(objects.shape)
 
 
 def _as_array(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401
