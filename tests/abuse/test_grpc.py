@@ -409,6 +409,24 @@ def test_a_method_of_one_message_takes_no_more(connect, start_server):
         assert server.stop() == 0, server.log()
 
 
+def test_calls_that_are_taken_back_at_once_leave_nothing_behind(connect, start_server):
+    """Before a handler that takes its time has begun, as gRPC clients do with a deadline that has passed."""
+    with start_server() as server:
+        peer = connect(server)
+        for stream, method in enumerate(["RepositoryModelLoad", "RepositoryModelUnload"]):
+            block = http2.request_headers(f"/inference.GRPCInferenceService/{method}")
+            peer.send(
+                frame(http2.HEADERS, http2.END_HEADERS, 2 * stream + 1, block)
+                + frame(http2.DATA, http2.END_STREAM, 2 * stream + 1, message(b""))
+                + frame(http2.RST_STREAM, 0, 2 * stream + 1, (8).to_bytes(4))
+            )
+        peer.open(5, "/grpc.health.v1.Health/Check")
+        peer.data(5, message(b""), end=True)
+        assert peer.receive(until=lambda: peer.answered() == 1)
+        assert server.stop() == 0, server.log()
+        assert "Warning" not in server.log()
+
+
 def test_sigterm_answers_what_was_accepted_and_cancels_nothing(connect, start_server, detector, rows):
     with start_server("--max-inline-us", "0", "--drain-timeout-s", "2") as server:
         codes: list[grpc.StatusCode] = []

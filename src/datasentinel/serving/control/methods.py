@@ -40,8 +40,8 @@ class Method:
         `/package.Service/Method`.
     request : type of Message
     handler : callable
-        Takes a decoded request. A unary method's returns a response or an awaitable of one, an exchange's a
-        response, a subscription's an asynchronous iterator of responses. It raises errors of ours.
+        Takes a decoded request. A unary method's returns a response or is a coroutine function, an
+        exchange's returns a response, a subscription's an asynchronous iterator. It raises errors of ours.
     kind : Kind
     """
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from contextlib import contextmanager
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-from google.protobuf.message import Message
 
 from datasentinel.errors import DataSentinelError, InvalidInputError
 from datasentinel.serving.control.methods import Kind
@@ -16,7 +14,9 @@ from datasentinel.serving.control.status import Code, status_of
 from datasentinel.serving.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
 
     from datasentinel.serving.control.methods import Method
 
@@ -77,25 +77,26 @@ class Call:
                 return
             if self._message is None:
                 raise InvalidInputError("this method takes one message, got none")
-            answer = self._method.handler(self._method.decode(self._message))
-            if isinstance(answer, Message):
-                self._reply(answer)
-                self._succeed()
+            request = self._method.decode(self._message)
+            if self.is_stream or iscoroutinefunction(self._method.handler):
+                self._task = asyncio.get_running_loop().create_task(self._answer(request))
             else:
-                self._task = asyncio.get_running_loop().create_task(self._go_on(answer))
+                self._reply(self._method.handler(request))
+                self._succeed()
 
     def cancel(self) -> None:
         """Cancel the handler: its answer is no longer awaited."""
         if self._task is not None:
             self._task.cancel()
 
-    async def _go_on(self, answer: Awaitable[Message] | AsyncIterator[Message]) -> None:
+    async def _answer(self, request: Message) -> None:
+        # The handler is called here, since a task that is cancelled before it begins awaits nothing.
         with self._reporting():
-            if isinstance(answer, AsyncIterator):
-                async for response in answer:
+            if self.is_stream:
+                async for response in self._method.handler(request):
                     self._reply(response)
             else:
-                self._reply(await answer)
+                self._reply(await self._method.handler(request))
             self._succeed()
 
     def _reply(self, response: Message) -> None:
