@@ -63,7 +63,8 @@ class CsvPart(Part):
             delimiter=dialect.delimiter,
             quote=dialect.quote,
             decimal=dialect.marks.decimal,
-            thousands=dialect.marks.thousands.encode(layout.encoding),
+            # A mark of other files that this encoding does not have is nowhere in this one.
+            thousands=dialect.marks.thousands.encode(layout.encoding, "ignore"),
             comment=dialect.comment,
             escape=dialect.escape,
             missing=sorted(MISSING_WORDS) if columns.may_lack else [],

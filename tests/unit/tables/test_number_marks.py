@@ -210,6 +210,13 @@ def test_numbers_behind_the_first_megabyte_have_the_marks_trained_on(tmp_path):
         assert open_table(path, roles=as_trained(Marks(",", "."))).read().values[-1, 0] == 1_234.5
 
 
+@pytest.mark.parametrize("mark", ["\u2019", "\u202f"])
+def test_a_file_whose_encoding_lacks_the_mark_trained_on_is_read(tmp_path, mark):
+    path = write(tmp_path / "data.csv", [["7", "8"], ["5", "6"], ["\xe9"] * 2], encoding="latin-1")
+    table = open_table(path, roles=as_trained(Marks(".", mark)))
+    assert table.read().values.tolist() == [[7, 5], [8, 6]]
+
+
 def test_what_is_found_of_marks_is_told_and_nothing_else(tmp_path):
     for fields, marks in (
         (["1", "1000"], None),
