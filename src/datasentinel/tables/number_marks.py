@@ -136,7 +136,7 @@ def doubts(columns: Sequence[Column], marks: Marks, known: Marks | None) -> dict
     other = _OTHER[marks.decimal]
     is_odd = known is not None and known.decimal != marks.decimal
     found = {}
-    for mark in {marks.decimal, marks.thousands} & _OTHER.keys():
+    for mark in filter(_OTHER.get, (marks.decimal, marks.thousands)):
         is_sure = any(
             column.has_groups(other) or column.has_decimals(mark)
             if mark == marks.decimal
