@@ -226,7 +226,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         names = getattr(self, "feature_names_in_", ())
         is_normal = np.ones(len(rows), bool) if known.is_anomaly is None else ~known.is_anomaly
         normal, order = rows[is_normal], Order()
-        groups = _series_of(X, self.id) if groups is None else groups
+        groups = frames.series_of(X, self.id) if groups is None else groups
         if groups is not None:
             told = list(compress(_as_many(groups, rows), is_normal))
             in_order, order = Order.of_rows(told)
@@ -282,7 +282,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             ensure_all_finite="allow-nan" if self.artifact_.config.first_values else True,
         )
         known = self.artifact_.config.columns.get("id")
-        return self._score(rows, _series_of(X, known) if groups is None else groups)
+        return self._score(rows, frames.series_of(X, known) if groups is None else groups)
 
     def severity(self, X: object, groups: Sequence[Hashable] | None = None) -> Float32Array:  # noqa: N803
         """Return scores over `threshold_`, shape [N]: above 1 for anomalies; see `Detector.severity`."""
@@ -442,13 +442,6 @@ def _as_names(parameter: str, told: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{parameter} must be a sequence of names, such as ['temp'], got {told!r}")
     return names
-
-
-def _series_of(x: Any, name: object) -> Sequence[Hashable] | None:  # noqa: ANN401
-    """Return the column of a frame that says which series a row belongs to; None where there is none."""
-    if name is None or not frames.is_frame(x) or name not in frames.column_names(x):
-        return None
-    return list(x.iloc[:, frames.column_names(x).index(name)] if hasattr(x, "iloc") else x[name])
 
 
 def _as_many(groups: Sequence[Hashable], rows: Float32Array | Float64Array) -> Sequence[Hashable]:

@@ -413,6 +413,9 @@ def test_the_estimator_takes_series_from_the_column_that_tells_them(kind):
     np.testing.assert_array_equal(told.score_samples(frame), expected.score_samples(rows, groups=hosts))
     with pytest.raises(InvalidInputError, match="1600 rows, but 3 groups"):
         told.predict(frame, groups=["a", "b", "c"])
+    if kind == "pandas":  # Which has NaN for numbers that are missing.
+        frame["host"] = frame["host"].map({"a": 1.0})
+        np.testing.assert_array_equal(told.score_samples(frame), expected.score_samples(rows, groups=hosts))
 
 
 def test_onnxruntime_binds_no_memory_and_wants_what_comes_after(artifact):

@@ -15,7 +15,7 @@ from datasentinel.tables.roles import NUMBERING, assign, doubtful_flags, judge_v
 from datasentinel.tables.sample_column import SAMPLE_ROWS, SampleColumn, to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Hashable, Sequence
 
     import numpy.typing as npt
 
@@ -88,6 +88,17 @@ def numbers_of(frame: Any, features: Sequence[str], others: Collection[str] = ()
         name = names[position] if names else str(position)
         numbers[:, i] = _numbers(name, _column(frame, position))
     return numbers
+
+
+def series_of(x: Any, name: object) -> list[Hashable] | None:  # noqa: ANN401
+    """Return a frame's column that says which series a row belongs to; None where there is none.
+
+    Rows without a value are of one series, None.
+    """
+    if name is None or not is_frame(x) or name not in (names := column_names(x)):
+        return None
+    values = _as_array(_column(x, names.index(name))).tolist()
+    return [None if isinstance(value, float) and np.isnan(value) else value for value in values]
 
 
 def row_of(x: Any, features: Sequence[str]) -> list[Any] | None:  # noqa: ANN401
