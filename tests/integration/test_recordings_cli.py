@@ -199,11 +199,17 @@ def test_drift_is_not_of_rows_that_warm_up(trained, tmp_path):
     assert told["rows"] == 3 * (200 - 96)
 
 
+_TOO_SHORT = (
+    r"between 1 and 100000 rows, got 0.1; rows are usually 10 s apart \(the median over all series\)$"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--half-life", "0.5"], "between 1 and 100000 rows, got 0.5$"),
         (["--half-life", "30s"], "name their column with --time"),
-        (["--half-life", "1s", "--time", "ts", "--id", "host"], "between 1 and 100000 rows, got 0.1"),
+        (["--half-life", "1s", "--time", "ts", "--id", "host"], _TOO_SHORT),
         (["--model", "subspace", "--half-life", "8"], "--half-life is for --model context"),
         (["--time", "ts"], "row 4 is earlier than the one before it"),
     ],

@@ -70,7 +70,13 @@ def put_in_order(
     series = [""] * len(dataset.values) if dataset.series is None else dataset.series
     rows, order = Order.of_rows(series, times_s)
     in_rows = tuple(_in_rows(value, order.row_s) if timed else value for value, timed in half_lives)
-    settings = replace(settings, half_lives=in_rows)
+    try:
+        settings = replace(settings, half_lives=in_rows)
+    except SettingsError as error:
+        if not any(timed for _, timed in half_lives):
+            raise
+        apart = f"rows are usually {order.row_s:g} s apart (the median over all series)"
+        raise SettingsError(f"{error}; {apart}") from None
     if times_s is not None and any(timed for _, timed in half_lives):
         order = replace(order, times_s=times_s[rows])
     if times_s is not None:

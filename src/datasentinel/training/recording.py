@@ -36,7 +36,8 @@ class Order:
     starts : tuple of int
         The rows that a recording begins with, ascending from 0; each ends where the next begins.
     row_s : float or None
-        Seconds from one row to the next, where that is known.
+        Seconds from one row to the next, where that is known: the usual step between different times (the
+        median), by how many rows usually share one.
     times_s : float64 array, shape [N], or None
         When each row was taken, where half-lives count time.
     """
@@ -94,7 +95,10 @@ class Order:
                     f"recording are to be in order of time{hint}"
                 )
             usual = steps[steps > 0]
-            row_s = float(np.median(usual)) if usual.size else None
+            if usual.size:
+                # Times in whole minutes, say, are shared by all rows of a minute.
+                sharing = np.diff(np.flatnonzero(steps != 0), append=len(steps))
+                row_s = float(np.median(usual) / np.median(sharing))
         return rows, cls(tuple(starts.tolist()), row_s)
 
     def split_at_gaps(self, times_s: Float64Array, warm_up_rows: int) -> Order:

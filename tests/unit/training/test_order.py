@@ -19,6 +19,16 @@ def test_rows_of_a_series_are_put_together_in_their_order():
     assert Order.of_rows(series)[1] == Order((0, 3, 5))
 
 
+def test_rows_that_share_times_are_apart_by_their_part_of_the_usual_step():
+    minutes = np.repeat(np.arange(30), 4)[2:] * 60.0
+    assert Order.of_rows(["a"] * len(minutes), minutes)[1].row_s == 15
+    both = Order.of_rows(["a", "b"] * len(minutes), np.repeat(minutes, 2))[1]
+    assert both.row_s == 15
+    few = np.sort([*np.arange(30) * 10.0, 50, 90, 90])
+    assert Order.of_rows(["a"] * len(few), few)[1].row_s == 10
+    assert Order.of_rows(["a"] * 9, np.ones(9))[1].row_s is None
+
+
 def test_rows_that_go_back_in_time_are_refused_by_number():
     with pytest.raises(DataError, match="row 3 is earlier than the one before it in its series"):
         Order.of_rows(["a", "b", "b", "a"], np.array([9.0, 1.0, 2.0, 8.0]))
