@@ -542,7 +542,7 @@ void a_flood_of_frames_that_ask_for_nothing_ends_the_connection() {
     flood(wire, frame, 50);
     wire.exchange();
     CHECK(!wire.server->closed() && wire.server->open_calls() == 1);
-    flood(wire, frame, 200'000);
+    flood(wire, frame, 1'000'000);
     if (!wire.server->closed()) check::fail(__FILE__, __LINE__, what);
   }
   Wire resets;
@@ -582,6 +582,26 @@ void many_small_messages_end_no_connection() {
     wire.client.ping();
     wire.exchange();
   }
+  CHECK(!wire.server->closed() && wire.client.goaways() == 0);
+}
+
+void a_large_message_in_small_frames_ends_no_connection() {
+  constexpr std::size_t kRows = 250'000;
+  Wire wire;
+  const auto id = wire.client.call(kEvaluateBatch, {}, {}, false);
+  wire.exchange();
+  const std::string message = framed(batch_message(1, kRows, std::vector<float>(3 * kRows, 1.0F)));
+  for (std::size_t at = 0; at < message.size();) {
+    std::string frames, replies;
+    for (; frames.size() < 64 << 10 && at < message.size(); at += 8) {
+      frames += raw_frame(0, at + 8 >= message.size() ? 1 : 0, id, message.substr(at, 8));
+    }
+    wire.server->feed(frames, replies);
+    while (wire.server->unfinished() && !wire.server->closed()) wire.server->feed({}, replies);
+    CHECK(wire.client.incoming(replies));
+  }
+  wire.exchange();
+  CHECK(wire.client.response(id).status() == "0");
   CHECK(!wire.server->closed() && wire.client.goaways() == 0);
 }
 
@@ -635,6 +655,7 @@ int main() {
   a_flood_of_frames_that_ask_for_nothing_ends_the_connection();
   what_was_on_its_way_to_a_call_that_has_ended_ends_no_connection();
   many_small_messages_end_no_connection();
+  a_large_message_in_small_frames_ends_no_connection();
   what_is_no_http2_ends_the_connection();
   a_new_version_takes_effect_on_an_open_connection();
   return check::result();

@@ -10,13 +10,11 @@
 namespace datasentinel {
 namespace {
 
-// A client may send so many frames at once, and so many a second, for which nothing else has paid: keepalive
-// pings, window updates and resets of real clients stay far below.
-constexpr double kMaxSpareFrames = 2000;
+// Beside `kMaxSpareFrames` at once a client may send so many a second for which nothing else has paid:
+// keepalive pings, window updates and resets of real clients stay far below.
 constexpr double kSpareFramesPerSecond = 200;
 constexpr double kPaidByHeaders = 1;  // Of a request: as much as their frame costs.
 constexpr double kPaidByByteSent = 1.0 / 512;
-constexpr double kPaidByByteReceived = 1.0 / 8192;
 constexpr std::string_view kUnimplemented = "12";
 // So many requests with far too large headers, or early pings, are forgiven.
 constexpr unsigned kMaxOversizedHeaders = 2;
@@ -52,8 +50,9 @@ std::size_t trailers(const Http2Stream& stream, std::array<nghttp2::HeaderField,
   return count;
 }
 
-/// What a frame costs. Content is bounded by flow control, and may have been on its way when its stream was
-/// reset: a window full of small messages must cost less than a client may spare.
+/// What a frame costs. Content costs little, and nothing while its call goes on (`on_data`): it is bounded by
+/// flow control, and may have been on its way when its stream was reset. A window full of small messages must
+/// cost less than a client may spare.
 double cost_of_frame(std::uint8_t type, std::size_t payload_bytes) noexcept {
   if (type != nghttp2::kFrameData || payload_bytes == 0) return 1;
   return static_cast<double>(256 + payload_bytes) / (16 << 10);
@@ -117,7 +116,8 @@ struct Http2Connection::Callbacks {
       self(user).api_->check(self(user).api_->session_consume_connection(session, size));
       if (found == nullptr) return;
       self(user).progress_ += size;
-      self(user).spare_frames_ += static_cast<double>(size) * kPaidByByteReceived;
+      // However small a client cuts its messages, they are scored or refused in the end.
+      if (!found->finished) self(user).spare_frames_ += cost_of_frame(nghttp2::kFrameData, size);
       found->unread += size;
       self(user).handler_.on_data(*found, view(data, size));
       self(user).give_credit(*found);

@@ -144,10 +144,11 @@ class Http2Connection {
   unsigned ping_strikes_ = 0;
   std::uint64_t progress_at_ping_ = 0;
   std::chrono::steady_clock::time_point last_ping_{};
+  static constexpr double kMaxSpareFrames = 2000;
   static constexpr double kPaidByMessage = 8;
   Http2FrameReader frames_;
-  double spare_frames_ = 0;  ///< So many are paid for, and not sent yet.
-  std::chrono::steady_clock::time_point charged_{};
+  double spare_frames_ = kMaxSpareFrames;  ///< So many are paid for, and not sent yet.
+  std::chrono::steady_clock::time_point charged_ = std::chrono::steady_clock::now();
 };
 
 /// A status message as the trailer carries it: bytes outside of printable ASCII, and '%', as %XX.
