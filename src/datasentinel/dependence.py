@@ -18,9 +18,9 @@ _HALVINGS = 60
 def independent_rows(scores: Float32Array, share: float) -> int:
     """Return how many independent scores would determine a high quantile as well; at least 1.
 
-    N / (1 + 2 sum of autocorrelations) of whether a score is above the quantile, summed as long as those of
-    two neighbouring lags are positive together (C. Geyer, "Practical Markov chain Monte Carlo", 1992): high
-    scores of a recording come in clusters.
+    N / (1 + 2 sum of autocorrelations) of whether a score is above the quantile, or the greatest where none
+    is, summed as long as those of two neighbouring lags are positive together (C. Geyer, "Practical Markov
+    chain Monte Carlo", 1992): high scores of a recording come in clusters.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ def independent_rows(scores: Float32Array, share: float) -> int:
         Of the scores above the quantile.
     """
     count = len(scores)
-    above = (scores > np.quantile(scores, 1 - share)).astype(np.float64)
+    level = np.quantile(scores, 1 - share)
+    above = (scores > level if level < scores.max() else scores == level).astype(np.float64)
     above -= above.mean()
     size = 1 << (2 * count - 1).bit_length()
     spectrum = np.fft.rfft(above, size)

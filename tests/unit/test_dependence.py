@@ -27,6 +27,13 @@ def test_clustered_scores_count_as_fewer():
     assert independent_rows(np.ones(100, np.float32), 0.05) == 1
 
 
+@pytest.mark.parametrize("repeats", [1, 10])
+def test_scores_of_few_values_count_too(repeats):
+    """The greatest is that of many rows, so that none is above the quantile."""
+    scores = np.repeat(np.random.default_rng(0).integers(0, 4, 1000).astype(np.float32), repeats)
+    assert independent_rows(scores, 0.02) == pytest.approx(1000, rel=0.25)
+
+
 def test_a_target_needs_more_rows_where_they_depend_on_each_other():
     scores = np.repeat(np.random.default_rng(0).random(15).astype(np.float32), 10)
     calibration = calibrate(scores, method="conformal", target_fpr=0.01, recording=True, has_memory=True)
