@@ -8,6 +8,7 @@ import numpy as np
 
 from datasentinel.errors import DataError
 from datasentinel.events import AlarmBudget
+from datasentinel.streams import MAX_STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,8 @@ class Chronology:
     def follow(self, streams: Sequence[str], times_s: Sequence[float | None]) -> None:
         """Count among the next rows; None is a time that is not known."""
         latest = self._latest
+        if len(latest) > MAX_STREAMS:
+            latest.clear()  # The model does not remember as many either.
         for stream, time_s in zip(streams, times_s, strict=True):
             if time_s is not None:
                 self.earlier_rows += time_s < latest.get(stream, time_s)
