@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from datasentinel.errors import DataError
@@ -240,7 +240,8 @@ def _fitness(dialect: Dialect, text: bytes) -> tuple[float, int]:
     width = len(usual[0])
     marks = find_marks(judge(usual), dialect.delimiter)
     others = set(_DELIMITERS) - {dialect.delimiter, " "}
-    sense = sum(_sense(field, marks, others) for record in usual for field in record)
+    fields = Counter(chain.from_iterable(usual))
+    sense = sum(count * _sense(field, marks, others) for field, count in fields.items())
     share = len(usual) / num_records
     if not _may_head(first, usual, width):
         share *= 0.8

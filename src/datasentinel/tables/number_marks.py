@@ -45,6 +45,8 @@ class Marks:
 
     def plain(self, field: str) -> str:
         """Return a number as `float` reads it; any other text as it is."""
+        if self.decimal == "." and not self.thousands:
+            return field
         text = field.strip()
         if self.thousands and _thousands(self.thousands, self.decimal).fullmatch(text):
             text = text.replace(self.thousands, "")

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,17 +55,17 @@ class SampleColumn:
     is_index: bool = False
     nested: str = ""
 
-    @property
+    @cached_property
     def present(self) -> list[object]:
         """The values that are not missing."""
         return [value for value in self.values if not is_missing(value)]
 
     def numbers(self) -> Float64Array | None:
         """Return the values as numbers, NaN for spoilt ones; None if more than half are something else."""
-        present = self.present
-        numbers = np.array([as_number(value) for value in present], dtype=np.float64)
-        spoilt = sum(isinstance(value, str) and _is_spoilt_number(value) for value in present)
-        return None if 2 * (np.isnan(numbers).sum() - spoilt) >= len(present) else numbers
+        numbers = np.array([as_number(value) for value in self.present], dtype=np.float64)
+        others = [self.present[place] for place in np.flatnonzero(np.isnan(numbers)).tolist()]
+        spoilt = sum(isinstance(value, str) and _is_spoilt_number(value.strip()) for value in others)
+        return None if 2 * (len(others) - spoilt) >= len(self.present) else numbers
 
 
 def is_missing(value: object) -> bool:
@@ -76,20 +77,17 @@ def is_missing(value: object) -> bool:
 
 def _is_spoilt_number(text: str) -> bool:
     """Whether a text that is not a number was meant to be one."""
-    stripped = text.strip()
-    return bool(_SPOILT_NUMBER.fullmatch(stripped)) and np.isnan(as_number(text)) and not is_time(stripped)
+    return bool(_SPOILT_NUMBER.fullmatch(text)) and not is_time(text)
 
 
 def as_number(value: object) -> float:
     """Return a number, the seconds of a duration, or NaN for anything else."""
     if isinstance(value, str):
         text = value.strip()
-        if text.lower() in ("true", "false"):
-            return float(text.lower() == "true")
         try:
             return float(text) if text.isascii() and "_" not in text else np.nan
         except ValueError:
-            return np.nan
+            return {"true": 1.0, "false": 0.0}.get(text.lower(), np.nan)
     if isinstance(value, np.timedelta64 | dt.timedelta):
         return float(np.timedelta64(value) / np.timedelta64(1, "s"))
     return to_float(value) if isinstance(value, int | float | np.number) else np.nan
