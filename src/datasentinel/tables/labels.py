@@ -12,7 +12,8 @@ from datasentinel.errors import DataError
 from datasentinel.tables.sample_column import to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Any
 
     from datasentinel.types import BoolArray
 
@@ -115,12 +116,14 @@ def normalise(value: object) -> str | float | None:
     return text.lower().rstrip(".") or None
 
 
-def normalise_all(values: Sequence[object]) -> list[str | float | None]:
-    """Return what `normalise` does of each value."""
+def normalise_all(
+    values: Sequence[Any], plain: Callable[[Any], object] = lambda value: value
+) -> list[str | float | None]:
+    """Return what `normalise` does of each value, as `plain` reads it."""
     try:
-        known = {value: normalise(value) for value in set(values)}
+        known = {value: normalise(plain(value)) for value in set(values)}
     except TypeError:  # Lists and the like, which sets do not take.
-        return list(map(normalise, values))
+        return [normalise(plain(value)) for value in values]
     return [known[value] for value in values]
 
 
