@@ -303,8 +303,8 @@ def _preamble(records: Sequence[Sequence[str]], width: int, delimiter: str) -> i
 
     All have other widths than the rows; one that lacks a single name may be the header itself.
     """
-    if records[0][0] == _CAMPBELL:
-        return 1
+    if records[0][:1] == [_CAMPBELL]:
+        return min(1, len(records) - 1)
     before = next((i for i, record in enumerate(records) if len(record) == width), 0)
     if all(abs(len(record) - width) == 1 for record in records[:before]):
         return 0

@@ -69,6 +69,15 @@ def test_what_loggers_tell_of_themselves_is_before_the_header(tmp_path, preamble
     assert len(open_table(path, header=False, roles=Roles(features=("1",))).read().bad) > 1
 
 
+def test_beginnings_without_rows_are_no_preamble(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("TOA5,CR1000\n")
+    assert len(open_table(path).read().values) == 0
+    path.write_text('"a,b\n1,2\n')
+    with pytest.raises(DataError, match="no feature columns"):
+        open_table(path)
+
+
 def test_bad_rows_before_others_are_no_preamble(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("1\n2\n" + "".join(f"{i % 7}.5,{i}.25,1.5,{i}\n" for i in range(ROWS)))
