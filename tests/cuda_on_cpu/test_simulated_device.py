@@ -74,7 +74,7 @@ def test_the_instructions_of_the_tensor_cores_are_chosen(device, tmp_path, setti
         memory_mib=256,
         **settings,
     )
-    assert len([outcome for outcome in outcomes.values() if outcome == "passed"]) == (5 if settings else 7)
+    assert len([outcome for outcome in outcomes.values() if outcome == "passed"]) == (6 if settings else 8)
 
 
 LOAD_BF16 = """

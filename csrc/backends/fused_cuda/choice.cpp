@@ -7,6 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
+#include <new>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -129,10 +132,16 @@ TensorCores instructions_of(std::string_view verdict) {
   return verdict.starts_with("wgmma:") ? TensorCores::wgmma : TensorCores::mma;
 }
 
-std::string try_both(const Driver& driver, const Alternatives& alternatives) {
-  const auto mma = alternatives.load(TensorCores::mma);
-  const Batch batch(driver, alternatives.rows, mma->input_dim());
-  const auto expected = batch.results_of(*mma);
+/// Kernels, and why these.
+struct Choice {
+  std::unique_ptr<CudaSession> session;
+  std::string verdict;
+};
+
+/// Takes `wgmma` where it is right and faster. Throws Error where there is too little memory, or CUDA is
+/// lost.
+Choice try_wgmma(const Alternatives& alternatives, const Batch& batch, std::unique_ptr<CudaSession> mma,
+                 const std::vector<std::vector<float>>& expected) {
   std::unique_ptr<CudaSession> wgmma;
   std::vector<std::vector<float>> found;
   try {
@@ -146,39 +155,52 @@ std::string try_both(const Driver& driver, const Alternatives& alternatives) {
       throw Error(error.code(), std::string("wgmma was tried, and CUDA works no more in this process (") +
                                     error.what() + "); start another, which will not try it");
     }
-    return std::string("mma: wgmma failed: ") + error.what();
+    return {std::move(mma), std::string("mma: wgmma failed: ") + error.what()};
   }
   if (const std::string words = difference(found, expected, alternatives.precision); !words.empty()) {
-    return "mma: results with wgmma differ: " + words;
+    return {std::move(mma), "mma: results with wgmma differ: " + words};
   }
   const auto [mma_us, wgmma_us] = times_us(batch, *mma, *wgmma);
   std::array<char, 96> times{};
   std::snprintf(times.data(), times.size(), "mma %.1f us, wgmma %.1f us for %zu rows on the device", mma_us,
                 wgmma_us, batch.rows());
-  return std::string(wgmma_us < mma_us ? "wgmma: " : "mma: ") + times.data();
+  if (wgmma_us < mma_us) return {std::move(wgmma), std::string("wgmma: ") + times.data()};
+  return {std::move(mma), std::string("mma: ") + times.data()};
 }
 
-/// What the cache keeps, or else what comes of a trial.
-std::string verdict_of(const Driver& driver, const EngineCache& cache, const EngineKey& key,
+/// What came of an earlier trial, if the cache knows of one.
+std::optional<Choice> kept_choice(const EngineCache& cache, const EngineKey& key,
+                                  const Alternatives& alternatives) {
+  const std::optional<Bytes> kept = cache.load(key);
+  if (!kept) return std::nullopt;
+  const std::string verdict(reinterpret_cast<const char*>(kept->data()), kept->size());
+  return Choice{alternatives.load(instructions_of(verdict)), verdict};
+}
+
+Choice chosen_by_trial(const Driver& driver, const EngineCache& cache, const EngineKey& key,
                        const Alternatives& alternatives) {
-  if (const auto known = cache.load(key)) {
-    return {reinterpret_cast<const char*>(known->data()), known->size()};
-  }
   const auto keep = [&](std::string_view verdict) {
     return cache.store(key, std::as_bytes(std::span(verdict.data(), verdict.size())));
   };
-  if (!keep("mma: a trial of wgmma did not end, or has not yet")) {
-    return "mma: wgmma is not tried without a cache folder";
-  }
+  auto mma = alternatives.load(TensorCores::mma);
   try {
-    const std::string verdict = try_both(driver, alternatives);
-    keep(verdict);
-    return verdict;
+    const Batch batch(driver, alternatives.rows, mma->input_dim());
+    const auto expected = batch.results_of(*mma);
+    // Another process may have begun meanwhile.
+    if (auto kept = kept_choice(cache, key, alternatives)) return *std::move(kept);
+    // Not before: what went wrong up to here would be held against wgmma for ever.
+    if (!keep("mma: a trial of wgmma did not end, or has not yet")) {
+      return {std::move(mma), "mma: wgmma is not tried without a cache folder"};
+    }
+    Choice choice = try_wgmma(alternatives, batch, std::move(mma), expected);
+    keep(choice.verdict);
+    return choice;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::out_of_memory) throw;
-    cache.remove(key);
-    return "mma: there is no memory to try wgmma";
+  } catch (const std::bad_alloc&) {  // Of the host.
   }
+  cache.remove(key);
+  return {alternatives.load(TensorCores::mma), "mma: there is no memory to try wgmma"};
 }
 
 /// The verdict of DATASENTINEL_TENSOR_CORES; empty where it is not set.
@@ -196,11 +218,15 @@ std::string forced_verdict() {
 
 std::unique_ptr<CudaSession> load_faster(const Driver& driver, const EngineCache& cache, const EngineKey& key,
                                          const Alternatives& alternatives) {
-  std::string verdict = forced_verdict();
-  if (verdict.empty()) verdict = verdict_of(driver, cache, key, alternatives);
-  auto session = alternatives.load(instructions_of(verdict));
-  session->add_fact("tensor cores", verdict);
-  return session;
+  std::optional<Choice> choice;
+  if (const std::string forced = forced_verdict(); !forced.empty()) {
+    choice = Choice{alternatives.load(instructions_of(forced)), forced};
+  } else {
+    choice = kept_choice(cache, key, alternatives);
+  }
+  if (!choice) choice = chosen_by_trial(driver, cache, key, alternatives);
+  choice->session->add_fact("tensor cores", choice->verdict);
+  return std::move(choice->session);
 }
 
 }  // namespace datasentinel::fused_cuda

@@ -23,8 +23,8 @@ struct Alternatives {
 ///
 /// The first time, both score made-up rows on the device. `wgmma` is taken if all its results agree with
 /// those of `mma`, and it is faster; the verdict is kept under `key`. After some errors CUDA fails for the
-/// rest of the process. So that the next one does not meet them again, the cache is told of the trial before
-/// it begins, and without a cache there is none.
+/// rest of the process. So that the next one does not meet them again, the cache is told before `wgmma` is
+/// loaded, and without a cache there is no trial.
 [[nodiscard]] std::unique_ptr<CudaSession> load_faster(const Driver& driver, const EngineCache& cache,
                                                        const EngineKey& key,
                                                        const Alternatives& alternatives);

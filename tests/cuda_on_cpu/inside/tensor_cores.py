@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasentinel import Detector, plan_cache
-from datasentinel.errors import InvalidInputError
+from datasentinel.errors import BackendError, InvalidInputError
 from tests.networks import Network, write_artifact
 
 NETWORK = Network.random([33, 50, 20, 33])
@@ -55,6 +55,13 @@ def test_an_error_leaves_the_proven_instructions(cuda, folder):
     said = load(folder)[1]
     assert said.startswith("mma: wgmma failed: loading the kernel: CUDA says: ")
     assert load(folder)[1] == said
+
+
+def test_an_error_of_the_proven_instructions_is_no_verdict(cuda, folder):
+    cuda.fail("cuModuleLoadData:1=200")
+    with pytest.raises(BackendError, match="loading the kernel"):
+        load(folder)
+    assert "did not end" not in load(folder)[1]
 
 
 def test_too_little_memory_is_no_verdict(cuda, folder):
