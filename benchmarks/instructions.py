@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -84,10 +85,10 @@ def count_all() -> tuple[str, dict[str, float]]:
 
 
 def compare(counts: dict[str, float], recorded: dict[str, float]) -> list[str]:
-    """Print the counts beside those recorded; return the names of those that have become longer."""
+    """Print the counts beside those recorded; return the names of those that are longer, or not recorded."""
     longer = []
     for name, value in counts.items():
-        ratio = value / recorded[name] if name in recorded else 1.0
+        ratio = value / recorded[name] if name in recorded else math.inf
         if ratio > MOST_LONGER:
             longer.append(name)
         print(f"{value:12,.0f} {ratio:8.3f} x {'LONGER ' if ratio > MOST_LONGER else '       '}{name}")
