@@ -35,6 +35,10 @@ _KINDS = {
 }
 
 
+# Of the columns whose numbers are in doubt.
+_SHOWN = 3
+
+
 class CsvPart(Part):
     """A file of delimited text."""
 
@@ -50,7 +54,10 @@ class CsvPart(Part):
         """See `Part.bind`."""
         layout, dialect, doubts = self._layout, self._layout.dialect, self._layout.doubts
         self.columns = columns
-        self.warnings = tuple(f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts)
+        told = [f"{columns.describe(i)}: {doubts[i]}" for i in columns.features if i in doubts]
+        self.warnings = tuple(told[:_SHOWN])
+        if more := len(told) - len(self.warnings):
+            self.warnings += (f"{self.name}: numbers of {more} more columns are in doubt, too",)
         if layout.preamble_lines:
             header = layout.preamble_lines + 1
             self.warnings += (f"{self.name}: line {header} is the header: what is before it is passed over",)

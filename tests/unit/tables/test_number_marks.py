@@ -200,6 +200,17 @@ def test_a_model_reads_numbers_as_its_training_did_and_tells_of_others(
     assert not open_table(path, roles=as_trained(marks), decimal=table.read().text.marks.decimal).warnings
 
 
+def test_many_columns_in_doubt_are_counted(tmp_path):
+    path = write(tmp_path / "data.csv", [["1.5", "2"]] * 6)
+    roles = Roles(num_features=6, text=TextFormat(COMMA))
+    warnings = open_table(path, roles=roles).warnings
+    assert [
+        warning.startswith(f"column '{name}': '1.5' is read as 1.5")
+        for name, warning in zip("vwa", warnings, strict=False)
+    ] == [True] * 3
+    assert warnings[3:] == [f"{path}: numbers of 3 more columns are in doubt, too"]
+
+
 def test_numbers_behind_the_first_megabyte_have_the_marks_trained_on(tmp_path):
     fields = ["7"] * 600_000 + ["1.234,5", "2.5"]
     data = open_table(write(tmp_path / "data.csv", [fields] * 2), roles=as_trained(Marks(",", "."))).read()
