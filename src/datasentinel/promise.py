@@ -38,7 +38,7 @@ def calibrate_served(
     *,
     method: ThresholdMethod,
     target_fpr: float,
-    recording: bool = False,
+    recording: bool,
 ) -> Calibration:
     """Calibrate a model that is served already, and see that it can be.
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from datasentinel import Detector
+from datasentinel.artifact import load_artifact
 from datasentinel.cli import cli
 from datasentinel.errors import DataError, DataSentinelError
 
@@ -251,6 +252,28 @@ def test_what_was_imported_can_be_imported_again(tmp_path):
     again = imported(tmp_path, tmp_path / "again.onnx", "--output", "score", "--higher-is", "anomalous")
     rows = normal_rows(20, seed=1)
     np.testing.assert_array_equal(again.score(rows), first.score(rows))
+
+
+def test_what_is_promised_of_a_recording_is_less(tmp_path):
+    """By `import`, and by `recalibrate` after it; of the same rows in random order it is the target."""
+    model = graph(tmp_path / "f.onnx", AXIS + "y = ReduceSumSquare <keepdims = 0> (x, axis)")
+    rows = np.zeros((3000, D), np.float32)
+    for i, noise in enumerate(normal_rows(len(rows))):
+        rows[i] = 0.97 * rows[i - 1] + noise
+    shuffled = np.random.default_rng(1).permutation(rows)
+
+    def promised():
+        return load_artifact(tmp_path / "m").config.calibration["fpr_bound"]
+
+    imported(tmp_path, model, "--higher-is", "anomalous", rows=rows)
+    bound = promised()
+    imported(tmp_path, model, "--higher-is", "anomalous", rows=shuffled)
+    assert promised() <= 0.01 < bound
+    np.save(tmp_path / "rows.npy", rows)
+    CliRunner().invoke(
+        cli, ["recalibrate", str(tmp_path / "m"), str(tmp_path / "rows.npy")], catch_exceptions=False
+    )
+    assert promised() == bound
 
 
 def test_an_opset_of_the_future_is_refused(tmp_path):

@@ -92,9 +92,17 @@ def command(  # noqa: PLR0917 - click passes them by name
             "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         },
     )
+    from datasentinel.training.recording import is_recording
+
     detector = Detector(Artifact(out, config, wrapped.onnx), backend=backend)
     try:
-        calibration = calibrate_served(detector.score, rows, method=threshold_method, target_fpr=target_fpr)
+        calibration = calibrate_served(
+            detector.score,
+            rows,
+            method=threshold_method,
+            target_fpr=target_fpr,
+            recording=is_recording(rows),
+        )
     except DataError as error:
         raise DataError(f"{onnx_file}: {error}") from error
     if len(calibration.table.scores) == 1:
