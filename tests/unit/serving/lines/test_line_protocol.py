@@ -13,6 +13,7 @@ from datasentinel import Detector
 from datasentinel.serving.accounts import TransportAccount
 from datasentinel.serving.data_plane import DataPlane
 from datasentinel.serving.lines.session import LineStream
+from datasentinel.serving.settings import Settings
 from tests.networks import Network, write_artifact
 
 D = 3
@@ -23,7 +24,9 @@ MAX_LINE_BYTES = 48
 def plane(tmp_path_factory) -> DataPlane:
     network = Network.random([D, 2, D])
     folder = tmp_path_factory.mktemp("models")
-    return DataPlane(Detector.load(write_artifact(folder, network.to_onnx(), input_dim=D, threshold=1.0)))
+    detector = Detector.load(write_artifact(folder, network.to_onnx(), input_dim=D, threshold=1.0))
+    # What is fed is scored on return, also on a machine that is slow at times.
+    return DataPlane(detector, settings=Settings(max_inline_us=60e6))
 
 
 def line_stream(plane: DataPlane, max_line_bytes: int) -> LineStream:
