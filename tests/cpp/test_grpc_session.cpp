@@ -555,19 +555,24 @@ void a_flood_of_frames_that_ask_for_nothing_ends_the_connection() {
   CHECK(resets.server->closed());
 }
 
-void what_was_on_its_way_to_a_call_that_has_ended_ends_no_connection() {
+void what_was_on_its_way_to_calls_that_have_ended_ends_no_connection() {
   Wire wire;
-  const auto id = wire.client.call(kEvaluateStream, framed(batch_message(1, 1, {1, 2, 3})), {}, false);
-  wire.exchange();
-  CHECK(wire.server->open_calls() == 1);
-  wire.server->finish_call(id, 14, "the server is draining");
-  std::string replies;
-  const std::string late = framed(batch_message(2, 1, {1, 2, 3}));
-  const std::size_t window = Http2Limits().stream_window_bytes;
-  for (std::size_t sent = 0; sent < window; sent += late.size()) {
-    wire.server->feed(raw_frame(0, 0, id, late), replies);
+  std::vector<std::int32_t> calls(8);
+  for (auto& id : calls) {
+    id = wire.client.call(kEvaluateStream, framed(batch_message(1, 1, {1, 2, 3})), {}, false);
   }
-  CHECK(wire.client.incoming(replies));
+  wire.exchange();
+  CHECK(wire.server->open_calls() == calls.size());
+  for (const auto id : calls) wire.server->finish_call(id, 14, "the server is draining");
+  const std::string late = framed(batch_message(2, 1, {1, 2, 3}));
+  const auto window = static_cast<std::size_t>(Http2Limits().connection_window_bytes);
+  for (std::size_t sent = 0; sent + calls.size() * late.size() <= window;) {
+    std::string frames, replies;
+    for (const auto id : calls) frames += raw_frame(0, 0, id, late);
+    sent += calls.size() * late.size();
+    wire.server->feed(frames, replies);
+    CHECK(wire.client.incoming(replies));
+  }
   wire.exchange();
   CHECK(!wire.server->closed() && wire.client.goaways() == 0);
 }
@@ -653,7 +658,7 @@ int main() {
   replies_wait_for_a_reader_who_is_slow();
   drains_without_losing_a_call();
   a_flood_of_frames_that_ask_for_nothing_ends_the_connection();
-  what_was_on_its_way_to_a_call_that_has_ended_ends_no_connection();
+  what_was_on_its_way_to_calls_that_have_ended_ends_no_connection();
   many_small_messages_end_no_connection();
   a_large_message_in_small_frames_ends_no_connection();
   what_is_no_http2_ends_the_connection();

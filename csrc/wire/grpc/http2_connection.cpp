@@ -51,11 +51,11 @@ std::size_t trailers(const Http2Stream& stream, std::array<nghttp2::HeaderField,
 }
 
 /// What a frame costs. Content costs little, and nothing while its call goes on (`on_data`): it is bounded by
-/// flow control, and may have been on its way when its stream was reset. A window full of small messages must
+/// flow control, and may have been on its way when its stream was reset. Windows full of small messages must
 /// cost less than a client may spare.
 double cost_of_frame(std::uint8_t type, std::size_t payload_bytes) noexcept {
   if (type != nghttp2::kFrameData || payload_bytes == 0) return 1;
-  return static_cast<double>(256 + payload_bytes) / (16 << 10);
+  return static_cast<double>(64 + payload_bytes) / (16 << 10);
 }
 
 std::string_view view(const std::uint8_t* data, std::size_t size) noexcept {
