@@ -58,7 +58,7 @@ struct WarpBlocking {
 };
 
 // A few rows are spread over many blocks, none of which works long enough to copy all weights first.
-constexpr WarpBlocking kFewRows{.tiles = 1, .warps = 4};
+constexpr WarpBlocking kFewTiles{.tiles = 1, .warps = 4};
 
 /// What was fastest on an H100 comes first; of warpgroups, the most, one of which multiplies while others
 /// wait.
@@ -207,8 +207,8 @@ std::optional<Source> source_in_fragments(const Program& program, std::size_t sh
     source.scores_only.bulk = text.add(score, "score_rows", bulk);
     source.all.bulk = has_more ? text.add(program, "all_rows", bulk) : source.scores_only.bulk;
     if (source.all.bulk.shared_bytes > shared_bytes) continue;
-    source.scores_only.few = text.add(score, "score_few_rows", kFewRows);
-    source.all.few = has_more ? text.add(program, "all_few_rows", kFewRows) : source.scores_only.few;
+    source.scores_only.few = text.add(score, "score_few_rows", kFewTiles);
+    source.all.few = has_more ? text.add(program, "all_few_rows", kFewTiles) : source.scores_only.few;
     text.finish(source);
     source.instructions = instructions;
     return source;
